@@ -1,0 +1,61 @@
+# Needs only Python >= 3.11, make and git. Everything else is installed into .venv, from uv.lock.
+#   make run     set up, then run the main job (same as `edge-fl run`); ARGS="key=value ..." is passed on
+#   make test    set up, then run the tests;                            ARGS="-m slow" runs the long ones
+#   make lint    ruff and pyright          make bench    benchmarks, JSON on stdout
+#   make setup   only set up               make clean    remove .venv and caches
+
+UV_VERSION := 0.12.24
+BENCHMARKS := distill_overhead
+PYTHON_CANDIDATES := python3 python3.14 python3.13 python3.12 python3.11 python
+BIN := .venv/bin
+ARGS :=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint bench clean
+
+help:
+	@sed -n '2,5s/^# //p' Makefile
+
+setup: .venv/.ready
+
+# The stamp makes every later call instant and free of network traffic. A change of pyproject.toml
+# alone (say, of a default in it) is synchronised from uv's cache when there is no network.
+.venv/.ready: pyproject.toml uv.lock hatch_build.py flower_no_reinstall.pth | $(BIN)/uv
+	@export UV_PROJECT_ENVIRONMENT="$(CURDIR)/.venv" UV_PYTHON_DOWNLOADS=never; \
+	$(BIN)/uv sync --frozen || { echo "make: trying again from the cache alone" >&2; \
+	$(BIN)/uv sync --frozen --offline; }
+	@touch $@
+
+# pip installs uv only: on some machines pip is set up to prefer a CPU build of torch, which does not
+# fit the torchvision of the registry; uv takes both from the index that uv.lock names.
+$(BIN)/uv:
+	@set -e; for candidate in $(PYTHON_CANDIDATES); do \
+	  if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    python=$$candidate; break; \
+	  fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "make: no Python >= 3.11 found (tried: $(PYTHON_CANDIDATES))." >&2; \
+	  echo "make: install one, or name yours: make setup PYTHON_CANDIDATES=/path/to/python" >&2; exit 1; \
+	fi; \
+	echo "make: setting up .venv with $$($$python --version)"; \
+	$$python -m venv --clear .venv || { rm -rf .venv; \
+	  echo "make: 'python -m venv' failed; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"
+
+run: setup
+	@$(BIN)/edge-fl run $(ARGS)
+
+test: setup
+	@$(BIN)/python -m pytest -q $(ARGS)
+
+lint: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright
+
+bench: setup
+	@set -e; for name in $(BENCHMARKS); do $(BIN)/python -m experiments.benchmarks.$$name $(ARGS); done
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis dist
