@@ -29,7 +29,7 @@ setup: .venv/.ready
 # pip installs uv only: on some machines pip is set up to prefer a CPU build of torch, which does not
 # fit the torchvision of the registry; uv takes both from the index that uv.lock names.
 $(BIN)/uv:
-	@set -e; for candidate in $(PYTHON_CANDIDATES); do \
+	@set -e; python=; for candidate in $(PYTHON_CANDIDATES); do \
 	  if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 	    python=$$candidate; break; \
 	  fi; \
