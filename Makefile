@@ -17,6 +17,7 @@ help:
 	@sed -n '2,5s/^# //p' Makefile
 
 setup: .venv/.ready
+	@:
 
 # The stamp makes every later call instant and free of network traffic. A change of pyproject.toml
 # alone (say, of a default in it) is synchronised from uv's cache when there is no network.
