@@ -1,0 +1,99 @@
+"""The models a run can name, built deterministically."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from fl_app.models.cnn import CNN, CNN6, CNN12, scale_plan, smallest_image
+from fl_app.models.flat import FlatModel
+from fl_app.models.layers import NORMS, initialise
+from fl_app.models.lenet import LeNet
+from fl_app.models.resnet import ResNet
+from strategies.randomness import rng
+
+__all__ = ["CNN", "MODELS", "FlatModel", "ModelSpec", "build_model", "scale_plan"]
+
+ImageSize = tuple[int, int]
+Builder = Callable[[int, int, int, str, ImageSize], nn.Module]
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What is known of a model before it is built.
+
+    Attributes:
+        width: default width (channels of the first convolution).
+        layers: weight layers (convolutions and linear layers).
+        smallest_image: least height and width in pixels.
+        build: (in_channels, num_classes, width, norm, (height, width of the image)) -> module.
+    """
+
+    width: int
+    layers: int
+    smallest_image: int
+    build: Builder
+
+
+def _cnn(plan: tuple[str, ...]) -> Builder:
+    return lambda c, classes, width, norm, _: CNN(scale_plan(plan, width), c, classes, norm)
+
+
+def _resnet(depth: int) -> Builder:
+    return lambda c, classes, width, norm, _: ResNet(depth, c, classes, width, norm)
+
+
+MODELS: dict[str, ModelSpec] = {
+    "cnn6": ModelSpec(8, 6, smallest_image(CNN6), _cnn(CNN6)),
+    "cnn12": ModelSpec(16, 12, smallest_image(CNN12), _cnn(CNN12)),
+    "lenet": ModelSpec(6, 5, 1, LeNet),
+    "resnet20": ModelSpec(16, 20, 1, _resnet(3)),
+    "resnet32": ModelSpec(16, 32, 1, _resnet(5)),
+}
+
+
+def build_model(
+    name: str,
+    *,
+    in_channels: int,
+    num_classes: int,
+    image_size: int | ImageSize,
+    seed: int,
+    width: int | None = None,
+    norm: str = "batch",
+) -> nn.Module:
+    """Build the model `name` with initial weights that depend on `seed` and the arguments alone.
+
+    Args:
+        image_size: pixels, one number for square images or (height, width).
+        width: channels of the first convolution; None = the model's default.
+        norm: "batch", or "group" (whose behaviour does not depend on the other images of a batch,
+            which suits participants with different class mixtures).
+
+    Raises:
+        ValueError: unknown name or norm, or a model, width, group count and image that do not fit.
+    """
+    if name not in MODELS:
+        raise ValueError(f"model={name!r} is unknown; choose one of: {', '.join(sorted(MODELS))}")
+    if norm not in NORMS:
+        raise ValueError(f"norm={norm!r} is unknown; choose one of: {', '.join(sorted(NORMS))}")
+    spec = MODELS[name]
+    width = spec.width if width is None else width
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    for label, value in {"width": width, "in_channels": in_channels}.items():
+        if value < 1:
+            raise ValueError(f"{label}={value} of model {name!r} must be at least 1")
+    if num_classes < 2:
+        raise ValueError(f"num_classes={num_classes} of model {name!r} must be at least 2")
+    if min(size) < spec.smallest_image:
+        raise ValueError(
+            f"model {name!r} needs images of at least {spec.smallest_image} x "
+            f"{spec.smallest_image} pixels, these are {size[0]} x {size[1]}"
+        )
+    # Built on the meta device: PyTorch's own initialisation would consume the global generator.
+    with torch.device("meta"):
+        module = spec.build(in_channels, num_classes, width, norm, size)
+    module = module.to_empty(device="cpu")
+    initialise(module, rng(seed, "init", name))
+    return module

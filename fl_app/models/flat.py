@@ -1,0 +1,110 @@
+"""One model as three flat vectors, so that averaging, sending and saving are single operations."""
+
+import hashlib
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import nn
+
+
+class FlatModel:
+    """A module whose parameters, gradients and buffers are views into flat float32 vectors.
+
+    Attributes:
+        module: the wrapped module, on `device`; do not move or cast it afterwards.
+        weights: all parameters, (p,), in the order of ``module.named_parameters()``.
+        gradient: all gradients, (p,), same order; `backward` adds into it.
+        buffers: all floating-point buffers (BatchNorm statistics), (q,). Integer buffers stay in
+            the module: nothing reads them while BatchNorm's momentum is a number.
+
+    Convolution weights keep PyTorch's (out, in, height, width) order in the vector: a vector laid
+    out channels-last is no faster (measured), the layout of the images alone decides.
+
+    Raises:
+        ValueError: a parameter or floating-point buffer is not float32.
+    """
+
+    def __init__(self, module: nn.Module, device: str | torch.device = "cpu") -> None:
+        self.module = module.to(device)
+        parameters = dict(self.module.named_parameters())
+        buffers = {
+            name: buffer
+            for name, buffer in self.module.named_buffers()
+            if buffer.is_floating_point()
+        }
+        for name, tensor in {**parameters, **buffers}.items():
+            if tensor.dtype != torch.float32:
+                raise ValueError(f"{name} is {tensor.dtype}; a flat model takes torch.float32 only")
+        self._layout = ";".join(
+            f"{kind}:{name}:{tuple(tensor.shape)}"
+            for kind, tensors in (("parameter", parameters), ("buffer", buffers))
+            for name, tensor in tensors.items()
+        )
+        self.weights = _flatten(parameters.values(), device)
+        self.gradient = torch.zeros_like(self.weights)
+        self.buffers = _flatten(buffers.values(), device)
+        for parameter, view, gradient in zip(
+            parameters.values(),
+            _views(self.weights, parameters.values()),
+            _views(self.gradient, parameters.values()),
+            strict=True,
+        ):
+            parameter.data = view
+            parameter.grad = gradient
+        for buffer, view in zip(
+            buffers.values(), _views(self.buffers, buffers.values()), strict=True
+        ):
+            buffer.data = view
+
+    def load(self, weights: np.ndarray | torch.Tensor, buffers: np.ndarray | torch.Tensor) -> None:
+        """Copy both vectors into the model, in place.
+
+        Raises:
+            ValueError: a vector has the wrong shape; the model is left as it was.
+        """
+        pairs = [
+            (self.weights, torch.as_tensor(weights), "weights"),
+            (self.buffers, torch.as_tensor(buffers), "buffers"),
+        ]
+        for target, source, name in pairs:
+            if source.shape != target.shape:
+                raise ValueError(
+                    f"{name} have shape {tuple(source.shape)}, "
+                    f"the model takes {tuple(target.shape)}"
+                )
+        for target, source, _ in pairs:
+            target.copy_(source)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return copies of ``{"weights": (p,), "buffers": (q,)}`` as float32 arrays."""
+        return {
+            "weights": self.weights.cpu().numpy().copy(),
+            "buffers": self.buffers.cpu().numpy().copy(),
+        }
+
+    def schema(self) -> str:
+        """Return 16 hex digits that are equal for models which can exchange their vectors."""
+        return hashlib.sha256(self._layout.encode()).hexdigest()[:16]
+
+    def checksum(self) -> str:
+        """Return the sha256 of the weights' and buffers' bytes, in hex."""
+        state = self.state()
+        return hashlib.sha256(state["weights"].tobytes() + state["buffers"].tobytes()).hexdigest()
+
+    def zero_grad(self) -> None:
+        """Zero the gradient in place: ``module.zero_grad()`` would drop the views."""
+        self.gradient.zero_()
+
+
+def _flatten(tensors: Iterable[torch.Tensor], device: str | torch.device) -> torch.Tensor:
+    flat = [tensor.detach().reshape(-1) for tensor in tensors]
+    return torch.cat(flat) if flat else torch.zeros(0, device=device)
+
+
+def _views(vector: torch.Tensor, like: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    views, start = [], 0
+    for tensor in like:
+        views.append(vector[start : start + tensor.numel()].view(tensor.shape))
+        start += tensor.numel()
+    return views

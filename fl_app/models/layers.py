@@ -1,0 +1,63 @@
+"""The parts all models share: normalisation and deterministic initialisation."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+# Two groups, as in Hsieh et al. 2020 and Reddi et al. 2021 ("Adaptive Federated Optimization").
+GROUPS = 2
+
+
+def _group_norm(channels: int) -> nn.Module:
+    if channels % GROUPS:
+        raise ValueError(
+            f"norm='group' splits channels into {GROUPS} groups, but a layer has {channels}; "
+            f"choose a width divisible by {GROUPS}, or norm='batch'"
+        )
+    return nn.GroupNorm(GROUPS, channels)
+
+
+NORMS: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm2d, "group": _group_norm}
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, then normalisation (whose own bias makes the other redundant)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        norm: str,
+        *,
+        kernel: int = 3,
+        stride: int = 1,
+        padding: int = 1,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=False)
+        self.norm = NORMS[norm](out_channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.conv(x))
+
+
+@torch.no_grad()
+def initialise(module: nn.Module, generator: np.random.Generator) -> None:
+    """Fill every weight and bias with U(-1/sqrt(fan_in), 1/sqrt(fan_in)), and reset the norms.
+
+    This is PyTorch's default distribution of Conv2d and Linear, drawn in module order from
+    `generator` instead of the global one.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            bound = 1 / math.sqrt(layer.weight[0].numel())
+            for parameter in layer.parameters(recurse=False):
+                values = generator.uniform(-bound, bound, tuple(parameter.shape))
+                parameter.copy_(torch.from_numpy(values))
+        elif isinstance(layer, nn.BatchNorm2d | nn.GroupNorm):
+            layer.reset_parameters()
+        elif next(layer.parameters(recurse=False), None) is not None:
+            raise TypeError(f"no initialisation is defined for the layer {type(layer).__name__}")

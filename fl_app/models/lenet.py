@@ -1,0 +1,34 @@
+"""LeNet-5 (LeCun et al. 1998) with ReLU, max pooling and normalised convolutions."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from fl_app.models.layers import ConvNorm
+
+
+class LeNet(nn.Module):
+    """Two 5 x 5 convolutions and three linear layers; `width` = channels of the first (6 in 1998).
+
+    LeNet-5 reads 32 x 32 pixels: smaller images are zero padded towards that size.
+    Shapes: (b, in_channels, h, w) float32 -> (b, num_classes) logits.
+    """
+
+    def __init__(
+        self, in_channels: int, num_classes: int, width: int, norm: str, image_size: tuple[int, int]
+    ) -> None:
+        super().__init__()
+        padding = max(0, (33 - min(image_size)) // 2)
+        second = width * 8 // 3
+        height, breadth = (((side + 2 * padding - 4) // 2 - 4) // 2 for side in image_size)
+        self.conv1 = ConvNorm(in_channels, width, norm, kernel=5, padding=padding)
+        self.conv2 = ConvNorm(width, second, norm, kernel=5, padding=0)
+        self.hidden1 = nn.Linear(second * height * breadth, 20 * width)
+        self.hidden2 = nn.Linear(20 * width, 14 * width)
+        self.head = nn.Linear(14 * width, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.max_pool2d(F.relu(self.conv1(x), inplace=True), 2)
+        x = F.max_pool2d(F.relu(self.conv2(x), inplace=True), 2)
+        x = F.relu(self.hidden1(x.flatten(1)))
+        return self.head(F.relu(self.hidden2(x)))
