@@ -18,8 +18,11 @@ _METADATA = "edge_fl"
 _CHECKSUM = "crc32"
 
 
-def atomic_write(path: Path, data: bytes) -> None:
+def atomic_write(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Put `data` at `path` so that a crash at any moment leaves the old file or the new one.
+
+    durable=False spares the wait for the disk where only crashes of processes matter, not power
+    cuts: mail between processes, which a resumed run writes anew.
 
     Raises RunDirectoryError when the file system refuses (full, read-only, gone); whatever was at
     `path` before is then still there, and no temporary file stays behind.
@@ -31,13 +34,14 @@ def atomic_write(path: Path, data: bytes) -> None:
             with open(draft, "wb") as file:
                 file.write(data)
                 file.flush()
-                # Without this a power cut may leave the new name pointing at an empty file.
-                os.fsync(file.fileno())
+                if durable:  # else a power cut may leave the new name pointing at an empty file
+                    os.fsync(file.fileno())
             os.replace(draft, path)
         except BaseException:
             draft.unlink(missing_ok=True)
             raise
-        _sync_directory(path.parent)
+        if durable:
+            _sync_directory(path.parent)
     except OSError as error:
         raise RunDirectoryError(
             f"cannot write {path}: {error.strerror or error}; free some space or choose another "
@@ -56,7 +60,11 @@ def _sync_directory(path: Path) -> None:
 
 
 def atomic_save(
-    path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any] | None = None
+    path: Path,
+    tensors: Mapping[str, np.ndarray],
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    durable: bool = True,
 ) -> None:
     """Write named arrays and JSON metadata as one safetensors file, atomically.
 
@@ -76,7 +84,7 @@ def atomic_save(
     except (TypeError, ValueError) as error:
         raise ValueError(f"metadata of {path.name} is not JSON: {error}") from error
     header = {_METADATA: described, _CHECKSUM: _checksum(arrays, described)}
-    atomic_write(path, save(arrays, header))
+    atomic_write(path, save(arrays, header), durable=durable)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -277,7 +277,7 @@ def _claim(root: Path, name: str, config: Mapping[str, Any]) -> Path:
         return root / name
     flat = flatten(config)
     mode = str(flat.get("mode", "run"))
-    variant = flat.get(f"{mode}.variant", flat.get("variant", ""))
+    variant = flat.get(f"{mode}.variant", "")
     moment = datetime.now().strftime("%Y%m%d-%H%M%S")
     stem = "-".join(str(part) for part in (mode, variant, moment) if part)
     number = 1
