@@ -13,7 +13,7 @@ from fl_app.models.lenet import LeNet
 from fl_app.models.resnet import ResNet
 from strategies.randomness import rng
 
-__all__ = ["CNN", "MODELS", "FlatModel", "ModelSpec", "build_model", "scale_plan"]
+__all__ = ["CNN", "MODELS", "FlatModel", "ModelSpec", "build_model", "model_plan"]
 
 ImageSize = tuple[int, int]
 Builder = Callable[[int, int, int, str, ImageSize], nn.Module]
@@ -27,6 +27,7 @@ class ModelSpec:
         width: default width (channels of the first convolution).
         layers: weight layers (convolutions and linear layers).
         smallest_image: least height and width in pixels.
+        plan: of a `CNN` in units of its width; empty for the other models.
         build: (in_channels, num_classes, width, norm, (height, width of the image)) -> module.
     """
 
@@ -34,10 +35,15 @@ class ModelSpec:
     layers: int
     smallest_image: int
     build: Builder
+    plan: tuple[str, ...] = ()
 
 
-def _cnn(plan: tuple[str, ...]) -> Builder:
-    return lambda c, classes, width, norm, _: CNN(scale_plan(plan, width), c, classes, norm)
+def _cnn(width: int, plan: tuple[str, ...]) -> ModelSpec:
+    def build(channels: int, classes: int, width: int, norm: str, _: ImageSize) -> nn.Module:
+        return CNN(scale_plan(plan, width), channels, classes, norm)
+
+    layers = 1 + sum(item != "P" for item in plan)
+    return ModelSpec(width, layers, smallest_image(plan), build, plan)
 
 
 def _resnet(depth: int) -> Builder:
@@ -45,12 +51,17 @@ def _resnet(depth: int) -> Builder:
 
 
 MODELS: dict[str, ModelSpec] = {
-    "cnn6": ModelSpec(8, 6, smallest_image(CNN6), _cnn(CNN6)),
-    "cnn12": ModelSpec(16, 12, smallest_image(CNN12), _cnn(CNN12)),
+    "cnn6": _cnn(8, CNN6),
+    "cnn12": _cnn(16, CNN12),
     "lenet": ModelSpec(6, 5, 1, LeNet),
     "resnet20": ModelSpec(16, 20, 1, _resnet(3)),
     "resnet32": ModelSpec(16, 32, 1, _resnet(5)),
 }
+
+
+def model_plan(name: str, width: int | None = None) -> tuple[str, ...]:
+    """Return the plan that `name` has at `width` (None = its default); () if it has none."""
+    return scale_plan(MODELS[name].plan, width or MODELS[name].width)
 
 
 def build_model(

@@ -1,0 +1,24 @@
+"""Data sets, their partition among participants, and the way from pixels to model input."""
+
+from fl_app.data.augment import augment, normalise
+from fl_app.data.images import Dataset, ImageSet, Spec
+from fl_app.data.own import load_shard
+from fl_app.data.partition import PARTITIONS, Split, label_histogram, make_split, partition
+from fl_app.data.sets import DATASETS, load_dataset, spec_of
+
+__all__ = [
+    "DATASETS",
+    "PARTITIONS",
+    "Dataset",
+    "ImageSet",
+    "Spec",
+    "Split",
+    "augment",
+    "label_histogram",
+    "load_dataset",
+    "load_shard",
+    "make_split",
+    "normalise",
+    "partition",
+    "spec_of",
+]

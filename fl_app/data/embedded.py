@@ -1,0 +1,61 @@
+"""The data set that travels inside the app: 6,000 + 1,000 images of Fashion-MNIST.
+
+One JSONL line per class: ``{"label": 0, "name": "T-shirt/top", "count": 600, "png": base64}``. The
+PNG is a lossless grey sheet of the class's images, `COLUMNS` in a row. Flower transports only text
+formats with an app, hence base64. experiments/embed_fashion_mnist.py writes the files.
+"""
+
+import base64
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+
+from fl_app.data.images import ImageSet
+from fl_app.errors import DataError
+
+# Beside this module: an installed app lives in a directory nobody knows in advance.
+DIRECTORY = Path(__file__).parent / "embedded"
+COLUMNS = 25
+
+
+def to_sheet(images: np.ndarray) -> np.ndarray:
+    """Tile images (n, h, w) into one (n / COLUMNS * h, COLUMNS * w)."""
+    n, h, w = images.shape
+    tiles = images.reshape(n // COLUMNS, COLUMNS, h, w)
+    return tiles.transpose(0, 2, 1, 3).reshape(n // COLUMNS * h, COLUMNS * w)
+
+
+def from_sheet(sheet: np.ndarray, count: int) -> np.ndarray:
+    """Cut a sheet into its images (count, h, w): the inverse of `to_sheet`."""
+    rows = count // COLUMNS
+    h, w = sheet.shape[0] // rows, sheet.shape[1] // COLUMNS
+    return sheet.reshape(rows, h, COLUMNS, w).transpose(0, 2, 1, 3).reshape(count, h, w)
+
+
+def read(_data_root: str = "") -> tuple[ImageSet, ImageSet]:
+    """Decode the training and the test set, each ordered by class.
+
+    Raises:
+        DataError: a file is missing or damaged.
+    """
+    return _read("train"), _read("test")
+
+
+def _read(part: str) -> ImageSet:
+    from PIL import Image
+
+    path = DIRECTORY / f"fashion-mnist-{part}.jsonl"
+    images, labels = [], []
+    try:
+        for line in path.read_text(encoding="ascii").splitlines():
+            record = json.loads(line)
+            with Image.open(io.BytesIO(base64.b64decode(record["png"]))) as png:
+                images.append(from_sheet(np.asarray(png), record["count"]))
+            labels.append(np.full(record["count"], record["label"], np.int64))
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(
+            f"the embedded data set is damaged ({path}: {error}); install the app again"
+        ) from error
+    return ImageSet(np.concatenate(images)[:, None], np.concatenate(labels))
