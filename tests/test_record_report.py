@@ -1,0 +1,183 @@
+"""Figures, report and comparison: drawn from events alone, for runs of every length."""
+
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from record_events import config, distill_events, fill
+
+from fl_app.errors import RunDirectoryError
+from fl_app.record.compare import compare
+from fl_app.record.figures import FIGURES, to_png
+from fl_app.record.report import render
+from fl_app.record.run_dir import RunDirectory
+
+TARGETS = (0.5, 0.6)
+SHAPES = [(20, 3, False), (20, 3, True), (200, 3, False), (20, 16, True), (1, 3, True)]
+
+
+def make(root: Path, events: list[dict[str, Any]], name: str = "", **changes: Any) -> RunDirectory:
+    run = RunDirectory.create(root, {**config(), **changes}, name=name)
+    fill(run, events, "completed" if events else "failed")
+    return run
+
+
+def size(png: bytes) -> tuple[int, int]:
+    image = Image.open(io.BytesIO(png))
+    assert len(set(image.convert("L").resize((50, 50)).tobytes())) > 3, "an empty picture"
+    return image.size
+
+
+@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize(("rounds", "participants", "sync"), SHAPES)
+def test_a_figure_is_drawn_for_runs_of_every_length(
+    name: str, rounds: int, participants: int, sync: bool
+) -> None:
+    figure = FIGURES[name](distill_events(rounds, participants, sync=sync), "virtual", TARGETS)
+    assert figure is not None
+    width, height = size(to_png(figure))
+    assert width >= 900
+    assert height >= 450
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_nothing_recorded_is_nothing_drawn(name: str) -> None:
+    assert FIGURES[name]([], "virtual", TARGETS) is None
+
+
+def titles(name: str, events: list[dict[str, Any]]) -> list[str]:
+    figure = FIGURES[name](events, "virtual", TARGETS)
+    assert figure is not None
+    return [axes.get_title(loc="left") for axes in figure.axes if axes.get_title(loc="left")]
+
+
+def test_a_long_gantt_is_a_slice_and_says_so() -> None:
+    assert titles("gantt", distill_events(20)) == ["Who was busy when: the whole run, 20 rounds"]
+    (title,) = titles("gantt", distill_events(200))
+    match = re.fullmatch(r".*the first (\d+) s of (\d+) s \((\d+) of 200 rounds\)", title)
+    assert match
+    assert int(match[1]) < int(match[2]) / 5
+    assert 15 <= int(match[3]) <= 20
+
+
+def test_a_gantt_shows_failed_jobs_both_kinds_of_waiting_and_forward_distillation() -> None:
+    events = distill_events(6, sync=True)
+    last = next(event for event in reversed(events) if event["event"] == "segment")
+    events.append({**last, "segment": 99, "kind": "forward", "t_end": last["t_end"] + 1})
+    figure = FIGURES["gantt"](events, "real", TARGETS)
+    assert figure is not None
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == {
+        "download", "compute", "upload", "job lost, rejected or failed", "waiting for participants",
+        "waiting for the server", "forward distillation",
+    }  # fmt: skip
+    assert figure.axes[0].get_xlabel() == "time (s)"
+
+
+def test_the_accuracy_figure_says_when_each_target_was_reached() -> None:
+    figure = FIGURES["accuracy"](distill_events(20), "virtual", (0.3, 0.5, 0.65, 0.72))
+    assert figure is not None
+    (right,) = figure.axes[0].child_axes
+    labels = [text.get_text() for text in right.get_yticklabels()]
+    assert [label.split(":")[0] for label in labels] == ["30 %", "50 %", "65 %", "72 %"]
+    assert all(label.endswith(" s") for label in labels[:3])
+    assert labels[3] == "72 %: not reached"
+
+
+def test_buffered_averaging_adds_the_staleness_of_contributions() -> None:
+    events = distill_events(8)
+    assert len(titles("staleness", events)) == 1
+    late = [{**e, "staleness": 1.5} if e["event"] == "round" else e for e in events]
+    assert [title.split(":")[0] for title in titles("staleness", late)] == [
+        "Teacher of the distillation server", "Contributions to the average",
+    ]  # fmt: skip
+    alone = [event for event in late if event["event"] == "round"]
+    assert titles("staleness", alone) == ["Contributions to the average: mean 1.50, max 1.5"]
+
+
+def test_a_report_needs_no_other_file(tmp_path: Path) -> None:
+    run = make(tmp_path, distill_events())
+    html = render(run).read_text()
+    assert html.count("data:image/png;base64,") == 3
+    assert not re.search(r"(src|href)=\"(?!data:)", html)
+    assert not re.search(r"url\(|@import|https?://", html)
+    assert sorted(path.name for path in (run.path / "figures").iterdir()) == [
+        "accuracy.png", "gantt.png", "staleness.png",
+    ]  # fmt: skip
+
+
+def test_a_report_has_every_round_the_incidents_and_escapes_what_it_was_given(
+    tmp_path: Path,
+) -> None:
+    run = make(tmp_path, distill_events(), dataset="<script>alert(1)</script>")
+    html = render(run).read_text()
+    for number in range(1, 21):
+        assert f"<tr><td>{number}</td>" in html
+    assert "rejected participant 2 in round 6: weights has NaN" in html
+    assert "participant 2 &lt;sent&gt; NaN" in html
+    assert "<script>" not in html
+    assert '<span class="status completed">' in html
+
+
+def test_the_report_of_a_run_that_failed_at_once_says_so(tmp_path: Path) -> None:
+    run = make(tmp_path, [])
+    run.emit("finished", status="failed", reason="participant 0 has no data")
+    html = render(run).read_text()
+    assert '<span class="status failed">' in html
+    assert "Not drawn, because no model was evaluated" in html
+    assert "No round was completed." in html
+    assert "failed: participant 0 has no data" in html
+    assert "<img" not in html
+    assert list((run.path / "figures").iterdir()) == []
+
+
+def test_a_run_without_any_event_can_be_reported(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path, {})
+    assert '<span class="status not finished">' in render(run).read_text()
+
+
+def test_the_figures_of_an_earlier_state_are_replaced(tmp_path: Path) -> None:
+    run = make(tmp_path, distill_events(3))
+    render(run)
+    (run.path / "metrics.jsonl").write_text("")
+    render(run)
+    assert list((run.path / "figures").iterdir()) == []
+
+
+def test_runs_are_compared_in_one_figure_and_one_table(tmp_path: Path) -> None:
+    runs = [
+        make(tmp_path, distill_events(), "first"),
+        make(tmp_path, distill_events(sync=True), "second", **{"distill.variant": "sync"}),
+    ]
+    table = compare(runs, tmp_path / "out")
+    assert (tmp_path / "out" / "compare.md").read_text() == table
+    size((tmp_path / "out" / "compare.png").read_bytes())
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    assert len({len(row) for row in rows}) == 1
+    head, _, first, second = rows
+    assert [first[0], first[1], second[0], second[1]] == ["first", "async-plus", "second", "sync"]
+    assert first[head.index("50 % after")].endswith(" virtual s")
+    assert second[head.index("60 % after")] == "-"
+    assert float(second[head.index("idle %")]) > float(first[head.index("idle %")])
+
+
+def test_different_clocks_and_data_are_labelled(tmp_path: Path) -> None:
+    runs = [
+        make(tmp_path, distill_events(4), "one"),
+        make(tmp_path, distill_events(4), "two", clock="real", dataset="cifar10"),
+        make(tmp_path, [], "failed"),
+    ]
+    table = compare(runs, tmp_path / "out")
+    assert "times are not comparable, clock differs: real, virtual." in table
+    assert "accuracies are not comparable, dataset differs: cifar10, fashion-mnist." in table
+    assert "| failed | async-plus |" in table
+
+
+def test_nothing_to_compare_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RunDirectoryError, match="name at least one run"):
+        compare([], tmp_path / "out")
+    with pytest.raises(RunDirectoryError, match="no model was evaluated in failed"):
+        compare([make(tmp_path, [], "failed")], tmp_path / "out")
+    assert not (tmp_path / "out").exists()

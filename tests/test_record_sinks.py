@@ -1,0 +1,163 @@
+"""Listeners: one line a round whatever the order of events, no floods; optional dashboards."""
+
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+from record_events import config, distill_events
+
+from fl_app.errors import RunDirectoryError
+from fl_app.record.run_dir import RunDirectory
+from fl_app.record.sinks import SINKS, console_listener, duration, scalars
+
+ROUND = {"event": "round", "t": 10.0, "staleness": 0.0, "bytes_up": 1_500_000, "eta": 75.0}
+
+
+def evaluation(number: int, model: str, accuracy: float = 0.5) -> dict[str, Any]:
+    return {"event": "evaluate", "round": number, "t": 10.0, "model": model, "accuracy": accuracy}
+
+
+def lines(events: list[dict[str, Any]], **options: Any) -> list[str]:
+    written: list[str] = []
+    listen = console_listener(**{"clock": "virtual", "rounds": 9, **options}, write=written.append)
+    for event in events:
+        listen(event)
+    return written
+
+
+def test_one_aligned_line_a_round_and_one_header() -> None:
+    written = [line for line in lines(distill_events(20), rounds=20) if line[0] != "!"]
+    assert len(written) == 21
+    assert "virtual s" in written[0]
+    assert [line.split()[0] for line in written[1:]] == [f"{n}/20" for n in range(1, 21)]
+    assert {len(line.split("  (")[0]) for line in written} == {len(written[0])}
+    assert all(len(line) < 130 for line in written)
+
+
+def test_what_a_line_says() -> None:
+    ema = {**evaluation(3, "global", 0.412), "accuracy_ema": 0.433}
+    events = [
+        {**ROUND, "round": 3, "worker_steps": 60, "teacher_version": 2, "lost": 1, "rejected": 0},
+        evaluation(3, "small", 0.345), ema,
+    ]  # fmt: skip
+    header, line = lines(events, clock="real")
+    assert header.split()[:2] == ["round", "s"]
+    assert line.split() == [
+        "3/9", "10.0", "34.5", "41.2", "43.3", "0.0", "1", "60", "1.5", "-", "1:15", "(1", "lost)",
+    ]  # fmt: skip
+
+
+def test_a_line_waits_for_the_evaluation_that_completes_it_in_any_order() -> None:
+    late = [evaluation(1, "small"), {**ROUND, "round": 1}, evaluation(1, "global")]
+    early = [evaluation(1, "global"), evaluation(1, "small"), {**ROUND, "round": 1}]
+    assert lines(late[:2]) == []
+    assert lines(late)[1:] == lines(early)[1:]
+    assert len(lines(late)) == 2
+
+
+def test_a_line_does_not_wait_for_ever() -> None:
+    rounds = [{**ROUND, "round": number} for number in (1, 2, 3)]
+    assert len(lines(rounds[:2])) == 0
+    assert [line.split()[0] for line in lines(rounds)[1:]] == ["1/9"]
+    written = lines([*rounds, {"event": "finished", "status": "completed"}])
+    assert [line.split()[0] for line in written[1:]] == ["1/9", "2/9", "3/9"]
+
+
+def test_an_evaluation_after_its_line_adds_no_second_one() -> None:
+    events = [{**ROUND, "round": n} for n in (1, 2, 3)] + [evaluation(1, "global")]
+    assert len(lines(events)) == 2
+
+
+def test_without_a_distillation_server_the_small_model_completes_a_line() -> None:
+    events = [{**ROUND, "round": 1}, evaluation(1, "small")]
+    assert len(lines(events, published="small")) == 2
+    assert lines(events) == []
+
+
+def test_a_resumed_run_prints_its_rounds_anew() -> None:
+    events = [{**ROUND, "round": 1}, evaluation(1, "global")]
+    written = lines([*events, {"event": "resumed", "round": 0}, *events])
+    assert [line.split()[0] for line in written] == ["round", "1/9", "!", "1/9"]
+
+
+def test_incidents_are_named_but_not_repeated_without_end() -> None:
+    reject = {"event": "rejected", "participant": 4, "reason": "weights has NaN"}
+    written = lines([{**reject, "round": number} for number in range(50)])
+    assert len(written) == 3
+    assert written[0] == "! rejected participant 4 in round 0: weights has NaN"
+    assert "further ones are only in metrics.jsonl" in written[2]
+    others = lines(
+        [{"event": "worker_died", "reason": "killed"}, {"event": "warning", "message": "x"}]
+    )
+    assert ["killed" in others[0], "x" in others[1]] == [True, True]
+
+
+def test_durations_are_readable() -> None:
+    assert [duration(s) for s in (None, 0, 59.6, 61, 3661)] == [
+        "-",
+        "0:00",
+        "1:00",
+        "1:01",
+        "1:01:01",
+    ]
+
+
+def test_scalars_of_an_event_leave_out_what_is_not_a_number() -> None:
+    assert scalars({**evaluation(1, "small"), "accuracy_ema": None, "loss": 1.5}) == {
+        "accuracy/small": 0.5, "loss/small": 1.5,
+    }  # fmt: skip
+    assert scalars({"event": "round", "t_wall": 1.0, "round": 1, "t": 2.0, "eta": None}) == {
+        "round/t": 2.0
+    }
+    assert scalars({"event": "warning", "message": "x"}) == {}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    return RunDirectory.create(tmp_path, config())
+
+
+@pytest.mark.parametrize("name", SINKS)
+def test_a_sink_that_is_not_installed_says_how_to_install_it(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for module in ("wandb", "torch.utils.tensorboard.writer"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(RunDirectoryError, match=rf"sinks='{name}'.*edge-fl\[{name}\]"):
+        SINKS[name](run)
+
+
+def test_tensorboard_reads_back_what_was_logged(run: RunDirectory) -> None:
+    reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run.listeners.append(SINKS["tensorboard"](run))
+    for event in distill_events(3):
+        run.emit(**event)
+    run.emit("finished", status="completed")
+    assert not [event for event in run.events() if event["event"] == "warning"]
+    log = reading.EventAccumulator(str(run.path / "tensorboard")).Reload()
+    wanted = [e for e in run.events() if e["event"] == "evaluate" and e["model"] == "global"]
+    read = [(s.step, s.value) for s in log.Scalars("accuracy/global_ema")]
+    assert read == [(e["round"], pytest.approx(e["accuracy_ema"])) for e in wanted]
+
+
+def test_wandb_gets_every_scalar_with_its_round(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, Any]] = []
+    session = types.SimpleNamespace(
+        log=lambda values: calls.append(("log", values)),
+        finish=lambda exit_code: calls.append(("finish", exit_code)),
+        define_metric=lambda *_, step_metric: calls.append(("axis", step_metric)),
+    )
+    fake = types.ModuleType("wandb")
+    fake.__dict__["init"] = lambda **options: calls.append(("init", options["name"])) or session
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    run.listeners.append(SINKS["wandb"](run))
+    run.emit(**evaluation(7, "small"))
+    run.emit("finished", status="failed")
+    assert calls == [
+        ("init", run.name), ("axis", "index"),
+        ("log", {"accuracy/small": 0.5, "index": 7}), ("finish", 1),
+    ]  # fmt: skip
