@@ -2,7 +2,7 @@
 
 import copy
 import importlib.util
-import shutil
+import os
 import tempfile
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def export_onnx(module: nn.Module, example: torch.Tensor, path: Path) -> float:
                     f"the exported {path.name} computes something else than torch: outputs differ "
                     f"by {difference:.3g}, more than {TOLERANCE:g}; it was not kept"
                 )
-            shutil.move(draft, path)
+            os.replace(draft, path)
     except OSError as error:
         raise ExportError(f"cannot write {path}: {error.strerror or error}") from error
     return difference
