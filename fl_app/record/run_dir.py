@@ -115,7 +115,7 @@ class RunDirectory:
             raise
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: Path | str) -> Self:
         """Open the existing run at `path`; RunDirectoryError names what is missing or damaged."""
         path = Path(path).absolute()
         if not path.is_dir():
