@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from fl_app.models import CNN, MODELS, build_model
+from fl_app.models import CNN, MODELS, build_model, model_plan
 from fl_app.models.layers import initialise
 
 SHAPES = [(1, 28), (3, 32)]
@@ -136,6 +136,13 @@ def test_cnn6_is_a_sub_plan_of_cnn12() -> None:
     for few, many in zip(small_stages, large_stages, strict=True):
         assert len(few) <= len(many)
         assert all(a <= b for a, b in zip(few, many[: len(few)], strict=True))
+
+
+@pytest.mark.parametrize("width", [None, 4])
+@pytest.mark.parametrize("name", MODELS)
+def test_model_plan_is_the_plan_of_the_built_model(name: str, width: int | None) -> None:
+    model = build_model(name, in_channels=1, num_classes=2, image_size=28, seed=0, width=width)
+    assert model_plan(name, width) == getattr(model, "plan", ())
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def _balanced_ownership(
     np.put_along_axis(owns, generator.permutation(classes)[slots], True, axis=1)
     # The rows so far come in blocks (8 x 5 of 10 would be two halves). Exchanges of one class
     # between two participants mix them and change neither row nor column sums.
-    for _ in range(10 * participants * k):
+    for _ in range(4 * participants * k):
         a, b = generator.integers(0, participants, 2)
         only_a = np.flatnonzero(owns[a] & ~owns[b])
         only_b = np.flatnonzero(owns[b] & ~owns[a])

@@ -23,47 +23,24 @@ class NamedSpec(Spec):
 
 
 _DIGITS = tuple("0123456789")
-_FASHION = tuple(FASHION.split(", "))
+_CIFAR10_SCALE = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+_CIFAR100_SCALE = (0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)
+_SVHN_SCALE = (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)
 
-# channels, height, width, class names, mean, std, flip, reader. Mean and std: of the training set.
+# Channels, height, width, class names; mean and std of the training set; may be mirrored.
+_FASHION = (1, 28, 28, tuple(FASHION.split(", ")), (0.2860,), (0.3530,), True)
+_MNIST = (1, 28, 28, _DIGITS, (0.1307,), (0.3081,), False)
+_CIFAR10 = (3, 32, 32, tuple(CIFAR10.split()), *_CIFAR10_SCALE, True)
+_CIFAR100 = (3, 32, 32, tuple(CIFAR100.split()), *_CIFAR100_SCALE, True)
+_SVHN = (3, 32, 32, _DIGITS, *_SVHN_SCALE, False)
+
 DATASETS: dict[str, NamedSpec] = {
-    "embedded": NamedSpec(1, 28, 28, _FASHION, (0.2860,), (0.3530,), True, embedded.read),
-    "fashion-mnist": NamedSpec(
-        1, 28, 28, _FASHION, (0.2860,), (0.3530,), True, torchvision_reader("FashionMNIST")
-    ),
-    "mnist": NamedSpec(
-        1, 28, 28, _DIGITS, (0.1307,), (0.3081,), False, torchvision_reader("MNIST")
-    ),
-    "cifar10": NamedSpec(
-        3,
-        32,
-        32,
-        tuple(CIFAR10.split()),
-        (0.4914, 0.4822, 0.4465),
-        (0.2470, 0.2435, 0.2616),
-        True,
-        torchvision_reader("CIFAR10"),
-    ),
-    "cifar100": NamedSpec(
-        3,
-        32,
-        32,
-        tuple(CIFAR100.split()),
-        (0.5071, 0.4866, 0.4409),
-        (0.2673, 0.2564, 0.2762),
-        True,
-        torchvision_reader("CIFAR100"),
-    ),
-    "svhn": NamedSpec(
-        3,
-        32,
-        32,
-        _DIGITS,
-        (0.4377, 0.4438, 0.4728),
-        (0.1980, 0.2010, 0.1970),
-        False,
-        torchvision_reader("SVHN"),
-    ),
+    "embedded": NamedSpec(*_FASHION, embedded.read),
+    "fashion-mnist": NamedSpec(*_FASHION, torchvision_reader("FashionMNIST")),
+    "mnist": NamedSpec(*_MNIST, torchvision_reader("MNIST")),
+    "cifar10": NamedSpec(*_CIFAR10, torchvision_reader("CIFAR10")),
+    "cifar100": NamedSpec(*_CIFAR100, torchvision_reader("CIFAR100")),
+    "svhn": NamedSpec(*_SVHN, torchvision_reader("SVHN")),
 }
 
 

@@ -89,9 +89,10 @@ def _read(class_name: str, root: Path, *, download: bool = False) -> tuple[Image
 
 def _image_set(dataset) -> ImageSet:
     images = np.asarray(dataset.data)
-    labels = np.asarray(getattr(dataset, "targets", None) or dataset.labels, np.int64)
+    # SVHN alone says "labels".
+    labels = dataset.labels if hasattr(dataset, "labels") else dataset.targets
     if images.ndim == 3:
         images = images[:, None]
     elif images.shape[-1] == 3:
         images = images.transpose(0, 3, 1, 2)
-    return ImageSet(np.ascontiguousarray(images), labels)
+    return ImageSet(np.ascontiguousarray(images), np.asarray(labels, np.int64))
