@@ -1,0 +1,239 @@
+"""The `edge-fl` command. Each subcommand imports what it needs, so that --help is instant."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fl_app.errors import EdgeFlError, RunDirectoryError
+
+if TYPE_CHECKING:
+    from fl_app.record.run_dir import RunDirectory
+
+USAGE_ERROR = 2
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """train: `edge-fl run participants=8 distill.variant=sync`"""
+    from fl_app.launch.run import run
+    from fl_app.launch.values import parse_assignments
+
+    overrides = parse_assignments(arguments.values)
+    return run(overrides, superlink=arguments.superlink, verbose=arguments.verbose)
+
+
+def resume(arguments: argparse.Namespace) -> int:
+    """continue a run from its last checkpoint"""
+    from fl_app.launch.run import run
+
+    interrupted = find_run(arguments.run)
+    overrides = interrupted.config() | {"resume": str(interrupted.path)}
+    return run(overrides, superlink=arguments.superlink, verbose=arguments.verbose)
+
+
+def config(_arguments: argparse.Namespace) -> int:
+    """print every configuration key with its default and meaning"""
+    lines = (Path(__file__).resolve().parents[1] / "pyproject.toml").read_text().splitlines()
+    inside = False
+    for line in lines:
+        if line.startswith(("[", "# ---")):
+            inside = line.startswith("[tool.flwr.app.config")
+            line = line.removeprefix("[tool.flwr.app.").replace("]", ":", 1)
+        if inside:
+            print(line)
+    return 0
+
+
+def runs(_arguments: argparse.Namespace) -> int:
+    """list the runs, oldest first"""
+    from fl_app.record.report import status
+    from fl_app.record.run_dir import list_runs, runs_root
+
+    found = list_runs(runs_root())
+    width = max((len(run.name) for run in found), default=0)
+    for run in found:
+        accuracy = (run.summary().get("final") or {}).get("global")
+        shown = "" if accuracy is None else f"accuracy {accuracy:.3f}"
+        print(f"{run.name:{width}}  {status(run, run.events()):12}  {shown}".rstrip())
+    if not found:
+        print(f"no runs in {runs_root()} yet", file=sys.stderr)
+    return 0
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """draw a run's figures and report.html anew"""
+    from fl_app.record.report import render
+
+    print(render(find_run(arguments.run)))
+    return 0
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """put runs side by side: a table, and compare.png and compare.md in --out"""
+    from fl_app.record.compare import compare
+
+    out = Path(arguments.out).absolute()
+    print(compare([find_run(name) for name in arguments.runs], out))
+    print(out / "compare.png")
+    return 0
+
+
+def show(arguments: argparse.Namespace) -> int:
+    """draw which participant holds how many images of which class"""
+    from fl_app.assemble import dataset_of, split_of
+    from fl_app.config import resolve
+    from fl_app.data import label_histogram
+    from fl_app.launch.values import parse_assignments
+    from fl_app.record.figures import to_png
+    from fl_app.record.label_figure import label_figure
+
+    settings = resolve(parse_assignments(arguments.values))
+    dataset, split = dataset_of(settings), split_of(settings)
+    histogram = label_histogram(dataset.train.labels, split.participants, len(dataset.classes))
+    for participant, counts in enumerate(histogram):
+        print(f"participant {participant}: {counts.sum()} images; per class {counts.tolist()}")
+    out = Path(arguments.out).absolute()
+    title = f"{settings.dataset}, partition {settings.partition}, seed {settings.seed}"
+    try:
+        out.write_bytes(to_png(label_figure(histogram, dataset.classes, title)))
+    except OSError as error:
+        raise RunDirectoryError(f"cannot write {out}: {error.strerror}") from error
+    print(out)
+    return 0
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """check own data, an .npz file or a folder of images, against the run it is meant for"""
+    from fl_app.config import FILES, resolve
+    from fl_app.data import load_dataset, load_shard, spec_of
+    from fl_app.launch.values import parse_assignments
+
+    path = str(Path(arguments.path).expanduser().absolute())
+    settings = resolve(parse_assignments([*arguments.values, f"data-path={path}"]))
+    if settings.dataset == FILES:
+        dataset = load_dataset(FILES, data_path=path)
+        parts = {"train": dataset.train, "test": dataset.test}
+    else:
+        parts = {"train": load_shard(path, spec_of(settings.dataset))}
+    for name, images in parts.items():
+        shape = "x".join(map(str, images.images.shape[1:]))
+        print(f"{name}: {len(images.labels)} images of {shape}, fit dataset={settings.dataset}")
+    return 0
+
+
+def export(arguments: argparse.Namespace) -> int:
+    """write a run's final model as ONNX, checked against what torch computes"""
+    import torch
+
+    from fl_app.assemble import flat_model
+    from fl_app.config import resolve
+    from fl_app.data import spec_of
+    from fl_app.record.export import export_onnx
+    from strategies.randomness import rng
+
+    run = find_run(arguments.run)
+    settings = resolve(run.config())
+    name = arguments.model or ("global" if settings.distils else "small")
+    vectors, _ = run.load_checkpoint(name)
+    model = flat_model(settings, "large" if name == "global" else "small")
+    model.load(vectors["weights"], vectors["buffers"])
+    spec = spec_of(settings.dataset, settings.data_path)
+    shape = (8, spec.channels, spec.height, spec.width)
+    example = torch.from_numpy(rng(0, "export").standard_normal(shape, dtype="float32"))
+    path = Path(arguments.onnx).absolute()
+    difference = export_onnx(model.module, example, path)
+    print(f"the {name} model; largest difference from torch: {difference:.1e}\n{path}")
+    return 0
+
+
+def models(_arguments: argparse.Namespace) -> int:
+    """list the models with their default widths and sizes"""
+    from fl_app.models import MODELS, build_model
+
+    for name, spec in MODELS.items():
+        model = build_model(name, in_channels=1, num_classes=10, image_size=32, seed=0)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        print(f"{name:10} width {spec.width:3}  {spec.layers:3} weight layers  {parameters:9,}")
+    return 0
+
+
+def find_run(name: str) -> "RunDirectory":
+    """The run at the path `name`, or the only one whose name begins with it. RunDirectoryError."""
+    from fl_app.record.run_dir import RunDirectory, list_runs, runs_root
+
+    if Path(name).is_dir():
+        return RunDirectory.open(Path(name))
+    found = [run for run in list_runs(runs_root()) if run.name.startswith(name)]
+    exact = [run for run in found if run.name == name]
+    if len(exact or found) != 1:
+        what = f"{len(found)} runs begin with" if found else "there is no run"
+        raise RunDirectoryError(f"{what} {name!r} in {runs_root()}; see `edge-fl runs`")
+    return (exact or found)[0]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of all subcommands."""
+    root = argparse.ArgumentParser(prog="edge-fl", description="Asynchronous federated learning.")
+    commands = root.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(
+        function: Callable[[argparse.Namespace], int], group=commands
+    ) -> argparse.ArgumentParser:
+        made = group.add_parser(
+            function.__name__, help=function.__doc__, description=function.__doc__
+        )
+        made.set_defaults(function=function)
+        return made
+
+    def assignments(of: argparse.ArgumentParser) -> None:
+        of.add_argument("values", nargs="*", metavar="key=value", help="see `edge-fl config`")
+
+    for function in (run, resume):
+        sub = command(function)
+        if function is run:
+            assignments(sub)
+        else:
+            sub.add_argument("run", metavar="RUN", help="a path, or the beginning of a name")
+        sub.add_argument(
+            "--superlink",
+            default="",
+            metavar="NAME",
+            help="a connection of your Flower configuration, instead of a simulation here",
+        )
+        sub.add_argument("--verbose", action="store_true", help="show all of Flower's log")
+    command(config)
+    command(runs)
+    command(report).add_argument("run", metavar="RUN")
+    sub = command(compare)
+    sub.add_argument("runs", metavar="RUN", nargs="+")
+    sub.add_argument("--out", default=".", metavar="DIRECTORY")
+    data = commands.add_parser("data", help="look at the data of a run").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    sub = command(show, data)
+    assignments(sub)
+    sub.add_argument("--out", default="label-histogram.png", metavar="PNG")
+    sub = command(check, data)
+    sub.add_argument("path", metavar="PATH")
+    assignments(sub)
+    sub = command(export)
+    sub.add_argument("run", metavar="RUN")
+    sub.add_argument("--onnx", required=True, metavar="PATH")
+    sub.add_argument("--model", choices=("global", "small"), help="default: the published one")
+    command(models)
+    return root
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code: 2 for whatever could be found out before anything ran."""
+    arguments = parser().parse_args(words)
+    try:
+        return arguments.function(arguments)
+    except EdgeFlError as error:
+        print(f"edge-fl: {error}", file=sys.stderr)
+        return USAGE_ERROR
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""The log of a Flower run, made readable."""
+
+import re
+from pathlib import Path
+
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_RUN_DIRECTORY = re.compile(r"run directory: (/.*\S)")
+# What Flower 1.41 and Ray 2.55 say in every run, whatever the app does.
+_NOISE = re.compile(
+    r"""^\s*(
+        (INFO\s*:\s*)?$
+      | INFO\s*:\s*(Starting\ (logstream|Flower\ Simulation)|Federation\ `|To\ change\ federation
+          |\s*flwr\ federation\ simulation-config)
+      | WARNING\s*:\s*Since\ flwr\ 1\.32
+      | Using\ SuperLink:
+      | Successfully\ installed\ \S+\ to\b
+      | \(ClientAppActor.*Manually\ terminating\ ClientAppActor
+      | .*FutureWarning:\ Tip:\ In\ future\ versions\ of\ Ray
+      | warnings\.warn\($
+    )""",
+    re.VERBOSE,
+)
+
+
+class LogReader:
+    """Turns the log of a run into what a person wants to read, and keeps the run's directory.
+
+    Drops what is known to mean nothing; what is not known is shown. `verbose` shows everything.
+    """
+
+    def __init__(self, verbose: bool = False) -> None:
+        self.verbose = verbose
+        self.run_directory: Path | None = None
+
+    def read(self, line: str) -> str | None:
+        """The line to show for `line`, or None."""
+        plain = _ANSI.sub("", line).rstrip()
+        if found := _RUN_DIRECTORY.search(plain):
+            self.run_directory = Path(found[1])
+            return None
+        if self.verbose:
+            return line.rstrip("\n")
+        return None if _NOISE.match(plain) else plain

@@ -1,0 +1,194 @@
+"""`edge-fl run`: check, start, submit, follow, judge, end."""
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+
+from fl_app.assemble import preflight
+from fl_app.config import RunConfig, Value, resolve
+from fl_app.errors import ConfigError, EdgeFlError, RunDirectoryError
+from fl_app.launch.log import LogReader
+from fl_app.launch.sizing import count_cores, count_gpus, simulation_size
+from fl_app.launch.superlink import Link, local_superlink
+from fl_app.launch.values import toml_lines
+from fl_app.record.run_dir import runs_root
+
+APP = Path(__file__).resolve().parents[2]
+# Flower notices a dead ServerApp by its missing heartbeats after 60 s; we look at the process.
+LOST_SECONDS = 10.0
+FAILED, INTERRUPTED, TERMINATED = 1, 130, 143
+
+
+def run(overrides: Mapping[str, Value], *, superlink: str = "", verbose: bool = False) -> int:
+    """Run the app with `overrides` over its default configuration; returns the exit code.
+
+    `superlink` names a connection of the user's own Flower configuration (a deployment); without
+    one, the run is a simulation on this machine, and everything that can be wrong is tried before
+    anything starts. Raises EdgeFlError then.
+    0: completed; 1: failed; 130: interrupted; 143: terminated.
+    """
+    config = resolve(overrides)
+    if not (APP / "pyproject.toml").is_file():
+        raise ConfigError(f"{APP} is not a clone of edge-fl; `edge-fl run` works from a clone only")
+    size: dict[str, Value] = {}
+    if not superlink:
+        preflight(config)
+        check_output(config)
+        size = _size(config)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stop)
+    reader = LogReader(verbose)
+    try:
+        with _link(superlink) as link:
+            code = _run_on(link, overrides, size, reader)
+    except EdgeFlError as error:
+        print(f"edge-fl: {error}", file=sys.stderr)
+        code = FAILED
+    except Stopped as stopped:
+        print(f"edge-fl: {stopped}", file=sys.stderr)
+        code = stopped.code
+    if reader.run_directory:
+        print(f"run directory: {reader.run_directory}", flush=True)
+    return code
+
+
+class Stopped(BaseException):
+    """A signal wants the run to stop."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__("interrupted" if number == signal.SIGINT else "terminated")
+        self.code = INTERRUPTED if number == signal.SIGINT else TERMINATED
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    # Once is enough: clearing up takes seconds, and a second Ctrl-C must not cut it short.
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)
+    raise Stopped(number)
+
+
+def _link(superlink: str) -> contextlib.AbstractContextManager[Link]:
+    if superlink:
+        return contextlib.nullcontext(Link(superlink, dict(os.environ)))
+    return local_superlink()
+
+
+def _size(config: RunConfig) -> dict[str, Value]:
+    reserved = config.distill.gpu_fraction if config.distils else 0.0
+    return simulation_size(config.participants, count_cores(), count_gpus(config.device), reserved)
+
+
+def _run_on(
+    link: Link, overrides: Mapping[str, Value], size: Mapping[str, Value], reader: LogReader
+) -> int:
+    run_id = _submit(link, overrides, size)
+    try:
+        problem = _follow(link, run_id, reader)
+        status, details = ("", problem) if problem else _status(link, run_id)
+    except BaseException:
+        # A local SuperLink is about to end with all it has started; another one must be told.
+        if link.supervisor is None:
+            with contextlib.suppress(EdgeFlError):
+                link.ask("stop", run_id, link.connection)
+        raise
+    if completed(status, reader.run_directory):
+        return 0
+    if status == "finished:completed":
+        details = "it ended, but its summary.json does not say completed"
+    print(f"edge-fl: the run did not complete: {details}", file=sys.stderr)
+    return FAILED
+
+
+def _submit(link: Link, overrides: Mapping[str, Value], size: Mapping[str, Value]) -> str:
+    """`flwr run` the app; returns the run id."""
+    with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+        file.write("\n".join(toml_lines(overrides)))
+        file.flush()
+        arguments = ["run", str(APP), link.connection, "--run-config", file.name]
+        if size:
+            settings = (line.replace(" = ", "=", 1) for line in toml_lines(size))
+            arguments += ["--federation-config", " ".join(settings)]
+        return str(link.ask(*arguments)["run-id"])
+
+
+def _follow(link: Link, run_id: str, reader: LogReader) -> str:
+    """Show the log until it ends. Returns what has died, if something has, else ""."""
+    lines: queue.Queue[str | None] = queue.Queue()
+    stream = link.flwr("log", run_id, link.connection, "--stream")
+    threading.Thread(target=_pump, args=(stream, lines), daemon=True).start()
+    seen, lost_since = False, None
+    try:
+        while True:
+            try:
+                line = lines.get(timeout=0.5)
+            except queue.Empty:
+                if not link.alive:
+                    return "the SuperLink has died"
+                pids = link.serverapp_pids()
+                seen = seen or bool(pids)
+                lost_since = None if pids or not seen else lost_since or time.monotonic()
+                if lost_since and time.monotonic() - lost_since > LOST_SECONDS:
+                    return "the process of the ServerApp has died"
+                continue
+            if line is None:
+                return "" if stream.wait() == 0 else link.lost
+            if (text := reader.read(line)) is not None:
+                print(text, flush=True)
+    finally:
+        stream.kill()
+        stream.wait()
+
+
+def _pump(stream: subprocess.Popen[str], lines: queue.Queue[str | None]) -> None:
+    for line in stream.stdout or ():
+        lines.put(line)
+    lines.put(None)
+
+
+def _status(link: Link, run_id: str) -> tuple[str, str]:
+    """(status, details) by Flower, once the run has finished."""
+    while True:
+        answer = link.ask("list", "--run-id", run_id, link.connection)["runs"][0]
+        if answer["status"].startswith("finished"):
+            return answer["status"], answer["status-details"]
+        time.sleep(1)
+
+
+def check_output(config: RunConfig) -> None:
+    """Raise RunDirectoryError if the run directory could not be made; leaves nothing behind."""
+    root = runs_root(config.output)
+    if config.name and not config.resume and (root / config.name).exists():
+        raise RunDirectoryError(f"there is a run named {config.name!r} in {root}; choose another")
+    existing = next(folder for folder in (root, *root.parents) if folder.exists())
+    try:
+        tempfile.TemporaryFile(dir=existing).close()
+    except OSError as error:
+        raise RunDirectoryError(
+            f"cannot make run directories in {root}: {error.strerror}; choose another place with "
+            f"output=PATH or EDGE_FL_HOME"
+        ) from error
+
+
+def completed(status: str, run_directory: Path | None) -> bool:
+    """Whether a run with this Flower status did what it was asked to.
+
+    "finished:completed" alone does not say so: a simulated ServerApp that calls sys.exit(3) gets it
+    too. The summary settles it, unless it was written on another machine.
+    """
+    if status != "finished:completed":
+        return False
+    if run_directory is None or not run_directory.is_dir():
+        return run_directory is not None
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads((run_directory / "summary.json").read_text())["status"] == "completed"
+    return False

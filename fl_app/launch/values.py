@@ -1,0 +1,44 @@
+"""Configuration values on their way from the command line to Flower."""
+
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from fl_app.config import Value, defaults
+from fl_app.errors import ConfigError
+
+PATH_KEYS = ("data-path", "data-root", "output", "resume")
+
+
+def parse_assignments(words: Sequence[str]) -> dict[str, Value]:
+    """`key=value` words of a command line as configuration values, typed as their defaults are.
+
+    Text needs no quotes. A relative path is made absolute here, since the app runs elsewhere. What
+    does not look like a value of its key's type stays text, for `resolve` to reject by name.
+    Raises ConfigError for a word without `=`.
+    """
+    values: dict[str, Value] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{word!r} is not an assignment; write key=value")
+        default = defaults().get(key, "")
+        values[key] = _typed(text, type(default))
+        if key in PATH_KEYS and text:
+            values[key] = str(Path(text).expanduser().absolute())
+    return values
+
+
+def _typed(text: str, kind: type) -> Value:
+    if kind is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    if kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
+
+
+def toml_lines(values: Mapping[str, Value]) -> list[str]:
+    """`key = value` lines. A JSON text, number or truth value is also a TOML one."""
+    return [f"{key} = {json.dumps(value)}" for key, value in values.items()]
