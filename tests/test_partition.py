@@ -194,6 +194,15 @@ def test_held_out_sets_do_not_depend_on_the_participants() -> None:
     assert (np.bincount(LABELS[first.validation]) == 5).all()
 
 
+def test_held_out_sets_are_rounded_by_largest_remainders() -> None:
+    """5 of 60 with classes of 10, 20, 30: shares 0.83, 1.67, 2.5; the first two are rounded up."""
+    labels = np.repeat(np.arange(3), [10, 20, 30])
+    split = make_split(
+        labels, num_partitions=2, scheme="iid", seed=0, proxy_size=5, validation_size=0
+    )
+    assert np.bincount(labels[split.proxy]).tolist() == [1, 2, 2]
+
+
 @pytest.mark.parametrize("sizes", [(1500, 500), (-1, 5), (5, -1)])
 def test_impossible_held_out_sizes_are_refused(sizes: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match=f"proxy_size={sizes[0]} and validation_size={sizes[1]}"):
