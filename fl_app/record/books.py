@@ -6,6 +6,7 @@ from typing import Any
 from fl_app.config import RunConfig
 from fl_app.errors import ConfigError, RunDirectoryError
 from fl_app.record.metrics import measure, of_kind
+from fl_app.record.report import render
 from fl_app.record.run_dir import RunDirectory, runs_root
 from fl_app.record.sinks import SINKS, console_listener
 from strategies.schedule import Aggregation, Job, idle_times
@@ -61,7 +62,7 @@ def close_books(run: RunDirectory, config: RunConfig, status: str, reason: str) 
             t_end=idle.t_end,
             waiting_for=idle.waiting_for,
         )
-    run.emit("finished", status=status)
+    run.emit("finished", status=status, reason=reason)
     measured = measure(run.events(), config.target_list)
     seconds = measured.pop("end_seconds")
     summary = {
@@ -81,6 +82,7 @@ def close_books(run: RunDirectory, config: RunConfig, status: str, reason: str) 
         "run_directory": str(run.path),
     }
     run.write_summary(summary)
+    render(run)
     run.close()
     return summary
 

@@ -81,14 +81,12 @@ def series(events: Iterable[Event], model: str, field: str = "accuracy") -> list
 def published(events: Sequence[Event]) -> list[Point]:
     """Return the evaluations of the model that the run publishes.
 
-    That is the moving average of the global model, the raw global model where no average is kept,
-    and the averaged small model in a run without a distillation server.
+    That is the global model, raw or as a moving average, as the evaluation says; the averaged small
+    model in a run without a distillation server.
     """
-    return (
-        series(events, "global", "accuracy_ema")
-        or series(events, "global")
-        or series(events, "small")
-    )
+    ema = any(event.get("published") == "ema" for event in of_kind(events, "evaluate"))
+    points = series(events, "global", "accuracy_ema" if ema else "accuracy")
+    return points or series(events, "small")
 
 
 def time_to_target(points: Sequence[Point], target: float, window: int = 3) -> float | None:

@@ -11,9 +11,9 @@ from fl_app.record.run_dir import RunDirectory, flatten
 
 Listener = Callable[[Event], None]
 
-_PATIENCE = (
-    2  # rounds that a line waits for its evaluation, which the distillation server may delay
-)
+# Rounds that a line waits for its evaluation, which the distillation server may delay. On the
+# virtual clock every evaluation is certain to come, as the work proceeds.
+_PATIENCE = {"real": 2, "virtual": sys.maxsize}
 _REPEATS = 3  # lines for incidents of one kind and reason; all of them are in metrics.jsonl
 
 
@@ -28,8 +28,8 @@ def console_listener(
     """Return a listener that writes one aligned line a round, and a line for each incident.
 
     A round's line is written once it was averaged and its `published` model ("global", or "small"
-    in a run without a distillation server) was evaluated, or two rounds later without that, and
-    at the end of the run. `clock` is "virtual" or "real".
+    in a run without a distillation server) was evaluated; on the real clock two rounds later
+    without that; and at the end of the run. `clock` is "virtual" or "real".
     """
     seen: list[Event] = []  # round and evaluate events that have no line yet
     printed = 0
@@ -61,7 +61,7 @@ def console_listener(
                 (r["round"] for r in rows if r["round"] in averaged and r[published] is not None),
                 default=0,
             )
-            show([row for row in rows if row["round"] <= max(complete, newest - _PATIENCE)])
+            show([row for row in rows if row["round"] <= max(complete, newest - _PATIENCE[clock])])
         elif kind == "finished":
             show(round_table(seen))
         if kind in INCIDENTS:

@@ -1,0 +1,18 @@
+"""What a device does, by message type."""
+
+import os
+import sys
+from pathlib import Path
+
+# Ray puts its driver's working directory first on its actors' path, so files of the same name
+# there would be run instead of the app's. The directory of the app itself shadows nothing, and this
+# package is imported in the driver before Ray starts.
+if os.path.basename(sys.argv[0]) == "flwr-simulation":
+    os.chdir(Path(__file__).resolve().parents[1])
+
+# Message type -> "module:function". By name, because the modules import torch, which takes seconds:
+# a node that only answers must not pay for it.
+HANDLERS = {
+    "query.hello": "client_apps.hello:hello",
+    "train.local": "client_apps.local_training:train",
+}

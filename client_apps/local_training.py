@@ -1,0 +1,112 @@
+"""A window of work for one host: local training of the participants it hosts."""
+
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+
+from client_apps.training import train_locally
+from fl_app.assemble import dataset_of, flat_model, pick_device, split_of
+from fl_app.config import RunConfig, resolve
+from fl_app.data import ImageSet, load_shard, spec_of
+from fl_app.errors import EdgeFlError
+from fl_app.models import FlatModel
+from strategies.randomness import rng
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What training needs and what stays the same from message to message."""
+
+    model: FlatModel
+    device: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    flip: bool
+
+
+@lru_cache(maxsize=1)
+def _bench(config: RunConfig) -> Bench:
+    device = pick_device(config.device)
+    spec = spec_of(config.dataset, config.data_path)
+    return Bench(flat_model(config, "small", device), device, spec.mean, spec.std, spec.flip)
+
+
+@lru_cache(maxsize=64)
+def _shard(config: RunConfig, participant: int, own_data: str) -> ImageSet:
+    """The participant's images: the device's own, or its part of the run's data set."""
+    if own_data:
+        return load_shard(own_data, spec_of(config.dataset, config.data_path))
+    train = dataset_of(config).train
+    chosen = split_of(config).participants[participant]
+    return ImageSet(train.images[chosen], train.labels[chosen])
+
+
+def train(message: Message, context: Context) -> Message:
+    """Train every participant named in the message from the model in it.
+
+    In: arrays weights (p,) and buffers (q,), config participants and indices (the number of each
+    participant's job, which names its random batches). Out, for each participant P: arrays
+    weights.P and buffers.P, metrics loss.P, examples.P and seconds.P, or config error.P when its
+    training failed, which does not touch the others.
+    """
+    config = resolve(dict(context.run_config))
+    torch.set_num_threads(config.client_threads)
+    # Any: Flower's signatures do not tell which values a record of which kind has.
+    arrays: Any = message.content["arrays"]
+    order: Any = message.content["config"]
+    weights, buffers = arrays["weights"].numpy(), arrays["buffers"].numpy()
+    own_data = str(context.node_config.get("data-path", ""))
+    results: dict[str, Array] = {}
+    metrics: dict[str, Any] = {}
+    errors: dict[str, Any] = {}
+    for participant, index in zip(order["participants"], order["indices"], strict=True):
+        start = time.monotonic()
+        try:
+            loss, examples, state = _train_one(
+                config, participant, index, weights, buffers, own_data
+            )
+        except (EdgeFlError, ValueError, RuntimeError) as error:
+            errors[f"error.{participant}"] = f"{type(error).__name__}: {error}"
+            continue
+        for name, vector in state.items():
+            results[f"{name}.{participant}"] = Array(vector)
+        metrics[f"loss.{participant}"] = loss
+        metrics[f"examples.{participant}"] = examples
+        metrics[f"seconds.{participant}"] = time.monotonic() - start
+    content = RecordDict(
+        {
+            "arrays": ArrayRecord(results),
+            "metrics": MetricRecord(metrics),
+            "config": ConfigRecord(errors),
+        }
+    )
+    return Message(content, reply_to=message)
+
+
+def _train_one(
+    config: RunConfig,
+    participant: int,
+    index: int,
+    weights: np.ndarray,
+    buffers: np.ndarray,
+    own_data: str,
+) -> tuple[float, int, dict[str, Any]]:
+    bench = _bench(config)
+    shard = _shard(config, participant, own_data)
+    bench.model.load(weights, buffers)
+    loss = train_locally(
+        bench.model,
+        torch.from_numpy(shard.images).to(bench.device),
+        torch.from_numpy(shard.labels).to(bench.device),
+        config,
+        rng(config.seed, "batches", participant, index),
+        mean=bench.mean,
+        std=bench.std,
+        flip=bench.flip,
+    )
+    return loss, len(shard.labels), bench.model.state()

@@ -1,0 +1,101 @@
+"""From a configuration to what it names: device, data, models - and whether they fit together."""
+
+import torch
+
+from fl_app.config import RunConfig
+from fl_app.data import Dataset, Split, load_dataset, make_split, spec_of
+from fl_app.data.proxy import ProxyData
+from fl_app.errors import ConfigError, DataError
+from fl_app.models import FlatModel, build_model
+
+
+def pick_device(name: str) -> str:
+    """The configured device, cuda or cpu. Raises ConfigError for a GPU that is not there."""
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ConfigError("device='cuda', but PyTorch sees no GPU here; use device=auto or cpu")
+    return "cuda" if available and name != "cpu" else "cpu"
+
+
+def dataset_of(config: RunConfig) -> Dataset:
+    """The run's data set, read once a process. Raises DataError."""
+    return load_dataset(config.dataset, config.data_root, config.data_path)
+
+
+def split_of(config: RunConfig) -> Split:
+    """Who has which training images. Raises ConfigError for a split that cannot be made."""
+    try:
+        return make_split(
+            dataset_of(config).train.labels,
+            num_partitions=config.participants,
+            scheme=config.partition,
+            seed=config.seed,
+            proxy_size=config.proxy_examples,
+            validation_size=config.validation_examples,
+            **config.partition_parameters(),
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def flat_model(config: RunConfig, role: str, device: str = "cpu") -> FlatModel:
+    """The "small" or the "large" model with its initial weights.
+
+    Raises ConfigError when the model does not fit the data.
+    """
+    spec = spec_of(config.dataset, config.data_path)
+    try:
+        module = build_model(
+            getattr(config, f"{role}_model"),
+            in_channels=spec.channels,
+            num_classes=spec.classes,
+            image_size=(spec.height, spec.width),
+            width=getattr(config, f"{role}_width") or None,
+            norm=config.normalisation,
+            seed=config.seed,
+        )
+    except ValueError as error:
+        raise ConfigError(f"{role}-model: {error}") from error
+    return FlatModel(module, device)
+
+
+def proxy_data(config: RunConfig) -> ProxyData:
+    """The distillation server's part of the training set."""
+    dataset, split = dataset_of(config), split_of(config)
+
+    def images(indices) -> torch.Tensor:
+        return torch.from_numpy(dataset.train.images[indices])
+
+    def labels(indices) -> torch.Tensor | None:
+        return torch.from_numpy(dataset.train.labels[indices]) if config.proxy_labelled else None
+
+    return ProxyData(
+        images(split.proxy),
+        labels(split.proxy),
+        images(split.validation),
+        labels(split.validation),
+        dataset.mean,
+        dataset.std,
+        dataset.flip,
+    )
+
+
+def preflight(config: RunConfig) -> None:
+    """Try everything that can be wrong before anything starts; raises EdgeFlError."""
+    pick_device(config.device)
+    flat_model(config, "small")
+    if config.distils:
+        flat_model(config, "large")
+    dataset = dataset_of(config)
+    if config.evaluate_examples > len(dataset.test.labels):
+        raise ConfigError(
+            f"evaluate-examples={config.evaluate_examples}, but {config.dataset} has "
+            f"{len(dataset.test.labels)} test images; use at most that, or 0 for all"
+        )
+    split = split_of(config)
+    smallest = min(len(part) for part in split.participants)
+    if smallest < 2:
+        raise DataError(
+            f"a participant would have {smallest} training image(s); use fewer participants or "
+            f"another partition"
+        )

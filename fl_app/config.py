@@ -1,0 +1,384 @@
+"""The configuration of a run: every key with its type, its valid values and its meaning.
+
+The defaults stand in one place, the table [tool.flwr.app.config] of pyproject.toml, because Flower
+demands them there. A key is the field's name with dashes; the fields of `distill` and `cost` have
+that prefix: ``distill.variant``, ``cost.client-seconds``.
+"""
+
+import difflib
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_type_hints
+
+from fl_app.data import DATASETS, PARTITIONS
+from fl_app.data.sets import FILES
+from fl_app.errors import ConfigError
+from fl_app.models import MODELS, model_plan
+from strategies.averaging import STALENESS_WEIGHTS
+from strategies.distillation.growth import obstacle
+from strategies.schedule import CostModel, DistillationPlan, Trace, distillation_trace
+
+Value = str | int | float | bool
+
+MODES = ("average", "distill")
+CLOCKS = ("real", "virtual")
+FLOWER_RULES = ("fedadam", "fedavg", "fedprox", "fedtrimmedavg", "fedyogi", "krum")
+SINKS = ("tensorboard", "wandb")
+SWITCH = ("auto", "off", "on")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A variant of the distill system: the distillation server's policy and default switches."""
+
+    policy: str
+    forward: bool = False
+    improved: bool = False  # what the switches that are "auto" become
+
+
+VARIANTS: dict[str, Variant] = {
+    "sync-forward": Variant("sync", forward=True),
+    "sync": Variant("sync"),
+    "async-round": Variant("round"),
+    "async-continuous": Variant("continuous"),
+    "async-plus": Variant("continuous", improved=True),
+}
+
+
+class OneOf:
+    """The valid values of a text."""
+
+    def __init__(self, *choices: str) -> None:
+        self.choices = sorted(choices)
+
+    def check(self, key: str, value: Any) -> None:
+        if value not in self.choices:
+            choices = ", ".join(self.choices)
+            raise ConfigError(f"{key}={value!r} is unknown; choose one of: {choices}")
+
+
+class Within:
+    """A number in [least, most], or in (least, most] if `above`."""
+
+    def __init__(self, least: float, most: float = math.inf, *, above: bool = False) -> None:
+        self.least, self.most, self.above = least, most, above
+
+    def check(self, key: str, value: Any) -> None:
+        # Written so that NaN and infinity fail too.
+        inside = self.least <= value <= self.most and value < math.inf
+        if not inside or (self.above and value == self.least):
+            lower = f"above {self.least}" if self.above else f"at least {self.least}"
+            upper = "" if self.most == math.inf else f" and at most {self.most}"
+            raise ConfigError(f"{key}={value} must be {lower}{upper}")
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """What the distillation server does; see RunConfig for the rest."""
+
+    variant: Annotated[str, OneOf(*VARIANTS)]
+    reverse_steps: Annotated[int, Within(1)]
+    forward_steps: Annotated[int, Within(1)]
+    batch_size: Annotated[int, Within(2)]
+    learning_rate: Annotated[float, Within(0, above=True)]
+    weight_decay: Annotated[float, Within(0)]
+    forward_learning_rate: Annotated[float, Within(0, above=True)]
+    temperature: Annotated[float, Within(0, above=True)]
+    label_weight: Annotated[float, Within(0, 1)]
+    labels: Annotated[str, OneOf(*SWITCH)]
+    publish_ema: Annotated[str, OneOf(*SWITCH)]
+    grow: Annotated[str, OneOf(*SWITCH)]
+    grow_at: Annotated[int, Within(1)]
+    grow_noise: Annotated[float, Within(0)]
+    teacher_ema: Annotated[str, OneOf(*SWITCH)]
+    teacher_ema_decay: Annotated[float, Within(0, 1)]
+    forward: Annotated[str, OneOf(*SWITCH)]
+    forward_weight: Annotated[float, Within(0, 1)]
+    threads: Annotated[int, Within(1)]
+    gpu_fraction: Annotated[float, Within(0, 1, above=True)]
+    restarts: Annotated[int, Within(0)]
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A whole run, checked: a value that is here can be worked with."""
+
+    mode: Annotated[str, OneOf(*MODES)]
+    clock: Annotated[str, OneOf(*CLOCKS)]
+    participants: Annotated[int, Within(1)]
+    num_server_rounds: Annotated[int, Within(1)]
+    fraction_train: Annotated[float, Within(0, 1, above=True)]
+    seed: Annotated[int, Within(0)]
+    device: Annotated[str, OneOf("auto", "cpu", "cuda")]
+    round_timeout: Annotated[float, Within(0, above=True)]
+    checkpoint_every: Annotated[int, Within(1)]
+    evaluate_examples: Annotated[int, Within(0)]
+    targets: str
+    output: str
+    name: str
+    resume: str
+    sinks: str
+
+    dataset: Annotated[str, OneOf(*DATASETS, FILES)]
+    data_root: str
+    data_path: str
+    partition: str
+    alpha: Annotated[float, Within(0, above=True)]
+    num_classes_per_partition: Annotated[int, Within(1)]
+    num_shards_per_partition: Annotated[int, Within(1)]
+    proxy_examples: Annotated[int, Within(1)]
+    proxy_labelled: bool
+    validation_examples: Annotated[int, Within(1)]
+
+    small_model: Annotated[str, OneOf(*MODELS)]
+    small_width: Annotated[int, Within(0)]
+    large_model: Annotated[str, OneOf(*MODELS)]
+    large_width: Annotated[int, Within(0)]
+    normalisation: Annotated[str, OneOf("batch", "group")]
+
+    local_steps: Annotated[int, Within(1)]
+    batch_size: Annotated[int, Within(2)]
+    learning_rate: Annotated[float, Within(0, above=True)]
+    momentum: Annotated[float, Within(0, 1)]
+    weight_decay: Annotated[float, Within(0)]
+    proximal_mu: Annotated[float, Within(0)]
+    client_threads: Annotated[int, Within(1)]
+
+    averaging: Annotated[str, OneOf("buffered", *FLOWER_RULES)]
+    buffer_size: Annotated[int, Within(1)]
+    staleness_weight: Annotated[str, OneOf(*STALENESS_WEIGHTS)]
+    staleness_exponent: Annotated[float, Within(0)]
+    staleness_bound: Annotated[float, Within(0)]
+    mixing: Annotated[float, Within(0, 1, above=True)]
+    server_learning_rate: Annotated[float, Within(0, above=True)]
+    server_tau: Annotated[float, Within(0, above=True)]
+    trim_fraction: Annotated[float, Within(0, 0.5)]
+    num_malicious_nodes: Annotated[int, Within(0)]
+
+    distill: DistillConfig
+    cost: CostModel
+
+    @property
+    def variant(self) -> Variant:
+        return VARIANTS[self.distill.variant]
+
+    @property
+    def distils(self) -> bool:
+        return self.mode == "distill"
+
+    @property
+    def buffered(self) -> bool:
+        return self.averaging == "buffered"
+
+    @property
+    def virtual(self) -> bool:
+        return self.clock == "virtual"
+
+    def switch(self, name: str) -> bool:
+        """Whether the switch `distill.<name>` is on; "auto" follows the variant and the data."""
+        value = getattr(self.distill, name)
+        if value != "auto":
+            return value == "on"
+        return _AUTO[name](self)
+
+    @property
+    def plan(self) -> DistillationPlan:
+        """The distillation server's policy in the schedule's terms."""
+        if not self.distils:
+            return DistillationPlan("none", 1)
+        steps = self.distill.forward_steps if self.switch("forward") else 0
+        return DistillationPlan(self.variant.policy, self.distill.reverse_steps, steps)
+
+    def trace(self) -> Trace:
+        """The whole run on the virtual clock."""
+        return distillation_trace(
+            self.cost,
+            self.plan,
+            participants=self.participants,
+            rounds=self.num_server_rounds,
+            seed=self.seed,
+            fraction=self.fraction_train,
+            buffer_size=self.buffer_size if self.buffered else 0,
+        )
+
+    @property
+    def nests(self) -> bool:
+        """Whether the small model's plan can grow into the large one's."""
+        small = model_plan(self.small_model, self.small_width or None)
+        large = model_plan(self.large_model, self.large_width or None)
+        return bool(small and large) and obstacle(small, large) is None
+
+    @property
+    def target_list(self) -> tuple[float, ...]:
+        return tuple(_float_list("targets", self.targets))
+
+    @property
+    def sink_list(self) -> tuple[str, ...]:
+        return tuple(part.strip() for part in self.sinks.split(",") if part.strip())
+
+    def partition_parameters(self) -> dict[str, Value]:
+        """The parameters of the partition scheme, by the names it knows."""
+        return {
+            "alpha": self.alpha,
+            "num_classes_per_partition": self.num_classes_per_partition,
+            "num_shards_per_partition": self.num_shards_per_partition,
+        }
+
+    def flat(self) -> dict[str, Value]:
+        """All keys with their values, as pyproject.toml and the command line spell them."""
+        return {key: _get(self, path) for key, (path, _) in _schema().items()}
+
+
+def _grows(config: RunConfig) -> bool:
+    return config.variant.improved and config.normalisation == "batch" and config.nests
+
+
+# What "auto" means: the measured best for async-plus, and the paper's method for the others.
+_AUTO = {
+    "labels": lambda c: c.variant.improved and c.proxy_labelled,
+    "publish_ema": lambda c: c.variant.improved,
+    "grow": _grows,
+    "teacher_ema": lambda c: c.variant.improved and not c.switch("labels"),
+    "forward": lambda c: c.variant.forward,
+}
+
+
+def resolve(overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """The checked configuration: pyproject's defaults with `overrides` (flat keys) over them.
+
+    Raises ConfigError for an unknown key, a value of the wrong type or out of range, and a
+    combination that cannot work; the message names the valid choices.
+    """
+    values = dict(defaults())
+    for key, value in (overrides or {}).items():
+        if key not in _schema():
+            raise ConfigError(_unknown(key))
+        values[key] = value
+    config = _build(RunConfig, "", values)
+    _check(config)
+    return config
+
+
+@cache
+def defaults() -> Mapping[str, Value]:
+    """The default of every key, from the pyproject.toml beside the packages."""
+    path = Path(__file__).resolve().parents[1] / "pyproject.toml"
+    table = tomllib.loads(path.read_text())["tool"]["flwr"]["app"]["config"]
+    flat: dict[str, Value] = {}
+    for key, value in table.items():
+        flat |= (
+            {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
+        )
+    if flat.keys() != _schema().keys():
+        difference = ", ".join(sorted(flat.keys() ^ _schema().keys()))
+        raise ConfigError(f"{path}: [tool.flwr.app.config] and RunConfig differ in: {difference}")
+    return flat
+
+
+@cache
+def _schema() -> dict[str, tuple[tuple[str, ...], type]]:
+    """Every flat key with the path of its field and its type."""
+    schema: dict[str, tuple[tuple[str, ...], type]] = {}
+
+    def walk(cls: type, path: tuple[str, ...]) -> None:
+        hints = get_type_hints(cls)
+        for item in fields(cls):
+            here = (*path, item.name)
+            if is_dataclass(hints[item.name]):
+                walk(hints[item.name], here)
+            else:
+                schema[".".join(here).replace("_", "-")] = (here, hints[item.name])
+
+    walk(RunConfig, ())
+    return schema
+
+
+def _get(config: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        config = getattr(config, name)
+    return config
+
+
+def _build(cls: type, prefix: str, values: Mapping[str, Any]) -> Any:
+    hints, arguments = get_type_hints(cls, include_extras=True), {}
+    for item in fields(cls):
+        key, hint = prefix + item.name.replace("_", "-"), hints[item.name]
+        if is_dataclass(hint):
+            arguments[item.name] = _build(hint, f"{key}.", values)  # type: ignore[arg-type]
+        else:
+            kind, *limits = get_args(hint) or (hint,)
+            arguments[item.name] = _value(key, values[key], kind)
+            for limit in limits:
+                limit.check(key, arguments[item.name])
+    try:
+        return cls(**arguments)
+    except ValueError as error:
+        raise ConfigError(f"{prefix}{error}") from error
+
+
+def _value(key: str, value: Any, kind: type) -> Value:
+    """`value` as type `kind`; Flower itself does not check."""
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+        raise ConfigError(f"{key}={value!r} must be {_KINDS[kind]}")
+    return value
+
+
+_KINDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def _unknown(key: str) -> str:
+    close = difflib.get_close_matches(key, _schema(), n=3)
+    hint = f"did you mean {' or '.join(close)}?" if close else "see `edge-fl config` for all keys"
+    return f"configuration key {key!r} is unknown; {hint}"
+
+
+def _float_list(key: str, text: str) -> list[float]:
+    try:
+        values = [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        values = [float("nan")]
+    if not all(0 < value <= 1 for value in values):
+        raise ConfigError(f"{key}={text!r} must be accuracies in (0, 1] with commas between them")
+    return values
+
+
+def _check(config: RunConfig) -> None:
+    """What no single key can tell."""
+    c, d = config, config.distill
+    _float_list("targets", c.targets)
+    for sink in c.sink_list:
+        if sink not in SINKS:
+            raise ConfigError(f"sinks={sink!r} is unknown; choose from: {', '.join(SINKS)}")
+    if c.partition not in PARTITIONS and not c.partition.startswith("hf:"):
+        choices = ", ".join(sorted(PARTITIONS))
+        raise ConfigError(f"partition={c.partition!r} is unknown; choose one of: {choices}")
+    if c.buffered and c.distils and c.variant.policy == "sync":
+        raise ConfigError(
+            f"averaging='buffered' waits for nobody, but distill.variant={d.variant!r} makes "
+            f"everybody wait; choose one of: async-continuous, async-plus, async-round"
+        )
+    if c.buffered and c.fraction_train < 1:
+        raise ConfigError(
+            "fraction-train applies to rounds; averaging='buffered' has none: use 1.0"
+        )
+    if c.distils and d.labels == "on" and not c.proxy_labelled:
+        raise ConfigError("distill.labels='on' needs proxy-labelled=true")
+    if c.distils and d.grow == "on":
+        if c.normalisation != "batch":
+            raise ConfigError("distill.grow='on' needs normalisation='batch'")
+        if not c.nests:
+            raise ConfigError(
+                f"distill.grow='on': {c.small_model} cannot grow into {c.large_model} at these "
+                f"widths; use cnn6 and cnn12 with large-width >= 2 x small-width"
+            )
+    if c.dataset == FILES and not c.data_path:
+        raise ConfigError(f"dataset={FILES!r} needs data-path=PATH (an .npz file or a folder)")
+    for key, path in (("output", c.output), ("resume", c.resume), ("data-root", c.data_root)):
+        if path and not Path(path).is_absolute():
+            raise ConfigError(f"{key}={path!r} must be an absolute path: the app runs elsewhere")

@@ -1,0 +1,19 @@
+"""Which code is running: a device must run the server's, not an older copy of it."""
+
+import hashlib
+from functools import cache
+from pathlib import Path
+
+PACKAGES = ("client_apps", "fl_app", "strategies")
+
+
+@cache
+def fingerprint() -> str:
+    """16 hex digits of the sha256 over the Python sources of the app's packages."""
+    root = Path(__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    for package in PACKAGES:
+        for path in sorted((root / package).rglob("*.py")):
+            digest.update(str(path.relative_to(root)).encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]

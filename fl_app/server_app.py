@@ -1,0 +1,39 @@
+"""The ServerApp: checks the configuration, opens the run directory, runs the strategy."""
+
+from importlib import import_module
+
+import torch
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fl_app.assemble import preflight
+from fl_app.config import RunConfig, resolve
+from fl_app.record.books import close_books, open_books
+from strategies import STRATEGIES
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    config = resolve(dict(context.run_config))
+    preflight(config)
+    run = open_books(config)
+    print(f"run directory: {run.path}", flush=True)
+    # One thread: the server's own work is small, and the cores belong to those who train.
+    torch.set_num_threads(1)
+    status, reason = "failed", ""
+    try:
+        _strategy(config)(config, run).start(grid)
+        status = "completed"
+    except BaseException as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        close_books(run, config, status, reason)
+        print(f"run directory: {run.path}", flush=True)
+
+
+def _strategy(config: RunConfig):
+    module, name = STRATEGIES[config.mode].split(":")
+    return getattr(import_module(module), name)

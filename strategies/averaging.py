@@ -1,0 +1,79 @@
+"""Averaging rules of the server: pure functions on flat vectors.
+
+An update is what a participant returns for one job: its flat weights and its flat buffers
+(normalisation statistics), as numpy float32 vectors of the sizes of the model.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+Vectors = dict[str, np.ndarray]
+
+
+def weighted_average(
+    updates: Sequence[Mapping[str, np.ndarray]], sizes: Sequence[float]
+) -> Vectors:
+    """Federated averaging (McMahan et al. 2017): sum_i n_i x_i / sum_i n_i for every vector.
+
+    The sum runs in the order of `updates`, so equal inputs in equal order give equal bits. Raises
+    ValueError without updates or with a total size that is not positive.
+    """
+    total = float(sum(sizes))
+    if not updates or total <= 0:
+        raise ValueError(f"nothing to average: {len(updates)} updates of total size {total:g}")
+    result: Vectors = {}
+    for key in updates[0]:
+        mean = np.zeros_like(updates[0][key])
+        for update, size in zip(updates, sizes, strict=True):
+            mean += np.float32(size / total) * update[key]
+        result[key] = mean
+    return result
+
+
+def constant(staleness: int, exponent: float, bound: float) -> float:
+    """s(d) = 1."""
+    return 1.0
+
+
+def polynomial(staleness: int, exponent: float, bound: float) -> float:
+    """s(d) = (1 + d)^-a (Xie et al. 2019, FedAsync; a = 1/2 is FedBuff's)."""
+    return (1.0 + staleness) ** -exponent
+
+
+def hinge(staleness: int, exponent: float, bound: float) -> float:
+    """s(d) = 1 while d <= b, then 1 / (a (d - b) + 1) (Xie et al. 2019, FedAsync)."""
+    return 1.0 if staleness <= bound else 1.0 / (exponent * (staleness - bound) + 1.0)
+
+
+STALENESS_WEIGHTS: dict[str, Callable[[int, float, float], float]] = {
+    "constant": constant,
+    "polynomial": polynomial,
+    "hinge": hinge,
+}
+
+
+def mix(model: Vectors, update: Mapping[str, np.ndarray], weight: float) -> Vectors:
+    """FedAsync (Xie et al. 2019, algorithm 1): (1 - w) x + w x_i, with w = alpha s(staleness)."""
+    share = np.float32(weight)
+    return {key: value + share * (update[key] - value) for key, value in model.items()}
+
+
+def buffered_update(
+    model: Vectors,
+    updates: Sequence[Mapping[str, np.ndarray]],
+    bases: Sequence[Mapping[str, np.ndarray]],
+    weights: Sequence[float],
+    learning_rate: float,
+) -> Vectors:
+    """FedBuff (Nguyen et al. 2022, algorithm 1): x + eta_g / K sum_i s_i (x_i - base_i).
+
+    updates, bases: K results and the versions they started from; weights: s(staleness_i).
+    """
+    result = {}
+    for key, value in model.items():
+        step = np.zeros_like(value)
+        for update, base, weight in zip(updates, bases, weights, strict=True):
+            step += np.float32(weight) * (update[key] - base[key])
+        result[key] = value + np.float32(learning_rate / len(updates)) * step
+    return result

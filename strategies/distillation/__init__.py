@@ -1,0 +1,1 @@
+"""Federated averaging with a distillation server in the background."""

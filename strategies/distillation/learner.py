@@ -1,0 +1,236 @@
+"""The distillation server's learning, step by step; processes and files are the worker's."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from fl_app.config import RunConfig
+from fl_app.data.augment import augment, normalise
+from fl_app.data.proxy import ProxyData
+from fl_app.models import FlatModel
+from strategies.distillation.growth import grow
+from strategies.distillation.losses import distillation_loss, ema_decay
+from strategies.randomness import rng
+
+Vectors = dict[str, np.ndarray]
+
+# After growing, the large model may be this much worse than the small one (in accuracy or, without
+# labels, in agreement with it); beyond, the growth has failed and is undone.
+GROWTH_TOLERANCE = 0.02
+
+
+class Learner:
+    """The large *global* model G as a student (and, for forward distillation, as a teacher).
+
+    One reverse step is one AdamW step of G on one augmented batch towards the teacher's logits on
+    the same batch (Yajima et al.: reverse distillation). Batches, noise and gates depend on (seed,
+    step) alone, so equal teachers in equal order give equal bits.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        large: FlatModel,
+        small: FlatModel,
+        proxy: ProxyData,
+    ) -> None:
+        self._config, self._proxy = config, proxy
+        self._student, self._teacher = large, small
+        self._label_weight = config.distill.label_weight if config.switch("labels") else 0.0
+        self.step = 0
+        self.teacher_version = 0
+        self.grown = False
+        self._start_over()
+
+    def _start_over(self) -> None:
+        """A fresh optimiser and weight average, as at the start and after growing."""
+        distill = self._config.distill
+        self._student.weights.grad = self._student.gradient
+        self._optimizer = torch.optim.AdamW(
+            [self._student.weights],
+            lr=distill.learning_rate,
+            weight_decay=distill.weight_decay,
+            foreach=False,
+        )
+        self._ema_steps = 0
+        self._ema_weights = self._student.weights.detach().clone()
+        self._ema_buffers = self._student.buffers.detach().clone()
+
+    def set_teacher(self, version: int, weights: np.ndarray, buffers: np.ndarray) -> None:
+        """Teach with these vectors of the small model from the next step on.
+
+        Raises ValueError, and keeps the teacher it has, when they do not fit or are not finite.
+        """
+        if not (np.isfinite(weights).all() and np.isfinite(buffers).all()):
+            raise ValueError(f"version {version} of the small model has values that are not finite")
+        self._teacher.load(weights, buffers)
+        self._teacher.module.eval()
+        self.teacher_version = version
+
+    def reverse_step(self) -> None:
+        """One minibatch of reverse distillation; needs a teacher."""
+        images, labels = self._batch("reverse", self.step, self._config.distill.batch_size)
+        with torch.no_grad():
+            target = self._teacher.module(images)
+        self._student.module.train()
+        self._student.zero_grad()
+        self._loss(self._student.module(images), target, labels).backward()
+        self._optimizer.step()
+        decay = ema_decay(self._ema_steps)
+        self._ema_weights.lerp_(self._student.weights, 1 - decay)
+        self._ema_buffers.lerp_(self._student.buffers, 1 - decay)
+        self._ema_steps += 1
+        self.step += 1
+
+    def forward_distil(self, version: int, weights: np.ndarray, buffers: np.ndarray) -> Vectors:
+        """A copy of the small model's version `version` after learning from G (Yajima et al.:
+        forward distillation); G and its teacher stay as they are."""
+        distill, size = self._config.distill, self._config.batch_size
+        pupil, teacher = self._teacher, self._student.module
+        with _holding(pupil, weights, buffers), self._published():
+            pupil.weights.grad = pupil.gradient
+            optimizer = torch.optim.SGD(
+                [pupil.weights], lr=distill.forward_learning_rate, momentum=0.9, foreach=False
+            )
+            teacher.eval()
+            pupil.module.train()
+            for part in range(distill.forward_steps):
+                images, labels = self._batch("forward", version, size, part)
+                with torch.no_grad():
+                    target = teacher(images)
+                pupil.zero_grad()
+                self._loss(pupil.module(images), target, labels).backward()
+                optimizer.step()
+            result = pupil.state()
+        pupil.module.eval()
+        return result
+
+    def worth_forwarding(self, weights: np.ndarray, buffers: np.ndarray) -> bool:
+        """Whether G is at least as accurate as these vectors of the small model on the validation
+        images. Without labels nobody can tell, and the answer is no: an ungated forward
+        distillation from a G that lags behind damages the small model."""
+        if self._proxy.validation_labels is None:
+            return False
+        with _holding(self._teacher, weights, buffers):
+            small = self._score(self._teacher)
+        with self._published():
+            return self._score(self._student) >= small
+
+    def grow(self, version: int, weights: np.ndarray, buffers: np.ndarray) -> dict[str, Any]:
+        """Rebuild G from these vectors of the small model; undone if G then lags behind them.
+
+        Returns what happened: accepted, accuracy_before (the small model's), accuracy_after (the
+        grown one's); without labels both are agreements with the small model.
+        """
+        old = self._student.state()
+        with _holding(self._teacher, weights, buffers):
+            small = self._teacher.module.eval()
+            with torch.no_grad():
+                answers = small(self._validation()).argmax(1)
+            labels = self._proxy.validation_labels
+            labels = answers if labels is None else labels
+            before = (answers == labels).float().mean().item()
+            images, _ = self._batch("grow", version, 4 * self._config.distill.batch_size)
+            generator = rng(self._config.seed, "growth")
+            noise = self._config.distill.grow_noise
+            grow(small, self._student.module, images, generator, noise)
+        after = self._score(self._student, labels)
+        accepted = after >= before - GROWTH_TOLERANCE
+        if accepted:
+            self._start_over()
+        else:
+            self._student.load(old["weights"], old["buffers"])
+        self.grown = True
+        return {"accepted": accepted, "accuracy_before": before, "accuracy_after": after}
+
+    def state(self) -> tuple[Vectors, dict[str, Any]]:
+        """Everything a later process needs to go on with equal bits: (arrays, metadata)."""
+        moments = self._optimizer.state.get(self._student.weights, {})
+        arrays = {
+            **self._student.state(),
+            "ema_weights": self._ema_weights.cpu().numpy().copy(),
+            "ema_buffers": self._ema_buffers.cpu().numpy().copy(),
+        }
+        for name in ("exp_avg", "exp_avg_sq"):
+            if name in moments:
+                arrays[name] = moments[name].cpu().numpy().copy()
+        metadata = {
+            "step": self.step,
+            "ema_steps": self._ema_steps,
+            "optimizer_steps": int(moments.get("step", 0)),
+            "teacher_version": self.teacher_version,
+            "grown": self.grown,
+        }
+        return arrays, metadata
+
+    def load_state(self, arrays: Vectors, metadata: dict[str, Any]) -> None:
+        """Continue from what `state` returned. Raises ValueError when it is of another model."""
+        self._student.load(arrays["weights"], arrays["buffers"])
+        self._start_over()
+        device = self._student.weights.device
+        self._ema_weights = torch.from_numpy(arrays["ema_weights"].copy()).to(device)
+        self._ema_buffers = torch.from_numpy(arrays["ema_buffers"].copy()).to(device)
+        if "exp_avg" in arrays:
+            self._optimizer.state[self._student.weights] = {
+                "step": torch.tensor(float(metadata["optimizer_steps"])),
+                "exp_avg": torch.from_numpy(arrays["exp_avg"].copy()).to(device),
+                "exp_avg_sq": torch.from_numpy(arrays["exp_avg_sq"].copy()).to(device),
+            }
+        self.step = metadata["step"]
+        self._ema_steps = metadata["ema_steps"]
+        self.teacher_version = metadata["teacher_version"]
+        self.grown = metadata["grown"]
+
+    def _loss(
+        self, student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor | None
+    ) -> torch.Tensor:
+        temperature, weight = self._config.distill.temperature, self._label_weight
+        return distillation_loss(student, teacher, temperature, labels if weight else None, weight)
+
+    @contextmanager
+    def _published(self) -> Iterator[None]:
+        """G as it is published: its weight average where that is switched on."""
+        if not self._config.switch("publish_ema"):
+            yield
+            return
+        with _holding(self._student, self._ema_weights, self._ema_buffers):
+            yield
+
+    def _batch(
+        self, purpose: str, number: int, size: int, part: int = 0
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """A random batch of normalised proxy images (size, c, h, w) and their labels if known."""
+        proxy = self._proxy
+        generator = rng(self._config.seed, purpose, number, part)
+        chosen = torch.from_numpy(generator.integers(0, len(proxy.images), size))
+        chosen = chosen.to(proxy.images.device)
+        images = augment(
+            proxy.images[chosen], generator, mean=proxy.mean, std=proxy.std, flip=proxy.flip
+        )
+        return images, None if proxy.labels is None else proxy.labels[chosen]
+
+    def _validation(self) -> torch.Tensor:
+        return normalise(self._proxy.validation_images, self._proxy.mean, self._proxy.std)
+
+    @torch.no_grad()
+    def _score(self, model: FlatModel, labels: torch.Tensor | None = None) -> float:
+        """Share of the validation images on which `model` answers `labels` (default: the true)."""
+        labels = self._proxy.validation_labels if labels is None else labels
+        answers = model.module.eval()(self._validation()).argmax(1)
+        return (answers == labels).float().mean().item()
+
+
+@contextmanager
+def _holding(
+    model: FlatModel, weights: np.ndarray | torch.Tensor, buffers: np.ndarray | torch.Tensor
+) -> Iterator[None]:
+    """`model` with these vectors, and with its own again afterwards."""
+    kept = model.weights.clone(), model.buffers.clone()
+    model.load(weights, buffers)
+    try:
+        yield
+    finally:
+        model.load(*kept)

@@ -1,0 +1,206 @@
+"""What becomes of the distillation server's words: evaluations, segments, deaths as events."""
+
+from typing import Any
+
+from fl_app.config import RunConfig
+from fl_app.record.checkpoint import load_tensors
+from fl_app.record.run_dir import RunDirectory
+from strategies.averaging import Vectors
+from strategies.clock import Clock
+from strategies.distillation.mailbox import (
+    VersionStore,
+    forward_file,
+    published_file,
+    published_files,
+    round_of,
+)
+from strategies.distillation.supervisor import DistillationServer
+from strategies.evaluation import Evaluator, Task
+
+
+class Publisher:
+    """Runs the distillation server for a strategy and records what it does.
+
+    `published` is the last round whose global model has been published, `step` and
+    `teacher_version` are those of that model.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        run: RunDirectory,
+        clock: Clock,
+        evaluator: Evaluator,
+        version: int,
+        segments: int,
+    ) -> None:
+        self._config, self._run, self._clock, self._evaluator = config, run, clock, evaluator
+        self._directory = run.path / "worker"
+        self._arrivals: dict[int, float] = {}  # version -> when it was made
+        self.segments = segments  # recorded so far
+        self._taught: set[int] = set()  # versions, real clock
+        self._dead = False
+        self.published, self.step, self.teacher_version = 0, 0, 0
+        self.server = DistillationServer(config, self._directory)
+        if config.virtual:
+            # Resumed at `version`: the server goes back to what the federation has reached.
+            for path in published_files(self._directory):
+                if round_of(path) > version:
+                    path.unlink()
+            self._trace = config.trace()
+            self._times = {p.round: p.t for p in self._trace.publications}
+        self.server.start()
+
+    @property
+    def working(self) -> bool:
+        """Whether the server is alive or being restarted."""
+        return not self._dead
+
+    def put(self, version: int, vectors: Vectors, teacher: Vectors, t: float) -> None:
+        """Hand version `version`, made at `t`, to the distillation server."""
+        mail = {**vectors, **{f"teacher_{name}": vector for name, vector in teacher.items()}}
+        self.server.put(version, mail)
+        self._arrivals[version] = t
+        if not self._config.virtual and self._config.variant.policy != "sync":
+            self.server.request(version)
+
+    def forwarded(self, version: int) -> tuple[bool, Vectors] | None:
+        """What forward distillation made of `version`: (used, vectors); None if not there yet."""
+        path = forward_file(self._directory, version)
+        if not path.exists():
+            return None
+        vectors, metadata = load_tensors(path)
+        return metadata["used"], vectors
+
+    def hear(self) -> None:
+        """Record what the server has said since the last call."""
+        for event in self.server.events():
+            handler = getattr(self, f"_on_{event['event']}", None)
+            if handler is not None:
+                handler(event)
+
+    def _on_published(self, event: dict[str, Any]) -> None:
+        round_ = event["round"]
+        arrays, _ = load_tensors(published_file(self._directory, round_))
+        self.published, self.step = round_, event["step"]
+        self.teacher_version = event["teacher_version"]
+        t = self._times[round_] if self._config.virtual else self._clock.at(event["at"])
+        self._evaluator.put(
+            Task(
+                "large",
+                {name: arrays[name] for name in ("weights", "buffers")},
+                {name: arrays[f"ema_{name}"] for name in ("weights", "buffers")},
+                {
+                    "round": round_,
+                    "t": t,
+                    "model": "global",
+                    "step": event["step"],
+                    "teacher_version": event["teacher_version"],
+                    "published": "ema" if self._config.switch("publish_ema") else "raw",
+                },
+            )
+        )
+        if self._config.virtual:
+            self._replayed_until(t)
+
+    def _replayed_until(self, t: float) -> None:
+        segments = self._trace.segments
+        while self.segments < len(segments) and segments[self.segments].t_end <= t:
+            segment = segments[self.segments]
+            self._emit_segment(
+                segment.kind,
+                segment.teacher_version,
+                segment.steps,
+                segment.t_start,
+                segment.t_end,
+                segment.staleness,
+            )
+
+    def _on_segment(self, event: dict[str, Any]) -> None:
+        start, end = self._clock.at(event["start"]), self._clock.at(event["end"])
+        # A version that arrived during the last step could not have been taken: it is not counted.
+        last_look = end - (end - start) / event["steps"]
+        newest = max((v for v, t in self._arrivals.items() if t < last_look), default=0)
+        stale = max(0, newest - event["teacher_version"])
+        self._taught.add(event["teacher_version"])
+        self._emit_segment("reverse", event["teacher_version"], event["steps"], start, end, stale)
+
+    def _emit_segment(
+        self, kind: str, teacher_version: int, steps: int, start: float, end: float, stale: int
+    ) -> None:
+        self._run.emit(
+            "segment",
+            segment=self.segments,
+            kind=kind,
+            teacher_version=teacher_version,
+            steps=steps,
+            t_start=start,
+            t_end=end,
+            staleness_versions=stale,
+        )
+        self.segments += 1
+
+    def _on_forward(self, event: dict[str, Any]) -> None:
+        if not self._config.virtual and event["steps"]:
+            start, end = self._clock.at(event["start"]), self._clock.at(event["end"])
+            version, steps = event["teacher_version"], event["steps"]
+            self._emit_segment("forward", version, steps, start, end, 0)
+
+    def _on_growth(self, event: dict[str, Any]) -> None:
+        names = ("round", "accepted", "accuracy_before", "accuracy_after")
+        self._run.emit("growth", **{name: event[name] for name in names})
+
+    def _on_rejected(self, event: dict[str, Any]) -> None:
+        self._run.emit("warning", message=f"the distillation server rejected a {event['reason']}")
+
+    def _on_died(self, event: dict[str, Any]) -> None:
+        self._run.emit("worker_died", reason=event["reason"])
+        self._dead = not event["restarting"]
+        if self._dead:
+            message = "the distillation server is not restarted again; the federation goes on"
+            self._run.emit("warning", message=message)
+
+    def _on_restarted(self, event: dict[str, Any]) -> None:
+        self._run.emit("worker_restarted", step=event["step"])
+
+    def prune(self, version: int) -> None:
+        """Drop what a run that is resumed at `version` has no more use for."""
+        kept = [path for path in published_files(self._directory) if round_of(path) <= version]
+        for path in kept[:-1]:
+            path.unlink()
+        if kept and self._config.virtual:
+            _, metadata = load_tensors(kept[-1])
+            VersionStore(self._directory).forget(before=metadata["teacher_version"])
+        for old in range(version):
+            forward_file(self._directory, old).unlink(missing_ok=True)
+
+    def progress(self, version: int) -> tuple[int, int]:
+        """Reverse steps done and the teacher's version when `version` was made."""
+        if not self._config.virtual:
+            return self.step, self.teacher_version
+        publication = self._trace.publications[version - 1]
+        taught = [s.teacher_version for s in self._trace.segments if s.t_start < publication.t]
+        return publication.step, taught[-1] if taught else 0
+
+    def forwards_before(self, t: float) -> set[int]:
+        """Versions whose forward distillation is done by `t` on the virtual clock."""
+        segments = self._trace.segments
+        return {s.teacher_version for s in segments if s.kind == "forward" and s.t_end <= t}
+
+    def close(self, rounds: int) -> None:
+        """Record the versions that were never taught."""
+        if self._config.virtual:
+            skipped = self._trace.skipped
+        else:
+            skipped = tuple(v for v in range(1, rounds + 1) if v not in self._taught)
+        for version in skipped:
+            self._run.emit("skipped", version=version)
+
+    def newest(self) -> Vectors | None:
+        """The global model last published: its weight average where that is switched on."""
+        files = published_files(self._directory)
+        if not files:
+            return None
+        arrays, _ = load_tensors(files[-1])
+        prefix = "ema_" if self._config.switch("publish_ema") else ""
+        return {name: arrays[f"{prefix}{name}"] for name in ("weights", "buffers")}

@@ -1,0 +1,477 @@
+"""The distill system: federated averaging of a small model, and a distillation server behind it."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+
+from fl_app.assemble import flat_model
+from fl_app.config import RunConfig
+from fl_app.errors import EdgeFlError, WorkerError
+from fl_app.record.run_dir import RunDirectory
+from strategies.averaging import Vectors
+from strategies.checks import updates_of
+from strategies.clock import Clock
+from strategies.dispatch import Dispatcher
+from strategies.distillation.publisher import Publisher
+from strategies.evaluation import Evaluator, Task
+from strategies.roster import Host, assemble_roster
+from strategies.rounds import Live, Replay, Rounds
+from strategies.rules import Update, make_rule
+from strategies.schedule import Aggregation, Job
+
+# A pull of nothing costs microseconds in a simulation and a request over the network on devices.
+_POLL_SECONDS = 0.01
+_DEVICE_POLL_SECONDS = 0.2
+# So many failed jobs per participant in a row mean that the run cannot get anywhere.
+_HOPELESS = 10
+
+CHECKPOINT = "server"
+
+Key = tuple[int, int]  # (participant, index of its job)
+
+
+class Distillation(Strategy):
+    """Yajima et al.: clients train and average a small model; a distillation server, a process of
+    its own, reverse-distils every newer average into the large global model; nobody waits for it.
+
+    With mode "average" there is no distillation server: one of Flower's rules, or buffered
+    asynchronous averaging, alone. The schedule comes from the trace (virtual clock) or from what
+    really happens (real clock); everything else is the same.
+    """
+
+    def __init__(self, config: RunConfig, run: RunDirectory) -> None:
+        self._config, self._run = config, run
+        self._rule = make_rule(config)
+        self._clock = Clock()
+        self._rounds: Rounds = Replay(config.trace()) if config.virtual else self._live()
+        self._version = 0
+        self._versions: dict[int, Vectors] = {}  # the newest and those that jobs still start from
+        self._teacher: Vectors = {}  # what the distillation server learns from
+        self._hosts: tuple[Host, ...] = ()
+        self._publisher: Publisher | None = None
+        self._handed: dict[Key, Job] = {}  # due and not over
+        self._waiting: list[Job] = []  # of these, the ones for which no host was free yet
+        self._sent: dict[str, list[Job]] = {}  # the others, by message id
+        self._updates: dict[Key, Update] = {}
+        self._failed: dict[Key, str] = {}
+        self._failures_in_a_row = 0
+        self._bytes_up = self._bytes_down = self._jobs = self._segments = 0
+
+    def _live(self, version: int = 0, next_index: Iterable[int] | None = None) -> Live:
+        config = self._config
+        return Live(
+            participants=config.participants,
+            seed=config.seed,
+            fraction=config.fraction_train,
+            buffer_size=config.buffer_size if config.buffered else 0,
+            timeout=config.round_timeout,
+            first_version=version,
+            next_index=next_index,
+        )
+
+    # -- the course of a run ------------------------------------------------------------------
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord | None = None,
+        num_rounds: int = 0,
+        timeout: float = 0.0,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """Run all rounds, or those that a resumed run still lacks.
+
+        Defaults come from the configuration: initial_arrays (weights and buffers of the small
+        model), num_rounds, timeout (seconds for a reply). evaluate_fn, if given, is called with
+        every new version. The result's arrays are the small model; both models are saved in the
+        run directory. Raises WorkerError when the distillation server died for good - after the
+        federation has completed - and EdgeFlError when no participant can train.
+        """
+        config, result = self._config, Result()
+        rounds, timeout = num_rounds or config.num_server_rounds, timeout or config.round_timeout
+        self._hosts = assemble_roster(grid, config.participants, timeout, self._warn)
+        poll = _POLL_SECONDS if self._hosts[0].participant is None else _DEVICE_POLL_SECONDS
+        dispatcher = Dispatcher(grid)
+        self._free = lambda: [h for h in self._hosts if h.node_id not in dispatcher.busy()]
+        self._begin(initial_arrays)
+        evaluator = Evaluator(config, lambda **fields: self._run.emit("evaluate", **fields))
+        try:
+            if config.distils:
+                self._publisher = Publisher(
+                    config, self._run, self._clock, evaluator, self._version, self._segments
+                )
+            first, began = self._version, time.monotonic()
+            while self._version < rounds:
+                arrays = _record(self._versions[self._version])
+                order = train_config or ConfigRecord()
+                for message in self.configure_train(self._version + 1, arrays, order, grid):
+                    self._note(message, dispatcher.send(message, timeout))
+                made, metrics = self.aggregate_train(self._version + 1, dispatcher.collect())
+                self._hear()
+                if made is None or metrics is None:
+                    time.sleep(poll)
+                    continue
+                result.arrays = made
+                result.train_metrics_clientapp[self._version] = metrics
+                if evaluate_fn and (measured := evaluate_fn(self._version, made)) is not None:
+                    result.evaluate_metrics_serverapp[self._version] = measured
+                seconds_a_round = (time.monotonic() - began) / (self._version - first)
+                self._close_round(metrics, seconds_a_round * (rounds - self._version), evaluator)
+            self._save_models(self._await_global_model(rounds))
+        finally:
+            if self._publisher is not None:
+                self._publisher.server.stop()
+            evaluator.close()
+        if self._publisher is not None and not self._publisher.server.finished:
+            raise WorkerError(
+                "the distillation server died for good; the federation has completed, and the "
+                f"global model is the last one published ({self._publisher.server.last_words()})"
+            )
+        return result
+
+    def summary(self) -> None:
+        """Flower's hook for a description of the strategy; the run's record has all of it."""
+
+    def configure_train(
+        self,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        grid: Grid,
+    ) -> Iterator[Message]:
+        """Messages to the free hosts with their share of the jobs that are due.
+
+        arrays is the newest version; a job that starts from an older one gets that.
+        """
+        due = self._rounds.due(self._version, self._clock.now())
+        self._waiting += due
+        self._handed |= {_key(job): job for job in due}
+        free = self._free() if self._waiting else []
+        for position, host in enumerate(free):
+            jobs = self._share(host, len(free) - position)
+            if not jobs:
+                continue
+            base = jobs[0].base_version
+            order = ConfigRecord(
+                {
+                    **config,
+                    "participants": [job.participant for job in jobs],
+                    "indices": [job.index for job in jobs],
+                }
+            )
+            model = arrays if base == self._version else _record(self._versions[base])
+            content = RecordDict({"arrays": model, "config": order})
+            self._bytes_down += len(jobs) * _size(self._versions[base])
+            yield Message(content, host.node_id, "train.local", group_id=str(server_round))
+
+    def _share(self, host: Host, hosts_left: int) -> list[Job]:
+        """The jobs that `host` gets now, all from one version, which travels once."""
+        mine = [job for job in self._waiting if host.hosts(job.participant)]
+        mine = [job for job in mine if job.base_version == mine[0].base_version]
+        mine = mine[: math.ceil(len(mine) / hosts_left)] if host.participant is None else mine
+        self._waiting = [job for job in self._waiting if job not in mine]
+        return mine
+
+    def _note(self, message: Message, message_id: str | None) -> None:
+        """Remember which jobs a message carries; those of a message that was not taken wait."""
+        order: Any = message.content["config"]
+        jobs = [self._handed[k] for k in zip(order["participants"], order["indices"], strict=True)]
+        if message_id is None:
+            self._waiting = jobs + self._waiting
+        else:
+            self._sent[message_id] = jobs
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Take in replies; make version `server_round` if the updates for it are complete.
+
+        A reply that fails a check is rejected, counted and named, and the round goes on without.
+        """
+        model, now = self._versions[self._version], self._clock.now()
+        for reply in replies:
+            jobs = self._sent.pop(reply.metadata.reply_to_message_id)
+            for job, update, reason, seconds in updates_of(reply, jobs, model):
+                self._handed.pop(_key(job), None)
+                if not self._rounds.arrived(job, now, seconds, update is not None):
+                    continue
+                self._bytes_up += _size(update.vectors) if update else 0
+                if update is not None:
+                    self._updates[_key(job)] = update
+                else:
+                    self._reject(job, server_round, reason)
+        aggregation = self._rounds.complete(self._version, now)
+        if aggregation is None:
+            return None, None
+        metrics = self._aggregate(aggregation)
+        return _record(self._versions[self._version]), metrics
+
+    def configure_evaluate(
+        self,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        grid: Grid,
+    ) -> Iterable[Message]:
+        """No messages: the server evaluates both models itself, beside the run."""
+        return ()
+
+    def aggregate_evaluate(
+        self,
+        server_round: int,
+        replies: Iterable[Message],
+    ) -> MetricRecord | None:
+        """Nothing: see `configure_evaluate`."""
+        return None
+
+    # -- one version --------------------------------------------------------------------------
+
+    def _aggregate(self, aggregation: Aggregation) -> MetricRecord:
+        """Make the next version, hand it to the distillation server and record its jobs."""
+        version, before = aggregation.version, self._version
+        updates = [self._updates.pop(_key(j)) for j in aggregation.jobs if _key(j) in self._updates]
+        model = self._versions[before]
+        if updates:
+            model = self._rule.combine(version, model, updates, self._versions)
+        else:
+            self._warn(f"round {version} had no usable update: the model stays as it was")
+        if self._config.switch("forward") and self._config.variant.policy != "sync":
+            model = self._with_forward_result(aggregation, model)
+        rejected = self._record_jobs(aggregation, updates)
+        self._versions[version] = model
+        if self._config.switch("teacher_ema") and self._teacher:
+            decay = self._config.distill.teacher_ema_decay
+            self._teacher = {
+                k: decay * v + (1 - decay) * model[k] for k, v in self._teacher.items()
+            }
+        else:
+            self._teacher = model
+        self._version = version
+        if self._publisher is not None:
+            self._publisher.put(version, model, self._teacher, aggregation.t)
+            if self._config.variant.policy == "sync":
+                self._wait_for_server(version)
+        needed = self._rounds.bases(version) | {version}
+        self._versions = {v: vectors for v, vectors in self._versions.items() if v in needed}
+        ages = [before - update.base_version for update in updates]
+        return MetricRecord(
+            {
+                "t": aggregation.t,
+                "staleness": sum(ages) / len(ages) if ages else 0.0,
+                "contributions": len(updates),
+                "rejected": rejected,
+                "lost": len(aggregation.lost),
+                "loss": sum(u.loss for u in updates) / len(updates) if updates else 0.0,
+            }
+        )
+
+    def _reject(self, job: Job, round_: int, reason: str) -> None:
+        self._failed[_key(job)] = reason
+        self._failures_in_a_row += 1
+        self._run.emit("rejected", participant=job.participant, round=round_, reason=reason)
+        if self._failures_in_a_row >= _HOPELESS * self._config.participants:
+            raise EdgeFlError(
+                f"{self._failures_in_a_row} jobs in a row failed, the last one with: {reason}"
+            )
+
+    def _record_jobs(self, aggregation: Aggregation, updates: Iterable[Update]) -> int:
+        """One event per job of the aggregation; returns how many were rejected."""
+        by_job = {(u.participant, u.base_version): u for u in updates}
+        rejected = 0
+        for job in (*aggregation.jobs, *aggregation.lost):
+            reason = self._failed.pop(_key(job), "")
+            update = by_job.get((job.participant, job.base_version))
+            status = "lost" if job.lost and not reason else "ok"
+            if reason:
+                status = "error" if reason.startswith("error: ") else "rejected"
+                rejected += 1
+            self._failures_in_a_row = 0 if update else self._failures_in_a_row
+            self._run.emit(
+                "job",
+                job=self._jobs,
+                round=aggregation.version,
+                participant=job.participant,
+                base_version=job.base_version,
+                t_start=job.t_start,
+                t_compute=job.t_compute,
+                t_upload=job.t_upload,
+                t_end=job.t_end,
+                status=status,
+                loss=update.loss if update else None,
+                examples=update.examples if update else None,
+            )
+            self._jobs += 1
+        return rejected
+
+    def _with_forward_result(self, aggregation: Aggregation, model: Vectors) -> Vectors:
+        """Asynchronous forward distillation as one more participant: (1 - w) average + w result,
+        where the result for the version before is there in time; what comes later is dropped."""
+        publisher, before = self._publisher, self._version
+        assert publisher is not None
+        if self._config.virtual and before in publisher.forwards_before(aggregation.t):
+            self._wait(lambda: publisher.forwarded(before) is not None)
+        result = publisher.forwarded(before)
+        if result is None:
+            self._run.emit("forward", round=aggregation.version, used=False, reason="late")
+            return model
+        used, vectors = result
+        reason = "" if used else "the global model is behind the small one"
+        self._run.emit("forward", round=aggregation.version, used=used, reason=reason)
+        if not used:
+            return model
+        share = self._config.distill.forward_weight
+        return {key: (1 - share) * value + share * vectors[key] for key, value in model.items()}
+
+    def _wait_for_server(self, version: int) -> None:
+        """What the synchronous variants do: wait until the distillation server is done with
+        `version`, and go on with the small model that it has forward-distilled, if it does that."""
+        publisher = self._publisher
+        assert publisher is not None
+        if self._config.switch("forward"):
+            self._wait(lambda: publisher.forwarded(version) is not None)
+            result = publisher.forwarded(version)
+            if result is not None:
+                self._versions[version] = result[1]
+        elif not self._config.virtual:
+            # On the virtual clock the trace has the wait in it, and nothing here depends on it.
+            self._wait(lambda: publisher.published >= version)
+
+    def _wait(self, done: Callable[[], bool]) -> None:
+        """Hear the distillation server until `done`, or until there is nobody to wait for."""
+        assert self._publisher is not None
+        deadline = time.monotonic() + self._config.round_timeout
+        while not done() and self._publisher.working:
+            if not self._config.virtual and time.monotonic() > deadline:
+                self._warn("the distillation server takes longer than round-timeout: going on")
+                return
+            self._publisher.hear()
+            time.sleep(_POLL_SECONDS)
+
+    def _hear(self) -> None:
+        if self._publisher is not None:
+            self._publisher.hear()
+
+    def _warn(self, message: str) -> None:
+        self._run.emit("warning", message=message)
+
+    def _close_round(self, metrics: MetricRecord, eta: float, evaluator: Evaluator) -> None:
+        """Record the round, evaluate its small model, write the checkpoint."""
+        publisher, version, t = self._publisher, self._version, metrics["t"]
+        vectors = self._versions[version]
+        evaluator.put(Task("small", vectors, None, {"round": version, "t": t, "model": "small"}))
+        step, teacher = publisher.progress(version) if publisher else (None, None)
+        self._run.emit(
+            "round",
+            round=version,
+            **metrics,
+            bytes_up=self._bytes_up,
+            bytes_down=self._bytes_down,
+            worker_steps=step,
+            teacher_version=teacher,
+            eta=eta,
+        )
+        last = version == self._config.num_server_rounds
+        if last or version % self._config.checkpoint_every == 0:
+            self._save(float(t))  # type: ignore[arg-type]
+
+    # -- saving and resuming ------------------------------------------------------------------
+
+    def _begin(self, initial_arrays: ArrayRecord | None) -> None:
+        """Start from the run's checkpoint, if it has one, else from the initial model."""
+        if self._run.checkpoint_path(CHECKPOINT).exists():
+            self._load()
+        elif initial_arrays is not None:
+            self._versions[0] = {k: initial_arrays[k].numpy() for k in ("weights", "buffers")}
+        else:
+            self._versions[0] = flat_model(self._config, "small").state()
+        if self._config.resume:
+            counters = {"job": self._jobs - 1, "segment": self._segments - 1}
+            self._run.emit("resumed", round=self._version, **counters)
+
+    def _save(self, t: float) -> None:
+        """Everything that `_load` needs to go on as if nothing had happened."""
+        tensors = {
+            f"version.{version}.{name}": vector
+            for version, vectors in self._versions.items()
+            for name, vector in vectors.items()
+        }
+        tensors |= {f"teacher.{name}": vector for name, vector in self._teacher.items()}
+        tensors |= {f"rule.{name}": vector for name, vector in self._rule.state().items()}
+        metadata = {
+            "version": self._version,
+            "t": t,
+            "jobs": self._jobs,
+            "segments": self._publisher.segments if self._publisher else 0,
+            "bytes_up": self._bytes_up,
+            "bytes_down": self._bytes_down,
+            "next_index": list(self._rounds.next_index) if isinstance(self._rounds, Live) else [],
+        }
+        self._run.save_checkpoint(CHECKPOINT, tensors, metadata)
+        if self._publisher is not None:
+            self._publisher.prune(self._version)
+
+    def _load(self) -> None:
+        tensors, metadata = self._run.load_checkpoint(CHECKPOINT)
+        self._version = metadata["version"]
+        for key, vector in tensors.items():
+            part, _, rest = key.partition(".")
+            if part == "version":
+                version, name = rest.split(".")
+                self._versions.setdefault(int(version), {})[name] = vector
+        self._teacher = _part(tensors, "teacher")
+        self._rule.load_state(_part(tensors, "rule"))
+        self._jobs, self._segments = metadata["jobs"], metadata["segments"]
+        self._bytes_up, self._bytes_down = metadata["bytes_up"], metadata["bytes_down"]
+        if self._config.virtual:
+            self._rounds = Replay(self._config.trace(), self._version)
+        else:
+            self._rounds = self._live(self._version, metadata["next_index"])
+            self._clock = Clock(metadata["t"])
+
+    def _await_global_model(self, rounds: int) -> Vectors | None:
+        """The global model as it is published last; None without a distillation server."""
+        publisher = self._publisher
+        if publisher is None:
+            return None
+        if not self._config.virtual:
+            publisher.server.finish(rounds)
+        self._wait(lambda: publisher.server.finished)
+        publisher.close(rounds)
+        return publisher.newest()
+
+    def _save_models(self, global_model: Vectors | None) -> None:
+        """The final models as files of their own, each with what is needed to build it again."""
+        models = {"small": self._versions[self._version]}
+        if global_model is not None:
+            models["large"] = global_model
+        for role, vectors in models.items():
+            model = flat_model(self._config, role)
+            model.load(vectors["weights"], vectors["buffers"])
+            metadata = {"role": role, "schema": model.schema(), "checksum": model.checksum()}
+            name = "global" if role == "large" else role
+            self._run.save_checkpoint(name, vectors, metadata)
+
+
+def _key(job: Job) -> Key:
+    return job.participant, job.index
+
+
+def _record(vectors: Vectors) -> ArrayRecord:
+    return ArrayRecord({name: Array(vector) for name, vector in vectors.items()})
+
+
+def _size(vectors: Vectors) -> int:
+    """Bytes of the vectors, which is what travels but for some hundred bytes of headers."""
+    return sum(vector.nbytes for vector in vectors.values())
+
+
+def _part(tensors: Vectors, prefix: str) -> Vectors:
+    start = f"{prefix}."
+    return {key.removeprefix(start): v for key, v in tensors.items() if key.startswith(start)}

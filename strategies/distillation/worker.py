@@ -1,0 +1,268 @@
+"""The distillation server: a process that turns the newest average into the global model.
+
+    python -m strategies.distillation.worker DIRECTORY
+
+DIRECTORY holds ``config.json`` (the run's configuration) and the mailboxes. One JSON object a line
+comes in on stdin (``publish``, ``finish``) and goes out on stdout (``ready``, ``published``,
+``segment``, ``growth``, ``forward``, ``rejected``, ``finished``). Nobody ever waits for it to
+listen: versions are files, and it looks for them between its minibatches. It ends when it is told
+to, when stdin ends or when its parent is gone, so it cannot outlive the run.
+"""
+
+import json
+import os
+import queue
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fl_app.assemble import flat_model, pick_device, proxy_data
+from fl_app.config import RunConfig, resolve
+from fl_app.errors import RunDirectoryError
+from fl_app.record.checkpoint import atomic_save, load_tensors
+from strategies.distillation.learner import Learner
+from strategies.distillation.mailbox import (
+    LatestSlot,
+    Vectors,
+    VersionStore,
+    forward_file,
+    published_file,
+    published_files,
+)
+from strategies.schedule import orders
+
+# While there is nothing to do, the mailbox is looked at this often: far below a minibatch's time.
+_POLL_SECONDS = 0.005
+# A stop waits for the running minibatch; what has not ended by then is stuck.
+_PATIENCE_SECONDS = 10.0
+
+
+class RunIsOver(Exception):  # noqa: N818 - no error
+    """The run is over or gone."""
+
+
+class Worker:
+    """Drives a Learner along the trace (virtual clock) or freely (real clock)."""
+
+    def __init__(self, directory: Path, config: RunConfig) -> None:
+        self._directory, self._config = directory, config
+        self._inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._gone = threading.Event()
+        device = pick_device(config.device)
+        if device == "cuda":
+            torch.cuda.set_per_process_memory_fraction(config.distill.gpu_fraction)
+        self._learner = Learner(
+            config,
+            flat_model(config, "large", device),
+            flat_model(config, "small", device),
+            proxy_data(config).to(device),
+        )
+        self._round = 0  # of the newest publication
+        self._final: int | None = None  # the last round, once ``finish`` was ordered
+        self._segment: tuple[float, int] | None = None  # real clock: its start, its first step
+        published = published_files(directory)
+        if published:
+            arrays, metadata = load_tensors(published[-1])
+            self._learner.load_state(arrays, metadata)
+            self._round = metadata["round"]
+
+    def run(self) -> None:
+        for target in (self._listen, self._watch_parent):
+            threading.Thread(target=target, daemon=True).start()
+        _say("ready", step=self._learner.step)
+        try:
+            if self._config.virtual:
+                self._replay()
+            else:
+                self._run_freely()
+        except RunIsOver:
+            return
+        _say("finished", step=self._learner.step)
+
+    # -- virtual clock ------------------------------------------------------------------------
+
+    def _replay(self) -> None:
+        """Do what the trace says, each order as soon as its teacher is there."""
+        program = orders(self._config.trace())
+        done = 0
+        if self._round:
+            done = 1 + next(i for i, order in enumerate(program) if order.round == self._round)
+        store = VersionStore(self._directory)
+        for order in program[done:]:
+            if order.kind == "publish":
+                self._publish(order.round)
+                continue
+            vectors = self._await_version(store, order.teacher_version)
+            if order.kind == "forward":
+                self._forward(order.teacher_version, vectors)
+                continue
+            self._teach(order.teacher_version, vectors)
+            for _ in range(order.steps):
+                self._check_alive()
+                self._learner.reverse_step()
+
+    def _await_version(self, store: VersionStore, version: int) -> Vectors:
+        while (vectors := store.take(version)) is None:
+            self._check_alive()
+            time.sleep(_POLL_SECONDS)
+        return vectors
+
+    # -- real clock ---------------------------------------------------------------------------
+
+    def _run_freely(self) -> None:
+        """Work with whatever is newest until ``finish``, which grants one more block."""
+        slot = LatestSlot(self._directory)
+        if self._config.variant.policy == "continuous":
+            self._step_continuously(slot)
+        else:
+            self._step_in_blocks(slot)
+        self._close_segment()
+        if self._round < (self._final or 0):
+            self._publish(self._final or 0)
+
+    def _step_continuously(self, slot: LatestSlot) -> None:
+        """A step whenever there is a teacher; the newest version is taken between two steps."""
+        left = self._config.distill.reverse_steps  # after ``finish``
+        while left:
+            self._serve()
+            taken = self._take(slot)
+            if taken is not None and self._config.switch("forward"):
+                self._forward(*taken)
+            if self._learner.teacher_version:
+                self._learner.reverse_step()
+                left -= self._final is not None
+            elif self._final is not None:
+                return
+            else:
+                time.sleep(_POLL_SECONDS)
+
+    def _step_in_blocks(self, slot: LatestSlot) -> None:
+        """One block per version; overtaken versions are never seen."""
+        while True:
+            self._serve()
+            taken = self._take(slot)
+            if taken is None:
+                if self._final is not None:
+                    return
+                time.sleep(_POLL_SECONDS)
+                continue
+            for _ in range(self._config.distill.reverse_steps):
+                self._serve()
+                self._learner.reverse_step()
+            self._close_segment()
+            if self._config.variant.policy == "sync":
+                self._publish(taken[0])
+            if self._config.switch("forward"):
+                self._forward(*taken)
+
+    def _take(self, slot: LatestSlot) -> tuple[int, Vectors] | None:
+        """Change to the newest version if there is a new one; a broken one is reported and
+        ignored, and the teacher stays."""
+        try:
+            taken = slot.take()
+            if taken is None:
+                return None
+            self._close_segment()
+            self._teach(*taken)
+        except (RunDirectoryError, ValueError, KeyError) as error:
+            _say("rejected", reason=f"teacher: {error}")
+            return None
+        self._segment = (time.monotonic(), self._learner.step)
+        return taken
+
+    def _close_segment(self) -> None:
+        """Report what was done with the current teacher since it was taken."""
+        if self._segment is not None and self._learner.step > self._segment[1]:
+            start, step = self._segment
+            _say(
+                "segment",
+                kind="reverse",
+                teacher_version=self._learner.teacher_version,
+                first_step=step,
+                steps=self._learner.step - step,
+                start=start,
+                end=time.monotonic(),
+            )
+        self._segment = None
+
+    def _serve(self) -> None:
+        """Do what was ordered meanwhile, without stopping."""
+        self._check_alive()
+        while not self._inbox.empty():
+            order = self._inbox.get()
+            if order["op"] == "publish":
+                self._publish(order["round"])
+            else:
+                self._final = order["round"]
+
+    # -- both clocks --------------------------------------------------------------------------
+
+    def _teach(self, version: int, vectors: Vectors) -> None:
+        """Take version `version` as teacher; grow from it when its time has come."""
+        learner, distill = self._learner, self._config.distill
+        learner.set_teacher(version, vectors["teacher_weights"], vectors["teacher_buffers"])
+        if self._config.switch("grow") and not learner.grown and version >= distill.grow_at:
+            result = learner.grow(version, vectors["weights"], vectors["buffers"])
+            _say("growth", round=version, **result)
+
+    def _forward(self, version: int, vectors: Vectors) -> None:
+        """Forward distillation from the global model into version `version`, left as a file."""
+        start = time.monotonic()
+        gated = self._config.variant.policy != "sync"
+        weights, buffers = vectors["weights"], vectors["buffers"]
+        used = not gated or self._learner.worth_forwarding(weights, buffers)
+        steps = self._config.distill.forward_steps if used else 0
+        result = self._learner.forward_distil(version, weights, buffers) if used else {}
+        atomic_save(forward_file(self._directory, version), result, {"used": used}, durable=False)
+        times = {"start": start, "end": time.monotonic()}
+        _say("forward", teacher_version=version, used=used, steps=steps, **times)
+
+    def _publish(self, round_: int) -> None:
+        """Leave the whole state as a file: what is shown, and what a successor continues from."""
+        arrays, metadata = self._learner.state()
+        self._round = round_
+        path = published_file(self._directory, round_)
+        atomic_save(path, arrays, {**metadata, "round": round_})
+        _say(
+            "published",
+            round=round_,
+            step=self._learner.step,
+            teacher_version=self._learner.teacher_version,
+        )
+
+    def _check_alive(self) -> None:
+        if self._gone.is_set():
+            raise RunIsOver
+
+    def _listen(self) -> None:
+        for line in sys.stdin:
+            self._inbox.put(json.loads(line))
+        self._gone.set()
+
+    def _watch_parent(self) -> None:
+        """Notice a parent that died without closing stdin (another process may hold the pipe)."""
+        parent = os.getppid()
+        while os.getppid() == parent and not self._gone.is_set():
+            time.sleep(0.5)
+        self._gone.set()
+        time.sleep(_PATIENCE_SECONDS)
+        os._exit(1)  # a step that never ends must not keep the process alive
+
+
+def _say(event: str, **fields: Any) -> None:
+    print(json.dumps({"event": event, "at": time.monotonic(), **fields}), flush=True)
+
+
+def main() -> None:
+    directory = Path(sys.argv[1])
+    config = resolve(json.loads((directory / "config.json").read_text()))
+    torch.set_num_threads(config.distill.threads)
+    Worker(directory, config).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Evaluation beside the run: nobody waits for it."""
+
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from fl_app.assemble import dataset_of, flat_model, pick_device
+from fl_app.config import RunConfig
+from fl_app.data import normalise
+from fl_app.models import FlatModel
+from strategies.averaging import Vectors
+
+_BATCH = 500
+
+
+@torch.no_grad()
+def accuracy_and_loss(
+    model: FlatModel, images: torch.Tensor, labels: torch.Tensor
+) -> tuple[float, float]:
+    """Share of right answers and mean cross entropy on normalised images (n, c, h, w)."""
+    model.module.eval()
+    right, loss = 0, 0.0
+    for start in range(0, len(labels), _BATCH):
+        logits = model.module(images[start : start + _BATCH])
+        target = labels[start : start + _BATCH]
+        right += int((logits.argmax(1) == target).sum())
+        loss += float(functional.cross_entropy(logits, target, reduction="sum"))
+    return right / len(labels), loss / len(labels)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Vectors of the `role` ("small" or "large") to evaluate; `ema` is evaluated beside them."""
+
+    role: str
+    vectors: Vectors
+    ema: Vectors | None
+    fields: dict[str, Any]
+
+
+class Evaluator:
+    """A thread that evaluates what it is given, in order, and reports by `report(**fields)`."""
+
+    def __init__(self, config: RunConfig, report: Callable[..., None]) -> None:
+        self._report = report
+        device = pick_device(config.device)
+        dataset = dataset_of(config)
+        count = config.evaluate_examples or len(dataset.test.labels)
+        images = torch.from_numpy(dataset.test.images[:count]).to(device)
+        self._images = normalise(images, dataset.mean, dataset.std)
+        self._labels = torch.from_numpy(dataset.test.labels[:count]).to(device)
+        roles = ("small", "large") if config.distils else ("small",)
+        self._models = {role: flat_model(config, role, device) for role in roles}
+        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="evaluator", daemon=True)
+        self._thread.start()
+
+    def put(self, task: Task) -> None:
+        self._tasks.put(task)
+
+    def close(self) -> None:
+        """Finish everything that was put; raises what went wrong there, if anything did."""
+        self._tasks.put(None)
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _work(self) -> None:
+        try:
+            while (task := self._tasks.get()) is not None:
+                accuracy, loss = self._evaluate(task.role, task.vectors)
+                fields = {**task.fields, "accuracy": accuracy, "loss": loss, "accuracy_ema": None}
+                if task.ema is not None:
+                    fields["accuracy_ema"], _ = self._evaluate(task.role, task.ema)
+                self._report(**fields)
+        except BaseException as error:  # kept for `close`: a thread's error would be lost
+            self._error = error
+
+    def _evaluate(self, role: str, vectors: Vectors) -> tuple[float, float]:
+        model = self._models[role]
+        model.load(vectors["weights"], vectors["buffers"])
+        return accuracy_and_loss(model, self._images, self._labels)

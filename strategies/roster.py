@@ -1,0 +1,86 @@
+"""Who takes part: nodes are asked who they are, and participants are given hosts."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from fl_app.errors import ConfigError, EdgeFlError
+from fl_app.fingerprint import fingerprint
+from strategies.dispatch import Dispatcher
+
+_POLL_SECONDS = 0.05
+_REMIND_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class Host:
+    """A SuperNode. `participant` is the one it is bound to, or None if it can host any of them."""
+
+    node_id: int
+    name: str
+    participant: int | None = None
+
+    def hosts(self, participant: int) -> bool:
+        return self.participant is None or self.participant == participant
+
+
+def assemble_roster(
+    grid: Grid, participants: int, timeout: float, say: Callable[[str], None]
+) -> tuple[Host, ...]:
+    """Wait for enough nodes and return them.
+
+    In a simulation a node can host any participant, so one is enough. Devices host one participant
+    each, in the order of their names; there must be as many as participants.
+
+    Raises EdgeFlError when too few come within `timeout` seconds or a node runs other code.
+    """
+    known: dict[int, dict] = {}
+    asked: dict[str, int] = {}
+    dispatcher = Dispatcher(grid)
+    deadline, reminder = time.monotonic() + timeout, time.monotonic() + _REMIND_SECONDS
+    while True:
+        online = set(grid.get_node_ids())
+        for node in online - known.keys() - dispatcher.busy():
+            message_id = dispatcher.send(Message(RecordDict(), node, "query.hello"), timeout)
+            if message_id:
+                asked[message_id] = node
+        for reply in dispatcher.collect():
+            node = asked.pop(reply.metadata.reply_to_message_id)
+            if reply.has_error():
+                raise EdgeFlError(f"node {node} could not answer: {reply.error.reason}")
+            known[node] = _checked(dict(reply.content["config"]))
+        answers = {node: known[node] for node in online & known.keys()}
+        simulated = [node for node, answer in answers.items() if answer["partition-id"] >= 0]
+        if simulated and len(answers) == len(online):
+            ordered = sorted(simulated, key=lambda node: answers[node]["partition-id"])
+            return tuple(Host(node, f"host-{answers[node]['partition-id']}") for node in ordered)
+        if not simulated and len(answers) >= participants:
+            ordered = sorted(answers, key=lambda node: (answers[node]["name"], node))
+            return tuple(
+                Host(node, answers[node]["name"] or str(node), participant)
+                for participant, node in enumerate(ordered[:participants])
+            )
+        now = time.monotonic()
+        names = ", ".join(sorted(a["name"] or str(n) for n, a in answers.items())) or "none"
+        if now > deadline:
+            raise ConfigError(
+                f"participants={participants}, but only {len(answers)} node(s) came within "
+                f"{timeout:g} s: {names}; start the others, or use fewer participants"
+            )
+        if now > reminder:
+            say(f"waiting for nodes: {len(answers)} of {participants} are here ({names})")
+            reminder = now + _REMIND_SECONDS
+        time.sleep(_POLL_SECONDS)
+
+
+def _checked(answer: dict) -> dict:
+    if answer["fingerprint"] != fingerprint():
+        raise EdgeFlError(
+            f"a node runs other code than the server, from {answer['code']}: in a simulation, "
+            f"stop the SuperLink (it keeps the directory and environment it was started in) and "
+            f"run again; `edge-fl run` starts a fresh one each time"
+        )
+    return answer

@@ -1,0 +1,188 @@
+"""Averaging rules: from the participants' updates to the next version of the model.
+
+Flower's own strategies serve as the rules of synchronous rounds; buffered asynchronous averaging,
+which Flower does not have, is ours.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, Message, Metadata, MetricRecord, RecordDict
+from flwr.serverapp.strategy import (
+    FedAdam,
+    FedAvg,
+    FedProx,
+    FedTrimmedAvg,
+    FedYogi,
+    Krum,
+    Strategy,
+)
+
+from fl_app.config import RunConfig
+from strategies.averaging import (
+    STALENESS_WEIGHTS,
+    Vectors,
+    buffered_update,
+    mix,
+    weighted_average,
+)
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one job of a participant brought: `vectors` trained from version `base_version`."""
+
+    participant: int
+    base_version: int
+    examples: int
+    loss: float
+    vectors: Vectors
+
+
+class Rule(Protocol):
+    """Makes the next version. `state` holds what it remembers between rounds, for a checkpoint."""
+
+    def combine(
+        self,
+        version: int,
+        model: Vectors,
+        updates: Sequence[Update],
+        bases: Mapping[int, Vectors],
+    ) -> Vectors:
+        """Version `version` from the model before it, updates (not none) and their bases."""
+        ...
+
+    def state(self) -> Vectors: ...
+
+    def load_state(self, state: Vectors) -> None: ...
+
+
+# name -> (Flower's strategy, its parameters). An adaptive rule (FedOpt) divides by the size of past
+# steps; normalisation statistics are no parameters and a variance could become negative, so there
+# the buffers are averaged instead.
+def _flower_strategy(config: RunConfig) -> tuple[Strategy, bool]:
+    adaptive = {"eta": config.server_learning_rate, "tau": config.server_tau}
+    table: dict[str, tuple[type[Strategy], dict[str, Any], bool]] = {
+        "fedavg": (FedAvg, {}, False),
+        "fedprox": (FedProx, {"proximal_mu": config.proximal_mu}, False),
+        "fedadam": (FedAdam, adaptive, True),
+        "fedyogi": (FedYogi, adaptive, True),
+        "krum": (Krum, {"num_malicious_nodes": config.num_malicious_nodes}, False),
+        "fedtrimmedavg": (FedTrimmedAvg, {"beta": config.trim_fraction}, False),
+    }
+    cls, parameters, is_adaptive = table[config.averaging]
+    return cls(**parameters), is_adaptive
+
+
+class FlowerRule:
+    """One of Flower's strategies as a rule: its `aggregate_train` on our flat vectors."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._strategy, self._adaptive = _flower_strategy(config)
+
+    def combine(
+        self,
+        version: int,
+        model: Vectors,
+        updates: Sequence[Update],
+        bases: Mapping[int, Vectors],
+    ) -> Vectors:
+        keys = ["weights"] if self._adaptive else list(model)
+        if self._adaptive:
+            self._strategy.current_arrays = {key: model[key] for key in keys}  # type: ignore[attr-defined]
+        with _quiet_flower():
+            record, _ = self._strategy.aggregate_train(version, [_reply(u, keys) for u in updates])
+        assert record is not None  # Flower returns None only without replies
+        result = {key: record[key].numpy().astype(np.float32) for key in keys}
+        if self._adaptive:
+            rest = [{k: v for k, v in u.vectors.items() if k not in keys} for u in updates]
+            result |= weighted_average(rest, [u.examples for u in updates])
+        return result
+
+    def state(self) -> Vectors:
+        moments = {n: getattr(self._strategy, n, None) or {} for n in ("m_t", "v_t")}
+        return {f"{n}.{key}": value for n, part in moments.items() for key, value in part.items()}
+
+    def load_state(self, state: Vectors) -> None:
+        for name in ("m_t", "v_t"):
+            part = {k.split(".")[1]: v for k, v in state.items() if k.startswith(f"{name}.")}
+            if part:
+                setattr(self._strategy, name, part)
+
+
+class BufferedRule:
+    """Buffered asynchronous averaging: of one update FedAsync, of several FedBuff; an old update
+    counts less."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
+
+    def combine(
+        self,
+        version: int,
+        model: Vectors,
+        updates: Sequence[Update],
+        bases: Mapping[int, Vectors],
+    ) -> Vectors:
+        config = self._config
+        weigh = STALENESS_WEIGHTS[config.staleness_weight]
+        weights = [
+            weigh(
+                version - 1 - update.base_version, config.staleness_exponent, config.staleness_bound
+            )
+            for update in updates
+        ]
+        vectors = [update.vectors for update in updates]
+        if config.buffer_size == 1:
+            return mix(model, vectors[0], config.mixing * weights[0])
+        base = [bases[update.base_version] for update in updates]
+        return buffered_update(model, vectors, base, weights, config.server_learning_rate)
+
+    def state(self) -> Vectors:
+        return {}
+
+    def load_state(self, state: Vectors) -> None:
+        pass
+
+
+def make_rule(config: RunConfig) -> Rule:
+    """The rule that `averaging` names."""
+    return BufferedRule(config) if config.buffered else FlowerRule(config)
+
+
+def _reply(update: Update, keys: Sequence[str]) -> Message:
+    """The update as the reply that a Flower strategy expects."""
+    content = RecordDict(
+        {
+            "arrays": ArrayRecord({key: Array(update.vectors[key]) for key in keys}),
+            "metrics": MetricRecord({"num-examples": update.examples}),
+        }
+    )
+    metadata = Metadata(
+        run_id=0,
+        message_id="",
+        src_node_id=update.participant,
+        dst_node_id=0,
+        reply_to_message_id="",
+        group_id="",
+        created_at=0.0,
+        ttl=1.0,
+        message_type="train",
+    )
+    return Message(content=content, metadata=metadata)  # type: ignore[call-overload]
+
+
+@contextmanager
+def _quiet_flower() -> Iterator[None]:
+    """Without Flower's two lines of log per round."""
+    logger = logging.getLogger("flwr")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

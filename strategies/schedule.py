@@ -1,0 +1,441 @@
+"""The schedule of a run: who computes what, from which model and when, before the first gradient.
+
+Everything here follows from (seed, cost model) and never from a model's values. A schedule can
+therefore be computed up front, executed by any number of workers in parallel, replayed and resumed
+with bit-equal results. Times are seconds of the *virtual clock*.
+"""
+
+import heapq
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from strategies.randomness import rng
+
+# Guards the count of whole steps in an interval against the last bit of a float division.
+_STEP_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """What work costs on the virtual clock.
+
+    The times published by Yajima et al. imply reverse_ratio = 0.32 and forward_ratio = 0.10: 406 s
+    over 308 s is (c + r) / c, 436 s over 406 s is the share of forward distillation.
+
+    client_seconds: local training of one job on a device of speed 1.
+    communication_seconds: download plus upload of one job over a link of speed 1.
+    reverse_ratio, forward_ratio: one block of reverse (forward) distillation over client_seconds.
+    speed_spread, link_spread: sigma of the log-normal factor of each participant's device (link).
+    straggler_probability, straggler_factor: a job's chance to take factor times its compute time.
+    dropout_probability: a job's chance to be lost; the server gives it up after timeout_seconds.
+    """
+
+    client_seconds: float
+    communication_seconds: float
+    reverse_ratio: float
+    forward_ratio: float
+    speed_spread: float
+    link_spread: float
+    straggler_probability: float
+    straggler_factor: float
+    dropout_probability: float
+    timeout_seconds: float
+
+    def __post_init__(self) -> None:
+        for name in ("client_seconds", "reverse_ratio", "timeout_seconds"):
+            _require(self, name, getattr(self, name) > 0, "above 0")
+        for name in ("communication_seconds", "forward_ratio", "speed_spread", "link_spread"):
+            _require(self, name, getattr(self, name) >= 0, "at least 0")
+        _require(self, "straggler_factor", self.straggler_factor >= 1, "at least 1")
+        within = 0 <= self.straggler_probability <= 1
+        _require(self, "straggler_probability", within, "between 0 and 1")
+        # With 1 no update would ever arrive and an asynchronous run would never end.
+        _require(self, "dropout_probability", 0 <= self.dropout_probability < 1, "in [0, 1)")
+
+
+def _require(cost: CostModel, name: str, holds: bool, what: str) -> None:
+    value = getattr(cost, name)
+    if not holds or not math.isfinite(value):
+        raise ValueError(f"{name.replace('_', '-')}={value} must be {what}")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One local training: `participant` starts from version `base_version` at `t_start`.
+
+    `index` counts the participant's jobs from 0 and names the job's random batches. The download
+    ends at t_compute, training at t_upload, the upload at t_end; a lost job is given up at t_end.
+    """
+
+    participant: int
+    index: int
+    base_version: int
+    t_start: float
+    t_compute: float
+    t_upload: float
+    t_end: float
+    lost: bool = False
+
+
+@dataclass(frozen=True)
+class Aggregation:
+    """Version `version` is made at `t` of the updates of `jobs`; `lost` ones never came."""
+
+    version: int
+    t: float
+    jobs: tuple[Job, ...]
+    lost: tuple[Job, ...] = ()
+
+
+@dataclass(frozen=True)
+class Segment:
+    """`steps` minibatches of the distillation server in a row with one teacher.
+
+    kind "reverse": the large model learns from version `teacher_version` of the small one.
+    kind "forward": a copy of that version learns from the large model.
+    `first_step` is the number of reverse steps done before.
+    """
+
+    kind: str
+    teacher_version: int
+    first_step: int
+    steps: int
+    t_start: float
+    t_end: float
+    staleness: int = 0
+
+
+@dataclass(frozen=True)
+class Publication:
+    """The global model as it is shown for round `round`: after `step` steps, at time `t`."""
+
+    round: int
+    step: int
+    t: float
+
+
+@dataclass(frozen=True)
+class Idle:
+    """`participant` had nothing to do in [t_start, t_end): it waited for clients or server."""
+
+    participant: int
+    t_start: float
+    t_end: float
+    waiting_for: str
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A whole run. Aggregations are in order of version 1..rounds, segments in order of time."""
+
+    aggregations: tuple[Aggregation, ...]
+    segments: tuple[Segment, ...]
+    publications: tuple[Publication, ...]
+    idle: tuple[Idle, ...]
+    duration: float
+    skipped: tuple[int, ...] = ()
+
+
+class _Devices:
+    """The participants' speeds and the fate of their jobs, drawn from the seed."""
+
+    def __init__(self, cost: CostModel, participants: int, seed: int) -> None:
+        self._cost, self._seed = cost, seed
+        draw = rng(seed, "devices").standard_normal((participants, 2))
+        self._speed = [math.exp(cost.speed_spread * float(z)) for z in draw[:, 0]]
+        self._link = [math.exp(cost.link_spread * float(z)) for z in draw[:, 1]]
+
+    def job(self, participant: int, index: int, base_version: int, t: float) -> Job:
+        cost = self._cost
+        straggles, drops = rng(self._seed, "fate", participant, index).random(2)
+        factor = cost.straggler_factor if straggles < cost.straggler_probability else 1.0
+        transfer = cost.communication_seconds / 2 * self._link[participant]
+        t_compute = t + transfer
+        t_upload = t_compute + cost.client_seconds * self._speed[participant] * factor
+        if drops < cost.dropout_probability:
+            t_end = t + cost.timeout_seconds
+            return Job(
+                participant, index, base_version, t, min(t_compute, t_end), t_end, t_end, lost=True
+            )
+        return Job(participant, index, base_version, t, t_compute, t_upload, t_upload + transfer)
+
+
+def cohort(participants: int, fraction: float, seed: int, round_: int) -> list[int]:
+    """Participants of synchronous round `round_`: a random max(1, round(fraction * n)) of them."""
+    size = max(1, round(fraction * participants))
+    if size >= participants:
+        return list(range(participants))
+    chosen = rng(seed, "cohort", round_).choice(participants, size=size, replace=False)
+    return sorted(int(p) for p in chosen)
+
+
+def synchronous_rounds(
+    cost: CostModel,
+    *,
+    participants: int,
+    rounds: int,
+    seed: int,
+    fraction: float = 1.0,
+    server_seconds: float = 0.0,
+) -> tuple[Aggregation, ...]:
+    """Rounds in which the server waits for its whole cohort, then works `server_seconds` itself.
+
+    Version v is made when the last job of round v arrives (or is given up); round v + 1 starts
+    server_seconds later.
+    """
+    devices = _Devices(cost, participants, seed)
+    counts = [0] * participants
+    t, result = 0.0, []
+    for version in range(1, rounds + 1):
+        jobs = []
+        for participant in cohort(participants, fraction, seed, version):
+            jobs.append(devices.job(participant, counts[participant], version - 1, t))
+            counts[participant] += 1
+        arrival = max(job.t_end for job in jobs)
+        result.append(_aggregation(version, arrival, jobs))
+        t = arrival + server_seconds
+    return tuple(result)
+
+
+def buffered_rounds(
+    cost: CostModel, *, participants: int, rounds: int, seed: int, buffer_size: int
+) -> tuple[Aggregation, ...]:
+    """Asynchronous averaging: a version is made of every `buffer_size` updates that arrive.
+
+    A participant starts again at once from the newest version, so nobody ever waits for another.
+    The jobs still under way when the last version is made are not part of the run.
+    """
+    devices = _Devices(cost, participants, seed)
+    counts = [0] * participants
+    under_way: list[tuple[float, int, Job]] = []
+
+    def start(participant: int, version: int, t: float) -> None:
+        job = devices.job(participant, counts[participant], version, t)
+        counts[participant] += 1
+        heapq.heappush(under_way, (job.t_end, participant, job))
+
+    for participant in range(participants):
+        start(participant, 0, 0.0)
+    result: list[Aggregation] = []
+    arrived: list[Job] = []
+    while len(result) < rounds:
+        t, participant, job = heapq.heappop(under_way)
+        arrived.append(job)
+        if sum(not job.lost for job in arrived) == buffer_size:
+            result.append(_aggregation(len(result) + 1, t, arrived))
+            arrived = []
+        start(participant, len(result), t)
+    return tuple(result)
+
+
+def _aggregation(version: int, t: float, jobs: Sequence[Job]) -> Aggregation:
+    return Aggregation(
+        version,
+        t,
+        tuple(job for job in jobs if not job.lost),
+        tuple(job for job in jobs if job.lost),
+    )
+
+
+def idle_times(aggregations: Sequence[Aggregation], participants: int) -> tuple[Idle, ...]:
+    """Where the participants waited: after its own reply for the other clients until the
+    aggregation, then for the server until the participant's next job starts."""
+    idle = []
+    jobs: list[list[tuple[Job, float]]] = [[] for _ in range(participants)]
+    for aggregation in aggregations:
+        for job in aggregation.jobs + aggregation.lost:
+            jobs[job.participant].append((job, aggregation.t))
+    end = aggregations[-1].t if aggregations else 0.0
+    for participant, own in enumerate(jobs):
+        for position, (job, t_aggregation) in enumerate(own):
+            t_next = own[position + 1][0].t_start if position + 1 < len(own) else end
+            t_aggregated = min(t_aggregation, t_next)
+            if t_aggregated > job.t_end:
+                idle.append(Idle(participant, job.t_end, t_aggregated, "clients"))
+            if t_next > max(t_aggregated, job.t_end):
+                idle.append(Idle(participant, max(t_aggregated, job.t_end), t_next, "server"))
+    return tuple(idle)
+
+
+@dataclass(frozen=True)
+class DistillationPlan:
+    """How the distillation server works: its policy and its steps a block.
+
+    policy "sync": a block per version while everybody waits. "round": a block per version, nobody
+    waits, versions that were overtaken are skipped. "continuous": always a step, always with the
+    newest version, changed between minibatches only. "none": no distillation server.
+    forward_steps > 0 adds forward distillation: after every block ("sync") or whenever a new
+    teacher is taken ("round", "continuous").
+    """
+
+    policy: str
+    reverse_steps: int
+    forward_steps: int = 0
+
+
+def distillation_trace(
+    cost: CostModel,
+    plan: DistillationPlan,
+    *,
+    participants: int,
+    rounds: int,
+    seed: int,
+    fraction: float = 1.0,
+    buffer_size: int = 0,
+) -> Trace:
+    """The trace of a whole run; buffer_size > 0 chooses buffered averaging.
+
+    Every variant may distil the last version for one block, and the run ends with it, so that no
+    variant is shown without its last round.
+    """
+    reverse = cost.reverse_ratio * cost.client_seconds
+    forward = cost.forward_ratio * cost.client_seconds if plan.forward_steps else 0.0
+    if buffer_size:
+        aggregations = buffered_rounds(
+            cost, participants=participants, rounds=rounds, seed=seed, buffer_size=buffer_size
+        )
+    else:
+        aggregations = synchronous_rounds(
+            cost,
+            participants=participants,
+            rounds=rounds,
+            seed=seed,
+            fraction=fraction,
+            server_seconds=reverse + forward if plan.policy == "sync" else 0.0,
+        )
+    arrivals = [aggregation.t for aggregation in aggregations]
+    segments = _POLICIES[plan.policy](arrivals, plan, reverse, forward)
+    done = [s for s in segments if s.kind == "reverse"]
+    last = segments[-1].t_end if segments else arrivals[-1]
+    publications = []
+    for version, t in enumerate(arrivals, 1):
+        if plan.policy == "sync":
+            t += reverse
+        if version == rounds:
+            t = max(last, t)
+        publications.append(Publication(version, _steps_done(done, t), t))
+    if plan.policy == "none":
+        publications = []
+    taken = {s.teacher_version for s in done}
+    return Trace(
+        aggregations,
+        tuple(segments),
+        tuple(publications),
+        idle_times(aggregations, participants),
+        duration=last,
+        skipped=tuple(v for v in range(1, rounds + 1) if v not in taken and done),
+    )
+
+
+def _steps_done(segments: Sequence[Segment], t: float) -> int:
+    """Reverse steps completed at time t."""
+    done = 0
+    for segment in segments:
+        if segment.t_end <= t:
+            done = segment.first_step + segment.steps
+        elif segment.t_start < t:
+            share = (t - segment.t_start) / (segment.t_end - segment.t_start)
+            done = segment.first_step + math.floor(share * segment.steps + _STEP_TOLERANCE)
+    return done
+
+
+def _newest(arrivals: Sequence[float], t: float) -> int:
+    """The newest version that has arrived at time t; 0 if none has."""
+    return sum(arrival <= t + _STEP_TOLERANCE for arrival in arrivals)
+
+
+def _blocks(
+    arrivals: Sequence[float], plan: DistillationPlan, reverse: float, forward: float
+) -> list[Segment]:
+    """Policies "sync" and "round": whole blocks, each with the newest version at its start.
+
+    They differ in nothing but the arrivals: in "sync" the next round waits, so none is overtaken.
+    """
+    segments: list[Segment] = []
+    t, taken, step = 0.0, 0, 0
+    while taken < len(arrivals):
+        t = max(t, arrivals[taken])
+        taken = _newest(arrivals, t)
+        late = _newest(arrivals, t + reverse - 2 * _STEP_TOLERANCE) - taken
+        segments.append(Segment("reverse", taken, step, plan.reverse_steps, t, t + reverse, late))
+        t, step = t + reverse, step + plan.reverse_steps
+        # After the last version only "sync" has a use for it: the small model it ends with.
+        if forward and (plan.policy == "sync" or taken < len(arrivals)):
+            segments.append(Segment("forward", taken, step, plan.forward_steps, t, t + forward))
+            t += forward
+    return segments
+
+
+def _continuous(
+    arrivals: Sequence[float], plan: DistillationPlan, reverse: float, forward: float
+) -> list[Segment]:
+    """Policy "continuous": from the first version on, step after step with the newest version.
+
+    A version that arrives during a minibatch is taken at the minibatch's end.
+    """
+    step_seconds = reverse / plan.reverse_steps
+    segments: list[Segment] = []
+    t, step = arrivals[0], 0
+    while True:
+        taken = _newest(arrivals, t)
+        if forward and taken < len(arrivals):
+            segments.append(Segment("forward", taken, step, plan.forward_steps, t, t + forward))
+            t += forward
+            taken = _newest(arrivals, t)
+        if taken == len(arrivals):
+            steps = plan.reverse_steps
+        else:
+            wait = max(arrivals[taken] - t, 0.0)
+            steps = max(1, math.ceil(wait / step_seconds - _STEP_TOLERANCE))
+        end = t + steps * step_seconds
+        segments.append(Segment("reverse", taken, step, steps, t, end))
+        t, step = end, step + steps
+        if taken == len(arrivals):
+            return segments
+
+
+_POLICIES = {
+    "sync": _blocks,
+    "round": _blocks,
+    "continuous": _continuous,
+    "none": lambda *_: [],
+}
+
+
+@dataclass(frozen=True)
+class Order:
+    """One thing the distillation server does: "reverse" (steps with teacher_version), "forward"
+    (from teacher_version) or "publish" (the global model of round `round`)."""
+
+    kind: str
+    teacher_version: int = 0
+    steps: int = 0
+    round: int = 0
+
+
+def orders(trace: Trace) -> tuple[Order, ...]:
+    """The trace's segments and publications as one sequence: all the distillation server needs.
+
+    A publication comes as soon as its step is done, so it may divide a segment.
+    """
+    result: list[Order] = []
+    waiting = list(trace.publications)
+
+    def publish(step: int) -> None:
+        while waiting and waiting[0].step <= step:
+            result.append(Order("publish", round=waiting.pop(0).round))
+
+    for segment in trace.segments:
+        version = segment.teacher_version
+        if segment.kind == "forward":
+            result.append(Order("forward", version, segment.steps))
+            continue
+        step, end = segment.first_step, segment.first_step + segment.steps
+        publish(step)
+        while step < end:
+            until = min(waiting[0].step, end) if waiting else end
+            result.append(Order("reverse", version, until - step))
+            step = until
+            publish(step)
+    return tuple(result)
