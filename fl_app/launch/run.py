@@ -126,27 +126,40 @@ def _follow(link: Link, run_id: str, reader: LogReader) -> str:
     lines: queue.Queue[str | None] = queue.Queue()
     stream = link.flwr("log", run_id, link.connection, "--stream")
     threading.Thread(target=_pump, args=(stream, lines), daemon=True).start()
-    seen, lost_since = False, None
+    watch = _Watch(link)
     try:
-        while True:
-            try:
+        while not (problem := watch.problem()):
+            with contextlib.suppress(queue.Empty):
                 line = lines.get(timeout=0.5)
-            except queue.Empty:
-                if not link.alive:
-                    return "the SuperLink has died"
-                pids = link.serverapp_pids()
-                seen = seen or bool(pids)
-                lost_since = None if pids or not seen else lost_since or time.monotonic()
-                if lost_since and time.monotonic() - lost_since > LOST_SECONDS:
-                    return "the process of the ServerApp has died"
-                continue
-            if line is None:
-                return "" if stream.wait() == 0 else link.lost
-            if (text := reader.read(line)) is not None:
-                print(text, flush=True)
+                if line is None:
+                    return "" if stream.wait() == 0 else link.lost
+                if (text := reader.read(line)) is not None:
+                    print(text, flush=True)
+        return problem
     finally:
         stream.kill()
         stream.wait()
+
+
+class _Watch:
+    """Notices when a process that the run needs is gone without Flower's saying so."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._seen = False
+        self._last_seen = 0.0
+
+    def problem(self) -> str:
+        """What has died, or ""."""
+        if not self._link.alive:
+            return self._link.lost
+        pids, now = self._link.serverapp_pids(), time.monotonic()
+        if pids is None:
+            return ""
+        if pids:
+            self._seen, self._last_seen = True, now
+        lost = self._seen and now - self._last_seen > LOST_SECONDS
+        return "the process of the ServerApp has died" if lost else ""
 
 
 def _pump(stream: subprocess.Popen[str], lines: queue.Queue[str | None]) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fl_app.errors import EdgeFlError
-from fl_app.launch.supervise import GRACE_SECONDS, descendants
+from fl_app.launch import supervise
 
 CONNECTION = "edge-fl"
 STARTUP_SECONDS = 60.0
@@ -80,13 +80,18 @@ class Link:
         """The processes that run the simulation, or None where that cannot be seen."""
         if self.supervisor is None or not Path("/proc/self/cmdline").exists():
             return None
-        return [pid for pid in descendants(self.supervisor.pid) if _runs(pid, b"flwr-simulation")]
+        return [
+            pid
+            for pid in supervise.descendants(self.supervisor.pid)
+            if runs(pid, "flwr-simulation")
+        ]
 
 
-def _runs(pid: int, program: bytes) -> bool:
+def runs(pid: int, program: str) -> bool:
+    """Whether process `pid` is `program`, itself or as a Python script (Linux)."""
     with contextlib.suppress(OSError):
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        return any(Path(os.fsdecode(word)).name == program.decode() for word in arguments[:2])
+        return any(Path(os.fsdecode(word)).name == program for word in arguments[:2])
     return False
 
 
@@ -131,15 +136,16 @@ def local_superlink() -> Iterator[Link]:
     finally:
         if supervisor is not None:
             supervisor.terminate()
-            supervisor.wait(GRACE_SECONDS + 30)
+            supervisor.wait(supervise.GRACE_SECONDS + 30)
         shutil.rmtree(directory, ignore_errors=True)
 
 
 def _superlink_command(port: int, directory: str) -> list[str]:
-    supervise = [sys.executable, "-m", "fl_app.launch.supervise", str(os.getpid()), directory]
+    # By its file, and -P: it needs none of our packages, nor a path to them.
+    command = [sys.executable, "-P", supervise.__file__, str(os.getpid()), directory]
     superlink = [_program("flower-superlink"), "--insecure", "--simulation"]
     superlink += ["--isolation", "subprocess", "--host", "127.0.0.1", "--port", str(port)]
-    return [*supervise, *superlink, "--disable-runtime-dependency-installation"]
+    return [*command, *superlink, "--disable-runtime-dependency-installation"]
 
 
 def _environment(home: Path, directory: str) -> dict[str, str]:

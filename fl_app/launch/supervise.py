@@ -1,6 +1,6 @@
 """Run one command, and when it or our parent ends, end every process that came of it.
 
-    python -m fl_app.launch.supervise PARENT_PID DIRECTORY COMMAND [ARGUMENT ...]
+    python supervise.py PARENT_PID DIRECTORY COMMAND [ARGUMENT ...]
 
 Flower detaches what it starts into sessions of its own, Ray starts more, and none of them ends when
 its ancestors are killed. So the SuperLink of `edge-fl run` lives under this small process: on Linux

@@ -1,0 +1,93 @@
+#!/usr/bin/env python3
+"""A stand-in for Flower's programs: which one it is, is its file name; what happens, $FAKE_FLOWER.
+
+The SuperLink answers /health and starts a "flwr-simulation" in a session of its own, as Flower's
+does; `flwr log` shows a log with all of Flower's noise. $FAKE_FLOWER: "completed", "failed" (the
+ServerApp raised), "unfinished" (sys.exit in the ServerApp: completed for Flower, no summary),
+"endless" (until stopped), "refused" (by `flwr run`), "broken" (the SuperLink does not start).
+"""
+
+import http.server
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+SCENARIO = os.environ.get("FAKE_FLOWER", "completed")
+RUN = Path(os.environ["EDGE_FL_HOME"], "runs", "one")
+LOG = """\
+\x1b[92mINFO \x1b[0m:      Starting logstream for run_id `7`
+\x1b[92mINFO \x1b[0m:      Starting Flower Simulation
+\x1b[93mWARNING \x1b[0m:   Since flwr 1.32, default simulated SuperNodes changed from 10 to 2.
+Successfully installed edge-fl to /somewhere/apps/edge-fl.edge-fl.0.1.0.12345678.
+run directory: {run}
+round 1/1 accuracy 0.9
+\x1b[93mWARNING \x1b[0m:   participant 2 was rejected
+\x1b[36m(ClientAppActor pid=9)\x1b[0m \x1b[93mWARNING \x1b[0m:   Manually terminating ClientAppActor
+\x1b[92mINFO \x1b[0m:      \
+"""
+
+
+def flwr(command: str, *arguments: str) -> int:
+    """`flwr run|log|list`."""
+    if command == "run":
+        assert Path(arguments[0], "pyproject.toml").exists()
+        Path(os.environ["EDGE_FL_HOME"], "submitted.json").write_text(json.dumps(arguments))
+        values = arguments[arguments.index("--run-config") + 1]
+        Path(os.environ["EDGE_FL_HOME"], "values.toml").write_text(Path(values).read_text())
+        if SCENARIO == "refused":
+            print(json.dumps({"success": False, "error-message": "Invalid run configuration."}))
+            return 1
+        print(json.dumps({"success": True, "run-id": "7"}))
+    elif command == "log":
+        if SCENARIO != "refused":
+            RUN.mkdir(parents=True, exist_ok=True)
+        if SCENARIO == "completed":
+            (RUN / "summary.json").write_text('{"status": "completed"}')
+        print(LOG.format(run=RUN), flush=True)
+        while SCENARIO == "endless":
+            time.sleep(1)
+    elif command == "list":
+        bad = SCENARIO == "failed"
+        status = {"status": "finished:failed" if bad else "finished:completed"}
+        status["status-details"] = "ValueError: bad" if bad else "N/A"
+        print(json.dumps({"success": True, "runs": [status]}))
+    return 0
+
+
+def superlink(*arguments: str) -> int:
+    """`flower-superlink`."""
+    if SCENARIO == "broken":
+        print("the port is taken", flush=True)
+        return 3
+    simulation = Path(sys.argv[0]).with_name("flwr-simulation")
+    subprocess.Popen([simulation], start_new_session=True)
+    port = int(arguments[arguments.index("--port") + 1])
+
+    class Health(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    http.server.HTTPServer(("127.0.0.1", port), Health).serve_forever()
+    return 0
+
+
+def simulation() -> int:
+    """`flwr-simulation`: leaves its pid, the environment it got, and never ends by itself."""
+    place = Path(os.environ["EDGE_FL_HOME"])
+    (place / "environment.json").write_text(json.dumps({**os.environ, "cwd": os.getcwd()}))
+    (place / "draft").write_text(str(os.getpid()))
+    (place / "draft").rename(place / "simulation.pid")
+    while True:
+        time.sleep(1)
+
+
+if __name__ == "__main__":
+    programs = {"flwr": flwr, "flower-superlink": superlink, "flwr-simulation": simulation}
+    sys.exit(programs[Path(sys.argv[0]).name](*sys.argv[1:]))

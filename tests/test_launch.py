@@ -1,0 +1,325 @@
+"""`edge-fl run`: what it works out, and what it does with processes, on a stand-in for Flower."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fl_app.config import resolve
+from fl_app.errors import ConfigError, RunDirectoryError
+from fl_app.launch import run as launch
+from fl_app.launch import superlink
+from fl_app.launch.log import LogReader
+from fl_app.launch.sizing import count_cores, simulation_size
+from fl_app.launch.supervise import descendants
+from fl_app.launch.values import parse_assignments, toml_lines
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# ----------------------------------------------------------------------------- pure parts
+
+
+@pytest.mark.parametrize(
+    ("participants", "cores", "hosts"), [(3, 2, 2), (3, 8, 3), (1, 64, 1), (1000, 16, 16)]
+)
+def test_hosts_are_as_many_as_can_work_at_once(participants: int, cores: int, hosts: int) -> None:
+    size = simulation_size(participants, cores)
+    assert size["num-supernodes"] == size["init-args-num-cpus"] == hosts
+    assert size["client-resources-num-cpus"] == 1
+    assert "client-resources-num-gpus" not in size
+
+
+@pytest.mark.parametrize(("hosts", "gpus"), [(1, 1), (3, 1), (7, 1), (4, 2), (5, 2), (8, 8)])
+@pytest.mark.parametrize("reserved", [0.0, 0.3])
+def test_every_host_gets_a_share_of_a_gpu_and_the_rest_stays_free(
+    hosts: int, gpus: int, reserved: float
+) -> None:
+    size = simulation_size(hosts, 64, gpus, reserved)
+    share = float(size["client-resources-num-gpus"])
+    per_gpu = -(-hosts // gpus)
+    assert 0 < share * per_gpu <= 1 - reserved + 1e-9
+    # Flower starts floor(GPUs / share) actors and Ray places each on one GPU.
+    assert int(1 / share) * gpus >= hosts
+
+
+def test_cores_are_at_least_one_and_at_most_what_the_kernel_allows() -> None:
+    assert 1 <= count_cores() <= len(os.sched_getaffinity(0))
+
+
+def test_values_take_the_type_of_their_default() -> None:
+    words = ["participants=8", "learning-rate=1", "proxy-labelled=False", "distill.variant=sync"]
+    values = parse_assignments([*words, 'name=it\'s = "x"'])
+    assert values == {
+        "participants": 8,
+        "learning-rate": 1.0,
+        "proxy-labelled": False,
+        "distill.variant": "sync",
+        "name": 'it\'s = "x"',
+    }
+    assert isinstance(values["learning-rate"], float)
+
+
+def test_relative_paths_are_those_of_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    values = parse_assignments(["data-path=here/x.npz", "output=/abs", "resume="])
+    assert values == {"data-path": str(tmp_path / "here/x.npz"), "output": "/abs", "resume": ""}
+
+
+@pytest.mark.parametrize("word", ["participants", "=3", "--fast"])
+def test_what_is_not_an_assignment_is_refused(word: str) -> None:
+    with pytest.raises(ConfigError, match="key=value"):
+        parse_assignments([word])
+
+
+@pytest.mark.parametrize("word", ["participants=many", "proxy-labelled=maybe", "no-such-key=1"])
+def test_a_bad_value_survives_parsing_and_is_named_by_resolve(word: str) -> None:
+    with pytest.raises(ConfigError, match=word.split("=")[0]):
+        resolve(parse_assignments([word]))
+
+
+def test_values_survive_toml() -> None:
+    values = {"a.b": 'x "y" \\ z\n', "n": 3, "f": 1e-9, "t": True, "u": "größer"}
+    parsed = tomllib.loads("\n".join(toml_lines(values)))
+    assert {"a.b": parsed.pop("a")["b"], **parsed} == values
+
+
+def test_log_drops_noise_and_keeps_the_rest() -> None:
+    reader = LogReader()
+    kept = [
+        "round 3/20 accuracy 0.7",
+        "INFO :      accuracy so far",
+        "WARNING :   participant 2 was rejected",
+        "(ClientAppActor pid=7) ValueError: bad",
+        "Traceback (most recent call last):",
+        "    warnings.warn('ours')",
+    ]
+    noise = [
+        "\x1b[92mINFO \x1b[0m:      ",
+        "\x1b[92mINFO \x1b[0m:      Starting Flower Simulation",
+        "",
+        "  warnings.warn(",
+        "\x1b[36m(ClientAppActor pid=9185)\x1b[0m \x1b[93mWARNING \x1b[0m:   Manually terminating "
+        "ClientAppActor",
+    ]
+    assert [reader.read(line + "\n") for line in kept] == kept
+    assert [reader.read(line + "\n") for line in noise] == [None] * len(noise)
+    assert [LogReader(verbose=True).read(line + "\n") for line in noise] == noise
+
+
+@pytest.mark.parametrize("prefix", ["", "INFO :      ", "\x1b[92mINFO \x1b[0m:      "])
+def test_log_keeps_the_run_directory_to_itself(prefix: str) -> None:
+    reader = LogReader(verbose=True)
+    assert reader.read(f"{prefix}run directory: /a b/c\n") is None
+    assert reader.run_directory == Path("/a b/c")
+
+
+@pytest.mark.parametrize(
+    ("status", "summary", "expected"),
+    [
+        ("finished:completed", '{"status": "completed"}', True),
+        ("finished:completed", '{"status": "failed"}', False),
+        ("finished:completed", "", False),  # sys.exit in the ServerApp
+        ("finished:failed", '{"status": "completed"}', False),
+        ("finished:stopped", '{"status": "completed"}', False),
+    ],
+)
+def test_a_run_has_completed_if_both_say_so(
+    status: str, summary: str, expected: bool, tmp_path: Path
+) -> None:
+    if summary:
+        (tmp_path / "summary.json").write_text(summary)
+    assert launch.completed(status, tmp_path) is expected
+
+
+def test_a_run_elsewhere_has_completed_if_flower_says_so() -> None:
+    assert launch.completed("finished:completed", Path("/not/on/this/machine"))
+    assert not launch.completed("finished:completed", None)  # it never told its directory
+
+
+def test_output_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunDirectoryError, match="/proc/nowhere"):
+        launch.check_output(resolve({"output": "/proc/nowhere"}))
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(RunDirectoryError, match="taken"):
+        launch.check_output(resolve({"output": str(tmp_path), "name": "taken"}))
+    launch.check_output(resolve({"output": str(tmp_path / "new" / "place")}))
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+# ------------------------------------------------------------------------------ processes
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An EDGE_FL_HOME with Flower's programs replaced; what a test changes is put back."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("flwr", "flower-superlink", "flwr-simulation"):
+        (programs / name).symlink_to(ROOT / "tests" / "fake_flower.py")
+    monkeypatch.setattr(superlink, "_program", lambda name: str(programs / name))
+    monkeypatch.setenv("EDGE_FL_HOME", str(tmp_path))
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield tmp_path
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    """Wait for `condition`; fails after a time that no machine needs."""
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.1)
+    pytest.fail(f"waited in vain: {what}")
+
+
+def gone(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True
+
+
+def simulation_pid(home: Path) -> int:
+    until((home / "simulation.pid").exists, "the simulation starts")
+    return int((home / "simulation.pid").read_text())
+
+
+@needs_proc
+@pytest.mark.parametrize(
+    ("scenario", "code", "complaint"),
+    [
+        ("completed", 0, ""),
+        ("failed", 1, "ValueError: bad"),
+        ("unfinished", 1, "summary.json does not say completed"),
+        ("refused", 1, "Invalid run configuration."),
+        ("broken", 1, "the port is taken"),
+    ],
+)
+def test_exit_code_and_output(
+    scenario: str,
+    code: int,
+    complaint: str,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("FAKE_FLOWER", scenario)
+    assert launch.run({"participants": 2}) == code
+    output, errors = capfd.readouterr()
+    assert complaint in errors
+    assert bool(errors) == bool(complaint)
+    if scenario in ("completed", "failed", "unfinished"):
+        assert output.splitlines() == [
+            "round 1/1 accuracy 0.9",
+            "WARNING :   participant 2 was rejected",
+            f"run directory: {home}/runs/one",
+        ]
+    if scenario != "broken":
+        assert gone(simulation_pid(home))
+
+
+@needs_proc
+def test_the_run_gets_its_values_and_a_place_of_its_own(home: Path) -> None:
+    assert launch.run({"participants": 1, "name": "a 'b'"}) == 0
+    simulation_pid(home)
+    submitted = json.loads((home / "submitted.json").read_text())
+    assert submitted[0] == str(ROOT)
+    assert "num-supernodes=1 client-resources-num-cpus=1" in submitted[-3]
+    assert tomllib.loads((home / "values.toml").read_text()) == {"participants": 1, "name": "a 'b'"}
+    seen = json.loads((home / "environment.json").read_text())
+    assert seen["FLWR_TELEMETRY_ENABLED"] == "0"
+    assert seen["EDGE_FL_HOME"] == str(home)
+    for key in ("FLWR_HOME", "cwd", "RAY_TMPDIR"):
+        assert not Path(seen[key]).exists(), f"{key} is of the run and goes with it"
+    assert "RAY_ADDRESS" not in seen
+
+
+@needs_proc
+def test_a_bad_configuration_starts_nothing(home: Path) -> None:
+    with pytest.raises(ConfigError, match="participants"):
+        launch.run({"participants": 0})
+    assert [path.name for path in home.iterdir()] == ["bin"]
+
+
+# Runs `edge-fl run` in a process of its own, which is then treated badly.
+DRIVER = """
+import sys
+from fl_app.launch import run, superlink
+superlink._program = lambda name: sys.argv[1] + "/" + name
+run.LOST_SECONDS = 1.0
+sys.exit(run.run({}))
+"""
+
+
+@pytest.fixture
+def started(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[str]]:
+    monkeypatch.setenv("FAKE_FLOWER", "endless")
+    with subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(home / "bin")],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "round 1/1 accuracy 0.9\n"
+        yield process
+        process.kill()
+
+
+@needs_proc
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_by_a_signal(
+    number: int, code: int, started: subprocess.Popen[str], home: Path
+) -> None:
+    below = descendants(started.pid)
+    assert simulation_pid(home) in below
+    os.kill(started.pid, number)
+    output, _ = started.communicate()
+    assert started.returncode == code
+    assert output.splitlines()[-1] == f"run directory: {home}/runs/one"
+    assert all(gone(pid) for pid in below)
+
+
+@needs_proc
+def test_a_dead_serverapp_ends_the_run(started: subprocess.Popen[str], home: Path) -> None:
+    below = descendants(started.pid)
+    os.kill(simulation_pid(home), signal.SIGKILL)
+    _, errors = started.communicate()
+    assert started.returncode == 1
+    assert "ServerApp has died" in errors
+    assert all(gone(pid) for pid in below)
+
+
+@needs_proc
+def test_a_dead_superlink_ends_the_run(started: subprocess.Popen[str], home: Path) -> None:
+    below = descendants(started.pid)
+    (superlink_pid,) = (pid for pid in below if superlink.runs(pid, "flower-superlink"))
+    os.kill(superlink_pid, signal.SIGKILL)
+    _, errors = started.communicate()
+    assert started.returncode == 1
+    assert "SuperLink has died" in errors
+    assert all(gone(pid) for pid in below)
+
+
+@needs_proc
+def test_nothing_outlives_a_killed_edge_fl(started: subprocess.Popen[str], home: Path) -> None:
+    below = descendants(started.pid)
+    directory = json.loads((home / "environment.json").read_text())["RAY_TMPDIR"]
+    (log,) = (pid for pid in below if superlink.runs(pid, "flwr"))
+    started.kill()
+    os.kill(log, signal.SIGKILL)  # Flower's own ends with its SuperLink; this one has no SuperLink
+    until(lambda: all(gone(pid) for pid in below), "all processes end")
+    until(lambda: not Path(directory).exists(), "the temporary directory goes")
