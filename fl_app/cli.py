@@ -227,7 +227,13 @@ def parser() -> argparse.ArgumentParser:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 2 for whatever could be found out before anything ran."""
-    arguments = parser().parse_args(words)
+    root = parser()
+    arguments, rest = root.parse_known_args(words)
+    # argparse stops to collect key=value words at an option in their midst.
+    if any(word.startswith("-") for word in rest) or (rest and "values" not in arguments):
+        root.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.values += rest
     try:
         return arguments.function(arguments)
     except EdgeFlError as error:

@@ -1,0 +1,199 @@
+"""The `edge-fl` command: every subcommand on a small run directory, and its errors."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fl_app.assemble import flat_model
+from fl_app.cli import find_run, main
+from fl_app.config import defaults, resolve
+from fl_app.errors import RunDirectoryError
+from fl_app.launch import run as launch
+from fl_app.record.run_dir import RunDirectory
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """EDGE_FL_HOME/runs with two runs, one of them with a final model."""
+    monkeypatch.setenv("EDGE_FL_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "runs"
+    config = resolve({"participants": 2, "distill.variant": "sync"})
+    for name in ("sync-1", "sync-12"):
+        run = RunDirectory.create(root, config.flat(), name=name)
+        run.emit("round", round=1, t=1.0, staleness=0.0, contributions=2, rejected=0, lost=0)
+        run.emit("evaluate", round=1, t=1.0, model="global", accuracy=0.5, loss=1.0, step=3)
+        run.close()
+    run.save_checkpoint("global", flat_model(config, "large").state())
+    run.write_summary({"status": "completed", "final": {"global": 0.5}})
+    return root
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys; from fl_app.cli import parser; parser().format_help(); print(*sys.modules)"
+    output = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert {"torch", "flwr", "numpy", "ray", "matplotlib"} & set(output.split()) == set()
+
+
+def test_config_prints_every_key(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    section, keys = "", set()
+    for line in lines:
+        if line.startswith("config"):
+            section = line.split(":")[0].removeprefix("config").lstrip(".")
+        elif "=" in line:
+            keys.add(f"{section}.{line.split()[0]}".lstrip("."))
+    assert keys == set(defaults())
+
+
+def test_runs_lists_them_with_their_state(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["runs"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["sync-1", "not", "finished"] in rows
+    assert ["sync-12", "completed", "accuracy", "0.500"] in rows
+
+
+def test_no_runs_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EDGE_FL_HOME", str(tmp_path))
+    assert main(["runs"]) == 0
+    assert f"no runs in {tmp_path}/runs yet" in capsys.readouterr().err
+
+
+def test_a_run_is_found_by_path_name_or_beginning(runs: Path) -> None:
+    assert find_run(str(runs / "sync-1")).name == "sync-1"
+    assert find_run("sync-1").name == "sync-1"  # though sync-12 begins with it too
+    assert find_run("sync-12").path == runs / "sync-12"
+    with pytest.raises(RunDirectoryError, match="2 runs begin with 'sync'"):
+        find_run("sync")
+    with pytest.raises(RunDirectoryError, match="no run 'other'"):
+        find_run("other")
+
+
+def test_report_draws_the_run_again(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "sync-12"]) == 0
+    assert capsys.readouterr().out.strip() == str(runs / "sync-12" / "report.html")
+    assert (runs / "sync-12" / "figures" / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_compare_writes_where_it_is_told(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "sync-1", "sync-12", "--out", "both"]) == 0
+    output = capsys.readouterr().out
+    assert "sync-1 " in output
+    assert "sync-12 " in output
+    assert sorted(path.name for path in (runs.parent / "both").iterdir()) == [
+        "compare.md",
+        "compare.png",
+    ]
+
+
+def test_resume_takes_the_configuration_of_the_run(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    monkeypatch.setattr(launch, "run", lambda values, **options: calls.append(values) or 0)
+    assert main(["resume", "sync-1"]) == 0
+    (values,) = calls
+    assert values == json.loads((runs / "sync-1" / "config.json").read_text()) | {
+        "resume": str(runs / "sync-1")
+    }
+    assert resolve(values).participants == 2
+
+
+def test_run_passes_on_what_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(
+        launch, "run", lambda values, **options: calls.append((values, options)) or 7
+    )
+    assert main(["run", "participants=5", "--superlink", "edge", "seed=3", "--verbose"]) == 7
+    assert calls == [({"participants": 5, "seed": 3}, {"superlink": "edge", "verbose": True})]
+
+
+@pytest.mark.parametrize("words", [["run", "--fast"], ["models", "seed=1"], ["fly"], []])
+def test_what_is_no_command_is_refused(words: list[str]) -> None:
+    with pytest.raises(SystemExit) as refusal:
+        main(words)
+    assert refusal.value.code == 2
+
+
+def test_data_show_counts_and_draws(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "show", "participants=4", "partition=halves", "--out", "h.png"]) == 0
+    *rows, path = capsys.readouterr().out.splitlines()
+    counts = [json.loads(row.split("per class ")[1]) for row in rows]
+    assert len(counts) == 4
+    assert all(row.split()[2] == str(sum(count)) for row, count in zip(rows, counts, strict=True))
+    # `halves`: nobody has a class of the other half.
+    assert all(0 in count for count in counts)
+    assert Path(path).read_bytes().startswith(b"\x89PNG")
+    assert path == str(runs.parent / "h.png")
+
+
+def test_data_check_accepts_what_fits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = np.zeros((6, 28, 28), np.uint8)
+    np.savez(tmp_path / "shard.npz", images=images, labels=np.arange(6))
+    assert main(["data", "check", str(tmp_path / "shard.npz")]) == 0
+    assert "6 images of 1x28x28" in capsys.readouterr().out
+
+
+def test_data_check_takes_a_whole_data_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = np.random.default_rng(0).integers(0, 255, (6, 9, 9, 3), np.uint8)
+    labels = np.arange(6) % 3
+    np.savez(tmp_path / "all.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    assert main(["data", "check", str(tmp_path / "all.npz"), "dataset=files"]) == 0
+    assert capsys.readouterr().out.count("6 images of 3x9x9") == 2
+
+
+def test_export_writes_a_model_that_computes_the_same(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    assert main(["export", "sync-12", "--onnx", "model.onnx"]) == 0
+    assert "the global model" in capsys.readouterr().out
+    assert (runs.parent / "model.onnx").stat().st_size > 1000
+
+
+def test_models_are_listed_with_their_sizes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models"]) == 0
+    rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
+    small = resolve({"small-model": "cnn6", "dataset": "mnist"})
+    assert rows["cnn6"][-1] == f"{flat_model(small, 'small').weights.numel():,}"
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["run", "participants=many"], "participants"),
+        (["run", "distill.varaint=sync"], "did you mean distill.variant"),
+        (["run", "distill.variant=best"], "choose one of"),
+        (["run", "participants=1000000"], "participants"),
+        (["run", "output=/proc/none"], "/proc/none"),
+        (["run", "data-root=/not/there", "dataset=cifar10"], "/not/there"),
+        (["data", "check", "/not/there"], "/not/there"),
+        (["data", "show", "--out", "/proc/none.png"], "/proc/none.png"),
+        (["export", "sync-1", "--onnx", "x.onnx"], "global"),
+        (["report", "nothing"], "nothing"),
+        (["resume", "nothing"], "nothing"),
+    ],
+)
+def test_errors_are_one_message_and_exit_code_2(
+    words: list[str], complaint: str, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(runs.parent.rglob("*"))
+    assert main(words) == 2
+    output, errors = capsys.readouterr()
+    assert errors.startswith("edge-fl: ")
+    assert complaint in errors
+    assert "Traceback" not in output + errors
+    assert sorted(runs.parent.rglob("*")) == before
