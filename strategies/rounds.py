@@ -121,7 +121,7 @@ class Live:
             if now - job.t_start > self._timeout:
                 del self._under_way[participant]
                 self._over.append(replace(job, t_end=now, t_upload=now, lost=True))
-        jobs = tuple(job for job in self._over if not job.lost)
+        jobs = [job for job in self._over if not job.lost]
         lost = tuple(job for job in self._over if job.lost)
         if self._buffer_size:
             ready = len(jobs) >= self._buffer_size
@@ -129,8 +129,10 @@ class Live:
             ready = self._started == version + 1 and not self._under_way
         if not ready:
             return None
-        self._over = []
-        in_order = tuple(sorted(jobs, key=lambda job: (job.participant, job.index)))
+        # Updates that arrived in the same moment may be more than a buffer takes: they wait.
+        size = self._buffer_size or len(jobs)
+        self._over = jobs[size:]
+        in_order = tuple(sorted(jobs[:size], key=lambda job: (job.participant, job.index)))
         return Aggregation(version + 1, now, in_order, lost)
 
     def bases(self, version: int) -> set[int]:
