@@ -14,5 +14,6 @@ if os.path.basename(sys.argv[0]) == "flwr-simulation":
 # a node that only answers must not pay for it.
 HANDLERS = {
     "query.hello": "client_apps.hello:hello",
+    "query.prepare": "client_apps.local_training:prepare",
     "train.local": "client_apps.local_training:train",
 }

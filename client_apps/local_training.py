@@ -46,13 +46,30 @@ def _shard(config: RunConfig, participant: int, own_data: str) -> ImageSet:
     return ImageSet(train.images[chosen], train.labels[chosen])
 
 
-def train(message: Message, context: Context) -> Message:
-    """Train every participant named in the message from the model in it.
+def prepare(message: Message, context: Context) -> Message:
+    """Load the model and the data of the participants named in the message.
 
-    In: arrays weights (p,) and buffers (q,), config participants and indices (the number of each
-    participant's job, which names its random batches). Out, for each participant P: arrays
-    weights.P and buffers.P, metrics loss.P, examples.P and seconds.P, or config error.P when its
-    training failed, which does not touch the others.
+    Out: config fault, "" or what is wrong with them.
+    """
+    config = resolve(dict(context.run_config))
+    order: Any = message.content["config"]
+    fault = ""
+    try:
+        _bench(config)
+        for participant in order["participants"]:
+            _shard(config, participant, str(context.node_config.get("data-path", "")))
+    except EdgeFlError as error:
+        fault = str(error)
+    return Message(RecordDict({"config": ConfigRecord({"fault": fault})}), reply_to=message)
+
+
+def train(message: Message, context: Context) -> Message:
+    """Do every job named in the message, each from the model in it.
+
+    In: arrays weights (p,) and buffers (q,), config participants and indices (a job is the index-th
+    of its participant, which names its random batches). Out, for each job J = "participant.index":
+    arrays weights.J and buffers.J, metrics loss.J, examples.J and seconds.J, or config error.J when
+    its training failed, which does not touch the others.
     """
     config = resolve(dict(context.run_config))
     torch.set_num_threads(config.client_threads)
@@ -65,19 +82,19 @@ def train(message: Message, context: Context) -> Message:
     metrics: dict[str, Any] = {}
     errors: dict[str, Any] = {}
     for participant, index in zip(order["participants"], order["indices"], strict=True):
-        start = time.monotonic()
+        start, job = time.monotonic(), f"{participant}.{index}"
         try:
             loss, examples, state = _train_one(
                 config, participant, index, weights, buffers, own_data
             )
         except (EdgeFlError, ValueError, RuntimeError) as error:
-            errors[f"error.{participant}"] = f"{type(error).__name__}: {error}"
+            errors[f"error.{job}"] = f"{type(error).__name__}: {error}"
             continue
         for name, vector in state.items():
-            results[f"{name}.{participant}"] = Array(vector)
-        metrics[f"loss.{participant}"] = loss
-        metrics[f"examples.{participant}"] = examples
-        metrics[f"seconds.{participant}"] = time.monotonic() - start
+            results[f"{name}.{job}"] = Array(vector)
+        metrics[f"loss.{job}"] = loss
+        metrics[f"examples.{job}"] = examples
+        metrics[f"seconds.{job}"] = time.monotonic() - start
     content = RecordDict(
         {
             "arrays": ArrayRecord(results),

@@ -1,6 +1,8 @@
 """What comes from a participant is checked before it is used; what fails is never averaged."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,44 +25,53 @@ def vector_fault(name: str, value: Any, expected: np.ndarray) -> str | None:
     return None
 
 
-def updates_of(
-    reply: Message, jobs: Sequence[Job], model: Vectors
-) -> list[tuple[Job, Update | None, str, float]]:
-    """The reply's (job, update or None, reason why there is none, seconds of training) by job."""
+@dataclass(frozen=True)
+class Checked:
+    """A job's result: its update, or the fault because of which there is none; and how many seconds
+    the participant says it trained."""
+
+    job: Job
+    update: Update | None = None
+    fault: str = ""
+    seconds: float = 0.0
+
+
+def updates_of(reply: Message, jobs: Sequence[Job], model: Vectors) -> list[Checked]:
+    """What a reply brings for each of the jobs that its message asked for.
+
+    model: vectors of the shapes that an update must have.
+    """
     if reply.has_error():
-        reason = f"error: {_last_line(reply.error.reason)}"
-        return [(job, None, reason, 0.0) for job in jobs]
+        return [Checked(job, fault=f"error: {_last_line(reply.error.reason)}") for job in jobs]
     try:
-        records = reply.content
-        arrays, metrics = records["arrays"], records["metrics"]
-        errors = records["config"]
+        content: Any = reply.content
+        arrays, metrics, errors = content["arrays"], content["metrics"], content["config"]
     except KeyError as error:
-        return [(job, None, f"the reply has no record {error}", 0.0) for job in jobs]
-    return [_update(job, arrays, metrics, errors, model) for job in jobs]
+        return [Checked(job, fault=f"the reply has no record {error}") for job in jobs]
+    return [_check(job, arrays, metrics, errors, model) for job in jobs]
 
 
-def _update(
-    job: Job, arrays: Any, metrics: Mapping[str, Any], errors: Mapping[str, Any], model: Vectors
-) -> tuple[Job, Update | None, str, float]:
-    who = job.participant
-    if f"error.{who}" in errors:
-        return job, None, f"error: {errors[f'error.{who}']}", 0.0
+def _check(job: Job, arrays: Any, metrics: Any, errors: Any, model: Vectors) -> Checked:
+    name = f"{job.participant}.{job.index}"
+    if f"error.{name}" in errors:
+        return Checked(job, fault=f"error: {errors[f'error.{name}']}")
     vectors: Vectors = {}
-    for name, expected in model.items():
+    for part, expected in model.items():
         try:
-            value = arrays[f"{name}.{who}"].numpy()
+            vectors[part] = arrays[f"{part}.{name}"].numpy()
         except (KeyError, ValueError, TypeError) as error:
-            return job, None, f"{name} cannot be read: {error!r}", 0.0
-        fault = vector_fault(name, value, expected)
+            return Checked(job, fault=f"{part} cannot be read: {error!r}")
+        fault = vector_fault(part, vectors[part], expected)
         if fault:
-            return job, None, fault, 0.0
-        vectors[name] = value
-    examples, loss, seconds = (metrics.get(f"{n}.{who}") for n in ("examples", "loss", "seconds"))
+            return Checked(job, fault=fault)
+    examples = metrics.get(f"examples.{name}")
     if not isinstance(examples, int) or examples < 1:
-        return job, None, f"examples={examples!r} is no positive number", 0.0
-    if not isinstance(loss, float) or not isinstance(seconds, float) or not np.isfinite(seconds):
-        return job, None, f"loss={loss!r} or seconds={seconds!r} is no number", 0.0
-    return job, Update(who, job.base_version, examples, loss, vectors), "", max(0.0, seconds)
+        return Checked(job, fault=f"examples={examples!r} is no positive whole number")
+    loss, seconds = metrics.get(f"loss.{name}"), metrics.get(f"seconds.{name}")
+    for label, value in (("loss", loss), ("seconds", seconds)):
+        if not isinstance(value, float) or not math.isfinite(value):
+            return Checked(job, fault=f"{label}={value!r} is no finite number")
+    return Checked(job, Update(job, examples, loss, vectors), seconds=max(0.0, seconds))
 
 
 def _last_line(text: str | None) -> str:

@@ -7,7 +7,12 @@ class Clock:
     """Reads `time.monotonic`, which all processes of one machine share."""
 
     def __init__(self, already: float = 0.0) -> None:
-        self._origin = time.monotonic() - already
+        self._already = already
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin (again) where the clock stood when it was made."""
+        self._origin = time.monotonic() - self._already
 
     def now(self) -> float:
         return time.monotonic() - self._origin

@@ -14,6 +14,7 @@ from fl_app.config import RunConfig
 from fl_app.data import normalise
 from fl_app.models import FlatModel
 from strategies.averaging import Vectors
+from strategies.randomness import rng
 
 _BATCH = 500
 
@@ -50,10 +51,14 @@ class Evaluator:
         self._report = report
         device = pick_device(config.device)
         dataset = dataset_of(config)
-        count = config.evaluate_examples or len(dataset.test.labels)
-        images = torch.from_numpy(dataset.test.images[:count]).to(device)
+        available = len(dataset.test.labels)
+        # Drawn at random, because many test sets are sorted by class, but the same for every seed.
+        chosen = rng(0, "evaluation").permutation(available)[
+            : config.evaluate_examples or available
+        ]
+        images = torch.from_numpy(dataset.test.images[chosen]).to(device)
         self._images = normalise(images, dataset.mean, dataset.std)
-        self._labels = torch.from_numpy(dataset.test.labels[:count]).to(device)
+        self._labels = torch.from_numpy(dataset.test.labels[chosen]).to(device)
         roles = ("small", "large") if config.distils else ("small",)
         self._models = {role: flat_model(config, role, device) for role in roles}
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()

@@ -1,13 +1,13 @@
 """Who takes part: nodes are asked who they are, and participants are given hosts."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from flwr.app import Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from fl_app.errors import ConfigError, EdgeFlError
+from fl_app.errors import ConfigError, DataError, EdgeFlError
 from fl_app.fingerprint import fingerprint
 from strategies.dispatch import Dispatcher
 
@@ -74,6 +74,33 @@ def assemble_roster(
             say(f"waiting for nodes: {len(answers)} of {participants} are here ({names})")
             reminder = now + _REMIND_SECONDS
         time.sleep(_POLL_SECONDS)
+
+
+def prepare_hosts(grid: Grid, hosts: Sequence[Host], participants: int, timeout: float) -> None:
+    """Let every host load its model and data, so that what is wrong with them shows before the
+    first round, and the first round takes no longer than the others.
+
+    Raises DataError that names the hosts that cannot take part, with their reasons.
+    """
+    dispatcher, faults, asked = Dispatcher(grid), [], {}
+    for position, host in enumerate(hosts):
+        own = [p for p in range(participants) if host.participant == p]
+        some = own or list(range(position, participants, len(hosts)))
+        content = RecordDict({"config": ConfigRecord({"participants": some})})
+        message_id = dispatcher.send(Message(content, host.node_id, "query.prepare"), timeout)
+        if message_id is None:
+            faults.append(f"{host.name}: the SuperLink did not take a message for it")
+        else:
+            asked[message_id] = host
+    while dispatcher.busy():
+        time.sleep(_POLL_SECONDS)
+        for reply in dispatcher.collect():
+            host = asked[reply.metadata.reply_to_message_id]
+            fault = reply.error.reason if reply.has_error() else reply.content["config"]["fault"]
+            if fault:
+                faults.append(f"{host.name}: {fault}")
+    if faults:
+        raise DataError("not every host can take part: " + "; ".join(sorted(faults)))
 
 
 def _checked(answer: dict) -> dict:

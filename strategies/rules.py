@@ -30,14 +30,14 @@ from strategies.averaging import (
     mix,
     weighted_average,
 )
+from strategies.schedule import Job
 
 
 @dataclass(frozen=True)
 class Update:
-    """What one job of a participant brought: `vectors` trained from version `base_version`."""
+    """What a job brought: `vectors` trained on `examples` images from job.base_version."""
 
-    participant: int
-    base_version: int
+    job: Job
     examples: int
     loss: float
     vectors: Vectors
@@ -132,14 +132,16 @@ class BufferedRule:
         weigh = STALENESS_WEIGHTS[config.staleness_weight]
         weights = [
             weigh(
-                version - 1 - update.base_version, config.staleness_exponent, config.staleness_bound
+                version - 1 - update.job.base_version,
+                config.staleness_exponent,
+                config.staleness_bound,
             )
             for update in updates
         ]
         vectors = [update.vectors for update in updates]
         if config.buffer_size == 1:
             return mix(model, vectors[0], config.mixing * weights[0])
-        base = [bases[update.base_version] for update in updates]
+        base = [bases[update.job.base_version] for update in updates]
         return buffered_update(model, vectors, base, weights, config.server_learning_rate)
 
     def state(self) -> Vectors:
@@ -165,7 +167,7 @@ def _reply(update: Update, keys: Sequence[str]) -> Message:
     metadata = Metadata(
         run_id=0,
         message_id="",
-        src_node_id=update.participant,
+        src_node_id=update.job.participant,
         dst_node_id=0,
         reply_to_message_id="",
         group_id="",

@@ -94,7 +94,8 @@ class Segment:
 
     kind "reverse": the large model learns from version `teacher_version` of the small one.
     kind "forward": a copy of that version learns from the large model.
-    `first_step` is the number of reverse steps done before.
+    `first_step` is the number of reverse steps done before, `staleness` the number of newer
+    versions that were made too late to be this segment's teacher.
     """
 
     kind: str
@@ -238,9 +239,16 @@ def _aggregation(version: int, t: float, jobs: Sequence[Job]) -> Aggregation:
     )
 
 
-def idle_times(aggregations: Sequence[Aggregation], participants: int) -> tuple[Idle, ...]:
+def idle_times(
+    aggregations: Sequence[Aggregation], participants: int, *, rounds: bool
+) -> tuple[Idle, ...]:
     """Where the participants waited: after its own reply for the other clients until the
-    aggregation, then for the server until the participant's next job starts."""
+    aggregation, then for the server until the participant's next job starts; before its first one
+    for the server, too.
+
+    After its last job a participant waits for the end of the round; with buffered averaging
+    (rounds=False) it is at work on a job that the run no longer needs.
+    """
     idle = []
     jobs: list[list[tuple[Job, float]]] = [[] for _ in range(participants)]
     for aggregation in aggregations:
@@ -248,8 +256,15 @@ def idle_times(aggregations: Sequence[Aggregation], participants: int) -> tuple[
             jobs[job.participant].append((job, aggregation.t))
     end = aggregations[-1].t if aggregations else 0.0
     for participant, own in enumerate(jobs):
+        own.sort(key=lambda entry: entry[0].t_start)
+        t_first = own[0][0].t_start if own else end
+        if rounds and t_first > 0:
+            idle.append(Idle(participant, 0.0, t_first, "server"))
         for position, (job, t_aggregation) in enumerate(own):
-            t_next = own[position + 1][0].t_start if position + 1 < len(own) else end
+            last = position + 1 == len(own)
+            if last and not rounds:
+                continue
+            t_next = end if last else own[position + 1][0].t_start
             t_aggregated = min(t_aggregation, t_next)
             if t_aggregated > job.t_end:
                 idle.append(Idle(participant, job.t_end, t_aggregated, "clients"))
@@ -322,7 +337,7 @@ def distillation_trace(
         aggregations,
         tuple(segments),
         tuple(publications),
-        idle_times(aggregations, participants),
+        idle_times(aggregations, participants, rounds=not buffer_size),
         duration=last,
         skipped=tuple(v for v in range(1, rounds + 1) if v not in taken and done),
     )
@@ -372,7 +387,8 @@ def _continuous(
 ) -> list[Segment]:
     """Policy "continuous": from the first version on, step after step with the newest version.
 
-    A version that arrives during a minibatch is taken at the minibatch's end.
+    A version that arrives during a minibatch is taken at the minibatch's end. After forward
+    distillation from a version at least one step is learnt from it.
     """
     step_seconds = reverse / plan.reverse_steps
     segments: list[Segment] = []
@@ -382,14 +398,14 @@ def _continuous(
         if forward and taken < len(arrivals):
             segments.append(Segment("forward", taken, step, plan.forward_steps, t, t + forward))
             t += forward
-            taken = _newest(arrivals, t)
         if taken == len(arrivals):
             steps = plan.reverse_steps
         else:
             wait = max(arrivals[taken] - t, 0.0)
             steps = max(1, math.ceil(wait / step_seconds - _STEP_TOLERANCE))
         end = t + steps * step_seconds
-        segments.append(Segment("reverse", taken, step, steps, t, end))
+        late = _newest(arrivals, t) - taken  # made during forward distillation
+        segments.append(Segment("reverse", taken, step, steps, t, end, late))
         t, step = end, step + steps
         if taken == len(arrivals):
             return segments

@@ -9,7 +9,7 @@ from fl_app.record.metrics import measure, of_kind
 from fl_app.record.report import render
 from fl_app.record.run_dir import RunDirectory, runs_root
 from fl_app.record.sinks import SINKS, console_listener
-from strategies.schedule import Aggregation, Job, idle_times
+from strategies.schedule import Aggregation, Idle, Job, idle_times
 
 # Keys that may differ when a run is resumed: they do not change what is computed.
 _FREE_ON_RESUME = {"resume", "output", "name", "sinks", "data-root", "checkpoint-every"}
@@ -54,7 +54,7 @@ def _check_resumable(run: RunDirectory, config: RunConfig) -> None:
 def close_books(run: RunDirectory, config: RunConfig, status: str, reason: str) -> dict[str, Any]:
     """Record how the run ended; write summary.json, the figures and the report."""
     events = run.events()
-    for idle in _idle(events, config.participants):
+    for idle in _idle(events, config):
         run.emit(
             "idle",
             participant=idle.participant,
@@ -87,7 +87,7 @@ def close_books(run: RunDirectory, config: RunConfig, status: str, reason: str) 
     return summary
 
 
-def _idle(events: list[dict[str, Any]], participants: int):
+def _idle(events: list[dict[str, Any]], config: RunConfig) -> tuple[Idle, ...]:
     """Idle times as the recorded jobs tell them, those of before a resumption included."""
     times = {event["round"]: event["t"] for event in of_kind(events, "round")}
     by_round: dict[int, list[Job]] = defaultdict(list)
@@ -100,7 +100,7 @@ def _idle(events: list[dict[str, Any]], participants: int):
         for round_, jobs in sorted(by_round.items())
         if round_ in times
     ]
-    return idle_times(aggregations, participants)
+    return idle_times(aggregations, config.participants, rounds=not config.buffered)
 
 
 def _checksum(run: RunDirectory, name: str) -> str | None:

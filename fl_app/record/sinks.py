@@ -27,8 +27,8 @@ def console_listener(
 ) -> Listener:
     """Return a listener that writes one aligned line a round, and a line for each incident.
 
-    A round's line is written once it was averaged and its `published` model ("global", or "small"
-    in a run without a distillation server) was evaluated; on the real clock two rounds later
+    A round's line is written once it was averaged and its small and `published` models ("global",
+    or "small" in a run without a distillation server) were evaluated; on the real clock two rounds later
     without that; and at the end of the run. `clock` is "virtual" or "real".
     """
     seen: list[Event] = []  # round and evaluate events that have no line yet
@@ -58,7 +58,7 @@ def console_listener(
             averaged = [e["round"] for e in seen if e["event"] == "round"]
             newest = max(averaged, default=0)
             complete = max(
-                (r["round"] for r in rows if r["round"] in averaged and r[published] is not None),
+                (r["round"] for r in rows if r["round"] in averaged and _evaluated(r, published)),
                 default=0,
             )
             show([row for row in rows if row["round"] <= max(complete, newest - _PATIENCE[clock])])
@@ -73,6 +73,10 @@ def console_listener(
                 write(f"{text} (again; further ones are only in metrics.jsonl)")
 
     return listen
+
+
+def _evaluated(row: dict[str, Any], published: str) -> bool:
+    return row["small"] is not None and row[published] is not None
 
 
 # How an incident reads, and what makes two of them repetitions of each other.

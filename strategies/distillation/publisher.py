@@ -1,5 +1,6 @@
 """What becomes of the distillation server's words: evaluations, segments, deaths as events."""
 
+import shutil
 from typing import Any
 
 from fl_app.config import RunConfig
@@ -40,6 +41,7 @@ class Publisher:
         self.segments = segments  # recorded so far
         self._taught: set[int] = set()  # versions, real clock
         self._dead = False
+        self.ready = False
         self.published, self.step, self.teacher_version = 0, 0, 0
         self.server = DistillationServer(config, self._directory)
         if config.virtual:
@@ -78,6 +80,9 @@ class Publisher:
             handler = getattr(self, f"_on_{event['event']}", None)
             if handler is not None:
                 handler(event)
+
+    def _on_ready(self, event: dict[str, Any]) -> None:
+        self.ready = True
 
     def _on_published(self, event: dict[str, Any]) -> None:
         round_ = event["round"]
@@ -195,6 +200,10 @@ class Publisher:
             skipped = tuple(v for v in range(1, rounds + 1) if v not in self._taught)
         for version in skipped:
             self._run.emit("skipped", version=version)
+
+    def clear(self) -> None:
+        """Remove the distillation server's files: the run is complete and cannot be resumed."""
+        shutil.rmtree(self._directory, ignore_errors=True)
 
     def newest(self) -> Vectors | None:
         """The global model last published: its weight average where that is switched on."""

@@ -19,7 +19,7 @@ from strategies.clock import Clock
 from strategies.dispatch import Dispatcher
 from strategies.distillation.publisher import Publisher
 from strategies.evaluation import Evaluator, Task
-from strategies.roster import Host, assemble_roster
+from strategies.roster import Host, assemble_roster, prepare_hosts
 from strategies.rounds import Live, Replay, Rounds
 from strategies.rules import Update, make_rule
 from strategies.schedule import Aggregation, Job
@@ -97,6 +97,7 @@ class Distillation(Strategy):
         config, result = self._config, Result()
         rounds, timeout = num_rounds or config.num_server_rounds, timeout or config.round_timeout
         self._hosts = assemble_roster(grid, config.participants, timeout, self._warn)
+        prepare_hosts(grid, self._hosts, config.participants, timeout)
         poll = _POLL_SECONDS if self._hosts[0].participant is None else _DEVICE_POLL_SECONDS
         dispatcher = Dispatcher(grid)
         self._free = lambda: [h for h in self._hosts if h.node_id not in dispatcher.busy()]
@@ -104,9 +105,12 @@ class Distillation(Strategy):
         evaluator = Evaluator(config, lambda **fields: self._run.emit("evaluate", **fields))
         try:
             if config.distils:
-                self._publisher = Publisher(
+                publisher = self._publisher = Publisher(
                     config, self._run, self._clock, evaluator, self._version, self._segments
                 )
+                # Everybody's preparations are no part of the run.
+                self._wait(lambda: publisher.ready)
+            self._clock.restart()
             first, began = self._version, time.monotonic()
             while self._version < rounds:
                 arrays = _record(self._versions[self._version])
@@ -129,11 +133,14 @@ class Distillation(Strategy):
             if self._publisher is not None:
                 self._publisher.server.stop()
             evaluator.close()
-        if self._publisher is not None and not self._publisher.server.finished:
+        if self._publisher is None:
+            return result
+        if not self._publisher.server.finished:
             raise WorkerError(
                 "the distillation server died for good; the federation has completed, and the "
                 f"global model is the last one published ({self._publisher.server.last_words()})"
             )
+        self._publisher.clear()
         return result
 
     def summary(self) -> None:
@@ -198,15 +205,16 @@ class Distillation(Strategy):
         model, now = self._versions[self._version], self._clock.now()
         for reply in replies:
             jobs = self._sent.pop(reply.metadata.reply_to_message_id)
-            for job, update, reason, seconds in updates_of(reply, jobs, model):
+            for result in updates_of(reply, jobs, model):
+                job, update = result.job, result.update
                 self._handed.pop(_key(job), None)
-                if not self._rounds.arrived(job, now, seconds, update is not None):
+                if not self._rounds.arrived(job, now, result.seconds, update is not None):
                     continue
-                self._bytes_up += _size(update.vectors) if update else 0
-                if update is not None:
-                    self._updates[_key(job)] = update
+                if update is None:
+                    self._reject(job, server_round, result.fault)
                 else:
-                    self._reject(job, server_round, reason)
+                    self._updates[_key(job)] = update
+                    self._bytes_up += _size(update.vectors)
         aggregation = self._rounds.complete(self._version, now)
         if aggregation is None:
             return None, None
@@ -260,7 +268,7 @@ class Distillation(Strategy):
                 self._wait_for_server(version)
         needed = self._rounds.bases(version) | {version}
         self._versions = {v: vectors for v, vectors in self._versions.items() if v in needed}
-        ages = [before - update.base_version for update in updates]
+        ages = [before - update.job.base_version for update in updates]
         return MetricRecord(
             {
                 "t": aggregation.t,
@@ -283,11 +291,11 @@ class Distillation(Strategy):
 
     def _record_jobs(self, aggregation: Aggregation, updates: Iterable[Update]) -> int:
         """One event per job of the aggregation; returns how many were rejected."""
-        by_job = {(u.participant, u.base_version): u for u in updates}
+        by_job = {_key(update.job): update for update in updates}
         rejected = 0
         for job in (*aggregation.jobs, *aggregation.lost):
             reason = self._failed.pop(_key(job), "")
-            update = by_job.get((job.participant, job.base_version))
+            update = by_job.get(_key(job))
             status = "lost" if job.lost and not reason else "ok"
             if reason:
                 status = "error" if reason.startswith("error: ") else "rejected"

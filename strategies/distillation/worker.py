@@ -61,7 +61,7 @@ class Worker:
             flat_model(config, "small", device),
             proxy_data(config).to(device),
         )
-        self._round = 0  # of the newest publication
+        self._round, self._published_step = 0, 0  # of the newest publication
         self._final: int | None = None  # the last round, once ``finish`` was ordered
         self._segment: tuple[float, int] | None = None  # real clock: its start, its first step
         published = published_files(directory)
@@ -121,8 +121,9 @@ class Worker:
         else:
             self._step_in_blocks(slot)
         self._close_segment()
-        if self._round < (self._final or 0):
-            self._publish(self._final or 0)
+        assert self._final is not None
+        if self._round < self._final or self._published_step < self._learner.step:
+            self._publish(self._final)
 
     def _step_continuously(self, slot: LatestSlot) -> None:
         """A step whenever there is a teacher; the newest version is taken between two steps."""
@@ -224,7 +225,7 @@ class Worker:
     def _publish(self, round_: int) -> None:
         """Leave the whole state as a file: what is shown, and what a successor continues from."""
         arrays, metadata = self._learner.state()
-        self._round = round_
+        self._round, self._published_step = round_, self._learner.step
         path = published_file(self._directory, round_)
         atomic_save(path, arrays, {**metadata, "round": round_})
         _say(

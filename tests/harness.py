@@ -1,0 +1,42 @@
+"""Small complete runs: the real strategy, worker process, ClientApp and run directory."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fl_app.config import resolve
+from fl_app.record.books import close_books, open_books
+from fl_app.record.run_dir import RunDirectory
+from strategies.distillation.strategy import Distillation
+from tests.fake_grid import FakeGrid
+
+SMALL = {
+    "num-server-rounds": 4,
+    "local-steps": 2,
+    "batch-size": 16,
+    "proxy-examples": 300,
+    "validation-examples": 100,
+    "evaluate-examples": 200,
+    "distill.reverse-steps": 3,
+    "distill.forward-steps": 2,
+    "distill.batch-size": 16,
+    "distill.grow-at": 2,
+}
+
+
+def run(output: Path, overrides: dict[str, Any], **grid: Any) -> tuple[dict, RunDirectory]:
+    """Run to the end with SMALL and `overrides`; returns the summary and the run directory."""
+    torch.set_num_threads(1)
+    config = resolve({**SMALL, "output": str(output), **overrides})
+    directory = open_books(config)
+    status, reason = "failed", ""
+    try:
+        Distillation(config, directory).start(FakeGrid(config.flat(), **grid))
+        status = "completed"
+    except Exception as error:
+        reason = repr(error)
+        raise
+    finally:
+        summary = close_books(directory, config, status, reason)
+    return summary, directory

@@ -1,0 +1,330 @@
+"""The distill system end to end in this process, with its worker in a process of its own."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Array, Message
+
+from fl_app.config import VARIANTS
+from fl_app.errors import ConfigError, EdgeFlError
+from fl_app.record.metrics import of_kind
+from fl_app.record.run_dir import RunDirectory
+from tests.harness import run
+
+
+def evaluations(directory: RunDirectory, model: str) -> dict[int, tuple]:
+    """round -> (step, accuracy, loss) of the raw model."""
+    return {
+        event["round"]: (event.get("step"), event["accuracy"], event["loss"])
+        for event in of_kind(directory.events(), "evaluate")
+        if event["model"] == model
+    }
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_same_bits_for_any_number_of_nodes(variant: str, tmp_path: Path) -> None:
+    first, one = run(tmp_path, {"distill.variant": variant}, nodes=1)
+    second, three = run(tmp_path, {"distill.variant": variant}, nodes=3)
+    assert first["checksum"] == second["checksum"]
+    assert first["virtual_seconds"] == second["virtual_seconds"]
+    assert evaluations(one, "global") == evaluations(three, "global")
+    assert set(evaluations(one, "global")) == {1, 2, 3, 4}
+    assert first["status"] == "completed"
+
+
+def test_round_after_snapshot_equals_sync_after_round(tmp_path: Path) -> None:
+    """async-round's model after snapshot v is sync's after round v, bit for bit: nobody overtakes
+    (0.32 c < c), so both do the same steps with the same teachers, one round apart in time."""
+    same = {"distill.publish-ema": "off"}
+    sync, a = run(tmp_path, {"distill.variant": "sync", **same})
+    rounds, b = run(tmp_path, {"distill.variant": "async-round", **same})
+    assert sync["checksum"] == rounds["checksum"]
+    assert evaluations(a, "small") == evaluations(b, "small")
+    synchronous, overlapped = evaluations(a, "global"), evaluations(b, "global")
+    assert overlapped[2] == synchronous[1]
+    assert overlapped[3] == synchronous[2]
+    assert overlapped[4] == synchronous[4]  # the run ends with the last version's block
+    assert rounds["virtual_seconds"] < sync["virtual_seconds"]
+
+
+def test_forward_distillation_changes_the_small_model(tmp_path: Path) -> None:
+    _, plain = run(tmp_path, {"distill.variant": "sync"})
+    _, forward = run(tmp_path, {"distill.variant": "sync-forward"})
+    assert evaluations(plain, "small") != evaluations(forward, "small")
+
+
+@pytest.mark.parametrize("buffer_size", [1, 2])
+def test_buffered_averaging_is_deterministic_and_stale(buffer_size: int, tmp_path: Path) -> None:
+    config = {
+        "averaging": "buffered",
+        "buffer-size": buffer_size,
+        "cost.speed-spread": 0.8,
+        "cost.dropout-probability": 0.1,
+        "participants": 4,
+        "num-server-rounds": 8,
+    }
+    first, directory = run(tmp_path, config, nodes=1)
+    second, _ = run(tmp_path, config, nodes=3)
+    assert first["checksum"] == second["checksum"]
+    assert max(event["staleness"] for event in of_kind(directory.events(), "round")) > 0
+    assert first["client_idle_fraction"]["clients"] == 0
+
+
+def test_gated_asynchronous_forward_distillation_is_deterministic(tmp_path: Path) -> None:
+    config = {"distill.forward": "on", "num-server-rounds": 5}
+    first, directory = run(tmp_path, config, nodes=1)
+    second, _ = run(tmp_path, config, nodes=2)
+    assert first["checksum"] == second["checksum"]
+    assert len(of_kind(directory.events(), "forward")) == 5
+
+
+@pytest.mark.parametrize(
+    "averaging", ["fedprox", "fedadam", "fedyogi", "krum", "fedtrimmedavg", "buffered"]
+)
+def test_baselines_without_a_distillation_server(averaging: str, tmp_path: Path) -> None:
+    config = {
+        "mode": "average",
+        "averaging": averaging,
+        "proximal-mu": 0.1,
+        "server-learning-rate": 0.01 if "ada" in averaging or "yogi" in averaging else 1.0,
+    }
+    first, directory = run(tmp_path, config, nodes=1)
+    second, _ = run(tmp_path, config, nodes=2)
+    assert first["checksum"] == second["checksum"]
+    assert first["status"] == "completed"
+    assert first["final"]["global"] is None
+    assert not (directory.path / "worker").exists()
+
+
+@pytest.mark.parametrize("averaging", ["fedavg", "buffered"])
+@pytest.mark.parametrize("variant", ["sync", "async-round", "async-plus"])
+def test_real_clock(variant: str, averaging: str, tmp_path: Path) -> None:
+    if variant == "sync" and averaging == "buffered":
+        pytest.skip("refused by the configuration: see test_config")
+    config = {"clock": "real", "distill.variant": variant, "averaging": averaging}
+    summary, directory = run(tmp_path, config)
+    assert summary["status"] == "completed"
+    assert summary["virtual_seconds"] is None
+    events = directory.events()
+    assert sum(segment["steps"] for segment in of_kind(events, "segment")) >= 3
+    last = evaluations(directory, "global")[4]
+    assert last[0] >= 3
+    jobs = of_kind(events, "job")
+    assert all(j["t_start"] <= j["t_compute"] <= j["t_upload"] <= j["t_end"] for j in jobs)
+    if variant == "sync":
+        assert [s["teacher_version"] for s in of_kind(events, "segment")] == [1, 2, 3, 4]
+        assert summary["client_idle_fraction"]["server"] > 0
+
+
+# -- bad replies and lost participants ----------------------------------------------------------
+
+
+def spoil(participant: int, change) -> Any:
+    """A tamperer that applies `change` to the arrays of one participant's results."""
+
+    def tamper(message: Message, reply: Message) -> Message:
+        if message.metadata.message_type == "train.local" and not reply.has_error():
+            arrays = reply.content["arrays"]
+            for key in [k for k in arrays if k.startswith(f"weights.{participant}.")]:
+                change(arrays, key)
+        return reply
+
+    return tamper
+
+
+def as_nan(arrays, key) -> None:
+    vector = arrays[key].numpy().copy()
+    vector[7] = np.nan
+    arrays[key] = Array(vector)
+
+
+CHANGES = {
+    "NaN": (as_nan, "1 values that are NaN or infinite"),
+    "shape": (lambda a, k: a.__setitem__(k, Array(np.ones(3, np.float32))), "has shape (3,)"),
+    "dtype": (lambda a, k: a.__setitem__(k, Array(a[k].numpy().astype(np.float64))), "float64"),
+    "missing": (lambda a, k: a.pop(k), "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_bad_update_is_rejected_and_the_round_goes_on(change: str, tmp_path: Path) -> None:
+    function, text = CHANGES[change]
+    config = {"mode": "average", "num-server-rounds": 2}
+    summary, directory = run(tmp_path, config, tamper=spoil(1, function))
+    assert summary["status"] == "completed"
+    assert summary["rejected"] == 2
+    rejected = of_kind(directory.events(), "rejected")
+    assert {(event["participant"], event["round"]) for event in rejected} == {(1, 1), (1, 2)}
+    assert all(text in event["reason"] for event in rejected)
+    assert all(event["contributions"] == 2 for event in of_kind(directory.events(), "round"))
+
+
+def test_nobody_can_train(tmp_path: Path) -> None:
+    tamper = spoil(0, as_nan)
+    config = {"mode": "average", "participants": 1, "num-server-rounds": 50}
+    with pytest.raises(EdgeFlError, match=r"jobs in a row failed.*NaN"):
+        run(tmp_path, config, tamper=tamper, nodes=1)
+
+
+def test_silent_node_is_given_up_on_the_real_clock(tmp_path: Path) -> None:
+    def tamper(message: Message, reply: Message) -> Message | None:
+        silent = message.metadata.message_type == "train.local" and (
+            message.metadata.dst_node_id == 12
+        )
+        return None if silent else reply
+
+    config = {
+        "mode": "average",
+        "clock": "real",
+        "averaging": "buffered",
+        "buffer-size": 1,
+        "round-timeout": 1.0,
+        "num-server-rounds": 6,
+    }
+    devices = [{"name": f"device-{i}"} for i in range(3)]
+    summary, directory = run(tmp_path, config, node_configs=devices, tamper=tamper)
+    assert summary["status"] == "completed"
+    done = {j["participant"] for j in of_kind(directory.events(), "job") if j["status"] == "ok"}
+    assert done == {0, 2}
+
+
+def test_too_few_devices_are_named(tmp_path: Path) -> None:
+    config = {"mode": "average", "round-timeout": 1.0, "participants": 3}
+    with pytest.raises(ConfigError, match=r"only 2 node.*anna, bert"):
+        run(tmp_path, config, node_configs=[{"name": "anna"}, {"name": "bert"}])
+
+
+# -- death and resumption -----------------------------------------------------------------------
+
+
+def worker_pids(directory: Path) -> list[int]:
+    """Processes whose command line names this run's worker directory."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                line = (entry / "cmdline").read_bytes().decode(errors="replace")
+            except OSError:
+                continue
+            if "strategies.distillation.worker" in line and str(directory) in line:
+                found.append(int(entry.name))
+    return found
+
+
+def wait_for(condition, seconds: float = 60.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if result := condition():
+            return result
+        time.sleep(0.02)
+    raise AssertionError("waited in vain")
+
+
+def only_run(output: Path) -> Path | None:
+    runs = [path for path in output.iterdir() if path.is_dir()] if output.exists() else []
+    return runs[0] if runs else None
+
+
+def round_reached(output: Path, round_: int) -> Path | None:
+    path = only_run(output)
+    metrics = path / "metrics.jsonl" if path else None
+    lines = metrics.read_text().splitlines() if metrics and metrics.exists() else []
+    events = [json.loads(line) for line in lines if line.endswith("}")]
+    return path if any(e["event"] == "round" and e["round"] >= round_ for e in events) else None
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes in /proc")
+LONG = {"num-server-rounds": 6, "local-steps": 20, "distill.reverse-steps": 40}
+
+
+@needs_proc
+@pytest.mark.parametrize("clock", ["virtual", "real"])
+def test_killed_worker_is_restarted(clock: str, tmp_path: Path) -> None:
+    expected, _ = run(tmp_path / "undisturbed", LONG) if clock == "virtual" else ({}, None)
+    killed: list[int] = []
+
+    def kill_once(message: Message, reply: Message) -> Message:
+        # From round 3 on, so that there is a published state to restart from.
+        if not killed and message.metadata.group_id == "4":
+            for pid in worker_pids(tmp_path / "disturbed"):
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+        return reply
+
+    config = {**LONG, "clock": clock}
+    summary, directory = run(tmp_path / "disturbed", config, tamper=kill_once)
+    assert killed
+    assert summary["status"] == "completed"
+    events = directory.events()
+    assert "exit code -9" in of_kind(events, "worker_died")[0]["reason"]
+    assert len(of_kind(events, "worker_restarted")) == 1
+    if clock == "virtual":
+        assert summary["checksum"] == expected["checksum"]
+
+
+@needs_proc
+@pytest.mark.parametrize("variant", ["async-plus", "sync-forward"])
+@pytest.mark.parametrize("averaging", ["fedavg", "fedadam"])
+def test_killed_run_resumes_with_equal_bits(variant: str, averaging: str, tmp_path: Path) -> None:
+    config = {**LONG, "distill.variant": variant, "averaging": averaging}
+    if averaging == "fedadam":
+        config["server-learning-rate"] = 0.01
+    expected, undisturbed = run(tmp_path / "undisturbed", config)
+    output = tmp_path / "killed"
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=run, args=(output, config), daemon=True)
+    process.start()
+    directory = wait_for(lambda: round_reached(output, 3))
+    os.kill(process.pid or 0, signal.SIGKILL)
+    process.join()
+    # The worker notices by itself that its run is gone.
+    wait_for(lambda: not worker_pids(output), 15)
+    assert not (directory / "summary.json").exists()
+    summary, resumed = run(output, {**config, "resume": str(directory)})
+    assert summary["checksum"] == expected["checksum"]
+    assert summary["virtual_seconds"] == expected["virtual_seconds"]
+    assert evaluations(resumed, "global") == evaluations(undisturbed, "global")
+    assert evaluations(resumed, "small") == evaluations(undisturbed, "small")
+    keys = ("bytes_up", "client_idle_fraction", "worker_busy_fraction", "time_to_target")
+    assert [summary[key] for key in keys] == [expected[key] for key in keys]
+    assert of_kind(resumed.events(), "resumed")
+
+
+def test_resume_refuses_another_configuration_and_a_complete_run(tmp_path: Path) -> None:
+    config = {"mode": "average", "num-server-rounds": 1}
+    _, directory = run(tmp_path, config)
+    again = {**config, "resume": str(directory.path)}
+    with pytest.raises(ConfigError, match="has completed"):
+        run(tmp_path, again)
+    (directory.path / "summary.json").unlink()
+    with pytest.raises(ConfigError, match="seed was 0 and is 1"):
+        run(tmp_path, {**again, "seed": 1})
+
+
+def test_buffered_run_resumes_on_the_real_clock(tmp_path: Path) -> None:
+    config = {
+        **LONG,
+        "clock": "real",
+        "averaging": "buffered",
+        "num-server-rounds": 12,
+    }
+    output = tmp_path / "killed"
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=run, args=(output, config), daemon=True)
+    process.start()
+    directory = wait_for(lambda: round_reached(output, 4))
+    os.kill(process.pid or 0, signal.SIGKILL)
+    process.join()
+    summary, resumed = run(output, {**config, "resume": str(directory)})
+    assert summary["status"] == "completed"
+    rounds = [event["round"] for event in of_kind(resumed.events(), "round")]
+    assert rounds == list(range(1, 13))
+    times = [event["t"] for event in of_kind(resumed.events(), "round")]
+    assert times == sorted(times)
