@@ -4,7 +4,7 @@ The tests hold the application's implementations to these.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -121,7 +121,7 @@ def distillation_loss(
 
 def sgd(
     w: torch.Tensor,
-    gradients: Sequence[Callable[[torch.Tensor], torch.Tensor]],
+    gradients: Iterable[Callable[[torch.Tensor], torch.Tensor]],
     *,
     rate: float,
     momentum: float,
@@ -142,7 +142,7 @@ def sgd(
 
 def adamw(
     w: torch.Tensor,
-    gradients: Sequence[Callable[[torch.Tensor], torch.Tensor]],
+    gradients: Iterable[Callable[[torch.Tensor], torch.Tensor]],
     *,
     rate: float,
     decay: float,

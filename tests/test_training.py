@@ -1,0 +1,170 @@
+"""Local training: equal to a literal SGD loop, with epochs that leave no image out."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from client_apps.training import minibatches, train_locally
+from fl_app.assemble import flat_model
+from fl_app.config import RunConfig, resolve
+from fl_app.data.augment import augment
+from strategies.randomness import rng
+from tests import oracle
+
+SCALE: dict[str, Any] = {"mean": (0.3,), "std": (0.4,), "flip": True}
+
+
+def data(examples: int = 50) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (examples, 1, 28, 28), dtype=np.uint8)
+    return torch.from_numpy(images), torch.from_numpy(generator.integers(0, 10, examples))
+
+
+def config_with(**overrides: Any) -> RunConfig:
+    keys = {key.replace("_", "-"): value for key, value in overrides.items()}
+    return resolve({"small-width": 2, "local-steps": 5, "batch-size": 8, **keys})
+
+
+# ---------------------------------------------------------------------------------- minibatches
+
+
+@given(st.integers(1, 60), st.integers(1, 20), st.integers(0, 40))
+def test_minibatches_cover_each_epoch_without_repeats(examples: int, size: int, steps: int) -> None:
+    """Laid end to end they are permutations of all images, one epoch after the other."""
+    batches = list(minibatches(examples, size, steps, np.random.default_rng(0)))
+    assert len(batches) == steps
+    assert all(len(batch) == min(size, examples) for batch in batches)
+    drawn = np.concatenate(batches) if batches else np.empty(0)
+    for epoch in range(0, len(drawn), examples):
+        part = drawn[epoch : epoch + examples]
+        assert len(set(part)) == len(part)
+        assert set(part) <= set(range(examples))
+
+
+def test_epochs_are_shuffled_anew() -> None:
+    first, second = (
+        np.concatenate(list(minibatches(100, 10, 20, np.random.default_rng(seed))))
+        for seed in (0, 1)
+    )
+    assert first[:100].tolist() != first[100:].tolist()
+    assert first.tolist() != second.tolist()
+
+
+# ------------------------------------------------------------------------------------- training
+
+
+def literal_training(
+    config: RunConfig, images: torch.Tensor, labels: torch.Tensor
+) -> tuple[torch.Tensor, float]:
+    """The same on an ordinary module, by autograd and the reference's loop: weights, mean loss."""
+    module = flat_model(config, "small").module.train()
+    generator = rng(7, "batches")
+    batches = minibatches(len(labels), config.batch_size, config.local_steps, generator)
+    losses = []
+
+    def gradient_on(chosen: np.ndarray) -> Callable[[torch.Tensor], torch.Tensor]:
+        def gradient(w: torch.Tensor) -> torch.Tensor:
+            batch = augment(images[chosen], generator, **SCALE)
+            vector_to_parameters(w, module.parameters())
+            loss = functional.cross_entropy(module(batch), labels[chosen])
+            losses.append(loss.item())
+            gradients = torch.autograd.grad(loss, list(module.parameters()))
+            return torch.cat([g.reshape(-1) for g in gradients])
+
+        return gradient
+
+    w = oracle.sgd(
+        parameters_to_vector(module.parameters()).detach().clone(),
+        # Lazily: batches and augmentation draw from one stream, in turns.
+        (gradient_on(chosen) for chosen in batches),
+        rate=config.learning_rate,
+        momentum=config.momentum,
+        decay=config.weight_decay,
+        mu=config.proximal_mu,
+    )
+    return w, sum(losses) / len(losses)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"momentum": 0.0, "weight_decay": 0.0},
+        {"weight_decay": 0.1},
+        {"proximal_mu": 0.5, "local_steps": 12},
+        {"batch_size": 64},  # more than there are images
+    ],
+)
+def test_equals_a_literal_sgd_loop(overrides: dict[str, Any]) -> None:
+    config = config_with(**overrides)
+    images, labels = data()
+    model = flat_model(config, "small")
+    start = model.weights.clone()
+    loss = train_locally(model, images, labels, config, rng(7, "batches"), **SCALE)
+    expected, expected_loss = literal_training(config, images, labels)
+    torch.testing.assert_close(model.weights, expected, rtol=1e-4, atol=1e-6)
+    assert loss == pytest.approx(expected_loss, rel=1e-5)
+    assert not torch.allclose(model.weights, start, atol=1e-3)
+
+
+def test_the_proximal_term_keeps_the_model_near_its_start() -> None:
+    images, labels = data()
+
+    def distance(mu: float) -> float:
+        model = flat_model(config_with(), "small")
+        start = model.weights.clone()
+        config = config_with(proximal_mu=mu, weight_decay=0.0, local_steps=20)
+        train_locally(model, images, labels, config, rng(0, "b"), **SCALE)
+        return (model.weights - start).norm().item()
+
+    assert distance(0.0) > distance(1.0) > distance(10.0)
+
+
+def test_training_follows_from_its_generator_and_keeps_no_state() -> None:
+    """Equal starts give equal bits, also right after other training with the same model."""
+    images, labels = data()
+    config, model = config_with(), flat_model(config_with(), "small")
+    start = model.state()
+    results = []
+    for seed in (1, 2, 1):
+        model.load(**start)
+        train_locally(model, images, labels, config, rng(seed, "batches"), **SCALE)
+        results.append(model.checksum())
+    assert results[0] == results[2] != results[1]
+
+
+def test_training_learns_and_moves_the_running_statistics() -> None:
+    """Bright and dark images are told apart after 30 steps: the loss falls below ln(10) = 2.3 of
+    ten equally likely classes, far."""
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 2, 64)
+    images = generator.integers(0, 50, (64, 1, 28, 28)) + 180 * labels[:, None, None, None]
+    model = flat_model(config_with(), "small")
+    before = model.buffers.clone()
+    losses = [
+        train_locally(
+            model,
+            torch.from_numpy(images.astype(np.uint8)),
+            torch.from_numpy(labels),
+            config_with(local_steps=30),
+            rng(i, "batches"),
+            **SCALE,
+        )
+        for i in range(2)
+    ]
+    assert losses[1] < 0.3 < losses[0]
+    assert not torch.equal(model.buffers, before)
+    assert torch.isfinite(model.buffers).all()
+
+
+def test_training_leaves_the_global_generators_alone() -> None:
+    torch_state = torch.get_rng_state()
+    train_locally(flat_model(config_with(), "small"), *data(), config_with(), rng(0, "b"), **SCALE)
+    assert torch.equal(torch.get_rng_state(), torch_state)
