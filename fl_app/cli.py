@@ -53,7 +53,7 @@ def runs(_arguments: argparse.Namespace) -> int:
     found = list_runs(runs_root())
     width = max((len(run.name) for run in found), default=0)
     for run in found:
-        accuracy = (run.summary().get("final") or {}).get("global")
+        accuracy = (run.summary().get("final") or {}).get("published")
         shown = "" if accuracy is None else f"accuracy {accuracy:.3f}"
         print(f"{run.name:{width}}  {status(run, run.events()):12}  {shown}".rstrip())
     if not found:

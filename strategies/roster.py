@@ -12,7 +12,7 @@ from fl_app.fingerprint import fingerprint
 from strategies.dispatch import Dispatcher
 
 _POLL_SECONDS = 0.05
-_REMIND_SECONDS = 15.0
+_REMIND_SECONDS = 30.0
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def distill_events(
         add("evaluate", model="small", accuracy=small, accuracy_ema=None, teacher_version=number,
             **shared)  # fmt: skip
         add("evaluate", model="global", accuracy=large + noise[1], accuracy_ema=large,
-            teacher_version=number - 1, **shared)  # fmt: skip
+            published="ema", teacher_version=number - 1, **shared)  # fmt: skip
         t = done
     return events
 

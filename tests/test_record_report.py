@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from record_events import config, distill_events, fill
 
 from fl_app.errors import RunDirectoryError
 from fl_app.record.compare import compare
 from fl_app.record.figures import FIGURES, to_png
 from fl_app.record.report import render
 from fl_app.record.run_dir import RunDirectory
+from tests.record_events import config, distill_events, fill
 
 TARGETS = (0.5, 0.6)
 SHAPES = [(20, 3, False), (20, 3, True), (200, 3, False), (20, 16, True), (1, 3, True)]

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from record_events import config, distill_events
 
 from fl_app.errors import RunDirectoryError
 from fl_app.record.run_dir import RunDirectory
 from fl_app.record.sinks import SINKS, console_listener, duration, scalars
+from tests.record_events import config, distill_events
 
 ROUND = {"event": "round", "t": 10.0, "staleness": 0.0, "bytes_up": 1_500_000, "eta": 75.0}
 
@@ -59,15 +59,16 @@ def test_a_line_waits_for_the_evaluation_that_completes_it_in_any_order() -> Non
 
 def test_a_line_does_not_wait_for_ever() -> None:
     rounds = [{**ROUND, "round": number} for number in (1, 2, 3)]
-    assert len(lines(rounds[:2])) == 0
-    assert [line.split()[0] for line in lines(rounds)[1:]] == ["1/9"]
+    assert len(lines(rounds[:2], clock="real")) == 0
+    assert [line.split()[0] for line in lines(rounds, clock="real")[1:]] == ["1/9"]
+    assert lines(rounds, clock="virtual") == []  # there every evaluation is certain to come
     written = lines([*rounds, {"event": "finished", "status": "completed"}])
     assert [line.split()[0] for line in written[1:]] == ["1/9", "2/9", "3/9"]
 
 
 def test_an_evaluation_after_its_line_adds_no_second_one() -> None:
     events = [{**ROUND, "round": n} for n in (1, 2, 3)] + [evaluation(1, "global")]
-    assert len(lines(events)) == 2
+    assert len(lines(events, clock="real")) == 2
 
 
 def test_without_a_distillation_server_the_small_model_completes_a_line() -> None:
@@ -77,7 +78,7 @@ def test_without_a_distillation_server_the_small_model_completes_a_line() -> Non
 
 
 def test_a_resumed_run_prints_its_rounds_anew() -> None:
-    events = [{**ROUND, "round": 1}, evaluation(1, "global")]
+    events = [{**ROUND, "round": 1}, evaluation(1, "small"), evaluation(1, "global")]
     written = lines([*events, {"event": "resumed", "round": 0}, *events])
     assert [line.split()[0] for line in written] == ["round", "1/9", "!", "1/9"]
 

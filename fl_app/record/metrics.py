@@ -163,7 +163,7 @@ def measure(events: Sequence[Event], targets: Sequence[float] = TARGETS) -> dict
     """Return the part of summary.json that follows from the events; null where nothing was seen.
 
     - rounds: the last completed one; end_seconds on the run's clock; wall_seconds
-    - final {small, global, global_ema}: the last evaluation of each
+    - final {small, global, global_ema, published}: the last evaluation of each
     - time_to_target {"0.50": seconds or null}: of the published model (see `time_to_target`)
     - client_idle_fraction {clients, server, total}: share of the participants' time that they
       waited for other participants and for the server
@@ -179,6 +179,7 @@ def measure(events: Sequence[Event], targets: Sequence[float] = TARGETS) -> dict
     fields["global_ema"] = ("global", "accuracy_ema")
     finals = {name: series(events, *field) for name, field in fields.items()}
     points = published(events)
+    finals["published"] = points
     return {
         "rounds": max((event["round"] for event in rounds), default=0),
         "end_seconds": end,

@@ -28,8 +28,8 @@ def console_listener(
     """Return a listener that writes one aligned line a round, and a line for each incident.
 
     A round's line is written once it was averaged and its small and `published` models ("global",
-    or "small" in a run without a distillation server) were evaluated; on the real clock two rounds later
-    without that; and at the end of the run. `clock` is "virtual" or "real".
+    or "small" in a run without a distillation server) were evaluated; on the real clock two rounds
+    later without that; and at the end of the run. `clock` is "virtual" or "real".
     """
     seen: list[Event] = []  # round and evaluate events that have no line yet
     printed = 0
