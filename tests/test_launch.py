@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fl_app.config import resolve
@@ -20,6 +21,7 @@ from fl_app.launch.log import LogReader
 from fl_app.launch.sizing import count_cores, simulation_size
 from fl_app.launch.supervise import descendants
 from fl_app.launch.values import parse_assignments, toml_lines
+from fl_app.record.run_dir import RunDirectory
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -143,6 +145,23 @@ def test_a_run_has_completed_if_both_say_so(
 def test_a_run_elsewhere_has_completed_if_flower_says_so() -> None:
     assert launch.completed("finished:completed", Path("/not/on/this/machine"))
     assert not launch.completed("finished:completed", None)  # it never told its directory
+
+
+def test_the_end_of_a_stopped_run_is_recorded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunDirectory.create(tmp_path, resolve({"participants": 2}).flat(), name="one")
+    run.emit("run_started")
+    run.save_checkpoint("server", {"weights": np.zeros(2, np.float32)})
+    launch._close(run.path, "stopped", "interrupted")
+    assert run.summary()["status"] == "stopped"
+    assert f"edge-fl resume {run.path}" in capsys.readouterr().err
+    # What the ServerApp wrote itself stands; a resumed run has no end of its own yet.
+    launch._close(run.path, "failed", "later")
+    assert run.summary()["status"] == "stopped"
+    run.emit("resumed", round=0)
+    launch._close(run.path, "failed", "again")
+    assert (run.summary()["status"], run.summary()["reason"]) == ("failed", "again")
 
 
 def test_output_that_cannot_be_written_is_refused(tmp_path: Path) -> None:

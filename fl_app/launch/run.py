@@ -21,7 +21,8 @@ from fl_app.launch.log import LogReader
 from fl_app.launch.sizing import count_cores, count_gpus, simulation_size
 from fl_app.launch.superlink import Link, local_superlink
 from fl_app.launch.values import toml_lines
-from fl_app.record.run_dir import runs_root
+from fl_app.record.books import close_books
+from fl_app.record.run_dir import CHECKPOINTS, RunDirectory, runs_root
 
 APP = Path(__file__).resolve().parents[2]
 # Flower notices a dead ServerApp by its missing heartbeats after 60 s; we look at the process.
@@ -48,18 +49,35 @@ def run(overrides: Mapping[str, Value], *, superlink: str = "", verbose: bool = 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
     reader = LogReader(verbose)
+    code, problem = 0, ""
     try:
         with _link(superlink) as link:
-            code = _run_on(link, overrides, size, reader)
+            problem = _run_on(link, overrides, size, reader)
+            code = FAILED if problem else 0
     except EdgeFlError as error:
-        print(f"edge-fl: {error}", file=sys.stderr)
-        code = FAILED
+        code, problem = FAILED, str(error)
     except Stopped as stopped:
-        print(f"edge-fl: {stopped}", file=sys.stderr)
-        code = stopped.code
+        code, problem = stopped.code, str(stopped)
+    if problem:
+        print(f"edge-fl: {problem}", file=sys.stderr)
     if reader.run_directory:
+        if problem and not superlink:
+            _close(reader.run_directory, "failed" if code == FAILED else "stopped", problem)
         print(f"run directory: {reader.run_directory}", flush=True)
     return code
+
+
+def _close(directory: Path, status: str, reason: str) -> None:
+    """Write the end of a run whose ServerApp could not: Flower stops one without a last word."""
+    try:
+        run = RunDirectory.open(directory)
+        ends = [e["event"] for e in run.events() if e["event"] in ("finished", "resumed")]
+        if not ends or ends[-1] == "resumed":
+            close_books(run, resolve(run.config()), status, reason)
+        if any((directory / CHECKPOINTS).iterdir()):
+            print(f"edge-fl: to go on: edge-fl resume {directory}", file=sys.stderr)
+    except (EdgeFlError, OSError) as error:
+        print(f"edge-fl: the end of the run could not be recorded: {error}", file=sys.stderr)
 
 
 class Stopped(BaseException):
@@ -90,11 +108,13 @@ def _size(config: RunConfig) -> dict[str, Value]:
 
 def _run_on(
     link: Link, overrides: Mapping[str, Value], size: Mapping[str, Value], reader: LogReader
-) -> int:
+) -> str:
+    """Submit the app and follow it to its end; returns why it did not complete, or ""."""
     run_id = _submit(link, overrides, size)
     try:
-        problem = _follow(link, run_id, reader)
-        status, details = ("", problem) if problem else _status(link, run_id)
+        if problem := _follow(link, run_id, reader):
+            return problem
+        status, details = _status(link, run_id)
     except BaseException:
         # A local SuperLink is about to end with all it has started; another one must be told.
         if link.supervisor is None:
@@ -102,11 +122,10 @@ def _run_on(
                 link.ask("stop", run_id, link.connection)
         raise
     if completed(status, reader.run_directory):
-        return 0
+        return ""
     if status == "finished:completed":
-        details = "it ended, but its summary.json does not say completed"
-    print(f"edge-fl: the run did not complete: {details}", file=sys.stderr)
-    return FAILED
+        return "the run has ended, but its summary.json does not say completed"
+    return f"the run did not complete: {details}"
 
 
 def _submit(link: Link, overrides: Mapping[str, Value], size: Mapping[str, Value]) -> str:
