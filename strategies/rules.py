@@ -116,7 +116,7 @@ class FlowerRule:
 
 class BufferedRule:
     """Buffered asynchronous averaging: of one update FedAsync, of several FedBuff; an old update
-    counts less."""
+    counts less. Buffers, which are no parameters, are averaged with the same weights."""
 
     def __init__(self, config: RunConfig) -> None:
         self._config = config
@@ -142,7 +142,13 @@ class BufferedRule:
         if config.buffer_size == 1:
             return mix(model, vectors[0], config.mixing * weights[0])
         base = [bases[update.job.base_version] for update in updates]
-        return buffered_update(model, vectors, base, weights, config.server_learning_rate)
+        rate = config.server_learning_rate
+        result = buffered_update(model, vectors, base, weights, rate)
+        # A variance plus the difference of two old ones can be negative. Buffers move towards the
+        # updates' own instead, at most all the way: they stay between what there was.
+        buffers = {key: value for key, value in model.items() if key != "weights"}
+        current = [model] * len(updates)
+        return result | buffered_update(buffers, vectors, current, weights, min(1.0, rate))
 
     def state(self) -> Vectors:
         return {}
