@@ -1,0 +1,319 @@
+"""The rules of averaging: what Flower's strategies and the buffered ones make of our vectors."""
+
+import logging
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fl_app.config import FLOWER_RULES, RunConfig, resolve
+from strategies.averaging import Vectors, weighted_average
+from strategies.rules import Rule, Update, make_rule
+from strategies.schedule import Job
+from tests import (
+    fake_grid,  # noqa: F401 - lets Messages be made outside of a ServerApp
+    oracle,
+)
+
+ADAPTIVE = ("fedadam", "fedyogi")
+
+
+def f32(*values: float) -> np.ndarray:
+    return np.array(values, np.float32)
+
+
+def config_with(averaging: str, **overrides: Any) -> RunConfig:
+    keys = {key.replace("_", "-"): value for key, value in overrides.items()}
+    return resolve({"mode": "average", "averaging": averaging, **keys})
+
+
+def update(
+    participant: int, weights: Any, buffers: Any, examples: int = 1, base: int = 0
+) -> Update:
+    job = Job(participant, 0, base, 0.0, 0.0, 0.0, 0.0)
+    return Update(job, examples, 0.5, {"weights": f32(*weights), "buffers": f32(*buffers)})
+
+
+def random_updates(seed: int, number: int = 5) -> list[Update]:
+    generator = np.random.default_rng(seed)
+    return [
+        update(p, generator.standard_normal(6), generator.random(2), int(generator.integers(1, 9)))
+        for p in range(number)
+    ]
+
+
+def model_of(seed: int = 99) -> Vectors:
+    return random_updates(seed, 1)[0].vectors
+
+
+def parts(updates: list[Update], key: str) -> list[np.ndarray]:
+    return [u.vectors[key] for u in updates]
+
+
+def sizes(updates: list[Update]) -> list[int]:
+    return [u.examples for u in updates]
+
+
+@pytest.mark.parametrize("averaging", [*FLOWER_RULES, "buffered"])
+class TestEveryRule:
+    """What holds for whatever `averaging` names."""
+
+    def test_vectors_of_the_models_shape_and_type(self, averaging: str) -> None:
+        model, updates = model_of(), random_updates(0)
+        before = {k: v.copy() for k, v in model.items()}
+        result = make_rule(config_with(averaging)).combine(1, model, updates, {0: model})
+        assert result.keys() == model.keys()
+        for key, value in result.items():
+            assert value.dtype == np.float32
+            assert value.shape == model[key].shape
+            assert np.isfinite(value).all()
+            assert model[key].tobytes() == before[key].tobytes()
+            assert value.flags.writeable
+
+    def test_one_update_is_enough(self, averaging: str) -> None:
+        """All others were lost or rejected."""
+        model, updates = model_of(), random_updates(0, 1)
+        result = make_rule(config_with(averaging)).combine(1, model, updates, {0: model})
+        assert all(np.isfinite(value).all() for value in result.values())
+
+    def test_equal_inputs_give_equal_bits(self, averaging: str) -> None:
+        def run() -> bytes:
+            rule, model = make_rule(config_with(averaging)), model_of()
+            for version in (1, 2, 3):
+                model = rule.combine(version, model, random_updates(version), {0: model_of()})
+            return model["weights"].tobytes() + model["buffers"].tobytes()
+
+        assert run() == run()
+
+    def test_its_state_goes_on_with_equal_bits(self, averaging: str) -> None:
+        """Rounds 1 to 4 in one go, and 1, 2 | state into a new rule | 3, 4."""
+
+        def rounds(rule: Rule, model: Vectors, versions: range) -> Vectors:
+            for version in versions:
+                model = rule.combine(version, model, random_updates(version), {0: model_of()})
+            return model
+
+        def fresh() -> Rule:
+            return make_rule(config_with(averaging, server_learning_rate=0.05))
+
+        through = rounds(fresh(), model_of(), range(1, 5))
+        first = fresh()
+        half = rounds(first, model_of(), range(1, 3))
+        state = {key: value.copy() for key, value in first.state().items()}
+        rounds(first, half, range(3, 5))  # going on with the first one does not touch the copy
+        second = fresh()
+        second.load_state(state)
+        resumed = rounds(second, half, range(3, 5))
+        for key in through:
+            assert resumed[key].tobytes() == through[key].tobytes()
+        # The comparison can fail: an adaptive rule without its state goes elsewhere.
+        forgetful = rounds(fresh(), half, range(3, 5))
+        same = forgetful["weights"].tobytes() == through["weights"].tobytes()
+        assert same is (averaging not in ADAPTIVE)
+
+    def test_state_fits_a_checkpoint(self, averaging: str) -> None:
+        """Arrays of float32 under names of text, and none before the first round."""
+        rule = make_rule(config_with(averaging))
+        assert rule.state() == {}
+        rule.load_state({})
+        rule.combine(1, model_of(), random_updates(0), {0: model_of()})
+        assert all(value.dtype == np.float32 for value in rule.state().values())
+        assert bool(rule.state()) is (averaging in ADAPTIVE)
+
+    def test_flowers_log_stays_as_it_was(self, averaging: str) -> None:
+        logger = logging.getLogger("flwr")
+        level = logger.level
+        make_rule(config_with(averaging)).combine(1, model_of(), random_updates(0), {0: model_of()})
+        assert logger.level == level
+
+
+# ------------------------------------------------------------------------------ Flower's strategies
+
+
+@pytest.mark.parametrize("averaging", ["fedavg", "fedprox"])
+def test_federated_averaging(averaging: str) -> None:
+    """FedProx differs on the client only. Buffers are averaged as the weights are."""
+    updates = random_updates(0)
+    result = make_rule(config_with(averaging)).combine(1, model_of(), updates, {})
+    ours = weighted_average([u.vectors for u in updates], sizes(updates))
+    for key in ("weights", "buffers"):
+        expected = oracle.federated_average(parts(updates, key), sizes(updates))
+        np.testing.assert_allclose(result[key], expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(ours[key], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_krum_by_hand() -> None:
+    """n = 5, f = 1, so the n - f - 2 = 2 nearest count: 1.0 has 0.1^2 + 0.25^2 = 0.0725, 1.1 has
+    0.1^2 + 0.15^2 = 0.0325, 1.25 has 0.15^2 + 0.25^2 = 0.085; 2 and 100 have more. The vector 1.1
+    is taken as it is, sizes do not count."""
+    values = [1.0, 1.1, 1.25, 2.0, 100.0]
+    updates = [update(p, [v], [2 * v], examples=p + 1) for p, v in enumerate(values)]
+    rule = make_rule(config_with("krum", num_malicious_nodes=1, participants=5))
+    result = rule.combine(1, model_of(), updates, {})
+    assert result["weights"].tolist() == [f32(1.1)[0]]
+    assert result["buffers"].tolist() == [f32(2.2)[0]]
+
+
+@pytest.mark.parametrize("byzantine", [0, 1, 2])
+def test_krum_equals_the_paper(byzantine: int) -> None:
+    updates = random_updates(4, 7)
+    together = [np.concatenate([u.vectors["weights"], u.vectors["buffers"]]) for u in updates]
+    rule = make_rule(config_with("krum", num_malicious_nodes=byzantine, participants=7))
+    result = rule.combine(1, model_of(), updates, {})
+    expected = oracle.krum(together, byzantine)
+    np.testing.assert_array_equal(np.concatenate([result["weights"], result["buffers"]]), expected)
+
+
+def test_trimmed_mean_by_hand() -> None:
+    """Of five, floor(0.2 x 5) = 1 is cut at each end: (1 + 2 + 3) / 3 = 2, and sizes do not count;
+    in the second coordinate (5 + 5 + 8) / 3 = 6."""
+    values = [(1, 5), (2, 5), (3, 8), (-50, 99), (70, 0)]
+    updates = [update(p, v, [v[0]], examples=p + 1) for p, v in enumerate(values)]
+    result = make_rule(config_with("fedtrimmedavg")).combine(1, model_of(), updates, {})
+    assert result["weights"].tolist() == [2.0, 6.0]
+    assert result["buffers"].tolist() == [2.0]
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1, 0.2, 0.45])
+def test_trimmed_mean_equals_the_paper(beta: float) -> None:
+    updates = random_updates(5, 9)
+    result = make_rule(config_with("fedtrimmedavg", trim_fraction=beta)).combine(
+        1, model_of(), updates, {}
+    )
+    for key in ("weights", "buffers"):
+        expected = oracle.trimmed_mean(parts(updates, key), beta)
+        np.testing.assert_allclose(result[key], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("averaging", "expected"),
+    [
+        # Bias correction: 0.1 sqrt(1 - 0.99^2) / (1 - 0.9^2) = 0.0742458; times m / (sqrt(v) + tau)
+        ("fedadam", 5 + 0.0742458 * 0.2 / (0.2 + 0.001)),
+        ("fedyogi", 5 + 0.1 * 0.2 / (0.2 + 0.001)),
+    ],
+)
+def test_the_first_adaptive_step_by_hand(averaging: str, expected: float) -> None:
+    """From 5 to an average of 7: delta = 2, m = 0.1 x 2 = 0.2, v = 0.01 x 4 = 0.04, sqrt(v) = 0.2
+    (Yogi: v = 0 - 0.01 x 4 x sign(0 - 4) = 0.04 too)."""
+    rule = make_rule(config_with(averaging, server_learning_rate=0.1))
+    updates = [update(0, [6], [1], examples=1), update(1, [7.5], [3], examples=2)]
+    result = rule.combine(1, {"weights": f32(5), "buffers": f32(9)}, updates, {})
+    assert result["weights"][0] == pytest.approx(expected, rel=1e-6)
+    # (1 x 1 + 2 x 3) / 3: averaged, wherever the buffers were before.
+    assert result["buffers"][0] == pytest.approx(7 / 3)
+
+
+@pytest.mark.parametrize("averaging", ADAPTIVE)
+def test_adaptive_rules_equal_the_paper_over_rounds(averaging: str) -> None:
+    rate, tau = 0.03, 0.01
+    rule = make_rule(config_with(averaging, server_learning_rate=rate, server_tau=tau))
+    reference = oracle.Adaptive(rate, tau, yogi=averaging == "fedyogi")
+    model = model_of()
+    expected = model["weights"].astype(np.float64)
+    for version in range(1, 6):
+        updates = random_updates(version)
+        model = rule.combine(version, model, updates, {})
+        average = oracle.federated_average(parts(updates, "weights"), sizes(updates))
+        expected = reference.step(version, expected, average)
+        np.testing.assert_allclose(model["weights"], expected, rtol=1e-4, atol=1e-6)
+        buffers = oracle.federated_average(parts(updates, "buffers"), sizes(updates))
+        np.testing.assert_allclose(model["buffers"], buffers, rtol=1e-5)
+
+
+@pytest.mark.parametrize("averaging", FLOWER_RULES)
+def test_variances_stay_positive(averaging: str) -> None:
+    """Normalisation divides by their roots. An adaptive step from 1.0 towards 0.01 would overshoot:
+    its size is that of the rate."""
+    rule = make_rule(config_with(averaging, server_learning_rate=1.0))
+    model = {"weights": f32(0), "buffers": f32(1.0)}
+    for version in range(1, 5):
+        updates = [update(p, [0], [0.01 * (p + 1)]) for p in range(3)]
+        model = rule.combine(version, model, updates, {})
+        assert model["buffers"][0] > 0
+
+
+# ------------------------------------------------------------------------------------- buffered
+
+
+def test_fedasync_by_hand() -> None:
+    """Version 9 from an update of version 5: staleness 8 - 5 = 3, s = (1 + 3)^-1/2 = 0.5, weight
+    0.6 x 0.5 = 0.3; 0.7 x 10 + 0.3 x 20 = 13."""
+    rule = make_rule(config_with("buffered", buffer_size=1))
+    model = {"weights": f32(10), "buffers": f32(1)}
+    result = rule.combine(9, model, [update(0, [20], [2], base=5)], {5: model_of()})
+    assert result["weights"][0] == pytest.approx(13.0)
+    assert result["buffers"][0] == pytest.approx(1.3)
+
+
+def test_fedbuff_by_hand() -> None:
+    """Version 5 from updates of versions 4 (fresh) and 1 (staleness 3, s = 0.5), rate 2:
+    10 + 2 / 2 x (1 x (13 - 11) + 0.5 x (4 - 8)) = 10."""
+    rule = make_rule(config_with("buffered", buffer_size=2, server_learning_rate=2.0))
+    model = {"weights": f32(10), "buffers": f32(1)}
+    bases = {
+        1: {"weights": f32(8), "buffers": f32(1)},
+        4: {"weights": f32(11), "buffers": f32(1)},
+    }
+    updates = [update(0, [13], [1], base=4), update(1, [4], [1], base=1)]
+    assert rule.combine(5, model, updates, bases)["weights"].tolist() == [10.0]
+    alone = rule.combine(5, model, updates[:1], bases)  # the other one was rejected
+    assert alone["weights"].tolist() == [14.0]
+
+
+@pytest.mark.parametrize("weight", ["constant", "polynomial", "hinge"])
+def test_fedbuff_equals_the_paper(weight: str) -> None:
+    config = config_with(
+        "buffered", buffer_size=4, staleness_weight=weight, staleness_bound=1.0,
+        staleness_exponent=0.7, server_learning_rate=0.8,
+    )  # fmt: skip
+    bases = {v: model_of(v) for v in range(6)}
+    updates = [
+        update(p, u.vectors["weights"], u.vectors["buffers"], base=base)
+        for p, (u, base) in enumerate(zip(random_updates(1, 4), (5, 3, 0, 4), strict=True))
+    ]
+    s = {
+        "constant": [1.0] * 4,
+        "polynomial": [1.0, 3**-0.7, 6**-0.7, 2**-0.7],
+        "hinge": [1.0, 1 / (0.7 * 1 + 1), 1 / (0.7 * 4 + 1), 1.0],
+    }[weight]
+    model = model_of()
+    result = make_rule(config).combine(6, model, updates, bases)
+    # Buffers are measured from the model itself: see the variances below.
+    own = [model["buffers"]] * 4
+    expected = oracle.fedbuff(model["buffers"], parts(updates, "buffers"), own, s, 0.8)
+    np.testing.assert_allclose(result["buffers"], expected, rtol=1e-5, atol=1e-6)
+    expected = oracle.fedbuff(
+        model["weights"],
+        parts(updates, "weights"),
+        [bases[u.job.base_version]["weights"] for u in updates],
+        s,
+        0.8,
+    )
+    np.testing.assert_allclose(result["weights"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_fresh_updates_in_a_buffer_are_averaged() -> None:
+    model, updates = model_of(), random_updates(2, 3)
+    result = make_rule(config_with("buffered")).combine(1, model, updates, {0: model})
+    for key in ("weights", "buffers"):
+        np.testing.assert_allclose(
+            result[key], np.mean(parts(updates, key), axis=0), rtol=1e-4, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("buffer_size", [1, 3])
+@pytest.mark.parametrize("rate", [0.5, 1.0, 3.0])
+def test_buffered_variances_stay_between_what_there_was(buffer_size: int, rate: float) -> None:
+    """A variance of 1 in version 0 has become 0.05. Now a straggler comes back that started from
+    version 0 and found 0.05, too: its difference of -0.95, weighted 0.7 and shared by 3, would make
+    0.05 - 0.22 = -0.17 of it, and normalisation with a negative variance NaN."""
+    rule = make_rule(config_with("buffered", buffer_size=buffer_size, server_learning_rate=rate))
+    bases = {
+        0: {"weights": f32(0), "buffers": f32(1.0)},
+        1: {"weights": f32(0), "buffers": f32(0.05)},
+    }
+    late = update(0, [0], [0.05], base=0)
+    fresh = [update(p, [0], [0.06], base=1) for p in (1, 2)]
+    result = rule.combine(2, bases[1], [late, *fresh][:buffer_size], bases)
+    assert 0.05 - 1e-6 <= result["buffers"][0] <= 0.06 + 1e-6
