@@ -1,0 +1,1 @@
+"""What reproduces papers and measures overheads. Nothing of it travels in the app."""

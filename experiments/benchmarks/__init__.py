@@ -1,0 +1,1 @@
+"""What the app costs beyond the training it does. Each prints JSON."""

@@ -1,0 +1,137 @@
+"""The work of a run without the run: two processes, plain PyTorch, nothing between them."""
+
+import time
+from multiprocessing import get_context
+from multiprocessing.synchronize import Barrier
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from fl_app.assemble import dataset_of, proxy_data, split_of
+from fl_app.config import RunConfig, Value, resolve
+from fl_app.data import spec_of
+from fl_app.data.augment import augment
+from fl_app.models import build_model
+from strategies.distillation.losses import distillation_loss, ema_decay
+from strategies.randomness import rng
+
+_WARM_UP = 5  # steps before the clock starts
+Loop = dict[str, float]  # "start", "end" (time.monotonic) and "cpu" (seconds) of one process
+
+
+def bare(values: dict[str, Value], client_steps: int, distillation_steps: int) -> dict[str, Any]:
+    """Do so many steps of local training and of reverse distillation at the same time.
+
+    Each kind has a process with one thread. wall: from the common start until both have ended;
+    clients, distillation: seconds of each; cpu: processor seconds of both.
+    """
+    context = get_context("spawn")
+    barrier = context.Barrier(2)
+    with context.Pool(2, _join, (barrier,)) as pool:
+        loops = [
+            pool.apply_async(_clients, (values, client_steps)),
+            pool.apply_async(_distillation, (values, distillation_steps)),
+        ]
+        clients, distillation = (loop.get() for loop in loops)
+    start = min(clients["start"], distillation["start"])
+    return {
+        "wall": max(clients["end"], distillation["end"]) - start,
+        "clients": clients["end"] - clients["start"],
+        "distillation": distillation["end"] - distillation["start"],
+        "cpu": clients["cpu"] + distillation["cpu"],
+    }
+
+
+_barrier: Barrier
+
+
+def _join(barrier: Barrier) -> None:
+    global _barrier
+    _barrier = barrier
+    torch.set_num_threads(1)
+
+
+def _timed(step: Any, steps: int) -> Loop:
+    """Call step(number) `steps` times, from when the other process is ready too."""
+    for number in range(_WARM_UP):
+        step(number)
+    _barrier.wait()
+    start, cpu = time.monotonic(), time.process_time()
+    for number in range(steps):
+        step(number)
+    return {"start": start, "end": time.monotonic(), "cpu": time.process_time() - cpu}
+
+
+def _clients(values: dict[str, Value], steps: int) -> Loop:
+    """Local training of one participant: SGD with momentum on augmented minibatches."""
+    config = resolve(values)
+    dataset, part = dataset_of(config), split_of(config).participants[0]
+    images = torch.from_numpy(dataset.train.images[part])
+    labels = torch.from_numpy(dataset.train.labels[part])
+    model = _model(config, "small").train()
+    optimizer = torch.optim.SGD(
+        model.parameters(), config.learning_rate, config.momentum, weight_decay=config.weight_decay
+    )
+    generator = rng(config.seed, "bare")
+    order = torch.from_numpy(generator.permutation(len(labels)))
+    batches = order[: len(order) // config.batch_size * config.batch_size].split(config.batch_size)
+
+    def step(number: int) -> None:
+        chosen = batches[number % len(batches)]
+        x = augment(
+            images[chosen], generator, mean=dataset.mean, std=dataset.std, flip=dataset.flip
+        )
+        optimizer.zero_grad()
+        functional.cross_entropy(model(x), labels[chosen]).backward()
+        optimizer.step()
+
+    return _timed(step, steps)
+
+
+def _distillation(values: dict[str, Value], steps: int) -> Loop:
+    """Reverse distillation: AdamW towards the teacher's logits, and the weights' average."""
+    config = resolve(values)
+    distill, proxy = config.distill, proxy_data(config)
+    teacher, student = _model(config, "small").eval(), _model(config, "large").train()
+    optimizer = torch.optim.AdamW(
+        student.parameters(), distill.learning_rate, weight_decay=distill.weight_decay
+    )
+    average = [tensor.detach().clone() for tensor in _state(student)]
+    generator = rng(config.seed, "bare")
+
+    def step(number: int) -> None:
+        chosen = torch.from_numpy(generator.integers(0, len(proxy.images), distill.batch_size))
+        x = augment(
+            proxy.images[chosen], generator, mean=proxy.mean, std=proxy.std, flip=proxy.flip
+        )
+        labels = proxy.labels[chosen] if proxy.labels is not None else None
+        with torch.no_grad():
+            target = teacher(x)
+        optimizer.zero_grad()
+        weight = distill.label_weight if config.switch("labels") else 0.0
+        distillation_loss(student(x), target, distill.temperature, labels, weight).backward()
+        optimizer.step()
+        with torch.no_grad():
+            for kept, tensor in zip(average, _state(student), strict=True):
+                kept.lerp_(tensor, 1 - ema_decay(number))
+
+    return _timed(step, steps)
+
+
+def _state(model: torch.nn.Module) -> list[torch.Tensor]:
+    floating = (b for b in model.buffers() if b.is_floating_point())
+    return [*model.parameters(), *floating]
+
+
+def _model(config: RunConfig, role: str) -> torch.nn.Module:
+    spec = spec_of(config.dataset, config.data_path)
+    return build_model(
+        getattr(config, f"{role}_model"),
+        in_channels=spec.channels,
+        num_classes=spec.classes,
+        image_size=(spec.height, spec.width),
+        width=getattr(config, f"{role}_width") or None,
+        norm=config.normalisation,
+        seed=config.seed,
+    )

@@ -1,0 +1,70 @@
+"""What a run's processes use, seen from outside (Linux)."""
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from fl_app.launch.supervise import descendants
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+_NAMES = (  # (in the command line, what it is)
+    ("strategies.distillation.worker", "distillation server"),
+    ("ClientAppActor", "clients"),
+    ("flwr-simulation", "ServerApp and simulation"),
+    ("flower-superexec", "flower-superexec"),
+    ("flower-superlink", "flower-superlink"),
+    ("raylet", "ray"),
+    ("gcs_server", "ray"),
+    ("ray", "ray"),
+)
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process at one moment: start in epoch seconds, cpu in seconds since then, memory in
+    bytes (pss: shared pages divided among those who share them; 0 if not asked for)."""
+
+    pid: int
+    name: str
+    start: float
+    cpu: float
+    rss: int
+    pss: int
+
+
+def processes(root: int, memory: bool = False) -> list[Process]:
+    """All living processes below `root`. memory: read pss too, which takes the kernel milliseconds
+    a process."""
+    boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    found = []
+    for pid in descendants(root):
+        try:
+            found.append(_process(pid, boot, memory))
+        except (OSError, IndexError):  # it has just ended
+            continue
+    return found
+
+
+def _process(pid: int, boot: float, memory: bool) -> Process:
+    directory = Path("/proc", str(pid))
+    # "pid (name) state ...": the name may hold spaces and brackets, so count from behind it
+    fields = (directory / "stat").read_text().rpartition(")")[2].split()
+    user, system, start, pages = (int(fields[i]) for i in (11, 12, 19, 21))
+    return Process(
+        pid,
+        _name((directory / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")),
+        boot + start / _TICKS,
+        (user + system) / _TICKS,
+        pages * os.sysconf("SC_PAGE_SIZE"),
+        _pss(directory) if memory else 0,
+    )
+
+
+def _name(command: str) -> str:
+    return next((name for part, name in _NAMES if part in command), "other")
+
+
+def _pss(directory: Path) -> int:
+    lines = (directory / "smaps_rollup").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))

@@ -1,0 +1,334 @@
+"""results.json as a report: tables, figures, and sentences that the numbers decide."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from statistics import mean
+
+from experiments.distillation import figures
+from experiments.distillation.plan import CLOCKS, PARTITIONS, TARGETS, VARIANTS
+from experiments.distillation.results import (
+    PAPER,
+    PAPER_TARGET,
+    WINDOW,
+    Entry,
+    Results,
+    accuracy_at,
+    difference,
+    duration,
+    equal_time,
+    present,
+    published_curve,
+    select,
+    speedup,
+    time_of,
+)
+from fl_app.record.figures import to_png
+
+NOTES = "notes.md"
+Columns = dict[str, Callable[[Entry], float | None]]  # a table's columns by their heads
+_AIM = PAPER["sync-forward"] / PAPER["async-continuous"]
+
+
+def write(results: Results, out: Path) -> Path:
+    """Write results.json, figures/*.png and report.md into `out`; returns the report's path.
+
+    A file notes.md in `out`, written by hand, becomes the report's last section.
+    """
+    (out / "figures").mkdir(parents=True, exist_ok=True)
+    for partition in present(results, "partition", PARTITIONS):
+        png = to_png(figures.accuracy(results, partition))
+        (out / "figures" / f"accuracy-{partition}.png").write_bytes(png)
+    (out / "results.json").write_text(_as_json(results))
+    notes = out / NOTES
+    path = out / "report.md"
+    path.write_text(render(results, notes.read_text() if notes.exists() else ""))
+    return path
+
+
+def _as_json(results: Results) -> str:
+    """Indented, but a line for each run: ten thousand lines of curves nobody reads."""
+    head = json.dumps({k: v for k, v in results.items() if k != "runs"}, indent=1)
+    runs = ",\n  ".join(json.dumps(entry) for entry in results["runs"])
+    return f'{head[:-2]},\n "runs": [\n  {runs}\n ]\n}}\n'
+
+
+def render(results: Results, notes: str = "") -> str:
+    """The report as Markdown."""
+    sections = [
+        _introduction(results),
+        _paper_table(results),
+        *(_group(results, *group) for group in _groups(results)),
+        _claims(results),
+        notes.strip(),
+        _settings(results),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _groups(results: Results) -> list[tuple[str, str]]:
+    """The (clock, partition) pairs of which there is a run."""
+    there = {(entry["clock"], entry["partition"]) for entry in results["runs"]}
+    return [(c, p) for p in PARTITIONS for c in CLOCKS if (c, p) in there]
+
+
+def _introduction(results: Results) -> str:
+    seeds = sorted({entry["seed"] for entry in results["runs"]})
+    machine = results["hardware"]
+    gpu = f", {machine['gpu']}" if machine.get("gpu") else ", no GPU"
+    return f"""\
+# Asynchronous federated learning by distillation: the paper's experiment
+
+Yajima, Ono, Miyoshi, Yamazaki, *Asynchronous Federated Learning Using Distillation*: how long until
+the large global model reaches 60 % on CIFAR-10, with three clients.
+
+- Made by `{results["command"]}` (size {results["size"]}, seeds {", ".join(map(str, seeds))}).
+- Hardware: {machine.get("cpu")}, {machine.get("cpus_usable")} cores{gpu}.
+- *Raw* is the global model itself, *EMA* the running average of its weights. The paper's four
+  variants publish the raw model, `async-plus` the EMA.
+- A target is reached at the first evaluation at which the mean of {WINDOW} consecutive ones is at
+  least the target. Every accuracy below is such a mean of {WINDOW} evaluations.
+- Several seeds are given as mean [one value a seed]. `-` is a target that was not reached.
+- *Virtual clock*: times follow from a cost model, whose ratios are those that the paper's four
+  times imply; the distillation server's power is that of a fast one. These runs execute the same
+  strategy, ClientApp and worker process as `flwr run`, whose result is bit-equal, without starting
+  Flower for each of them. *Real clock*: every run is a `flwr run`, its distillation server a
+  process on a core of its own, its clients share the other cores."""
+
+
+def _paper_table(results: Results) -> str:
+    """Seconds to the paper's target on IID data, beside the paper's."""
+    clocks = [clock for clock, partition in _groups(results) if partition == "iid"]
+    if not clocks:
+        return ""
+    rows = []
+    for variant in VARIANTS:
+        paper = PAPER.get(variant)
+        row = [variant, f"{paper} s" if paper else "-"]
+        row.append(f"{PAPER['sync-forward'] / paper:.2f}" if paper else "-")
+        for clock in clocks:
+            entries = select(results, clock=clock, partition="iid", variant=variant)
+            slow = select(results, clock=clock, partition="iid", variant="sync-forward")
+            times = [time_of(entry, PAPER_TARGET, "published") for entry in entries]
+            row.append(_many(times, "{:.0f}"))
+            row.append(_ratio(slow, entries, "published"))
+        rows.append(row)
+    head = ["variant", "paper", "times faster than sync-forward"]
+    for clock in clocks:
+        head += [f"here, {clock} clock (s)", "times faster"]
+    figure = "![accuracy over time](figures/accuracy-iid.png)"
+    note = (
+        "`>=`: sync-forward ended without reaching the target, and counts with its duration; a "
+        "ratio is the mean of the ratios of each seed."
+    )
+    title = f"## Time until the published global model reaches {100 * PAPER_TARGET:.0f} %, IID"
+    return "\n\n".join([title, _table(head, rows), note, figure])
+
+
+def _group(results: Results, clock: str, partition: str) -> str:
+    """All tables of one clock and partition."""
+    entries = select(results, clock=clock, partition=partition)
+    shared = {
+        seed: equal_time(entry for entry in entries if entry["seed"] == seed)
+        for seed in sorted({entry["seed"] for entry in entries})
+    }
+    moments = ", ".join(f"{t:.0f} s" for t in shared.values())
+    at_equal_time = _accuracies(lambda entry: shared[entry["seed"]])
+    tables = [
+        ("Seconds to reach", _times(), "{:.0f}"),
+        (f"Accuracy in % when the first variant ends ({moments})", at_equal_time, "{:.1f}"),
+        ("Accuracy in % at the end, after equally many rounds", _accuracies(duration), "{:.1f}"),
+        ("Who waited, and what the distillation server did", _efforts(), "{:.3g}"),
+    ]
+    parts = [f"## {clock.capitalize()} clock, {partition}"]
+    if partition != "iid":
+        parts.append(f"![accuracy over time](figures/accuracy-{partition}.png)")
+    for title, columns, form in tables:
+        parts += [f"**{title}**", _by_variant(entries, columns, form)]
+    return "\n\n".join(parts)
+
+
+def _by_variant(entries: Sequence[Entry], columns: Columns, form: str) -> str:
+    """A row a variant, a column for each function of a run."""
+    rows = []
+    for variant in VARIANTS:
+        own = [entry for entry in entries if entry["variant"] == variant]
+        if own:
+            cells = [_many([column(entry) for entry in own], form) for column in columns.values()]
+            rows.append([variant, *cells])
+    return _table(["variant", *columns], rows)
+
+
+def _times() -> Columns:
+    return {
+        f"{100 * target:.0f} %, {model}": lambda entry, t=target, m=model: time_of(entry, t, m)
+        for model in ("raw", "ema")
+        for target in TARGETS
+    }
+
+
+def _accuracies(moment: Callable[[Entry], float]) -> Columns:
+    names = {"small model": "small", "global, raw": "raw", "global, EMA": "ema"}
+
+    def percent(entry: Entry, curve: str) -> float | None:
+        accuracy = accuracy_at(entry["curves"][curve], moment(entry))
+        return None if accuracy is None else 100 * accuracy
+
+    columns = {name: lambda e, c=curve: percent(e, c) for name, curve in names.items()}
+    return {**columns, "after (s)": moment}
+
+
+def _efforts() -> Columns:
+    def idle(entry: Entry, waiting_for: str) -> float:
+        return 100 * entry["summary"]["client_idle_fraction"][waiting_for]
+
+    return {
+        "clients idle %, for clients": lambda entry: idle(entry, "clients"),
+        "clients idle %, for the server": lambda entry: idle(entry, "server"),
+        "distillation server busy %": lambda entry: 100 * entry["summary"]["worker_busy_fraction"],
+        "distillation steps": lambda entry: entry["steps"],
+        "mean staleness of the teacher (versions)": (
+            lambda entry: entry["summary"]["teacher_staleness"]["mean"]
+        ),
+        "versions skipped": lambda entry: entry["summary"]["skipped_snapshots"],
+    }
+
+
+# -- what the numbers say ---------------------------------------------------------------------
+
+
+def _claims(results: Results) -> str:
+    """The paper's statements and our aims, each beside what was measured."""
+    lines = []
+    for clock, partition in _groups(results):
+        of = {v: select(results, clock=clock, partition=partition, variant=v) for v in VARIANTS}
+        where = f"{clock} clock, {partition}"
+        for target in TARGETS:
+            if partition == "iid" or target == TARGETS[0]:
+                lines += _speedup_line(of, where, target)
+        lines += _order_line(of, where)
+        lines += _forward_lines(of, where)
+        lines += _plus_lines(of, where)
+    return "\n".join(["## What reproduced and what did not", "", *lines])
+
+
+def _speedup_line(of: dict[str, list[Entry]], where: str, target: float) -> list[str]:
+    found = speedup(of["sync-forward"], of["async-continuous"], target, "published")
+    if found["mean"] is None:
+        text = "async-continuous did not reach it: no ratio"
+    else:
+        relation = "at least " if found["at_least"] else ""
+        ratios = ", ".join("-" if r is None else f"{r:.2f}" for r in found["ratios"])
+        verdict = "reached" if found["mean"] >= _AIM else "**missed**"
+        text = f"{relation}{found['mean']:.2f} [{ratios}]; the paper's {_AIM:.2f} is {verdict}"
+    return [f"- {where}, {100 * target:.0f} %: sync-forward / async-continuous = {text}."]
+
+
+def _order_line(of: dict[str, list[Entry]], where: str) -> list[str]:
+    """Whether each of the paper's four variants was faster than the one before, seed by seed."""
+    lines = []
+    for slow, fast in zip(list(PAPER), list(PAPER)[1:], strict=False):
+        found = speedup(of[slow], of[fast], PAPER_TARGET, "published")
+        target = PAPER_TARGET
+        if found["mean"] is None:
+            target = TARGETS[0]
+            found = speedup(of[slow], of[fast], target, "published")
+        if found["mean"] is None:
+            continue
+        ratios = [ratio for ratio in found["ratios"] if ratio is not None]
+        wins = sum(ratio > 1 for ratio in ratios)
+        relation = ">= " if found["at_least"] else ""
+        lines.append(
+            f"- {where}, {100 * target:.0f} %: {fast} was faster than {slow} with {wins} of "
+            f"{len(ratios)} seeds, {relation}{found['mean']:.2f} times in the mean "
+            f"(paper {PAPER[slow] / PAPER[fast]:.2f})."
+        )
+    return lines
+
+
+def _forward_lines(of: dict[str, list[Entry]], where: str) -> list[str]:
+    """The paper's open problem: without forward distillation S, and in the end G, are worse."""
+    lines = []
+    for name, curve in (("small model", "small"), ("raw global model", "raw"), ("EMA", "ema")):
+        found = difference(of["sync-forward"], of["sync"], lambda e, c=curve: _final(e, c))
+        if found:
+            lines.append(
+                f"- {where}: forward distillation changed the final {name} by "
+                f"{_many([100 * d for d in found], '{:+.1f}')} points (sync-forward minus sync)."
+            )
+    return lines
+
+
+def _plus_lines(of: dict[str, list[Entry]], where: str) -> list[str]:
+    """async-plus against the better of the synchronous variants, both as published."""
+
+    def best(entries: Iterable[Entry]) -> dict[int, float]:
+        finals: dict[int, float] = {}
+        for entry in entries:
+            value = accuracy_at(published_curve(entry), duration(entry))
+            if value is not None:
+                finals[entry["seed"]] = max(value, finals.get(entry["seed"], 0.0))
+        return finals
+
+    plus, sync = best(of["async-plus"]), best([*of["sync-forward"], *of["sync"]])
+    gains = [100 * (plus[seed] - sync[seed]) for seed in sorted(plus.keys() & sync.keys())]
+    if not gains:
+        return []
+    verdict = "at least as accurate" if mean(gains) >= 0 else "**less accurate**"
+    return [
+        f"- {where}: at the end async-plus was {verdict} as published than the better synchronous "
+        f"variant: {_many(gains, '{:+.1f}')} points."
+    ]
+
+
+def _final(entry: Entry, curve: str) -> float | None:
+    return accuracy_at(entry["curves"][curve], duration(entry))
+
+
+def _settings(results: Results) -> str:
+    """What was run: the settings of each group, and a command for one run of it."""
+    lines = ["## Settings", ""]
+    for clock, partition in _groups(results):
+        entries = select(results, clock=clock, partition=partition)
+        wall = sum(entry["summary"]["wall_seconds"] for entry in entries)
+        places = ("data-root", "seed", "distill.variant", "clock", "partition")
+        settings = {k: v for k, v in entries[0]["settings"].items() if k not in places}
+        shown = ", ".join(f"{key}={value}" for key, value in sorted(settings.items()))
+        lines += [
+            f"- {clock} clock, {partition}: {len(entries)} runs, {wall / 60:.1f} minutes of runs. "
+            f"{shown}; everything else as in pyproject.toml.",
+        ]
+    example = results["runs"][-1]
+    lines += ["", f"Each run has its command in results.json, for example {_name(example)}:", ""]
+    return "\n".join([*lines, "```", example["command"], "```"])
+
+
+def _name(entry: Entry) -> str:
+    return f"{entry['variant']} on the {entry['clock']} clock"
+
+
+# -- Markdown ---------------------------------------------------------------------------------
+
+
+def _many(values: Sequence[float | None], form: str) -> str:
+    """One value, or the mean of several with each of them; the mean only if all are there."""
+    shown = ["-" if value is None else form.format(value) for value in values]
+    if len(shown) < 2:
+        return "".join(shown) or "-"
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    average = form.format(mean(known)) if len(known) == len(values) else "-"
+    return f"{average} [{', '.join(shown)}]"
+
+
+def _ratio(slow: Sequence[Entry], fast: Sequence[Entry], model: str) -> str:
+    found = speedup(slow, fast, PAPER_TARGET, model)
+    if found["mean"] is None:
+        return "-"
+    return f"{'>= ' if found['at_least'] else ''}{found['mean']:.2f}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---", *(["---:"] * (len(head) - 1))], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,0 +1,180 @@
+"""Runs of the app for experiments: real `flwr run`s, and the same strategy without Flower."""
+
+import contextlib
+import json
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from flwr.app import Context, Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.task_identity import TaskIdentity
+
+from fl_app.client_app import app as client_app
+from fl_app.config import Value, resolve
+from fl_app.errors import EdgeFlError
+from fl_app.launch.sizing import count_cores, count_gpus, simulation_size
+from fl_app.launch.superlink import Link
+from fl_app.launch.values import toml_lines
+from fl_app.record.books import close_books, open_books
+from fl_app.record.run_dir import RunDirectory
+from strategies.distillation.strategy import Distillation
+
+APP = Path(__file__).resolve().parents[1]
+_POLL_SECONDS = 0.25
+_STARTUP_SECONDS = 180.0
+
+
+def federation(values: Mapping[str, Value], hosts: int = 0) -> dict[str, Value]:
+    """Simulation settings for `hosts` SuperNodes; by default they leave a core to the distillation
+    server.
+
+    On two cores, clients on both would share one of them with the distillation server in the
+    asynchronous variants and have it for themselves in the synchronous ones: the comparison would
+    measure that, and not who waits for whom.
+    """
+    config = resolve(values)
+    gpus = count_gpus(config.device)
+    reserved = config.distill.gpu_fraction if config.distils else 0.0
+    hosts = hosts or max(1, count_cores() - 1)
+    return simulation_size(config.participants, hosts, gpus, reserved)
+
+
+def command(values: Mapping[str, Value]) -> str:
+    """The `flwr run` of `flower_run`, as one types it."""
+    words = ["flwr", "run", ".", "--stream", "--run-config", _inline(values)]
+    return shlex.join([*words, "--federation-config", _inline(federation(values))])
+
+
+def _inline(values: Mapping[str, Value]) -> str:
+    return " ".join(line.replace(" = ", "=", 1) for line in toml_lines(values))
+
+
+def flower_run(
+    link: Link,
+    values: Mapping[str, Value],
+    hosts: int = 0,
+    watch: Callable[[RunDirectory | None], None] = lambda run: None,
+) -> RunDirectory:
+    """`flwr run` on a local SuperLink, until all of its processes have ended.
+
+    values must have "output" and "name", which say where its run directory will be. `watch` is
+    called four times a second. No `flwr log` follows the run: it would need CPU time that is being
+    measured. Raises EdgeFlError, with the reason, when the run does not complete.
+    """
+    path = Path(str(values["output"]), str(values["name"]))
+    with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+        file.write("\n".join(toml_lines(values)))
+        file.flush()
+        settings = [
+            "--run-config",
+            file.name,
+            "--federation-config",
+            _inline(federation(values, hosts)),
+        ]
+        run_id = str(link.ask("run", str(APP), link.connection, *settings)["run-id"])
+    deadline, seen, run = time.monotonic() + _STARTUP_SECONDS, False, None
+    while True:
+        if run is None:
+            with contextlib.suppress(EdgeFlError):
+                run = RunDirectory.open(path)
+        watch(run)
+        alive = bool(link.serverapp_pids())
+        if (seen and not alive) or (not seen and time.monotonic() > deadline):
+            break
+        seen = seen or alive
+        time.sleep(_POLL_SECONDS)
+    if run is None or run.summary().get("status") != "completed":
+        reason = run.summary().get("reason") if run else ""
+        raise EdgeFlError(f"{path.name} did not complete: {reason or _log(link, run_id)}")
+    return run
+
+
+def _log(link: Link, run_id: str) -> str:
+    stream = link.flwr("log", run_id, link.connection, "--show")
+    return stream.communicate()[0][-2000:]
+
+
+def in_process_run(values: Mapping[str, Value]) -> RunDirectory:
+    """The same strategy, ClientApp and distillation server, the first two in this process.
+
+    On the virtual clock the result is that of a `flwr run`, bit for bit, without its start-up of
+    ten processes. Raises what the run raises.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+    config = resolve(values)
+    run = open_books(config)
+    status, reason = "failed", ""
+    try:
+        Distillation(config, run).start(OneNodeGrid(values))
+        status = "completed"
+    except BaseException as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        close_books(run, config, status, reason)
+    return run
+
+
+class OneNodeGrid(Grid):
+    """One node, in this process: a message is answered while it is sent."""
+
+    def __init__(self, run_config: Mapping[str, Value]) -> None:
+        # Flower sets these in the process of a ServerApp; a Message can be made only then.
+        TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
+        node = {"partition-id": 0, "num-partitions": 1}
+        flat = resolve(run_config).flat()
+        self._context = Context(1, 1, node, RecordDict(), flat)  # type: ignore[arg-type]
+        self._sent = 0
+        self._replies: dict[str, Message] = {}
+
+    def set_run(self, run) -> None:
+        raise NotImplementedError
+
+    @property
+    def run(self):
+        raise NotImplementedError
+
+    def create_message(self, *args, **kwargs) -> Message:
+        raise NotImplementedError
+
+    def get_node_ids(self) -> Iterable[int]:
+        return [1]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        ids = []
+        for message in messages:
+            self._sent += 1
+            message_id = str(self._sent)
+            message.metadata.__dict__["_message_id"] = message_id
+            self._replies[message_id] = client_app(message, self._context)
+            ids.append(message_id)
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        found = [i for i in message_ids if i in self._replies]
+        return [self._replies.pop(i) for i in found]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None):
+        raise NotImplementedError("the strategies push and pull")
+
+
+def say(line: str) -> None:
+    """Progress, beside what is printed as a result."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def hardware(run: RunDirectory) -> dict[str, object]:
+    """What a run ran on, as it recorded it."""
+    keys = ("cpu", "cpus_usable", "memory_bytes", "gpu", "platform", "python", "packages")
+    environment = run.environment()
+    return {key: environment.get(key) for key in keys}
+
+
+def load_json(path: Path) -> dict:
+    return json.loads(path.read_text())
