@@ -9,6 +9,7 @@ from torch.nn import functional
 from fl_app.config import RunConfig
 from fl_app.data.augment import augment
 from fl_app.models import FlatModel
+from strategies.optimisers import sgd_step
 
 
 def minibatches(
@@ -42,14 +43,7 @@ def train_locally(
     at zero in every call, so a participant keeps no state between rounds.
     """
     start = model.weights.clone() if config.proximal_mu else None
-    model.weights.grad = model.gradient
-    optimizer = torch.optim.SGD(
-        [model.weights],
-        lr=config.learning_rate,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        foreach=False,
-    )
+    velocity = torch.zeros_like(model.weights)
     model.module.train()
     total = torch.zeros((), device=model.weights.device)
     for chosen in minibatches(len(labels), config.batch_size, config.local_steps, generator):
@@ -60,6 +54,13 @@ def train_locally(
         loss.backward()
         if start is not None:
             model.gradient.add_(model.weights - start, alpha=config.proximal_mu)
-        optimizer.step()
+        sgd_step(
+            model.weights,
+            model.gradient,
+            velocity,
+            learning_rate=config.learning_rate,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+        )
         total += loss.detach()
     return total.item() / config.local_steps

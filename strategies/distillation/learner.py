@@ -13,6 +13,7 @@ from fl_app.data.proxy import ProxyData
 from fl_app.models import FlatModel
 from strategies.distillation.growth import grow
 from strategies.distillation.losses import distillation_loss, ema_decay
+from strategies.optimisers import adamw_step, sgd_step
 from strategies.randomness import rng
 
 Vectors = dict[str, np.ndarray]
@@ -47,15 +48,9 @@ class Learner:
 
     def _start_over(self) -> None:
         """A fresh optimiser and weight average, as at the start and after growing."""
-        distill = self._config.distill
-        self._student.weights.grad = self._student.gradient
-        self._optimizer = torch.optim.AdamW(
-            [self._student.weights],
-            lr=distill.learning_rate,
-            weight_decay=distill.weight_decay,
-            foreach=False,
-        )
-        self._ema_steps = 0
+        self._mean = torch.zeros_like(self._student.weights)
+        self._square = torch.zeros_like(self._student.weights)
+        self._steps = 0  # of the optimiser and of the weight average
         self._ema_weights = self._student.weights.detach().clone()
         self._ema_buffers = self._student.buffers.detach().clone()
 
@@ -78,11 +73,20 @@ class Learner:
         self._student.module.train()
         self._student.zero_grad()
         self._loss(self._student.module(images), target, labels).backward()
-        self._optimizer.step()
-        decay = ema_decay(self._ema_steps)
+        distill = self._config.distill
+        decay = ema_decay(self._steps)
+        self._steps += 1
+        adamw_step(
+            self._student.weights,
+            self._student.gradient,
+            self._mean,
+            self._square,
+            self._steps,
+            learning_rate=distill.learning_rate,
+            weight_decay=distill.weight_decay,
+        )
         self._ema_weights.lerp_(self._student.weights, 1 - decay)
         self._ema_buffers.lerp_(self._student.buffers, 1 - decay)
-        self._ema_steps += 1
         self.step += 1
 
     def forward_distil(self, version: int, weights: np.ndarray, buffers: np.ndarray) -> Vectors:
@@ -91,10 +95,7 @@ class Learner:
         distill, size = self._config.distill, self._config.batch_size
         pupil, teacher = self._teacher, self._student.module
         with _holding(pupil, weights, buffers), self._published():
-            pupil.weights.grad = pupil.gradient
-            optimizer = torch.optim.SGD(
-                [pupil.weights], lr=distill.forward_learning_rate, momentum=0.9, foreach=False
-            )
+            velocity = torch.zeros_like(pupil.weights)
             teacher.eval()
             pupil.module.train()
             for part in range(distill.forward_steps):
@@ -103,7 +104,13 @@ class Learner:
                     target = teacher(images)
                 pupil.zero_grad()
                 self._loss(pupil.module(images), target, labels).backward()
-                optimizer.step()
+                sgd_step(
+                    pupil.weights,
+                    pupil.gradient,
+                    velocity,
+                    learning_rate=distill.forward_learning_rate,
+                    momentum=0.9,
+                )
             result = pupil.state()
         pupil.module.eval()
         return result
@@ -148,19 +155,17 @@ class Learner:
 
     def state(self) -> tuple[Vectors, dict[str, Any]]:
         """Everything a later process needs to go on with equal bits: (arrays, metadata)."""
-        moments = self._optimizer.state.get(self._student.weights, {})
-        arrays = {
-            **self._student.state(),
-            "ema_weights": self._ema_weights.cpu().numpy().copy(),
-            "ema_buffers": self._ema_buffers.cpu().numpy().copy(),
+        vectors = {
+            "ema_weights": self._ema_weights,
+            "ema_buffers": self._ema_buffers,
+            "mean": self._mean,
+            "square": self._square,
         }
-        for name in ("exp_avg", "exp_avg_sq"):
-            if name in moments:
-                arrays[name] = moments[name].cpu().numpy().copy()
+        copies = {name: vector.cpu().numpy().copy() for name, vector in vectors.items()}
+        arrays = self._student.state() | copies
         metadata = {
             "step": self.step,
-            "ema_steps": self._ema_steps,
-            "optimizer_steps": int(moments.get("step", 0)),
+            "steps": self._steps,
             "teacher_version": self.teacher_version,
             "grown": self.grown,
         }
@@ -170,17 +175,12 @@ class Learner:
         """Continue from what `state` returned. Raises ValueError when it is of another model."""
         self._student.load(arrays["weights"], arrays["buffers"])
         self._start_over()
-        device = self._student.weights.device
-        self._ema_weights = torch.from_numpy(arrays["ema_weights"].copy()).to(device)
-        self._ema_buffers = torch.from_numpy(arrays["ema_buffers"].copy()).to(device)
-        if "exp_avg" in arrays:
-            self._optimizer.state[self._student.weights] = {
-                "step": torch.tensor(float(metadata["optimizer_steps"])),
-                "exp_avg": torch.from_numpy(arrays["exp_avg"].copy()).to(device),
-                "exp_avg_sq": torch.from_numpy(arrays["exp_avg_sq"].copy()).to(device),
-            }
+        self._ema_weights.copy_(torch.from_numpy(arrays["ema_weights"]))
+        self._ema_buffers.copy_(torch.from_numpy(arrays["ema_buffers"]))
+        self._mean.copy_(torch.from_numpy(arrays["mean"]))
+        self._square.copy_(torch.from_numpy(arrays["square"]))
         self.step = metadata["step"]
-        self._ema_steps = metadata["ema_steps"]
+        self._steps = metadata["steps"]
         self.teacher_version = metadata["teacher_version"]
         self.grown = metadata["grown"]
 
