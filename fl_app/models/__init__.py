@@ -102,9 +102,9 @@ def build_model(
             f"model {name!r} needs images of at least {spec.smallest_image} x "
             f"{spec.smallest_image} pixels, these are {size[0]} x {size[1]}"
         )
-    # Built on the meta device: PyTorch's own initialisation would consume the global generator.
-    with torch.device("meta"):
+    # PyTorch's own initialisation consumes the global generator, whose state is put back. (The meta
+    # device would avoid it, but imports sympy: 2 s of processor time in every process.)
+    with torch.random.fork_rng(devices=[]):
         module = spec.build(in_channels, num_classes, width, norm, size)
-    module = module.to_empty(device="cpu")
     initialise(module, rng(seed, "init", name))
     return module
