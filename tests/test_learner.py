@@ -1,0 +1,418 @@
+"""The distillation server's learning: its steps, its gates, and bit-equal continuation."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fl_app.assemble import flat_model
+from fl_app.config import RunConfig, resolve
+from fl_app.data import augment
+from fl_app.data.proxy import ProxyData
+from strategies.distillation.learner import Learner, Vectors
+from strategies.randomness import rng
+from tests import oracle
+
+NOTHING_ON = {"distill.variant": "async-continuous"}  # no labels, no average, no growth
+
+
+def config_with(**overrides: Any) -> RunConfig:
+    small = {"small-width": 2, "large-width": 4, "batch-size": 8}
+    distill = {"distill.batch-size": 16, "distill.forward-steps": 3}
+    return resolve({**small, **distill, **overrides})
+
+
+def proxy(labelled: bool = True) -> ProxyData:
+    generator = np.random.default_rng(0)
+
+    def images(number: int) -> torch.Tensor:
+        values = generator.integers(0, 256, (number, 1, 28, 28), dtype=np.uint8)
+        return torch.from_numpy(values)
+
+    def labels(number: int) -> torch.Tensor | None:
+        return torch.from_numpy(generator.integers(0, 10, number)) if labelled else None
+
+    return ProxyData(images(60), labels(60), images(40), labels(40), (0.3,), (0.4,), True)
+
+
+def learner_with(config: RunConfig | None = None, labelled: bool = True) -> Learner:
+    config = config or config_with()
+    return Learner(
+        config, flat_model(config, "large"), flat_model(config, "small"), proxy(labelled)
+    )
+
+
+def small_vectors(config: RunConfig | None = None, seed: int = 5) -> Vectors:
+    """The small model, as if trained: with running statistics of its own."""
+    state = flat_model(config or config_with(), "small").state()
+    generator = np.random.default_rng(seed)
+    for name, vector in state.items():
+        noise = generator.random(vector.shape, dtype=np.float32)
+        state[name] = vector + (noise if name == "buffers" else 0.2 * (noise - 0.5))
+    return state
+
+
+def bits(arrays: Vectors) -> dict[str, bytes]:
+    return {name: array.tobytes() for name, array in arrays.items()}
+
+
+def with_teacher(learner: Learner, steps: int = 0, seed: int = 5) -> Learner:
+    learner.set_teacher(seed, **small_vectors(seed=seed))
+    for _ in range(steps):
+        learner.reverse_step()
+    return learner
+
+
+# -------------------------------------------------------------------------------- reverse steps
+
+
+@pytest.mark.parametrize("overrides", [NOTHING_ON, {}, {"distill.labels": "on"}])
+def test_reverse_steps_equal_the_reference(overrides: dict[str, Any]) -> None:
+    """Three steps: AdamW of the reference on the reference's loss, in train mode, and the weight
+    average with the decays 1/10, 2/11, 3/12.
+
+    Tolerance: a step moves a weight by about the rate of 1e-3 and decays it by as much. Rounding of
+    a gradient near 0 can be 2 % of that, as Adam divides by the gradient's size.
+    """
+    config = config_with(**{"distill.weight-decay": 1.0, **overrides})
+    learner = with_teacher(learner_with(config), 3)
+    data, distill = proxy(), config.distill
+    student = flat_model(config, "large")
+    teacher = flat_model(config, "small")
+    teacher.load(**small_vectors())
+    teacher.module.eval()
+    student.module.train()
+    averages = {"weights": student.weights.clone(), "buffers": student.buffers.clone()}
+    weight = distill.label_weight if config.switch("labels") else 0.0
+    assert bool(weight) is (overrides != NOTHING_ON)
+
+    def gradient_at(step: int) -> Any:
+        def gradient(w: torch.Tensor) -> torch.Tensor:
+            student.load(w, student.buffers)
+            if step:
+                follow(step - 1)
+            generator = rng(config.seed, "reverse", step, 0)
+            chosen = torch.from_numpy(generator.integers(0, 60, distill.batch_size))
+            images = augment(
+                data.images[chosen], generator, mean=data.mean, std=data.std, flip=data.flip
+            )
+            assert data.labels is not None
+            student.zero_grad()
+            oracle.distillation_loss(
+                student.module(images),
+                teacher.module(images).detach(),
+                distill.temperature,
+                data.labels[chosen],
+                weight,
+            ).backward()
+            return student.gradient.clone()
+
+        return gradient
+
+    def follow(step: int) -> None:
+        decay = (1 + step) / (10 + step)
+        for name, now in (("weights", student.weights), ("buffers", student.buffers)):
+            averages[name] = decay * averages[name] + (1 - decay) * now
+
+    weights = oracle.adamw(
+        student.weights.clone(),
+        [gradient_at(step) for step in range(3)],
+        rate=distill.learning_rate,
+        decay=distill.weight_decay,
+    )
+    student.load(weights, student.buffers)
+    follow(2)
+    arrays, metadata = learner.state()
+    assert metadata["step"] == metadata["steps"] == 3
+    expected = {"weights": weights, "buffers": student.buffers}
+    expected |= {f"ema_{name}": value for name, value in averages.items()}
+    for name, value in expected.items():
+        torch.testing.assert_close(torch.from_numpy(arrays[name]), value, rtol=0, atol=2e-5)
+    assert not np.allclose(arrays["weights"], flat_model(config, "large").weights, atol=1e-3)
+
+
+def test_unlabelled_proxy_images_suffice() -> None:
+    config = config_with(**{"proxy-labelled": False})
+    learner = with_teacher(learner_with(config, labelled=False), 2)
+    assert learner.step == 2
+
+
+def test_labels_change_the_steps_where_they_are_on_only() -> None:
+    def weights(**overrides: Any) -> bytes:
+        config = config_with(**{**NOTHING_ON, **overrides})
+        return bits(with_teacher(learner_with(config), 2).state()[0])["weights"]
+
+    assert weights() == weights(**{"distill.label-weight": 0.9})
+    assert weights() != weights(**{"distill.labels": "on"})
+
+
+def test_equal_teachers_in_equal_order_give_equal_bits() -> None:
+    def run(seed: int, teachers: tuple[int, ...]) -> dict[str, bytes]:
+        learner = learner_with(config_with(seed=seed))
+        for teacher in teachers:
+            with_teacher(learner, 2, teacher)
+        return bits(learner.state()[0])
+
+    assert run(0, (1, 2)) == run(0, (1, 2))
+    assert run(0, (1, 2)) != run(0, (2, 1))
+    assert run(0, (1, 2)) != run(1, (1, 2))
+
+
+def test_a_step_approaches_the_teacher() -> None:
+    """After 40 steps the student's loss on all proxy images, unaugmented, has fallen by a third."""
+    config = config_with(**NOTHING_ON, **{"distill.learning-rate": 5e-3})
+    learner = with_teacher(learner_with(config))
+    data = proxy()
+    images = augment(
+        data.images, np.random.default_rng(0), mean=data.mean, std=data.std, flip=False, shift=0
+    )
+
+    def loss() -> float:
+        student, teacher = flat_model(config, "large"), flat_model(config, "small")
+        state = learner.state()[0]
+        student.load(state["weights"], state["buffers"])
+        teacher.load(**small_vectors())
+        teacher.module.eval()
+        with torch.no_grad():
+            answers = student.module.train()(images), teacher.module(images)
+        return oracle.distillation_loss(*answers, config.distill.temperature).item()
+
+    before = loss()
+    with_teacher(learner, 40)
+    assert loss() < before * 2 / 3
+
+
+# -------------------------------------------------------------------------------------- teacher
+
+
+@pytest.mark.parametrize(
+    ("part", "damage", "message"),
+    [
+        ("weights", lambda v: np.where(np.arange(v.size) == 3, np.nan, v), "values that are not"),
+        ("buffers", lambda v: np.where(np.arange(v.size) == 0, np.inf, v), "values that are not"),
+        ("weights", lambda v: v[:-1], "weights have shape"),
+        ("buffers", lambda v: np.append(v, 1), "buffers have shape"),
+    ],
+)
+def test_a_broken_teacher_is_refused_and_the_old_one_stays(
+    part: str, damage: Any, message: str
+) -> None:
+    learner, reference = (with_teacher(learner_with(), 1) for _ in range(2))
+    vectors = small_vectors(seed=8)
+    vectors[part] = damage(vectors[part]).astype(np.float32)
+    with pytest.raises(ValueError, match=message):
+        learner.set_teacher(8, **vectors)
+    assert learner.teacher_version == 5
+    for one in (learner, reference):
+        one.reverse_step()
+    assert bits(learner.state()[0]) == bits(reference.state()[0])
+
+
+def test_a_new_teacher_is_taken_from_the_next_step_on() -> None:
+    learner, reference = (with_teacher(learner_with(), 1) for _ in range(2))
+    learner.set_teacher(6, **small_vectors(seed=6))
+    assert learner.teacher_version == 6
+    assert bits(learner.state()[0]) == bits(reference.state()[0])
+    for one in (learner, reference):
+        one.reverse_step()
+    assert bits(learner.state()[0])["weights"] != bits(reference.state()[0])["weights"]
+
+
+# -------------------------------------------------------------------------- state and continuing
+
+
+@pytest.mark.parametrize("stop", [0, 1, 3, 5])
+@pytest.mark.parametrize("grow_first", [False, True])
+def test_a_successor_continues_with_equal_bits(stop: int, grow_first: bool) -> None:
+    """Stopped after any step, in another process's learner, with the teacher it had."""
+
+    def fresh() -> Learner:
+        learner = with_teacher(learner_with())
+        if grow_first:
+            learner.reverse_step()  # so that the run's steps and the optimiser's differ
+            learner.grow(5, **small_vectors())
+        return learner
+
+    through = fresh()
+    for _ in range(5):
+        through.reverse_step()
+    stopped = fresh()
+    for _ in range(stop):
+        stopped.reverse_step()
+    arrays, metadata = stopped.state()
+    stopped.reverse_step()  # what it does after does not reach the copy
+    successor = learner_with()
+    successor.load_state(arrays, metadata)
+    assert successor.teacher_version == 5
+    assert successor.grown is grow_first
+    with_teacher(successor, 5 - stop)
+    assert bits(successor.state()[0]) == bits(through.state()[0])
+    assert successor.state()[1] == through.state()[1]
+
+
+def test_a_state_is_numbers_texts_and_float32() -> None:
+    arrays, metadata = with_teacher(learner_with(), 2).state()
+    assert all(array.dtype == np.float32 for array in arrays.values())
+    assert all(type(value) in (int, bool) for value in metadata.values())
+
+
+def test_another_models_state_is_refused() -> None:
+    arrays, metadata = with_teacher(learner_with(), 1).state()
+    with pytest.raises(ValueError, match="weights have shape"):
+        learner_with(config_with(**{"large-width": 6})).load_state(arrays, metadata)
+
+
+# --------------------------------------------------------------------------- forward distillation
+
+
+@pytest.mark.parametrize("publish_ema", ["on", "off"])
+def test_forward_distillation_touches_neither_model(publish_ema: str) -> None:
+    """Bit for bit: the state and everything that follows are as if it had not been."""
+    config = config_with(**{"distill.publish-ema": publish_ema})
+    learner, reference = (with_teacher(learner_with(config), 2) for _ in range(2))
+    pupil = small_vectors(seed=9)
+    before = bits(pupil)
+    result = learner.forward_distil(3, **pupil)
+    learner.worth_forwarding(**pupil)
+    assert bits(pupil) == before
+    assert result.keys() == {"weights", "buffers"}
+    assert all(bits(result)[name] != before[name] for name in result)
+    assert bits(learner.state()[0]) == bits(reference.state()[0])
+    assert learner.state()[1] == reference.state()[1]
+    for one in (learner, reference):
+        one.reverse_step()
+    assert bits(learner.state()[0]) == bits(reference.state()[0])
+
+
+@pytest.mark.parametrize("publish_ema", ["on", "off"])
+def test_forward_distillation_equals_the_reference(publish_ema: str) -> None:
+    """SGD with momentum 0.9 of the small model towards G as it is published, on batches of its own
+    stream."""
+    config = config_with(**{"distill.publish-ema": publish_ema, **NOTHING_ON})
+    learner = with_teacher(learner_with(config), 2)
+    arrays = learner.state()[0]
+    prefix = "ema_" if publish_ema == "on" else ""
+    big, pupil, data = flat_model(config, "large"), flat_model(config, "small"), proxy()
+    big.load(arrays[f"{prefix}weights"], arrays[f"{prefix}buffers"])
+    pupil.load(**small_vectors(seed=9))
+    big.module.eval()
+    pupil.module.train()
+
+    def gradient_at(part: int) -> Any:
+        def gradient(w: torch.Tensor) -> torch.Tensor:
+            pupil.load(w, pupil.buffers)
+            generator = rng(config.seed, "forward", 3, part)
+            chosen = torch.from_numpy(generator.integers(0, 60, config.batch_size))
+            images = augment(
+                data.images[chosen], generator, mean=data.mean, std=data.std, flip=data.flip
+            )
+            pupil.zero_grad()
+            teacher = big.module(images).detach()
+            loss = oracle.distillation_loss(pupil.module(images), teacher, 2.0)
+            loss.backward()
+            return pupil.gradient.clone()
+
+        return gradient
+
+    expected = oracle.sgd(
+        pupil.weights.clone(),
+        [gradient_at(part) for part in range(3)],
+        rate=config.distill.forward_learning_rate,
+        momentum=0.9,
+        decay=0.0,
+    )
+    result = learner.forward_distil(3, **small_vectors(seed=9))
+    torch.testing.assert_close(torch.from_numpy(result["weights"]), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        torch.from_numpy(result["buffers"]), pupil.buffers, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_the_gate_of_forward_distillation_compares_accuracies(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """G must be at least as good; unlabelled nobody can tell."""
+    learner = with_teacher(learner_with(), 1)
+    for small, large, worth in ((0.5, 0.4, False), (0.5, 0.5, True), (0.4, 0.6, True)):
+        scores = iter((small, large))
+        monkeypatch.setattr(learner, "_score", lambda *_, s=scores: next(s))
+        assert learner.worth_forwarding(**small_vectors()) is worth
+    config = config_with(**{"proxy-labelled": False})
+    unlabelled = with_teacher(learner_with(config, labelled=False), 1)
+    assert unlabelled.worth_forwarding(**small_vectors()) is False
+
+
+# --------------------------------------------------------------------------------------- growing
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_growing_starts_over_from_the_small_models_function(labelled: bool) -> None:
+    config = config_with(**{"proxy-labelled": labelled, "distill.grow-noise": 0.0})
+    learner = with_teacher(learner_with(config, labelled), 2)
+    old = learner.state()[0]
+    result = learner.grow(5, **small_vectors())
+    assert result["accepted"]
+    assert result["accuracy_after"] == result["accuracy_before"]
+    if not labelled:
+        assert result["accuracy_before"] == 1.0  # the small model agrees with itself
+    arrays, metadata = learner.state()
+    assert learner.grown
+    assert metadata["step"] == 2  # the run's count goes on
+    assert metadata["steps"] == 0  # those of the optimiser and the weight average start again
+    assert not arrays["mean"].any()
+    assert not arrays["square"].any()
+    for name in ("weights", "buffers"):
+        assert bits(arrays)[name] == bits(arrays)[f"ema_{name}"] != bits(old)[name]
+    with_teacher(learner, 1)
+    assert learner.state()[1]["step"] == 3
+
+
+def test_growth_that_fails_is_undone() -> None:
+    """Noise of 50 times the weights destroys the function. G, its average and its optimiser are as
+    they were, and growing is not tried again."""
+    config = config_with(**{"proxy-labelled": False, "distill.grow-noise": 50.0})
+    learner, reference = (with_teacher(learner_with(config, False), 2) for _ in range(2))
+    result = learner.grow(5, **small_vectors())
+    assert not result["accepted"]
+    assert result["accuracy_after"] < result["accuracy_before"] - 0.02
+    assert learner.grown
+    assert bits(learner.state()[0]) == bits(reference.state()[0])
+    for one in (learner, reference):
+        one.reverse_step()
+    assert bits(learner.state()[0]) == bits(reference.state()[0])
+
+
+@pytest.mark.parametrize(("lag", "accepted"), [(0.0, True), (0.019, True), (0.021, False)])
+def test_the_gate_of_growth(lag: float, accepted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """2 points of accuracy may be lost."""
+    learner = with_teacher(learner_with(config_with(**{"proxy-labelled": False}), False))
+    monkeypatch.setattr(learner, "_score", lambda *_: 1.0 - lag)
+    assert learner.grow(5, **small_vectors())["accepted"] is accepted
+
+
+def test_growing_leaves_the_teacher() -> None:
+    learner, reference = (with_teacher(learner_with(), 1) for _ in range(2))
+    kept = learner.state()
+    learner.grow(6, **small_vectors(seed=6))
+    learner.load_state(*kept)  # G as it was; the teacher is no part of the state
+    for one in (learner, reference):
+        one.reverse_step()
+    assert bits(learner.state()[0]) == bits(reference.state()[0])
+
+
+def test_what_cannot_grow_is_refused_and_left_as_it_was() -> None:
+    config = config_with(**{"small-width": 6, "large-width": 4})
+    learner = learner_with(config)
+    before = bits(learner.state()[0])
+    with pytest.raises(ValueError, match="cannot grow into the large one: stage 1"):
+        learner.grow(1, **flat_model(config, "small").state())
+    assert bits(learner.state()[0]) == before
+
+
+def test_learning_leaves_the_global_generators_alone() -> None:
+    torch_state = torch.get_rng_state()
+    learner = with_teacher(learner_with(), 1)
+    learner.forward_distil(1, **small_vectors())
+    learner.grow(1, **small_vectors())
+    assert torch.equal(torch.get_rng_state(), torch_state)
