@@ -72,6 +72,7 @@ class Within:
         inside = self.least <= value <= self.most and value < math.inf
         if not inside or (self.above and value == self.least):
             lower = f"above {self.least}" if self.above else f"at least {self.least}"
+            lower = lower if math.isfinite(value) else f"finite and {lower}"
             upper = "" if self.most == math.inf else f" and at most {self.most}"
             raise ConfigError(f"{key}={value} must be {lower}{upper}")
 
@@ -156,7 +157,7 @@ class RunConfig:
     mixing: Annotated[float, Within(0, 1, above=True)]
     server_learning_rate: Annotated[float, Within(0, above=True)]
     server_tau: Annotated[float, Within(0, above=True)]
-    trim_fraction: Annotated[float, Within(0, 0.5)]
+    trim_fraction: Annotated[float, Within(0, 0.49)]  # Flower: below a half
     num_malicious_nodes: Annotated[int, Within(0)]
 
     distill: DistillConfig

@@ -56,7 +56,9 @@ class CostModel:
 
 def _require(cost: CostModel, name: str, holds: bool, what: str) -> None:
     value = getattr(cost, name)
-    if not holds or not math.isfinite(value):
+    if not math.isfinite(value):
+        holds, what = False, f"finite and {what}"
+    if not holds:
         raise ValueError(f"{name.replace('_', '-')}={value} must be {what}")
 
 
