@@ -487,8 +487,8 @@ def test_cohorts_change_and_reach_everybody() -> None:
     ("name", "value", "message"),
     [
         ("client_seconds", 0.0, "client-seconds=0.0 must be above 0"),
-        ("client_seconds", float("nan"), "client-seconds=nan must be above 0"),
-        ("client_seconds", float("inf"), "client-seconds=inf must be"),
+        ("client_seconds", float("nan"), "client-seconds=nan must be finite and above 0"),
+        ("client_seconds", float("inf"), "client-seconds=inf must be finite and above 0"),
         ("reverse_ratio", 0.0, "reverse-ratio=0.0 must be above 0"),
         ("timeout_seconds", -1.0, "timeout-seconds=-1.0 must be above 0"),
         ("communication_seconds", -0.1, "communication-seconds=-0.1 must be at least 0"),

@@ -1,0 +1,391 @@
+"""The configuration: every key, every kind of wrong value, every combination that cannot work."""
+
+import json
+import re
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import pytest
+
+from fl_app import config as module
+from fl_app.config import (
+    FLOWER_RULES,
+    VARIANTS,
+    RunConfig,
+    defaults,
+    resolve,
+)
+from fl_app.data import PARTITIONS
+from fl_app.errors import ConfigError
+from strategies.schedule import DistillationPlan
+
+KEYS = sorted(defaults())
+
+
+def kind(key: str) -> type:
+    return type(defaults()[key])
+
+
+def keys_of(*kinds: type) -> list[str]:
+    return [key for key in KEYS if kind(key) in kinds]
+
+
+# ------------------------------------------------------------------------------------ every key
+
+
+def test_every_field_has_its_key_and_default() -> None:
+    def count(config: Any) -> int:
+        values = [getattr(config, item.name) for item in fields(config)]
+        return sum(count(value) if is_dataclass(value) else 1 for value in values)
+
+    assert count(resolve()) == len(KEYS)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_default_can_be_given(key: str) -> None:
+    assert resolve({key: defaults()[key]}) == resolve()
+
+
+def test_flat_and_back() -> None:
+    changes = {"participants": 7, "alpha": 0.1, "distill.variant": "sync", "cost.link-spread": 0.5}
+    config = resolve(changes)
+    flat = config.flat()
+    assert {key: flat[key] for key in changes} == changes
+    assert resolve(flat) == config
+    assert resolve(json.loads(json.dumps(flat))) == config  # as config.json keeps it
+    assert resolve().flat() == dict(defaults())
+    assert {key: type(value) for key, value in resolve().flat().items()} == {
+        key: type(value) for key, value in defaults().items()
+    }
+
+
+def test_a_value_arrives_where_it_belongs() -> None:
+    config = resolve({"small-width": 6, "distill.batch-size": 32, "cost.client-seconds": 2.5})
+    assert (config.small_width, config.distill.batch_size, config.cost.client_seconds) == (
+        6,
+        32,
+        2.5,
+    )
+    assert config.batch_size == defaults()["batch-size"]
+
+
+def test_defaults_are_not_changed_by_a_run() -> None:
+    before = dict(defaults())
+    resolve({"participants": 9})
+    assert dict(defaults()) == before
+
+
+def test_equal_configurations_can_name_a_cache() -> None:
+    assert hash(resolve({"seed": 3})) == hash(resolve({"seed": 3}))
+    assert resolve({"seed": 3}) != resolve({"seed": 4})
+
+
+# ----------------------------------------------------------------------------------- wrong kinds
+
+
+@pytest.mark.parametrize("key", keys_of(int))
+@pytest.mark.parametrize("value", [1.5, 2.0, "3", True, None, [1]])
+def test_whole_numbers(key: str, value: Any) -> None:
+    with pytest.raises(
+        ConfigError, match=f"^{key}={re.escape(repr(value))} must be a whole number"
+    ):
+        resolve({key: value})
+
+
+@pytest.mark.parametrize("key", keys_of(float))
+@pytest.mark.parametrize("value", ["0.5", True, None])
+def test_numbers(key: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"^{key}={value!r} must be a number"):
+        resolve({key: value})
+
+
+@pytest.mark.parametrize("key", keys_of(float))
+def test_not_a_number_and_infinity_are_no_numbers(key: str) -> None:
+    for value in (float("nan"), float("inf"), float("-inf")):
+        with pytest.raises(ConfigError, match=f"^{key}={value} must be finite and "):
+            resolve({key: value})
+
+
+@pytest.mark.parametrize("key", keys_of(str))
+@pytest.mark.parametrize("value", [3, True, None])
+def test_texts(key: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"^{key}={value!r} must be a text"):
+        resolve({key: value})
+
+
+@pytest.mark.parametrize("key", keys_of(bool))
+@pytest.mark.parametrize("value", ["true", 1, 0.0, None])
+def test_truth_values(key: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"^{key}={value!r} must be true or false"):
+        resolve({key: value})
+
+
+def test_a_whole_number_will_do_as_a_number() -> None:
+    """`--run-config alpha=1` is one in TOML."""
+    assert resolve({"alpha": 1}).alpha == 1.0
+    assert type(resolve({"alpha": 1}).alpha) is float
+
+
+# ---------------------------------------------------------------------------------- wrong values
+
+# Texts that are free; the others have a list of choices.
+FREE = {"targets", "output", "name", "resume", "sinks", "data-root", "data-path", "partition"}
+
+
+@pytest.mark.parametrize("key", sorted(set(keys_of(str)) - FREE))
+def test_a_wrong_choice_names_all_right_ones(key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve({key: "nonsense"})
+    head, choices = str(caught.value).split("; choose one of: ")
+    assert head == f"{key}='nonsense' is unknown"
+    names = choices.split(", ")
+    assert names == sorted(names)
+    assert defaults()[key] in names
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("participants", 0, "participants=0 must be at least 1"),
+        ("num-server-rounds", 0, "num-server-rounds=0 must be at least 1"),
+        ("fraction-train", 0.0, "fraction-train=0.0 must be above 0 and at most 1"),
+        ("fraction-train", 1.1, "fraction-train=1.1 must be above 0 and at most 1"),
+        ("seed", -1, "seed=-1 must be at least 0"),
+        ("round-timeout", 0.0, "round-timeout=0.0 must be above 0"),
+        ("alpha", 0.0, "alpha=0.0 must be above 0"),
+        ("batch-size", 1, "batch-size=1 must be at least 2"),
+        ("momentum", 1.5, "momentum=1.5 must be at least 0 and at most 1"),
+        ("learning-rate", 0.0, "learning-rate=0.0 must be above 0"),
+        ("proximal-mu", -0.1, "proximal-mu=-0.1 must be at least 0"),
+        ("mixing", 0.0, "mixing=0.0 must be above 0 and at most 1"),
+        ("small-width", -1, "small-width=-1 must be at least 0"),
+        ("distill.reverse-steps", 0, "distill.reverse-steps=0 must be at least 1"),
+        ("distill.label-weight", 1.5, "distill.label-weight=1.5 must be at least 0 and at most 1"),
+        ("distill.temperature", 0.0, "distill.temperature=0.0 must be above 0"),
+        ("distill.gpu-fraction", 0.0, "distill.gpu-fraction=0.0 must be above 0 and at most 1"),
+        ("distill.restarts", -1, "distill.restarts=-1 must be at least 0"),
+        ("cost.client-seconds", 0.0, "cost.client-seconds=0.0 must be above 0"),
+        ("cost.straggler-factor", 0.5, "cost.straggler-factor=0.5 must be at least 1"),
+        ("cost.dropout-probability", 1.0, "cost.dropout-probability=1.0 must be in [0, 1)"),
+        ("targets", "0.5,high", "targets='0.5,high' must be accuracies in (0, 1] with commas"),
+        ("targets", "50", "targets='50' must be accuracies in (0, 1] with commas"),
+        ("targets", "0.5,nan", "targets='0.5,nan' must be accuracies in (0, 1] with commas"),
+        ("targets", "0", "targets='0' must be accuracies in (0, 1] with commas"),
+        ("sinks", "tensorbord", "sinks='tensorbord' is unknown; choose from: tensorboard, wandb"),
+        ("output", "runs", "output='runs' must be an absolute path"),
+        ("resume", "./x", "resume='./x' must be an absolute path"),
+        ("data-root", "data", "data-root='data' must be an absolute path"),
+        ("dataset", "files", "dataset='files' needs data-path=PATH"),
+    ],
+)
+def test_values_out_of_range(key: str, value: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
+        resolve({key: value})
+
+
+def test_trimming_half_of_everything_leaves_nothing() -> None:
+    """Flower's FedTrimmedAvg demands less than a half, and would say so in the midst of a run."""
+    message = "trim-fraction=0.5 must be at least 0 and at most 0.49"
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        resolve({"trim-fraction": 0.5})
+    assert resolve({"trim-fraction": 0.49}).trim_fraction == 0.49
+
+
+def test_an_unknown_partition_names_all() -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve({"partition": "dirichlett"})
+    expected = f"partition='dirichlett' is unknown; choose one of: {', '.join(sorted(PARTITIONS))}"
+    assert str(caught.value) == expected
+    assert resolve({"partition": "hf:DirichletPartitioner"}).partition.startswith("hf:")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("participant", "participants"),
+        ("num_server_rounds", "num-server-rounds"),
+        ("distil.variant", "distill.variant"),
+        ("distill-variant", "distill.variant"),
+        ("cost.client_seconds", "cost.client-seconds"),
+        ("learning_rate", "learning-rate"),
+    ],
+)
+def test_a_misspelt_key_gets_a_suggestion(wrong: str, right: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve({wrong: 1})
+    head, suggestions = str(caught.value).split("; did you mean ")
+    assert head == f"configuration key {wrong!r} is unknown"
+    assert right in suggestions.rstrip("?").split(" or ")
+
+
+def test_a_key_like_no_other_gets_the_way_to_all() -> None:
+    with pytest.raises(ConfigError, match="'xyzzy' is unknown; see `edge-fl config` for all keys"):
+        resolve({"xyzzy": 1})
+
+
+# ---------------------------------------------------------------------------------- combinations
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            {"averaging": "buffered", "distill.variant": "sync"},
+            "averaging='buffered' waits for nobody, but distill.variant='sync' makes everybody "
+            "wait; choose one of: async-continuous, async-plus, async-round",
+        ),
+        (
+            {"averaging": "buffered", "fraction-train": 0.5},
+            "fraction-train applies to rounds; averaging='buffered' has none: use 1.0",
+        ),
+        (
+            {"distill.labels": "on", "proxy-labelled": False},
+            "distill.labels='on' needs proxy-labelled=true",
+        ),
+        (
+            {"distill.grow": "on", "normalisation": "group"},
+            "distill.grow='on' needs normalisation='batch'",
+        ),
+        (
+            {"distill.grow": "on", "small-model": "lenet"},
+            "distill.grow='on': lenet cannot grow into cnn12 at these widths; use cnn6 and cnn12 "
+            "with large-width >= 2 x small-width",
+        ),
+        (
+            {"distill.grow": "on", "small-width": 16, "large-width": 16},
+            "distill.grow='on': cnn6 cannot grow into cnn12 at these widths",
+        ),
+    ],
+)
+def test_combinations_that_cannot_work(overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
+        resolve(overrides)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"averaging": "buffered", "distill.variant": "async-round"},
+        {"averaging": "buffered", "mode": "average", "distill.variant": "sync"},  # not looked at
+        {"mode": "average", "distill.grow": "on", "small-model": "lenet"},
+        {"distill.grow": "on"},
+        {"distill.labels": "on"},
+        {"distill.labels": "off", "proxy-labelled": False},
+        {"dataset": "files", "data-path": "/data/own.npz"},
+        {"targets": ""},
+        {"sinks": "tensorboard, wandb"},
+        {"output": "/tmp/runs", "data-root": "/data"},
+    ],
+)
+def test_combinations_that_work(overrides: dict[str, Any]) -> None:
+    resolve(overrides)
+
+
+def test_lists_in_texts() -> None:
+    config = resolve({"targets": " 0.5, 0.75 ,1", "sinks": "wandb, tensorboard,"})
+    assert config.target_list == (0.5, 0.75, 1.0)
+    assert config.sink_list == ("wandb", "tensorboard")
+    assert resolve({"targets": ""}).target_list == ()
+    assert resolve().sink_list == ()
+
+
+# ------------------------------------------------------------------------- what follows from keys
+
+SWITCHES = ("labels", "publish_ema", "grow", "teacher_ema", "forward")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", SWITCHES)
+def test_a_switch_that_is_set_is_what_it_says(variant: str, name: str) -> None:
+    for value, expected in (("on", True), ("off", False)):
+        config = resolve({"distill.variant": variant, f"distill.{name.replace('_', '-')}": value})
+        assert config.switch(name) is expected
+
+
+@pytest.mark.parametrize(
+    ("overrides", "on"),
+    [
+        ({"distill.variant": "sync"}, set()),
+        ({"distill.variant": "async-round"}, set()),
+        ({"distill.variant": "async-continuous"}, set()),
+        ({"distill.variant": "sync-forward"}, {"forward"}),
+        ({}, {"labels", "publish_ema", "grow"}),
+        # The measured defaults: without labels the teacher's average helps, with them it hurts.
+        ({"proxy-labelled": False}, {"teacher_ema", "publish_ema", "grow"}),
+        ({"distill.labels": "off"}, {"teacher_ema", "publish_ema", "grow"}),
+        ({"normalisation": "group"}, {"labels", "publish_ema"}),
+        ({"small-model": "lenet"}, {"labels", "publish_ema"}),
+        ({"large-model": "resnet20"}, {"labels", "publish_ema"}),
+        ({"small-width": 9}, {"labels", "publish_ema"}),
+    ],
+)
+def test_automatic_switches(overrides: dict[str, Any], on: set[str]) -> None:
+    config = resolve(overrides)
+    assert {name for name in SWITCHES if config.switch(name)} == on
+
+
+@pytest.mark.parametrize(
+    ("overrides", "plan"),
+    [
+        ({"mode": "average"}, DistillationPlan("none", 1)),
+        ({"distill.variant": "sync-forward"}, DistillationPlan("sync", 20, 20)),
+        ({"distill.variant": "sync"}, DistillationPlan("sync", 20)),
+        ({"distill.variant": "async-round"}, DistillationPlan("round", 20)),
+        ({"distill.variant": "async-continuous"}, DistillationPlan("continuous", 20)),
+        ({"distill.reverse-steps": 7}, DistillationPlan("continuous", 7)),
+        (
+            {"distill.forward": "on", "distill.forward-steps": 3},
+            DistillationPlan("continuous", 20, 3),
+        ),
+        (
+            {"distill.variant": "sync-forward", "distill.forward": "off"},
+            DistillationPlan("sync", 20),
+        ),
+    ],
+)
+def test_the_distillation_servers_plan(overrides: dict[str, Any], plan: DistillationPlan) -> None:
+    assert resolve(overrides).plan == plan
+
+
+def test_the_trace_is_the_configurations() -> None:
+    config = resolve({"participants": 5, "num-server-rounds": 4, "fraction-train": 0.4})
+    trace = config.trace()
+    assert [len(a.jobs) for a in trace.aggregations] == [2, 2, 2, 2]
+    buffered = resolve({"averaging": "buffered", "buffer-size": 2, "participants": 5}).trace()
+    assert {len(a.jobs) for a in buffered.aggregations} == {2}
+    # buffer-size is another rule's parameter and has no influence on rounds.
+    assert resolve({"buffer-size": 1}).trace() == resolve({"buffer-size": 2}).trace()
+    assert resolve({"mode": "average"}).trace().segments == ()
+
+
+def test_what_mode_clock_and_averaging_say() -> None:
+    config = resolve()
+    assert (config.distils, config.virtual, config.buffered) == (True, True, False)
+    other = resolve({"mode": "average", "clock": "real", "averaging": "buffered"})
+    assert (other.distils, other.virtual, other.buffered) == (False, False, True)
+
+
+def test_partition_parameters() -> None:
+    config = resolve({"alpha": 0.7, "num-classes-per-partition": 3, "num-shards-per-partition": 4})
+    assert config.partition_parameters() == {
+        "alpha": 0.7, "num_classes_per_partition": 3, "num_shards_per_partition": 4
+    }  # fmt: skip
+
+
+def test_a_default_that_is_missing_or_too_many_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    schema = {**module._schema(), "brand-new-key": (("brand_new_key",), int)}
+    del schema["alpha"]
+    monkeypatch.setattr(module, "_schema", lambda: schema)
+    with pytest.raises(ConfigError, match=r"RunConfig differ in: alpha, brand-new-key$"):
+        defaults.__wrapped__()
+
+
+@pytest.mark.parametrize("averaging", FLOWER_RULES)
+def test_every_flower_rule_is_a_choice(averaging: str) -> None:
+    assert resolve({"averaging": averaging}).averaging == averaging
+
+
+def test_the_type_is_what_the_name_says() -> None:
+    assert isinstance(resolve(), RunConfig)
