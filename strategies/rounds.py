@@ -11,6 +11,9 @@ from typing import Protocol
 
 from strategies.schedule import Aggregation, Job, Trace, cohort
 
+# Seconds between the jobs of a participant that keeps failing: 1, 2, 4, ... up to this.
+_LONGEST_PAUSE = 60.0
+
 
 class Rounds(Protocol):
     """The course of a run as the strategy's loop sees it."""
@@ -64,7 +67,8 @@ class Live:
     """What really happens, in synchronous rounds or with a buffer of `buffer_size` updates.
 
     A job that has not arrived `timeout` seconds after it was due is given up. It is lost then, as
-    one without a usable update is: it fills no buffer, and its participant starts again.
+    one without a usable update is: it fills no buffer, and its participant starts again, after a
+    pause that doubles with every failure in a row.
     """
 
     def __init__(
@@ -83,6 +87,9 @@ class Live:
         self._next_index = list(next_index or [0] * participants)
         self._under_way: dict[int, Job] = {}
         self._over: list[Job] = []
+        # A participant whose jobs fail at once must not be given hundreds a second.
+        self._failures = [0] * participants
+        self._not_before = [0.0] * participants
         self._started = first_version  # newest version whose round has been started
 
     @property
@@ -92,7 +99,11 @@ class Live:
 
     def due(self, version: int, now: float) -> list[Job]:
         if self._buffer_size:
-            idle = [p for p in range(self._participants) if p not in self._under_way]
+            idle = [
+                p
+                for p in range(self._participants)
+                if p not in self._under_way and now >= self._not_before[p]
+            ]
         elif self._started == version:
             self._started = version + 1
             idle = cohort(self._participants, self._fraction, self._seed, version + 1)
@@ -110,6 +121,10 @@ class Live:
         if self._under_way.get(job.participant) != job:
             return False  # given up meanwhile
         del self._under_way[job.participant]
+        failures = 0 if usable else self._failures[job.participant] + 1
+        self._failures[job.participant] = failures
+        pause = min(_LONGEST_PAUSE, 2.0 ** (failures - 1)) if failures else 0.0
+        self._not_before[job.participant] = now + pause
         # Only the server's own clock is read; what is not compute time was spent on the way.
         transfer = max(0.0, now - job.t_start - compute_seconds) / 2
         times = {"t_compute": job.t_start + transfer, "t_upload": now - transfer, "t_end": now}

@@ -229,7 +229,9 @@ def test_lost_and_unusable_updates_fill_no_buffer() -> None:
     rounds.arrived(a, 1.0, 0.0, usable=False)
     rounds.arrived(b, 1.0, 0.0, usable=True)
     assert rounds.complete(0, 1.0) is None
-    a2, b2 = rounds.due(0, 1.0)
+    (b2,) = rounds.due(0, 1.0)
+    assert rounds.due(0, 1.9) == []
+    (a2,) = rounds.due(0, 2.0)  # after a pause of a second
     assert rounds.complete(0, 10.5) is None  # c is given up
     (c2,) = rounds.due(0, 10.5)
     assert who([a2, b2, c2]) == [(0, 1, 0), (1, 1, 0), (2, 1, 0)]
@@ -238,6 +240,18 @@ def test_lost_and_unusable_updates_fill_no_buffer() -> None:
     assert made is not None
     assert who(made.jobs) == [(1, 0, 0), (2, 1, 0)]
     assert sorted(who(made.lost)) == [(0, 0, 0), (2, 0, 0)]
+
+
+def test_the_pause_of_a_failing_participant_doubles_and_ends_with_a_success() -> None:
+    rounds, now = live(buffer_size=1, participants=1), 0.0
+    for pause in (1.0, 2.0, 4.0):
+        (job,) = rounds.due(0, now)
+        rounds.arrived(job, now, 0.0, usable=False)
+        assert rounds.due(0, now + pause - 0.1) == []
+        now += pause
+    (job,) = rounds.due(0, now)
+    rounds.arrived(job, now, 0.0, usable=True)
+    assert len(rounds.due(0, now)) == 1
 
 
 @pytest.mark.parametrize("buffer_size", [1, 2])

@@ -27,8 +27,8 @@ from strategies.schedule import Aggregation, Job
 # A pull of nothing costs microseconds in a simulation and a request over the network on devices.
 _POLL_SECONDS = 0.01
 _DEVICE_POLL_SECONDS = 0.2
-# So many failed jobs per participant in a row mean that the run cannot get anywhere.
-_HOPELESS = 10
+# When every participant has failed so many times in a row, the run cannot get anywhere.
+_HOPELESS = 3
 
 CHECKPOINT = "server"
 
@@ -53,13 +53,14 @@ class Distillation(Strategy):
         self._versions: dict[int, Vectors] = {}  # the newest and those that jobs still start from
         self._teacher: Vectors = {}  # what the distillation server learns from
         self._hosts: tuple[Host, ...] = ()
+        self._dispatcher: Dispatcher | None = None
         self._publisher: Publisher | None = None
         self._handed: dict[Key, Job] = {}  # due and not over
         self._waiting: list[Job] = []  # of these, the ones for which no host was free yet
         self._sent: dict[str, list[Job]] = {}  # the others, by message id
         self._updates: dict[Key, Update] = {}
         self._failed: dict[Key, str] = {}
-        self._failures_in_a_row = 0
+        self._failures = [0] * config.participants  # in a row
         self._bytes_up = self._bytes_down = self._jobs = self._segments = 0
 
     def _live(self, version: int = 0, next_index: Iterable[int] | None = None) -> Live:
@@ -96,25 +97,25 @@ class Distillation(Strategy):
         """
         config, result = self._config, Result()
         rounds, timeout = num_rounds or config.num_server_rounds, timeout or config.round_timeout
-        self._hosts = assemble_roster(grid, config.participants, timeout, self._warn)
-        prepare_hosts(grid, self._hosts, config.participants, timeout)
-        poll = _POLL_SECONDS if self._hosts[0].participant is None else _DEVICE_POLL_SECONDS
-        dispatcher = Dispatcher(grid)
-        self._free = lambda: [h for h in self._hosts if h.node_id not in dispatcher.busy()]
         self._begin(initial_arrays)
         evaluator = Evaluator(config, lambda **fields: self._run.emit("evaluate", **fields))
         try:
-            if config.distils:
-                publisher = self._publisher = Publisher(
+            if config.distils:  # before anything else, for its process takes seconds to start
+                self._publisher = Publisher(
                     config, self._run, self._clock, evaluator, self._version, self._segments
                 )
-                # Everybody's preparations are no part of the run.
+            self._hosts = assemble_roster(grid, config.participants, timeout, self._warn)
+            prepare_hosts(grid, self._hosts, config.participants, timeout)
+            publisher = self._publisher
+            if publisher is not None and not config.virtual:
                 self._wait(lambda: publisher.ready)
-            self._clock.restart()
+            self._clock.restart()  # everybody's preparations are no part of the run
+            poll = _POLL_SECONDS if self._hosts[0].participant is None else _DEVICE_POLL_SECONDS
+            dispatcher = self._dispatcher = Dispatcher(grid)
+            order = train_config or ConfigRecord()
+            arrays = _record(self._versions[self._version])
             first, began = self._version, time.monotonic()
             while self._version < rounds:
-                arrays = _record(self._versions[self._version])
-                order = train_config or ConfigRecord()
                 for message in self.configure_train(self._version + 1, arrays, order, grid):
                     self._note(message, dispatcher.send(message, timeout))
                 made, metrics = self.aggregate_train(self._version + 1, dispatcher.collect())
@@ -122,7 +123,7 @@ class Distillation(Strategy):
                 if made is None or metrics is None:
                     time.sleep(poll)
                     continue
-                result.arrays = made
+                result.arrays = arrays = made
                 result.train_metrics_clientapp[self._version] = metrics
                 if evaluate_fn and (measured := evaluate_fn(self._version, made)) is not None:
                     result.evaluate_metrics_serverapp[self._version] = measured
@@ -160,7 +161,8 @@ class Distillation(Strategy):
         due = self._rounds.due(self._version, self._clock.now())
         self._waiting += due
         self._handed |= {_key(job): job for job in due}
-        free = self._free() if self._waiting else []
+        busy = self._dispatcher.busy() if self._dispatcher else set()
+        free = [h for h in self._hosts if h.node_id not in busy] if self._waiting else []
         for position, host in enumerate(free):
             jobs = self._share(host, len(free) - position)
             if not jobs:
@@ -214,6 +216,7 @@ class Distillation(Strategy):
                     self._reject(job, server_round, result.fault)
                 else:
                     self._updates[_key(job)] = update
+                    self._failures[job.participant] = 0
                     self._bytes_up += _size(update.vectors)
         aggregation = self._rounds.complete(self._version, now)
         if aggregation is None:
@@ -282,11 +285,11 @@ class Distillation(Strategy):
 
     def _reject(self, job: Job, round_: int, reason: str) -> None:
         self._failed[_key(job)] = reason
-        self._failures_in_a_row += 1
+        self._failures[job.participant] += 1
         self._run.emit("rejected", participant=job.participant, round=round_, reason=reason)
-        if self._failures_in_a_row >= _HOPELESS * self._config.participants:
+        if min(self._failures) >= _HOPELESS:
             raise EdgeFlError(
-                f"{self._failures_in_a_row} jobs in a row failed, the last one with: {reason}"
+                f"every participant has failed {_HOPELESS} times in a row, the last time: {reason}"
             )
 
     def _record_jobs(self, aggregation: Aggregation, updates: Iterable[Update]) -> int:
@@ -300,7 +303,6 @@ class Distillation(Strategy):
             if reason:
                 status = "error" if reason.startswith("error: ") else "rejected"
                 rejected += 1
-            self._failures_in_a_row = 0 if update else self._failures_in_a_row
             self._run.emit(
                 "job",
                 job=self._jobs,
