@@ -89,6 +89,22 @@ def test_growth_follows_from_its_generator() -> None:
     assert grown(0) == grown(0) != grown(1)
 
 
+def test_identity_layers_are_the_identity_in_train_mode_too() -> None:
+    """On the images of calibration, whose statistics are those of the batch: blocks 2 and 3 of the
+    large plan are the ones without a counterpart in the first stage."""
+    large = network("cnn12", 4)
+    grow(as_if_trained(network("cnn6", 2)), large, images(), rng(0, "growth"), noise=0.0)
+    x = images()
+    with torch.no_grad():
+        for block in large.blocks[:2]:
+            x = torch.relu(block(x))
+        for block in large.blocks[2:4]:
+            torch.testing.assert_close(block.train()(x), x, rtol=1e-4, atol=1e-5)
+            # Statistics that the batch itself has are not moved by it (unbiased: n / (n - 1)).
+            variance = x.var((0, 2, 3), unbiased=False)
+            torch.testing.assert_close(block.norm.running_var, variance, rtol=1e-3, atol=1e-6)
+
+
 def test_noise_tells_duplicated_channels_apart() -> None:
     """Without it both copies of a channel would get equal gradients for ever."""
     small = network("cnn6", 4)

@@ -139,6 +139,22 @@ def test_a_slow_server_skips_versions() -> None:
     assert [p.step for p in trace.publications] == [0, 1, 2, 3, 4, 5, 6, 15]
 
 
+def test_forward_distillation_makes_a_continuous_teacher_stale() -> None:
+    """Versions at 10.25, 20.5 and 30.75; steps of 5 s and forward distillation of 12.5 s. From
+    version 1 until 22.75, when 2 has come (20.5): one step from 1 all the same. From 2 until 40.25,
+    after 3 (30.75): one step. Then the last version's own block, without forward distillation."""
+    plan = DistillationPlan("continuous", reverse_steps=5, forward_steps=5)
+    trace = distillation_trace(COSTS["slow server"], plan, participants=2, rounds=3, seed=0)
+    got = [(s.kind, s.teacher_version, s.steps, s.t_start, s.staleness) for s in trace.segments]
+    assert got == [
+        ("forward", 1, 5, 10.25, 0),
+        ("reverse", 1, 1, 22.75, 1),
+        ("forward", 2, 5, 27.75, 0),
+        ("reverse", 2, 1, 40.25, 1),
+        ("reverse", 3, 5, 45.25, 0),
+    ]
+
+
 # ------------------------------------------------------------------------ the paper's arithmetic
 
 
