@@ -5,7 +5,9 @@ import json
 import shlex
 import sys
 import tempfile
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -62,40 +64,38 @@ def flower_run(
     """`flwr run` on a local SuperLink, until all of its processes have ended.
 
     values must have "output" and "name", which say where its run directory will be. `watch` is
-    called four times a second. No `flwr log` follows the run: it would need CPU time that is being
-    measured. Raises EdgeFlError, with the reason, when the run does not complete.
+    called four times a second. The log is followed as `edge-fl run` follows it, but not shown.
+    Raises EdgeFlError, with the reason, when the run does not complete.
     """
     path = Path(str(values["output"]), str(values["name"]))
     with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
         file.write("\n".join(toml_lines(values)))
         file.flush()
-        settings = [
-            "--run-config",
-            file.name,
-            "--federation-config",
-            _inline(federation(values, hosts)),
-        ]
+        size = _inline(federation(values, hosts))
+        settings = ["--run-config", file.name, "--federation-config", size]
         run_id = str(link.ask("run", str(APP), link.connection, *settings)["run-id"])
+    log: deque[str] = deque(maxlen=20)
+    stream = link.flwr("log", run_id, link.connection, "--stream")
+    threading.Thread(target=log.extend, args=(stream.stdout,), daemon=True).start()
     deadline, seen, run = time.monotonic() + _STARTUP_SECONDS, False, None
-    while True:
-        if run is None:
-            with contextlib.suppress(EdgeFlError):
-                run = RunDirectory.open(path)
-        watch(run)
-        alive = bool(link.serverapp_pids())
-        if (seen and not alive) or (not seen and time.monotonic() > deadline):
-            break
-        seen = seen or alive
-        time.sleep(_POLL_SECONDS)
+    try:
+        while True:
+            if run is None:
+                with contextlib.suppress(EdgeFlError):
+                    run = RunDirectory.open(path)
+            watch(run)
+            alive = bool(link.serverapp_pids())
+            if (seen and not alive) or (not seen and time.monotonic() > deadline):
+                break
+            seen = seen or alive
+            time.sleep(_POLL_SECONDS)
+    finally:
+        stream.kill()
+        stream.wait()
     if run is None or run.summary().get("status") != "completed":
         reason = run.summary().get("reason") if run else ""
-        raise EdgeFlError(f"{path.name} did not complete: {reason or _log(link, run_id)}")
+        raise EdgeFlError(f"{path.name} did not complete: {reason or ''.join(log)}")
     return run
-
-
-def _log(link: Link, run_id: str) -> str:
-    stream = link.flwr("log", run_id, link.connection, "--show")
-    return stream.communicate()[0][-2000:]
 
 
 def in_process_run(values: Mapping[str, Value]) -> RunDirectory:

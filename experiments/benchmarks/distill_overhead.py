@@ -61,10 +61,9 @@ NULL_ROUND: dict[str, Value] = {"local-steps": 1, "batch-size": 2}
 
 
 class Sampler:
-    """Looks at a run's processes; give it to `flower_run` as `watch`."""
+    """Looks at a run's processes, all below this one; give it to `flower_run` as `watch`."""
 
-    def __init__(self, root: int) -> None:
-        self._root = root
+    def __init__(self) -> None:
         self._next_memory = 0.0
         self.cpu: list[tuple[float, dict[str, float]]] = []  # (epoch s, seconds so far by name)
         self.starts: dict[str, float] = {}  # when the first process of each name started
@@ -77,7 +76,7 @@ class Sampler:
         memory = now >= self._next_memory
         if memory:
             self._next_memory = now + _MEMORY_SECONDS
-        alive = {process.pid: process for process in processes(self._root, memory)}
+        alive = {process.pid: process for process in processes(os.getpid(), memory)}
         for pid, process in self._last.items():
             if pid not in alive:
                 self._ended[process.name] += process.cpu
@@ -160,14 +159,15 @@ def startup(run: RunDirectory, sampler: Sampler, began: float, ready: float) -> 
 
     The distillation server is started as soon as the nodes have answered.
     """
-    first = next(event for event in of_kind(run.events(), "round") if event["round"] == 1)
-    durations = steady_state(run.events())["durations"]
+    events = run.events()
+    first = next(event for event in of_kind(events, "round") if event["round"] == 1)
     moments = {
         "SuperLink up": ready,
         "run submitted, simulation process started": sampler.starts["ServerApp and simulation"],
         "ServerApp imported, configuration and data checked": epoch_of_run(run),
         "Ray started": sampler.starts["clients"],
         "first node has answered": sampler.starts["distillation server"],
+        "distillation server ready": epoch_of_run(run) + _offset(events),
         "first round": epoch_of_run(run) + first["t_wall"],
     }
     phases, before = {}, began
@@ -177,7 +177,7 @@ def startup(run: RunDirectory, sampler: Sampler, began: float, ready: float) -> 
     return {
         **phases,
         "until the first round has ended": before - began,
-        "of which is training": median(durations),
+        "of which are training": median(steady_state(events)["durations"]),
     }
 
 
@@ -195,8 +195,7 @@ def measure_run(
     link: Link, values: dict[str, Value], rounds: int, began: float
 ) -> tuple[RunDirectory, Sampler, dict[str, float]]:
     """One `flwr run` of `rounds` rounds that count, and its start-up counted from `began`."""
-    assert link.supervisor is not None
-    sampler, submitted = Sampler(link.supervisor.pid), time.time()
+    sampler, submitted = Sampler(), time.time()
     values = {**values, "num-server-rounds": rounds + WARM_UP_ROUNDS}
     say(f"{values['name']}: flwr run, {values['num-server-rounds']} rounds")
     run = flower_run(link, values, 1, sampler)
@@ -244,7 +243,7 @@ def _side(wall: float, bare_seconds: float, steps: float) -> dict[str, float]:
 
 
 def _offset(events: Sequence[Event]) -> float:
-    """t_wall minus t: the run's clock starts a little after its directory is made."""
+    """t_wall minus t: the run's clock starts when everything is ready."""
     return median(event["t_wall"] - event["t"] for event in of_kind(events, "round"))
 
 
@@ -319,7 +318,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 lengths.append({"aimed_at": seconds, "ratio": ratio, "repeats": repeats})
             null_round = measure_null_round(link, values, arguments.null_rounds)
     return {
-        "definition": __doc__,
         "hardware": machine,
         "settings": SETTINGS,
         "steady_state": lengths,

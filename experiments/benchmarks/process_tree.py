@@ -14,6 +14,7 @@ _NAMES = (  # (in the command line, what it is)
     ("flwr-simulation", "ServerApp and simulation"),
     ("flower-superexec", "flower-superexec"),
     ("flower-superlink", "flower-superlink"),
+    ("flwr log", "flwr log"),
     ("raylet", "ray"),
     ("gcs_server", "ray"),
     ("ray", "ray"),

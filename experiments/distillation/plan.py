@@ -47,15 +47,15 @@ SIZES: dict[str, Size] = {
         | {
             "small-width": 8,
             "large-width": 16,
-            "local-steps": 80,
+            "local-steps": 72,
             "evaluate-examples": 2_000,
             "distill.reverse-steps": 40,
         },
         {
-            ("virtual", "iid"): {"num-server-rounds": 26},
-            ("real", "iid"): {"num-server-rounds": 26},
+            ("virtual", "iid"): {"num-server-rounds": 24},
+            ("real", "iid"): {"num-server-rounds": 24},
             # 60 % is far off with skewed labels: shorter, for the order of the variants alone.
-            ("virtual", "dirichlet"): {"num-server-rounds": 14},
+            ("virtual", "dirichlet"): {"num-server-rounds": 12},
         },
     ),
     # One GPU: wider models, to the plateau.
