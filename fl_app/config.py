@@ -364,6 +364,11 @@ def _check(config: RunConfig) -> None:
             f"averaging='buffered' waits for nobody, but distill.variant={d.variant!r} makes "
             f"everybody wait; choose one of: async-continuous, async-plus, async-round"
         )
+    if c.averaging == "krum" and c.participants < 2 * c.num_malicious_nodes + 3:
+        raise ConfigError(
+            f"averaging='krum' against num-malicious-nodes={c.num_malicious_nodes} needs at least "
+            f"participants={2 * c.num_malicious_nodes + 3} (2 f + 3, Blanchard et al. 2017)"
+        )
     if c.buffered and c.fraction_train < 1:
         raise ConfigError(
             "fraction-train applies to rounds; averaging='buffered' has none: use 1.0"

@@ -95,8 +95,9 @@ INCIDENTS: dict[str, Callable[[Event], tuple[str, str]]] = {
     ),
     "resumed": lambda e: (f"! resumed after round {e.get('round', 0)}", ""),
     "growth": lambda e: (
-        f"! the global model {'grew' if e['accepted'] else 'did not grow'} from the small one in "
-        f"round {e['round']} ({percent(e['accuracy_before'])} -> {percent(e['accuracy_after'])} %)",
+        f"! the global model {'grew' if e['accepted'] else 'stays as it is: it would grow'} from "
+        f"version {e['round']} ({percent(e['accuracy_before'])} -> {percent(e['accuracy_after'])} % "
+        "of the validation images)",
         "",
     ),
     "warning": lambda e: (f"! warning: {e['message']}", str(e["message"])),

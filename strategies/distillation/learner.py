@@ -127,10 +127,12 @@ class Learner:
             return self._score(self._student) >= small
 
     def grow(self, version: int, weights: np.ndarray, buffers: np.ndarray) -> dict[str, Any]:
-        """Rebuild G from these vectors of the small model; undone if G then lags behind them.
+        """Rebuild G from these vectors of the small model - unless that would set G back.
 
-        Returns what happened: accepted, accuracy_before (the small model's), accuracy_after (the
-        grown one's); without labels both are agreements with the small model.
+        Accepted if the grown G is at least as accurate on the validation images as G was, and not
+        far behind the small model. Without labels it is agreement with the small model that is
+        compared. Returns accepted and the accuracies: accuracy_small, accuracy_before (G's, as
+        published) and accuracy_after.
         """
         old = self._student.state()
         with _holding(self._teacher, weights, buffers):
@@ -139,19 +141,26 @@ class Learner:
                 answers = small(self._validation()).argmax(1)
             labels = self._proxy.validation_labels
             labels = answers if labels is None else labels
-            before = (answers == labels).float().mean().item()
+            reference = (answers == labels).float().mean().item()
+            with self._published():
+                before = self._score(self._student, labels)
             images, _ = self._batch("grow", version, 4 * self._config.distill.batch_size)
             generator = rng(self._config.seed, "growth")
             noise = self._config.distill.grow_noise
             grow(small, self._student.module, images, generator, noise)
         after = self._score(self._student, labels)
-        accepted = after >= before - GROWTH_TOLERANCE
+        accepted = after >= max(before, reference - GROWTH_TOLERANCE)
         if accepted:
             self._start_over()
         else:
             self._student.load(old["weights"], old["buffers"])
         self.grown = True
-        return {"accepted": accepted, "accuracy_before": before, "accuracy_after": after}
+        return {
+            "accepted": accepted,
+            "accuracy_small": reference,
+            "accuracy_before": before,
+            "accuracy_after": after,
+        }
 
     def state(self) -> tuple[Vectors, dict[str, Any]]:
         """Everything a later process needs to go on with equal bits: (arrays, metadata)."""
@@ -165,7 +174,7 @@ class Learner:
         arrays = self._student.state() | copies
         metadata = {
             "step": self.step,
-            "steps": self._steps,
+            "optimiser_steps": self._steps,
             "teacher_version": self.teacher_version,
             "grown": self.grown,
         }
@@ -180,7 +189,7 @@ class Learner:
         self._mean.copy_(torch.from_numpy(arrays["mean"]))
         self._square.copy_(torch.from_numpy(arrays["square"]))
         self.step = metadata["step"]
-        self._steps = metadata["steps"]
+        self._steps = metadata["optimiser_steps"]
         self.teacher_version = metadata["teacher_version"]
         self.grown = metadata["grown"]
 

@@ -152,7 +152,7 @@ class Publisher:
             self._emit_segment("forward", version, steps, start, end, 0)
 
     def _on_growth(self, event: dict[str, Any]) -> None:
-        names = ("round", "accepted", "accuracy_before", "accuracy_after")
+        names = ("round", "accepted", "accuracy_small", "accuracy_before", "accuracy_after")
         self._run.emit("growth", **{name: event[name] for name in names})
 
     def _on_rejected(self, event: dict[str, Any]) -> None:

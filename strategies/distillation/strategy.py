@@ -25,7 +25,7 @@ from strategies.rules import Update, make_rule
 from strategies.schedule import Aggregation, Job
 
 # A pull of nothing costs microseconds in a simulation and a request over the network on devices.
-_POLL_SECONDS = 0.01
+_POLL_SECONDS = 0.02
 _DEVICE_POLL_SECONDS = 0.2
 # When every participant has failed so many times in a row, the run cannot get anywhere.
 _HOPELESS = 3

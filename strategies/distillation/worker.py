@@ -62,6 +62,7 @@ class Worker:
             proxy_data(config).to(device),
         )
         self._round, self._published_step = 0, 0  # of the newest publication
+        self._taught = False  # by this process: a state has the teacher's version, not the teacher
         self._final: int | None = None  # the last round, once ``finish`` was ordered
         self._segment: tuple[float, int] | None = None  # real clock: its start, its first step
         published = published_files(directory)
@@ -120,7 +121,7 @@ class Worker:
             self._step_continuously(slot)
         else:
             self._step_in_blocks(slot)
-        self._close_segment()
+        self._close_segment(self._learner.teacher_version)
         assert self._final is not None
         if self._round < self._final or self._published_step < self._learner.step:
             self._publish(self._final)
@@ -133,7 +134,7 @@ class Worker:
             taken = self._take(slot)
             if taken is not None and self._config.switch("forward"):
                 self._forward(*taken)
-            if self._learner.teacher_version:
+            if self._taught:
                 self._learner.reverse_step()
                 left -= self._final is not None
             elif self._final is not None:
@@ -154,7 +155,7 @@ class Worker:
             for _ in range(self._config.distill.reverse_steps):
                 self._serve()
                 self._learner.reverse_step()
-            self._close_segment()
+            self._close_segment(taken[0])
             if self._config.variant.policy == "sync":
                 self._publish(taken[0])
             if self._config.switch("forward"):
@@ -167,22 +168,23 @@ class Worker:
             taken = slot.take()
             if taken is None:
                 return None
-            self._close_segment()
+            before = self._learner.teacher_version
             self._teach(*taken)
         except (RunDirectoryError, ValueError, KeyError) as error:
             _say("rejected", reason=f"teacher: {error}")
             return None
+        self._close_segment(before)
         self._segment = (time.monotonic(), self._learner.step)
         return taken
 
-    def _close_segment(self) -> None:
-        """Report what was done with the current teacher since it was taken."""
+    def _close_segment(self, teacher_version: int) -> None:
+        """Report what was done with a teacher since it was taken."""
         if self._segment is not None and self._learner.step > self._segment[1]:
             start, step = self._segment
             _say(
                 "segment",
                 kind="reverse",
-                teacher_version=self._learner.teacher_version,
+                teacher_version=teacher_version,
                 first_step=step,
                 steps=self._learner.step - step,
                 start=start,
@@ -206,6 +208,7 @@ class Worker:
         """Take version `version` as teacher; grow from it when its time has come."""
         learner, distill = self._learner, self._config.distill
         learner.set_teacher(version, vectors["teacher_weights"], vectors["teacher_buffers"])
+        self._taught = True
         if self._config.switch("grow") and not learner.grown and version >= distill.grow_at:
             result = learner.grow(version, vectors["weights"], vectors["buffers"])
             _say("growth", round=version, **result)
