@@ -96,8 +96,8 @@ INCIDENTS: dict[str, Callable[[Event], tuple[str, str]]] = {
     "resumed": lambda e: (f"! resumed after round {e.get('round', 0)}", ""),
     "growth": lambda e: (
         f"! the global model {'grew' if e['accepted'] else 'stays as it is: it would grow'} from "
-        f"version {e['round']} ({percent(e['accuracy_before'])} -> {percent(e['accuracy_after'])} % "
-        "of the validation images)",
+        f"version {e['round']} (validation accuracy {percent(e['accuracy_before'])} -> "
+        f"{percent(e['accuracy_after'])} %)",
         "",
     ),
     "warning": lambda e: (f"! warning: {e['message']}", str(e["message"])),
