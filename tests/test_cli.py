@@ -31,7 +31,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         run.emit("evaluate", round=1, t=1.0, model="global", accuracy=0.5, loss=1.0, step=3)
         run.close()
     run.save_checkpoint("global", flat_model(config, "large").state())
-    run.write_summary({"status": "completed", "final": {"global": 0.5}})
+    run.write_summary({"status": "completed", "final": {"published": 0.5}})
     return root
 
 
