@@ -69,7 +69,7 @@ class Worker:
         if published:
             arrays, metadata = load_tensors(published[-1])
             self._learner.load_state(arrays, metadata)
-            self._round = metadata["round"]
+            self._round, self._published_step = metadata["round"], self._learner.step
 
     def run(self) -> None:
         for target in (self._listen, self._watch_parent):
