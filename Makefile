@@ -1,6 +1,6 @@
 # Needs only Python >= 3.11, make and git. Everything else is installed into .venv, from uv.lock.
 #   make run     set up, then run the main job (same as `edge-fl run`); ARGS="key=value ..." is passed on
-#   make test    set up, then run the tests;                            ARGS="-m slow" runs the long ones
+#   make test    set up, then run the tests;      ARGS="-n 0 tests/test_cli.py" runs some of them
 #   make lint    ruff and pyright          make bench    benchmarks, JSON on stdout
 #   make setup   only set up               make clean    remove .venv and caches
 
@@ -48,7 +48,7 @@ run: setup
 	@$(BIN)/edge-fl run $(ARGS)
 
 test: setup
-	@$(BIN)/python -m pytest -q $(ARGS)
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(ARGS)
 
 lint: setup
 	@$(BIN)/ruff check .
