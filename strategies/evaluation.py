@@ -62,12 +62,19 @@ class Evaluator:
         roles = ("small", "large") if config.distils else ("small",)
         self._models = {role: flat_model(config, role, device) for role in roles}
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._pending: dict[tuple[str, int], Task] = {}
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="evaluator", daemon=True)
         self._thread.start()
 
     def put(self, task: Task) -> None:
+        self._pending[task.role, task.fields["round"]] = task
         self._tasks.put(task)
+
+    def pending(self, role: str) -> dict[int, Task]:
+        """The tasks of `role` that have not been reported yet, by round: a checkpoint must not
+        forget them."""
+        return {round_: task for (r, round_), task in self._pending.copy().items() if r == role}
 
     def close(self) -> None:
         """Finish everything that was put; raises what went wrong there, if anything did."""
@@ -84,6 +91,7 @@ class Evaluator:
                 if task.ema is not None:
                     fields["accuracy_ema"], _ = self._evaluate(task.role, task.ema)
                 self._report(**fields)
+                del self._pending[task.role, task.fields["round"]]
         except BaseException as error:  # kept for `close`: a thread's error would be lost
             self._error = error
 

@@ -71,7 +71,7 @@ def assemble_roster(
                 f"{timeout:g} s: {names}; start the others, or use fewer participants"
             )
         if now > reminder:
-            say(f"waiting for nodes: {len(answers)} of {participants} are here ({names})")
+            say(f"waiting for nodes; here: {names}")
             reminder = now + _REMIND_SECONDS
         time.sleep(_POLL_SECONDS)
 

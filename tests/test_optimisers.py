@@ -1,5 +1,7 @@
 """Optimiser steps against torch.optim."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -16,7 +18,7 @@ def numbers(name: str, step: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize(("momentum", "weight_decay"), [(0.0, 0.0), (0.9, 0.0), (0.9, 0.05)])
 def test_sgd_equals_torch(momentum: float, weight_decay: float) -> None:
     weights, velocity, reference = numbers("w"), torch.zeros(100), numbers("w")
-    options = {"momentum": momentum, "weight_decay": weight_decay}
+    options: dict[str, Any] = {"momentum": momentum, "weight_decay": weight_decay}
     optimizer = torch.optim.SGD([reference], lr=0.1, foreach=False, **options)
     for step in range(STEPS):
         reference.grad = numbers("g", step)
@@ -34,7 +36,7 @@ def test_adamw_equals_torch(weight_decay: float) -> None:
         reference.grad = numbers("g", step)
         optimizer.step()
         gradient = numbers("g", step)
-        options = {"learning_rate": 0.01, "weight_decay": weight_decay}
+        options: dict[str, Any] = {"learning_rate": 0.01, "weight_decay": weight_decay}
         adamw_step(weights, gradient, mean, square, step + 1, **options)
         torch.testing.assert_close(weights, reference, rtol=1e-6, atol=1e-7)
 

@@ -86,27 +86,33 @@ class Publisher:
 
     def _on_published(self, event: dict[str, Any]) -> None:
         round_ = event["round"]
-        arrays, _ = load_tensors(published_file(self._directory, round_))
         self.published, self.step = round_, event["step"]
         self.teacher_version = event["teacher_version"]
         t = self._times[round_] if self._config.virtual else self._clock.at(event["at"])
-        self._evaluator.put(
-            Task(
-                "large",
-                {name: arrays[name] for name in ("weights", "buffers")},
-                {name: arrays[f"ema_{name}"] for name in ("weights", "buffers")},
-                {
-                    "round": round_,
-                    "t": t,
-                    "model": "global",
-                    "step": event["step"],
-                    "teacher_version": event["teacher_version"],
-                    "published": "ema" if self._config.switch("publish_ema") else "raw",
-                },
-            )
-        )
+        self._evaluate(round_, t)
         if self._config.virtual:
             self._replayed_until(t)
+
+    def _evaluate(self, round_: int, t: float) -> None:
+        """Have the global model published for `round_` evaluated; it is shown for time t."""
+        arrays, metadata = load_tensors(published_file(self._directory, round_))
+        fields = {
+            "round": round_,
+            "t": t,
+            "model": "global",
+            "step": metadata["step"],
+            "teacher_version": metadata["teacher_version"],
+            "published": "ema" if self._config.switch("publish_ema") else "raw",
+        }
+        raw = {name: arrays[name] for name in ("weights", "buffers")}
+        ema = {name: arrays[f"ema_{name}"] for name in ("weights", "buffers")}
+        self._evaluator.put(Task("large", raw, ema, fields))
+
+    def evaluate_again(self, rounds: dict[int, float]) -> None:
+        """Evaluate what is left of the global models published for these rounds (with times)."""
+        for round_, t in rounds.items():
+            if published_file(self._directory, round_).exists():
+                self._evaluate(round_, self._times[round_] if self._config.virtual else t)
 
     def _replayed_until(self, t: float) -> None:
         segments = self._trace.segments
@@ -168,11 +174,13 @@ class Publisher:
     def _on_restarted(self, event: dict[str, Any]) -> None:
         self._run.emit("worker_restarted", step=event["step"])
 
-    def prune(self, version: int) -> None:
-        """Drop what a run that is resumed at `version` has no more use for."""
+    def prune(self, version: int, keep: set[int]) -> None:
+        """Drop what a run that is resumed at `version` has no more use for; not what has been
+        published for the rounds in `keep` or has not been heard of yet."""
         kept = [path for path in published_files(self._directory) if round_of(path) <= version]
         for path in kept[:-1]:
-            path.unlink()
+            if round_of(path) <= self.published and round_of(path) not in keep:
+                path.unlink()
         if kept and self._config.virtual:
             _, metadata = load_tensors(kept[-1])
             VersionStore(self._directory).forget(before=metadata["teacher_version"])

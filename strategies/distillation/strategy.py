@@ -60,6 +60,7 @@ class Distillation(Strategy):
         self._sent: dict[str, list[Job]] = {}  # the others, by message id
         self._updates: dict[Key, Update] = {}
         self._failed: dict[Key, str] = {}
+        self._forgotten: dict[int, Vectors] = {}  # versions whose evaluation a kill prevented
         self._failures = [0] * config.participants  # in a row
         self._bytes_up = self._bytes_down = self._jobs = self._segments = 0
 
@@ -109,6 +110,7 @@ class Distillation(Strategy):
             publisher = self._publisher
             if publisher is not None and not config.virtual:
                 self._wait(lambda: publisher.ready)
+            self._evaluate_forgotten(evaluator)
             self._clock.restart()  # everybody's preparations are no part of the run
             poll = _POLL_SECONDS if self._hosts[0].participant is None else _DEVICE_POLL_SECONDS
             dispatcher = self._dispatcher = Dispatcher(grid)
@@ -389,7 +391,7 @@ class Distillation(Strategy):
         )
         last = version == self._config.num_server_rounds
         if last or version % self._config.checkpoint_every == 0:
-            self._save(float(t))  # type: ignore[arg-type]
+            self._save(float(t), evaluator)  # type: ignore[arg-type]
 
     # -- saving and resuming ------------------------------------------------------------------
 
@@ -405,8 +407,9 @@ class Distillation(Strategy):
             counters = {"job": self._jobs - 1, "segment": self._segments - 1}
             self._run.emit("resumed", round=self._version, **counters)
 
-    def _save(self, t: float) -> None:
+    def _save(self, t: float, evaluator: Evaluator) -> None:
         """Everything that `_load` needs to go on as if nothing had happened."""
+        pending = evaluator.pending("small")
         tensors = {
             f"version.{version}.{name}": vector
             for version, vectors in self._versions.items()
@@ -414,6 +417,11 @@ class Distillation(Strategy):
         }
         tensors |= {f"teacher.{name}": vector for name, vector in self._teacher.items()}
         tensors |= {f"rule.{name}": vector for name, vector in self._rule.state().items()}
+        tensors |= {
+            f"pending.{round_}.{name}": vector
+            for round_, task in pending.items()
+            for name, vector in task.vectors.items()
+        }
         metadata = {
             "version": self._version,
             "t": t,
@@ -425,16 +433,13 @@ class Distillation(Strategy):
         }
         self._run.save_checkpoint(CHECKPOINT, tensors, metadata)
         if self._publisher is not None:
-            self._publisher.prune(self._version)
+            self._publisher.prune(self._version, keep=set(evaluator.pending("large")))
 
     def _load(self) -> None:
         tensors, metadata = self._run.load_checkpoint(CHECKPOINT)
         self._version = metadata["version"]
-        for key, vector in tensors.items():
-            part, _, rest = key.partition(".")
-            if part == "version":
-                version, name = rest.split(".")
-                self._versions.setdefault(int(version), {})[name] = vector
+        self._versions = _numbered(tensors, "version")
+        self._forgotten = _numbered(tensors, "pending")
         self._teacher = _part(tensors, "teacher")
         self._rule.load_state(_part(tensors, "rule"))
         self._jobs, self._segments = metadata["jobs"], metadata["segments"]
@@ -444,6 +449,17 @@ class Distillation(Strategy):
         else:
             self._rounds = self._live(self._version, metadata["next_index"])
             self._clock = Clock(metadata["t"])
+
+    def _evaluate_forgotten(self, evaluator: Evaluator) -> None:
+        """What was to be evaluated when a resumed run was killed."""
+        events = self._run.events() if self._config.resume else []
+        times = {event["round"]: event["t"] for event in events if event["event"] == "round"}
+        for round_, vectors in self._forgotten.items():
+            fields = {"round": round_, "t": times[round_], "model": "small"}
+            evaluator.put(Task("small", vectors, None, fields))
+        if self._publisher is not None:
+            done = {e["round"] for e in events if e.get("model") == "global"}
+            self._publisher.evaluate_again({r: t for r, t in times.items() if r not in done})
 
     def _await_global_model(self, rounds: int) -> Vectors | None:
         """The global model as it is published last; None without a distillation server."""
@@ -480,6 +496,15 @@ def _record(vectors: Vectors) -> ArrayRecord:
 def _size(vectors: Vectors) -> int:
     """Bytes of the vectors, which is what travels but for some hundred bytes of headers."""
     return sum(vector.nbytes for vector in vectors.values())
+
+
+def _numbered(tensors: Vectors, prefix: str) -> dict[int, Vectors]:
+    """{number: {name: vector}} of the tensors "prefix.number.name"."""
+    result: dict[int, Vectors] = {}
+    for key, vector in _part(tensors, prefix).items():
+        number, name = key.split(".")
+        result.setdefault(int(number), {})[name] = vector
+    return result
 
 
 def _part(tensors: Vectors, prefix: str) -> Vectors:
