@@ -91,7 +91,9 @@ class Evaluator:
                 if task.ema is not None:
                     fields["accuracy_ema"], _ = self._evaluate(task.role, task.ema)
                 self._report(**fields)
-                del self._pending[task.role, task.fields["round"]]
+                key = (task.role, task.fields["round"])
+                if self._pending[key] is task:  # a round can be published again
+                    del self._pending[key]
         except BaseException as error:  # kept for `close`: a thread's error would be lost
             self._error = error
 
