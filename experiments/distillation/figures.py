@@ -39,7 +39,7 @@ def accuracy(results: Results, partition: str) -> Any:
             panel.axhline(100 * target, color=figures.GREY, lw=0.8, ls=":", zorder=1)
         figures.finish_accuracy_axes(panel, figures.CLOCK_AXIS[clock])
         panel.set_title(f"{clock} clock, {partition}", loc="left")
-    figures.legend_below(figure, panels[0], len(VARIANTS))
+    figures.legend_below(figure, panels[0], len(VARIANTS) if len(panels) > 1 else 3)
     return figure
 
 
