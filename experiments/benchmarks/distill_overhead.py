@@ -157,7 +157,7 @@ def epoch_of_run(run: RunDirectory) -> float:
 def startup(run: RunDirectory, sampler: Sampler, began: float, ready: float) -> dict[str, float]:
     """Seconds of the phases from nothing to the end of the first round, in their order.
 
-    The distillation server is started as soon as the nodes have answered.
+    The distillation server and Ray start side by side.
     """
     events = run.events()
     first = next(event for event in of_kind(events, "round") if event["round"] == 1)
@@ -165,13 +165,13 @@ def startup(run: RunDirectory, sampler: Sampler, began: float, ready: float) -> 
         "SuperLink up": ready,
         "run submitted, simulation process started": sampler.starts["ServerApp and simulation"],
         "ServerApp imported, configuration and data checked": epoch_of_run(run),
-        "Ray started": sampler.starts["clients"],
-        "first node has answered": sampler.starts["distillation server"],
-        "distillation server ready": epoch_of_run(run) + _offset(events),
+        "distillation server's process started": sampler.starts["distillation server"],
+        "Ray's actors started": sampler.starts["clients"],
+        "everybody ready": epoch_of_run(run) + _offset(events),
         "first round": epoch_of_run(run) + first["t_wall"],
     }
     phases, before = {}, began
-    for name, moment in moments.items():
+    for name, moment in sorted(moments.items(), key=lambda item: item[1]):
         phases[name] = moment - before
         before = moment
     return {
