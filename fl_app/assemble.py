@@ -38,14 +38,14 @@ def split_of(config: RunConfig) -> Split:
         raise ConfigError(str(error)) from error
 
 
-def flat_model(config: RunConfig, role: str, device: str = "cpu") -> FlatModel:
+def module_of(config: RunConfig, role: str) -> torch.nn.Module:
     """The "small" or the "large" model with its initial weights.
 
     Raises ConfigError when the model does not fit the data.
     """
     spec = spec_of(config.dataset, config.data_path)
     try:
-        module = build_model(
+        return build_model(
             getattr(config, f"{role}_model"),
             in_channels=spec.channels,
             num_classes=spec.classes,
@@ -56,7 +56,11 @@ def flat_model(config: RunConfig, role: str, device: str = "cpu") -> FlatModel:
         )
     except ValueError as error:
         raise ConfigError(f"{role}-model: {error}") from error
-    return FlatModel(module, device)
+
+
+def flat_model(config: RunConfig, role: str, device: str = "cpu") -> FlatModel:
+    """`module_of` as flat vectors on `device`."""
+    return FlatModel(module_of(config, role), device)
 
 
 def proxy_data(config: RunConfig) -> ProxyData:

@@ -8,11 +8,9 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from fl_app.assemble import dataset_of, proxy_data, split_of
-from fl_app.config import RunConfig, Value, resolve
-from fl_app.data import spec_of
+from fl_app.assemble import dataset_of, module_of, proxy_data, split_of
+from fl_app.config import Value, resolve
 from fl_app.data.augment import augment
-from fl_app.models import build_model
 from strategies.distillation.losses import distillation_loss, ema_decay
 from strategies.randomness import rng
 
@@ -69,7 +67,7 @@ def _clients(values: dict[str, Value], steps: int) -> Loop:
     dataset, part = dataset_of(config), split_of(config).participants[0]
     images = torch.from_numpy(dataset.train.images[part])
     labels = torch.from_numpy(dataset.train.labels[part])
-    model = _model(config, "small").train()
+    model = module_of(config, "small").train()
     optimizer = torch.optim.SGD(
         model.parameters(), config.learning_rate, config.momentum, weight_decay=config.weight_decay
     )
@@ -93,7 +91,7 @@ def _distillation(values: dict[str, Value], steps: int) -> Loop:
     """Reverse distillation: AdamW towards the teacher's logits, and the weights' average."""
     config = resolve(values)
     distill, proxy = config.distill, proxy_data(config)
-    teacher, student = _model(config, "small").eval(), _model(config, "large").train()
+    teacher, student = module_of(config, "small").eval(), module_of(config, "large").train()
     optimizer = torch.optim.AdamW(
         student.parameters(), distill.learning_rate, weight_decay=distill.weight_decay
     )
@@ -122,16 +120,3 @@ def _distillation(values: dict[str, Value], steps: int) -> Loop:
 def _state(model: torch.nn.Module) -> list[torch.Tensor]:
     floating = (b for b in model.buffers() if b.is_floating_point())
     return [*model.parameters(), *floating]
-
-
-def _model(config: RunConfig, role: str) -> torch.nn.Module:
-    spec = spec_of(config.dataset, config.data_path)
-    return build_model(
-        getattr(config, f"{role}_model"),
-        in_channels=spec.channels,
-        num_classes=spec.classes,
-        image_size=(spec.height, spec.width),
-        width=getattr(config, f"{role}_width") or None,
-        norm=config.normalisation,
-        seed=config.seed,
-    )
