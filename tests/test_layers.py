@@ -42,6 +42,7 @@ LAYERS: dict[int, tuple[str, ...]] = {
         "strategies",
         "strategies.averaging",
         "strategies.clock",
+        "strategies.consensus.*",
         "strategies.optimisers",
         "strategies.randomness",
         "strategies.rounds",

@@ -24,7 +24,8 @@ _NAMES = (  # (in the command line, what it is)
 @dataclass(frozen=True)
 class Process:
     """One process at one moment: start in epoch seconds, cpu in seconds since then, memory in
-    bytes (pss: shared pages divided among those who share them; 0 if not asked for)."""
+    bytes (rss: resident; pss: shared pages divided among those who share them; both 0 if not asked
+    for)."""
 
     pid: int
     name: str
@@ -35,7 +36,7 @@ class Process:
 
 
 def processes(root: int, memory: bool = False) -> list[Process]:
-    """All living processes below `root`. memory: read pss too, which takes the kernel milliseconds
+    """All living processes below `root`. memory: read that too, which takes the kernel milliseconds
     a process."""
     boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
     found = []
@@ -51,14 +52,15 @@ def _process(pid: int, boot: float, memory: bool) -> Process:
     directory = Path("/proc", str(pid))
     # "pid (name) state ...": the name may hold spaces and brackets, so count from behind it
     fields = (directory / "stat").read_text().rpartition(")")[2].split()
-    user, system, start, pages = (int(fields[i]) for i in (11, 12, 19, 21))
+    user, system, start = (int(fields[i]) for i in (11, 12, 19))
+    rss, pss = _memory(directory) if memory else (0, 0)
     return Process(
         pid,
         _name((directory / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")),
         boot + start / _TICKS,
         (user + system) / _TICKS,
-        pages * os.sysconf("SC_PAGE_SIZE"),
-        _pss(directory) if memory else 0,
+        rss,
+        pss,
     )
 
 
@@ -66,6 +68,8 @@ def _name(command: str) -> str:
     return next((name for part, name in _NAMES if part in command), "other")
 
 
-def _pss(directory: Path) -> int:
-    lines = (directory / "smaps_rollup").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+def _memory(directory: Path) -> tuple[int, int]:
+    # Both from one file: read one after the other they would be of different moments.
+    lines = (directory / "smaps_rollup").read_text().splitlines()[1:]
+    sizes = {name: 1024 * int(size) for name, size, *_ in map(str.split, lines)}
+    return sizes["Rss:"], sizes["Pss:"]
