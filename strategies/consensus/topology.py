@@ -1,0 +1,485 @@
+"""Who is whose neighbour, and with which mixing weights neighbours average.
+
+All edges are undirected, since edge-consensus learning keeps one anchor at both ends of each. A
+static topology is one graph; a time-varying one is a sequence of graphs, one a synchronous round.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from operator import or_
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from strategies.consensus.base_k import base_k_rounds
+from strategies.randomness import rng
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+Edge = tuple[int, int]  # (i, j) with i < j
+
+_DRAWS = 100  # of a random graph, until one is connected
+_EXACT = 1e-12  # a singular value below this is 0 up to rounding
+_SHOWN = 6  # names that an error message lists
+
+
+@dataclass(frozen=True)
+class Topology:
+    """A connected graph of `size` nodes, or a sequence of graphs whose union is connected.
+
+    rounds: of each round the active edges with their weights W_ij. Synchronous round r uses
+    rounds[r % len(rounds)]; W is symmetric and doubly stochastic, with W_ii = 1 - sum_j W_ij.
+    names: of the nodes, where a file gave some.
+    """
+
+    name: str
+    size: int
+    rounds: tuple[Mapping[Edge, float], ...]
+    names: tuple[str, ...] = ()
+
+    @cached_property
+    def edges(self) -> tuple[Edge, ...]:
+        """The edges of all rounds, sorted."""
+        return tuple(sorted(set().union(*self.rounds)))
+
+    @cached_property
+    def neighbours(self) -> tuple[tuple[int, ...], ...]:
+        """By node, its neighbours of all rounds, sorted."""
+        found: list[list[int]] = [[] for _ in range(self.size)]
+        for i, j in self.edges:
+            found[i].append(j)
+            found[j].append(i)
+        return tuple(tuple(sorted(own)) for own in found)
+
+    @property
+    def static(self) -> bool:
+        return len(self.rounds) == 1
+
+    def degree(self, node: int) -> int:
+        """The number of its neighbours, of all rounds."""
+        return len(self.neighbours[node])
+
+    def weight(self, round_: int, i: int, j: int) -> float:
+        """W_ij = W_ji of two different nodes in a round; 0 unless their edge is active in it."""
+        return self.rounds[round_ % len(self.rounds)].get((min(i, j), max(i, j)), 0.0)
+
+    def mixing_matrix(self, round_: int = 0) -> np.ndarray:
+        """W of a round, (N, N)."""
+        matrix = np.zeros((self.size, self.size))
+        for (i, j), weight in self.rounds[round_ % len(self.rounds)].items():
+            matrix[i, j] = matrix[j, i] = weight
+        np.fill_diagonal(matrix, 1 - matrix.sum(axis=1))
+        return matrix
+
+    @cached_property
+    def diameter(self) -> int:
+        """The most edges that lie between two nodes, in the graph of all rounds' edges."""
+        # Bit j of reached[i]: j is within `hops` of i. All nodes search at once, N bits at a time.
+        reached, hops = [1 << node for node in range(self.size)], 0
+        while True:
+            wider = [
+                reduce(or_, (reached[j] for j in own), bits)
+                for own, bits in zip(self.neighbours, reached, strict=True)
+            ]
+            if wider == reached:
+                return hops
+            reached, hops = wider, hops + 1
+
+    @cached_property
+    def spectral_gap(self) -> float:
+        """1 - max(|lambda_2|, |lambda_N|) of W: how much of a disagreement one round removes.
+
+        Of R rounds it is 1 - sigma_2(W_R ... W_1)^(1/R), with the second largest singular value:
+        the same, as a mean over rounds. It is 1 where they average exactly. Takes O(N^3).
+        """
+        product = self.mixing_matrix()
+        for round_ in range(1, len(self.rounds)):
+            product = self.mixing_matrix(round_) @ product
+        deviation = product - 1 / self.size  # J/N takes away the eigenvalue 1
+        if self.static:
+            second = float(np.abs(np.linalg.eigvalsh(deviation)).max())
+        else:
+            second = float(np.linalg.norm(deviation, 2))
+        return 1.0 if second < _EXACT else 1 - second ** (1 / len(self.rounds))
+
+
+@dataclass(frozen=True)
+class Request:
+    """What somebody wants built; see `build_topology`."""
+
+    name: str
+    size: int
+    seed: int
+    degree: int
+    probability: float
+    text: str
+
+
+def _ring(request: Request) -> Topology:
+    """i ~ i + 1 mod N."""
+    import networkx as nx
+
+    if request.size < 3:
+        raise ValueError(f"a ring needs at least 3 participants, not {request.size}; take a chain")
+    return _static(request, nx.cycle_graph(request.size))
+
+
+def _chain(request: Request) -> Topology:
+    """i ~ i + 1."""
+    import networkx as nx
+
+    return _static(request, nx.path_graph(request.size))
+
+
+def _star(request: Request) -> Topology:
+    """0 ~ everybody else."""
+    import networkx as nx
+
+    return _static(request, nx.star_graph(request.size - 1))
+
+
+def _complete(request: Request) -> Topology:
+    """Everybody ~ everybody."""
+    import networkx as nx
+
+    return _static(request, nx.complete_graph(request.size))
+
+
+def _grid(request: Request) -> Topology:
+    """Rows and columns as near to a square as N allows; 4 neighbours, fewer at the border."""
+    import networkx as nx
+
+    return _static(request, nx.grid_2d_graph(*grid_sides(request.name, request.size)))
+
+
+def _torus(request: Request) -> Topology:
+    """A grid whose last row (column) is next to the first; two rows are joined only once."""
+    import networkx as nx
+
+    sides = grid_sides(request.name, request.size)
+    return _static(request, nx.grid_2d_graph(*sides, periodic=True))
+
+
+def _hypercube(request: Request) -> Topology:
+    """i ~ i xor 2^k."""
+    import networkx as nx
+
+    size, lower = request.size, 1 << (request.size.bit_length() - 1)
+    if size != lower:
+        raise ValueError(
+            f"a hypercube has 2^m participants, not {size}; take {lower} or {2 * lower}"
+        )
+    return _static(request, nx.hypercube_graph(size.bit_length() - 1))
+
+
+def _tree(request: Request) -> Topology:
+    """The binary tree that is filled level by level: i ~ 2i + 1 and 2i + 2."""
+    import networkx as nx
+
+    return _static(request, nx.full_rary_tree(2, request.size))
+
+
+def _random_regular(request: Request) -> Topology:
+    """`degree` random neighbours for everybody."""
+    import networkx as nx
+
+    size, degree = request.size, request.degree
+    _check_degree(request)
+    if degree * size % 2:
+        raise ValueError(
+            f"degree={degree} times {size} participants is odd, but every edge has two ends; "
+            f"take degree={degree + 1 if degree + 1 < size else degree - 1}"
+        )
+
+    def draw(generator: np.random.Generator) -> "nx.Graph":
+        # networkx pairs random stubs, which hardly ever succeeds for a dense graph.
+        if degree > size // 2:
+            return nx.complement(nx.random_regular_graph(size - 1 - degree, size, generator))
+        return nx.random_regular_graph(degree, size, generator)
+
+    return _static(request, _connected(request, draw, "take degree=3 or more, or a ring"))
+
+
+def _erdos_renyi(request: Request) -> Topology:
+    """Every edge is there with `probability`; drawn anew until the graph is connected."""
+    import networkx as nx
+
+    size, probability = request.size, request.probability
+    _check_probability(request)
+    enough = min(1.0, 2 * math.log(size) / size)
+    graph = _connected(
+        request,
+        lambda generator: nx.fast_gnp_random_graph(size, probability, generator),
+        f"take probability={enough:.2g} (2 ln N / N) or more instead of {probability}",
+    )
+    return _static(request, graph)
+
+
+def _watts_strogatz(request: Request) -> Topology:
+    """A ring of the `degree` nearest, each edge rewired with `probability` (a small world)."""
+    import networkx as nx
+
+    size, degree, probability = request.size, request.degree, request.probability
+    _check_probability(request)
+    _check_degree(request)
+    if degree % 2:
+        raise ValueError(
+            f"degree={degree} must be even for watts-strogatz, half of it to either side; "
+            f"take {degree + 1 if degree + 1 < size else degree - 1}"
+        )
+    graph = _connected(
+        request,
+        lambda generator: nx.watts_strogatz_graph(size, degree, probability, generator),
+        f"take degree={degree + 2} or more, or a probability below {probability}",
+    )
+    return _static(request, graph)
+
+
+def _exponential(request: Request) -> Topology:
+    """i ~ i + 2^k mod N for k < log2 N: the exponential graph (Ying et al., NeurIPS 2021) with its
+    directed edges made undirected, so a node has up to twice as many neighbours."""
+    import networkx as nx
+
+    return _static(request, nx.circulant_graph(request.size, _powers_of_two(request.size)))
+
+
+def _one_peer_exponential(request: Request) -> Topology:
+    """In round k, pairs i and i + 2^k mod N average.
+
+    In the one-peer exponential graph (Ying et al., NeurIPS 2021) i sends one way, to i + 2^k. Those
+    edges make gcd(N, 2^k) cycles; of each, every second edge from the smallest node on is taken
+    here, so that everybody has one partner, but for the last node of an odd cycle. For N = 2^m the
+    pairs are i and i xor 2^k, a hypercube's dimension k, and the product of the m rounds is J/N. No
+    sequence of pairwise averages gets there for another N (Shi et al., "Finite-time convergent
+    gossiping", 2016), where the directed graph does not either.
+    """
+    size, rounds = request.size, []
+    for power in _powers_of_two(size):
+        cycles = math.gcd(size, power)
+        steps = range(0, size // cycles - 1, 2)
+        firsts = (start + step * power for start in range(cycles) for step in steps)
+        pairs = ((i % size, (i + power) % size) for i in firsts)
+        rounds.append({(min(pair), max(pair)): 0.5 for pair in pairs})
+    return Topology(request.name, size, tuple(rounds))
+
+
+def _base_k(request: Request) -> Topology:
+    """The Base-(k+1) graph with k = `degree` neighbours a round (Takezawa et al., NeurIPS 2023)."""
+    _check_degree(request)
+    return Topology(request.name, request.size, base_k_rounds(request.size, request.degree))
+
+
+def _file(request: Request) -> Topology:
+    """The graph that `text` describes; see `parse_graph`."""
+    import networkx as nx
+
+    names, links = parse_graph(request.text)
+    if len(names) != request.size:
+        raise ValueError(
+            f"the file has {len(names)} nodes ({_listed(names)}), but there are {request.size} "
+            f"participants; take participants={len(names)}"
+        )
+    index = {name: number for number, name in enumerate(names)}
+    graph = nx.empty_graph(request.size)
+    graph.add_edges_from((index[a], index[b]) for a, b in links)
+    parts = [_listed([names[i] for i in sorted(part)]) for part in nx.connected_components(graph)]
+    if len(parts) > 1:
+        raise ValueError(
+            f"the file's graph falls into {len(parts)} parts that never hear of each other: "
+            f"{_listed(parts, ' | ')}; add edges between them"
+        )
+    return _static(request, graph, names)
+
+
+# How each topology is built, by the name that the configuration uses.
+TOPOLOGIES: dict[str, Callable[[Request], Topology]] = {
+    "base-k": _base_k,
+    "chain": _chain,
+    "complete": _complete,
+    "erdos-renyi": _erdos_renyi,
+    "exponential": _exponential,
+    "file": _file,
+    "grid": _grid,
+    "hypercube": _hypercube,
+    "one-peer-exponential": _one_peer_exponential,
+    "random-regular": _random_regular,
+    "ring": _ring,
+    "star": _star,
+    "torus": _torus,
+    "tree": _tree,
+    "watts-strogatz": _watts_strogatz,
+}
+
+
+def build_topology(
+    name: str,
+    size: int,
+    *,
+    seed: int = 0,
+    degree: int = 3,
+    probability: float = 0.3,
+    text: str = "",
+) -> Topology:
+    """Build the topology `name` of `size` participants.
+
+    Static weights are those of Metropolis and Hastings, W_ij = 1 / (1 + max(d_i, d_j)).
+
+    seed: of the random ones. degree: of random-regular and watts-strogatz, and k of base-k.
+    probability: of an edge in erdos-renyi, of rewiring in watts-strogatz. text: content of "file".
+
+    Raises ValueError for an unknown name, and for what cannot be built or is not connected.
+    """
+    if name not in TOPOLOGIES:
+        choices = ", ".join(TOPOLOGIES)
+        raise ValueError(f"topology={name!r} is unknown; choose one of: {choices}")
+    if size < 2:
+        raise ValueError(f"a topology needs at least 2 participants, not {size}")
+    return TOPOLOGIES[name](Request(name, size, seed, degree, probability, text))
+
+
+def grid_sides(name: str, size: int) -> tuple[int, int]:
+    """Rows and columns, at least 2 each, of the grid of `size` nodes that is nearest to a square.
+
+    Raises ValueError where there is none.
+    """
+    rows = max(side for side in range(1, math.isqrt(size) + 1) if size % side == 0)
+    if rows == 1:
+        others = "4" if size < 4 else f"{size - 1} or {size + 1}"
+        raise ValueError(
+            f"a {name} of {size} participants would be a {'chain' if name == 'grid' else 'ring'}, "
+            f"since {size} is no product; take {others}"
+        )
+    return rows, size // rows
+
+
+def parse_graph(text: str) -> tuple[tuple[str, ...], list[tuple[str, str]]]:
+    """Read the nodes' names and the edges from one of two forms.
+
+    An edge list has a line "a b" for each edge, and comments after #; its nodes are in order of
+    their names, with numbers in them by value. JSON is {"nodes": ["a", ...], "edges": [["a", "b"],
+    ...]}, whose nodes are in the order in which they are listed.
+
+    Raises ValueError for what is neither, for a name that is no node's, for a node or an edge that
+    is there twice, and for an edge from a node to itself.
+    """
+    if text.lstrip().startswith("{"):
+        names, places = _parse_json(text)
+    else:
+        places = _parse_lines(text)
+        names = sorted({name for _, edge in places for name in edge}, key=_by_number)
+    if not names:
+        raise ValueError('the file has no nodes; write a line "a b" for each edge')
+    known, seen = set(names), set()
+    for place, (a, b) in places:
+        for name in (a, b):
+            if name not in known:
+                raise ValueError(f"{place}: {name!r} is not in nodes ({_listed(names)})")
+        if a == b:
+            raise ValueError(f"{place}: an edge from {a!r} to itself; leave it out")
+        if frozenset((a, b)) in seen:
+            raise ValueError(f"{place}: the edge {a!r}, {b!r} is there twice; write it once")
+        seen.add(frozenset((a, b)))
+    return tuple(names), [edge for _, edge in places]
+
+
+_Places = list[tuple[str, tuple[str, str]]]  # where in the file, and the two names of an edge
+
+
+def _parse_lines(text: str) -> _Places:
+    places = []
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        if len(words) != 2:
+            raise ValueError(f"line {number}: {line.strip()!r} must be two names, like: a b")
+        places.append((f"line {number}", (words[0], words[1])))
+    return places
+
+
+def _parse_json(text: str) -> tuple[list[str], _Places]:
+    form = '{"nodes": ["a", "b", ...], "edges": [["a", "b"], ...]}'
+    try:
+        content: Any = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"the file is not JSON: {error}") from None
+    if set(content) != {"nodes", "edges"} or not all(isinstance(v, list) for v in content.values()):
+        raise ValueError(f"the file must look like {form}; it has the keys {', '.join(content)}")
+    names = content["nodes"]
+    for number, name in enumerate(names):
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"nodes[{number}]: {name!r} must be a name in quotes")
+        if name in names[:number]:
+            raise ValueError(f"nodes[{number}]: {name!r} is there twice; give every node its own")
+    places = []
+    for number, edge in enumerate(content["edges"]):
+        pair = isinstance(edge, list) and len(edge) == 2
+        if not pair or not all(isinstance(name, str) for name in edge):
+            raise ValueError(f'edges[{number}]: {edge!r} must be two names, like ["a", "b"]')
+        places.append((f"edges[{number}]", (edge[0], edge[1])))
+    return names, places
+
+
+def _by_number(name: str) -> tuple[list[str | int], str]:
+    """Sorts site2 before site10. Text and numbers take turns in the split, text first."""
+    parts = re.split(r"(\d+)", name)
+    return [int(part) if k % 2 else part for k, part in enumerate(parts)], name
+
+
+def _static(request: Request, graph: "nx.Graph", names: tuple[str, ...] = ()) -> Topology:
+    """The topology of one graph, whose nodes are numbered in their order."""
+    index = {node: number for number, node in enumerate(sorted(graph))}
+    degrees = {index[node]: neighbours for node, neighbours in graph.degree}
+    pairs = ((index[a], index[b]) for a, b in graph.edges)
+    edges = sorted((min(pair), max(pair)) for pair in pairs)
+    weights = {(i, j): 1 / (1 + max(degrees[i], degrees[j])) for i, j in edges}
+    return Topology(request.name, request.size, (weights,), names)
+
+
+def _connected(
+    request: Request, draw: "Callable[[np.random.Generator], nx.Graph]", advice: str
+) -> "nx.Graph":
+    """The first connected one of random graphs. Raises ValueError when none of them is."""
+    import networkx as nx
+
+    generator = rng(request.seed, "topology", request.name)
+    for _ in range(_DRAWS):
+        graph = draw(generator)
+        if nx.is_connected(graph):
+            return graph
+    raise ValueError(
+        f"{_DRAWS} random graphs {request.name} of {request.size} participants were all "
+        f"disconnected; {advice}"
+    )
+
+
+def _powers_of_two(size: int) -> list[int]:
+    """1, 2, 4, ... below `size`."""
+    return [1 << k for k in range((size - 1).bit_length())]
+
+
+def _check_degree(request: Request) -> None:
+    largest = request.size - 1
+    if not 1 <= request.degree <= largest:
+        raise ValueError(
+            f"degree={request.degree} of {request.name} must be in [1, {largest}]: there are "
+            f"{request.size} participants"
+        )
+
+
+def _check_probability(request: Request) -> None:
+    if not 0 < request.probability <= 1:
+        raise ValueError(
+            f"probability={request.probability} of {request.name} must be above 0 and at most 1"
+        )
+
+
+def _listed(names: Sequence[str] | Iterable[str], separator: str = ", ") -> str:
+    """At most so many of the names that an error message stays readable."""
+    names = list(names)
+    return separator.join(names[:_SHOWN]) + (f"{separator}..." if len(names) > _SHOWN else "")
