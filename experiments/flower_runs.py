@@ -21,7 +21,7 @@ from fl_app.errors import EdgeFlError
 from fl_app.launch.sizing import count_cores, count_gpus, simulation_size
 from fl_app.launch.superlink import Link
 from fl_app.launch.values import toml_lines
-from fl_app.record.books import close_books, open_books
+from fl_app.record.books import recorded
 from fl_app.record.run_dir import RunDirectory
 from strategies.distillation.strategy import Distillation
 
@@ -108,16 +108,8 @@ def in_process_run(values: Mapping[str, Value]) -> RunDirectory:
 
     torch.set_num_threads(1)
     config = resolve(values)
-    run = open_books(config)
-    status, reason = "failed", ""
-    try:
+    with recorded(config) as run:
         Distillation(config, run).start(OneNodeGrid(values))
-        status = "completed"
-    except BaseException as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise
-    finally:
-        close_books(run, config, status, reason)
     return run
 
 

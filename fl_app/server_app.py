@@ -8,7 +8,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fl_app.assemble import preflight
 from fl_app.config import RunConfig, resolve
-from fl_app.record.books import close_books, open_books
+from fl_app.record.books import recorded
 from strategies import STRATEGIES
 
 app = ServerApp()
@@ -18,20 +18,10 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     config = resolve(dict(context.run_config))
     preflight(config)
-    run = open_books(config)
-    print(f"run directory: {run.path}", flush=True)
     # One thread: the server's own work is small, and the cores belong to those who train.
     torch.set_num_threads(1)
-    status, reason = "failed", ""
-    try:
+    with recorded(config) as run:
         _strategy(config)(config, run).start(grid)
-        status = "completed"
-    except BaseException as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise
-    finally:
-        close_books(run, config, status, reason)
-        print(f"run directory: {run.path}", flush=True)
 
 
 def _strategy(config: RunConfig):

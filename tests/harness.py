@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from fl_app.config import resolve
-from fl_app.record.books import close_books, open_books
+from fl_app.record.books import recorded
 from fl_app.record.run_dir import RunDirectory
 from strategies.distillation.strategy import Distillation
 from tests.fake_grid import FakeGrid
@@ -29,14 +29,6 @@ def run(output: Path, overrides: dict[str, Any], **grid: Any) -> tuple[dict, Run
     """Run to the end with SMALL and `overrides`; returns the summary and the run directory."""
     torch.set_num_threads(1)
     config = resolve({**SMALL, "output": str(output), **overrides})
-    directory = open_books(config)
-    status, reason = "failed", ""
-    try:
+    with recorded(config) as directory:
         Distillation(config, directory).start(FakeGrid(config.flat(), **grid))
-        status = "completed"
-    except Exception as error:
-        reason = repr(error)
-        raise
-    finally:
-        summary = close_books(directory, config, status, reason)
-    return summary, directory
+    return directory.summary(), directory

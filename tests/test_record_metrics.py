@@ -5,16 +5,8 @@ from typing import Any
 import pytest
 
 from fl_app.record import metrics
-from fl_app.record.metrics import (
-    effective,
-    measure,
-    published,
-    round_table,
-    series,
-    staleness_histogram,
-    targets_of,
-    time_to_target,
-)
+from fl_app.record.distill_metrics import measure, published, round_table, staleness_histogram
+from fl_app.record.metrics import effective, series, targets_of, time_to_target
 from tests.record_events import distill_events
 
 

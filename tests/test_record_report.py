@@ -10,7 +10,8 @@ from PIL import Image
 
 from fl_app.errors import RunDirectoryError
 from fl_app.record.compare import compare
-from fl_app.record.figures import FIGURES, to_png
+from fl_app.record.distill_figures import FIGURES
+from fl_app.record.figures import to_png
 from fl_app.record.report import render
 from fl_app.record.run_dir import RunDirectory
 from tests.record_events import config, distill_events, fill
@@ -36,7 +37,7 @@ def size(png: bytes) -> tuple[int, int]:
 def test_a_figure_is_drawn_for_runs_of_every_length(
     name: str, rounds: int, participants: int, sync: bool
 ) -> None:
-    figure = FIGURES[name](distill_events(rounds, participants, sync=sync), "virtual", TARGETS)
+    figure = FIGURES[name].draw(distill_events(rounds, participants, sync=sync), "virtual", TARGETS)
     assert figure is not None
     width, height = size(to_png(figure))
     assert width >= 900
@@ -45,11 +46,11 @@ def test_a_figure_is_drawn_for_runs_of_every_length(
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_nothing_recorded_is_nothing_drawn(name: str) -> None:
-    assert FIGURES[name]([], "virtual", TARGETS) is None
+    assert FIGURES[name].draw([], "virtual", TARGETS) is None
 
 
 def titles(name: str, events: list[dict[str, Any]]) -> list[str]:
-    figure = FIGURES[name](events, "virtual", TARGETS)
+    figure = FIGURES[name].draw(events, "virtual", TARGETS)
     assert figure is not None
     return [axes.get_title(loc="left") for axes in figure.axes if axes.get_title(loc="left")]
 
@@ -67,7 +68,7 @@ def test_a_gantt_shows_failed_jobs_both_kinds_of_waiting_and_forward_distillatio
     events = distill_events(6, sync=True)
     last = next(event for event in reversed(events) if event["event"] == "segment")
     events.append({**last, "segment": 99, "kind": "forward", "t_end": last["t_end"] + 1})
-    figure = FIGURES["gantt"](events, "real", TARGETS)
+    figure = FIGURES["gantt"].draw(events, "real", TARGETS)
     assert figure is not None
     assert {text.get_text() for text in figure.legends[0].get_texts()} == {
         "download", "compute", "upload", "job lost, rejected or failed", "waiting for participants",
@@ -77,7 +78,7 @@ def test_a_gantt_shows_failed_jobs_both_kinds_of_waiting_and_forward_distillatio
 
 
 def test_the_accuracy_figure_says_when_each_target_was_reached() -> None:
-    figure = FIGURES["accuracy"](distill_events(20), "virtual", (0.3, 0.5, 0.65, 0.72))
+    figure = FIGURES["accuracy"].draw(distill_events(20), "virtual", (0.3, 0.5, 0.65, 0.72))
     assert figure is not None
     (right,) = figure.axes[0].child_axes
     labels = [text.get_text() for text in right.get_yticklabels()]
@@ -134,8 +135,14 @@ def test_the_report_of_a_run_that_failed_at_once_says_so(tmp_path: Path) -> None
 
 
 def test_a_run_without_any_event_can_be_reported(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path, {})
+    run = RunDirectory.create(tmp_path, {"mode": "distill"})
     assert '<span class="status not finished">' in render(run).read_text()
+
+
+def test_a_run_of_a_mode_that_is_not_ours_is_refused(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path, {"mode": "telepathy"})
+    with pytest.raises(RunDirectoryError, match="mode='telepathy'.*knows: average, "):
+        render(run)
 
 
 def test_the_figures_of_an_earlier_state_are_replaced(tmp_path: Path) -> None:

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from fl_app.errors import RunDirectoryError
+from fl_app.record.console import console_listener
+from fl_app.record.formatting import duration
+from fl_app.record.modes import VIEWS
 from fl_app.record.run_dir import RunDirectory
-from fl_app.record.sinks import SINKS, console_listener, duration, scalars
+from fl_app.record.sinks import SINKS, scalars
 from tests.record_events import config, distill_events
 
 ROUND = {"event": "round", "t": 10.0, "staleness": 0.0, "bytes_up": 1_500_000, "eta": 75.0}
@@ -19,9 +22,10 @@ def evaluation(number: int, model: str, accuracy: float = 0.5) -> dict[str, Any]
     return {"event": "evaluate", "round": number, "t": 10.0, "model": model, "accuracy": accuracy}
 
 
-def lines(events: list[dict[str, Any]], **options: Any) -> list[str]:
+def lines(events: list[dict[str, Any]], mode: str = "distill", **options: Any) -> list[str]:
     written: list[str] = []
-    listen = console_listener(**{"clock": "virtual", "rounds": 9, **options}, write=written.append)
+    options = {"clock": "virtual", "rounds": 9, **options}
+    listen = console_listener(VIEWS[mode], **options, write=written.append)
     for event in events:
         listen(event)
     return written
@@ -73,7 +77,7 @@ def test_an_evaluation_after_its_line_adds_no_second_one() -> None:
 
 def test_without_a_distillation_server_the_small_model_completes_a_line() -> None:
     events = [{**ROUND, "round": 1}, evaluation(1, "small")]
-    assert len(lines(events, published="small")) == 2
+    assert len(lines(events, mode="average")) == 2
     assert lines(events) == []
 
 

@@ -1,18 +1,41 @@
 """Opening and closing a run's record: the directory at the start, the summary at the end."""
 
-from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from fl_app.config import RunConfig
 from fl_app.errors import ConfigError, RunDirectoryError
-from fl_app.record.metrics import measure, of_kind
+from fl_app.record.console import console_listener, say
+from fl_app.record.modes import VIEWS
 from fl_app.record.report import render
 from fl_app.record.run_dir import RunDirectory, runs_root
-from fl_app.record.sinks import SINKS, console_listener
-from strategies.schedule import Aggregation, Idle, Job, idle_times
+from fl_app.record.sinks import SINKS
 
 # Keys that may differ when a run is resumed: they do not change what is computed.
-_FREE_ON_RESUME = {"resume", "output", "name", "sinks", "data-root", "checkpoint-every"}
+_FREE_ON_RESUME = {
+    "resume", "output", "name", "sinks", "data-root", "checkpoint-every", "consensus.carrier",
+}  # fmt: skip
+
+
+@contextmanager
+def recorded(config: RunConfig) -> Iterator[RunDirectory]:
+    """Within it a run is worked: opens the books, and closes them however that ends.
+
+    Raises what `open_books` raises, and what is raised within.
+    """
+    run = open_books(config)
+    say(f"run directory: {run.path}")
+    status, reason = "failed", ""
+    try:
+        yield run
+        status = "completed"
+    except BaseException as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        close_books(run, config, status, reason)
+        say(f"run directory: {run.path}")
 
 
 def open_books(config: RunConfig) -> RunDirectory:
@@ -26,9 +49,8 @@ def open_books(config: RunConfig) -> RunDirectory:
         _check_resumable(run, config)
     else:
         run = RunDirectory.create(runs_root(config.output), config.flat(), name=config.name)
-    published = "global" if config.distils else "small"
-    rounds = config.num_server_rounds
-    run.listeners.append(console_listener(clock=config.clock, rounds=rounds, published=published))
+    view, rounds = VIEWS[config.mode], config.num_server_rounds
+    run.listeners.append(console_listener(view, clock=config.clock, rounds=rounds))
     run.listeners += [SINKS[name](run) for name in config.sink_list]
     if not config.resume:
         run.emit("run_started", config=config.flat())
@@ -53,24 +75,17 @@ def _check_resumable(run: RunDirectory, config: RunConfig) -> None:
 
 def close_books(run: RunDirectory, config: RunConfig, status: str, reason: str) -> dict[str, Any]:
     """Record how the run ended; write summary.json, the figures and the report."""
-    events = run.events()
-    for idle in _idle(events, config):
-        run.emit(
-            "idle",
-            participant=idle.participant,
-            t_start=idle.t_start,
-            t_end=idle.t_end,
-            waiting_for=idle.waiting_for,
-        )
+    view = VIEWS[config.mode]
+    for event in view.conclude(run.events(), config):
+        run.emit(**event)
     run.emit("finished", status=status, reason=reason)
-    measured = measure(run.events(), config.target_list)
+    measured = view.measure(run.events(), config.target_list)
     seconds = measured.pop("end_seconds")
     summary = {
         "status": status,
         "reason": reason,
         "mode": config.mode,
-        "variant": config.distill.variant if config.distils else None,
-        "averaging": config.averaging,
+        **view.settings(config.flat()),
         "clock": config.clock,
         "dataset": config.dataset,
         "partition": config.partition,
@@ -78,29 +93,13 @@ def close_books(run: RunDirectory, config: RunConfig, status: str, reason: str) 
         "seed": config.seed,
         **measured,
         "virtual_seconds": seconds if config.virtual else None,
-        "checksum": _checksum(run, "global" if config.distils else "small"),
+        "checksum": _checksum(run, view.checkpoint),
         "run_directory": str(run.path),
     }
     run.write_summary(summary)
     render(run)
     run.close()
     return summary
-
-
-def _idle(events: list[dict[str, Any]], config: RunConfig) -> tuple[Idle, ...]:
-    """Idle times as the recorded jobs tell them, those of before a resumption included."""
-    times = {event["round"]: event["t"] for event in of_kind(events, "round")}
-    by_round: dict[int, list[Job]] = defaultdict(list)
-    for event in of_kind(events, "job"):
-        moments = (event[name] for name in ("t_start", "t_compute", "t_upload", "t_end"))
-        job = Job(event["participant"], event["job"], event["base_version"], *moments)
-        by_round[event["round"]].append(job)
-    aggregations = [
-        Aggregation(round_, times[round_], tuple(jobs))
-        for round_, jobs in sorted(by_round.items())
-        if round_ in times
-    ]
-    return idle_times(aggregations, config.participants, rounds=not config.buffered)
 
 
 def _checksum(run: RunDirectory, name: str) -> str | None:

@@ -1,16 +1,19 @@
 """Several runs side by side: one figure and one table."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fl_app.errors import RunDirectoryError
 from fl_app.record import figures
 from fl_app.record.checkpoint import atomic_write
-from fl_app.record.metrics import CLOCK_UNITS, measure, published, series, targets_of
+from fl_app.record.formatting import duration, number
+from fl_app.record.metrics import CLOCK_UNITS, Event, targets_of
+from fl_app.record.modes import VIEWS, view_of
 from fl_app.record.report import status
 from fl_app.record.run_dir import RunDirectory, flatten
-from fl_app.record.sinks import duration, number, percent
+from fl_app.record.view import Measured, View
 
 _COLORS = (
     figures.BLUE, figures.ORANGE, figures.GREEN, figures.VERMILION, figures.PURPLE, figures.SKY,
@@ -19,20 +22,40 @@ _COLORS = (
 _MARKERS = "osD^vP*X"
 
 
+@dataclass(frozen=True)
+class _Run:
+    """A run as it is compared: its directory, the events that count, its flat configuration."""
+
+    directory: RunDirectory
+    events: list[Event]
+    config: dict[str, Any]
+    view: View
+
+    @property
+    def clock(self) -> str:
+        return self.config.get("clock", "real")
+
+
+def _load(run: RunDirectory) -> _Run:
+    config = flatten(run.config())
+    return _Run(run, run.events(), config, view_of(config))
+
+
 def compare(runs: Sequence[RunDirectory], out: Path) -> str:
     """Write compare.png and compare.md into the directory `out`; return the table as Markdown.
 
-    The figure has the published model of each run as a solid line and its small model dashed, over
-    the run's own clock. Runs whose clocks or data sets differ are drawn all the same, and both the
-    figure and the table say so. Raises RunDirectoryError without runs, or when none was evaluated.
+    The figure has the accuracy that stands for each run (see `View`) as a solid line and its
+    companion dashed, over the run's own clock. Runs whose clocks or data sets differ are drawn all
+    the same, and both the figure and the table say so. Raises RunDirectoryError without runs, or
+    when none was evaluated.
     """
     if not runs:
         raise RunDirectoryError("nothing to compare: name at least one run directory")
-    loaded = [(run, run.events(), flatten(run.config())) for run in runs]
-    if not any(published(events) for _, events, _ in loaded):
+    loaded = [_load(run) for run in runs]
+    if not any(run.view.accuracy(run.events) for run in loaded):
         names = ", ".join(run.name for run in runs)
         raise RunDirectoryError(f"nothing to compare: no model was evaluated in {names}")
-    notes = _notes([config for _, _, config in loaded])
+    notes = _notes(loaded)
     table = _table(loaded) + "".join(f"\n{note}\n" for note in notes)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -43,49 +66,43 @@ def compare(runs: Sequence[RunDirectory], out: Path) -> str:
     return table
 
 
-def _notes(configs: Sequence[dict[str, Any]]) -> list[str]:
+def _notes(runs: Sequence[_Run]) -> list[str]:
     """Return what forbids reading the runs as one experiment."""
     meanings = {"clock": "times", "dataset": "accuracies"}
     found = []
     for key, meaning in meanings.items():
-        values = sorted({str(config.get(key)) for config in configs})
+        values = sorted({str(run.config.get(key)) for run in runs})
         if len(values) > 1:
             found.append(f"Note: {meaning} are not comparable, {key} differs: {', '.join(values)}.")
     return found
 
 
-def _table(loaded: Sequence[tuple[RunDirectory, Any, dict[str, Any]]]) -> str:
-    targets = sorted({target for _, _, config in loaded for target in targets_of(config)})
-    head = [
-        "run",
-        "variant",
-        "data set",
-        "clock",
-        "status",
-        "rounds",
-        "small %",
-        "global %",
-        "EMA %",
-    ]
+def _table(runs: Sequence[_Run]) -> str:
+    targets = sorted({target for run in runs for target in targets_of(run.config)})
+    # The columns of every system that occurs; a run of another one has no value there.
+    views = [view for view in VIEWS.values() if any(run.view is view for run in runs)]
+    scores = _once(name for view in views for name in view.comparison.scores)
+    costs = _once(name for view in views for name in view.comparison.costs)
+    head = ["run", "variant", "data set", "clock", "status", "rounds", *scores]
     head += [f"{100 * target:g} % after" for target in targets]
-    head += ["run's time", "idle %", "distilling %", "wall time"]
+    head += ["run's time", *costs, "wall time"]
     rows = []
-    for run, events, config in loaded:
-        m = measure(events, targets)
-        unit = CLOCK_UNITS[config.get("clock", "real")]
+    for run in runs:
+        m = run.view.measure(run.events, targets)
+        unit = CLOCK_UNITS[run.clock]
+        comparison = run.view.comparison
         rows.append(
             [
-                run.name,
-                str(config.get(f"{config.get('mode')}.variant") or config.get("mode")),
-                str(config.get("dataset", "-")),
-                str(config.get("clock", "-")),
-                status(run, events),
+                run.directory.name,
+                comparison.name(run.config),
+                str(run.config.get("dataset", "-")),
+                str(run.config.get("clock", "-")),
+                status(run.directory, run.events),
                 str(m["rounds"]),
-                *(percent(m["final"][model]) for model in ("small", "global", "global_ema")),
+                *_cells(comparison.scores, scores, m),
                 *(_seconds(seconds, unit) for seconds in m["time_to_target"].values()),
                 _seconds(m["end_seconds"], unit),
-                percent(m["client_idle_fraction"]["total"]),
-                percent(m["worker_busy_fraction"]),
+                *_cells(comparison.costs, costs, m),
                 duration(m["wall_seconds"]),
             ]
         )
@@ -93,36 +110,46 @@ def _table(loaded: Sequence[tuple[RunDirectory, Any, dict[str, Any]]]) -> str:
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
+def _cells(
+    columns: Mapping[str, Callable[[Measured], str]], names: Sequence[str], measured: Measured
+) -> list[str]:
+    return [columns[name](measured) if name in columns else "-" for name in names]
+
+
+def _once(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))
+
+
 def _seconds(value: float | None, unit: str) -> str:
     return "-" if value is None else f"{number(value, 1)} {unit}"
 
 
-def _draw(loaded: Sequence[tuple[RunDirectory, Any, dict[str, Any]]], notes: Sequence[str]) -> Any:
-    labels = _labels(loaded)
-    clocks = sorted({config.get("clock", "real") for _, _, config in loaded})
-    figure, axes = figures.new_figure(9, 5 + 0.24 * len(loaded))
-    for index, (_, events, _) in enumerate(loaded):
+def _draw(runs: Sequence[_Run], notes: Sequence[str]) -> Any:
+    clocks = sorted({run.clock for run in runs})
+    dashed: list[str] = []
+    figure, axes = figures.new_figure(9, 5 + 0.24 * len(runs))
+    for index, run in enumerate(runs):
         style = {"color": _COLORS[index % len(_COLORS)], "marker": _MARKERS[index % len(_MARKERS)]}
-        main, small = published(events), series(events, "small")
+        main, companion = run.view.accuracy(run.events), run.view.comparison.companion(run.events)
         if main:
-            figures.draw_line(axes, main, label=labels[index], **style)
-        if small and small != main:
-            figures.draw_line(axes, small, ls="--", lw=1.0, alpha=0.7, **{**style, "marker": ""})
-    if any(series(events, "global") for _, events, _ in loaded):
-        axes.plot([], [], color=figures.GREY, ls="--", lw=1.0, label="small model of the same run")
+            label = _label(run, mixed=len(clocks) > 1)
+            figures.draw_line(axes, main, label=label, **style)
+        if companion and companion != main:
+            thin = {**style, "marker": "", "ls": "--", "lw": 1.0, "alpha": 0.7}
+            figures.draw_line(axes, companion, **thin)
+            dashed.append(run.view.comparison.companion_label)
+    if dashed:
+        axes.plot([], [], color=figures.GREY, ls="--", lw=1.0, label=" / ".join(_once(dashed)))
     label = (
         figures.CLOCK_AXIS[clocks[0]] if len(clocks) == 1 else "time on each run's own clock (s)"
     )
     figures.finish_accuracy_axes(axes, label)
-    axes.set_title("\n".join(["Test accuracy of the published model", *notes]), loc="left")
+    title = f"Test accuracy of the {' / '.join(_once(run.view.accuracy_of for run in runs))}"
+    axes.set_title("\n".join([title, *notes]), loc="left")
     figures.legend_below(figure, axes, 1)
     return figure
 
 
-def _labels(loaded: Sequence[tuple[RunDirectory, Any, dict[str, Any]]]) -> list[str]:
-    """Name each run, with its clock where the clocks differ."""
-    mixed = len({config.get("clock") for _, _, config in loaded}) > 1
-    return [
-        f"{run.name} ({config.get('clock')} clock)" if mixed else run.name
-        for run, _, config in loaded
-    ]
+def _label(run: _Run, *, mixed: bool) -> str:
+    """Name a run, with its clock where the clocks differ."""
+    return f"{run.directory.name} ({run.clock} clock)" if mixed else run.directory.name

@@ -20,6 +20,12 @@ IDENTITY: dict[str, tuple[str, ...]] = {
     "growth": ("round",),
     "forward": ("round",),
     "skipped": ("version",),
+    "nodes": ("round",),
+    "incident": ("t", "node", "kind", "peer"),
+    "topology": (),  # one a run: a resumed run may tell it again
+    "labels": (),
+    "hosts": (),
+    "trace": (),
 }
 _COUNTERS = ("round", "job", "segment")
 
@@ -68,6 +74,12 @@ def of_kind(events: Iterable[Event], kind: str) -> list[Event]:
     return [event for event in events if event["event"] == kind]
 
 
+def latest(events: Iterable[Event], kind: str) -> Event:
+    """Return the last event of one kind; {} when there is none."""
+    found = of_kind(events, kind)
+    return found[-1] if found else {}
+
+
 def series(events: Iterable[Event], model: str, field: str = "accuracy") -> list[Point]:
     """Return the evaluations of `model` as (t, value of `field`), by time; without the nulls."""
     points = [
@@ -76,17 +88,6 @@ def series(events: Iterable[Event], model: str, field: str = "accuracy") -> list
         if event["model"] == model and event.get(field) is not None
     ]
     return sorted(points)
-
-
-def published(events: Sequence[Event]) -> list[Point]:
-    """Return the evaluations of the model that the run publishes.
-
-    That is the global model, raw or as a moving average, as the evaluation says; the averaged small
-    model in a run without a distillation server.
-    """
-    ema = any(event.get("published") == "ema" for event in of_kind(events, "evaluate"))
-    points = series(events, "global", "accuracy_ema" if ema else "accuracy")
-    return points or series(events, "small")
 
 
 def time_to_target(points: Sequence[Point], target: float, window: int = 3) -> float | None:
@@ -119,102 +120,15 @@ def end_time(events: Iterable[Event]) -> float:
     )
 
 
-def participants(events: Iterable[Event]) -> list[int]:
-    """Return the participants that did or awaited anything, sorted."""
-    return sorted({event["participant"] for event in events if event["event"] in ("job", "idle")})
-
-
-def round_table(events: Iterable[Event]) -> list[dict[str, Any]]:
-    """Return one row a round: the fields of its "round" event, and small, global and global_ema.
-
-    A value that was not recorded is None. Accuracies are in [0, 1], bytes are cumulative.
-    """
-    empty: dict[str, Any] = dict.fromkeys(
-        ("t", "small", "global", "global_ema", "staleness", "contributions", "rejected", "lost",
-         "bytes_up", "bytes_down", "worker_steps", "teacher_version", "eta")
-    )  # fmt: skip
-    rows: dict[int, dict[str, Any]] = {}
-    for event in events:
-        if event["event"] not in ("round", "evaluate"):
-            continue
-        row = rows.setdefault(event["round"], {"round": event["round"], **empty})
-        if event["event"] == "round":
-            row |= {key: event[key] for key in empty if event.get(key) is not None}
-            continue
-        if row["t"] is None:
-            row["t"] = event["t"]
-        row[event["model"]] = event["accuracy"]
-        if event["model"] == "global":
-            row["global_ema"] = event.get("accuracy_ema")
-    return [rows[number] for number in sorted(rows)]
-
-
-def staleness_histogram(events: Iterable[Event]) -> dict[int, int]:
-    """Return {staleness of the teacher in versions: distillation steps done with it}."""
-    histogram: dict[int, int] = {}
-    for segment in of_kind(events, "segment"):
-        if segment["kind"] == "reverse" and segment.get("staleness_versions") is not None:
-            staleness = int(segment["staleness_versions"])
-            histogram[staleness] = histogram.get(staleness, 0) + int(segment["steps"])
-    return dict(sorted(histogram.items()))
-
-
-def measure(events: Sequence[Event], targets: Sequence[float] = TARGETS) -> dict[str, Any]:
-    """Return the part of summary.json that follows from the events; null where nothing was seen.
-
-    - rounds: the last completed one; end_seconds on the run's clock; wall_seconds
-    - final {small, global, global_ema, published}: the last evaluation of each
-    - time_to_target {"0.50": seconds or null}: of the published model (see `time_to_target`)
-    - client_idle_fraction {clients, server, total}: share of the participants' time that they
-      waited for other participants and for the server
-    - worker_busy_fraction: share of the run's time in which the distillation server computed
-    - teacher_staleness {mean, max}: versions, over the distillation steps
-    - skipped_snapshots, rejected, lost: counts; bytes_up, bytes_down: totals
-    """
-    end = end_time(events)
-    rounds = of_kind(events, "round")
-    segments = of_kind(events, "segment")
-    last_round = rounds[-1] if rounds else {}
-    fields = {"small": ("small", "accuracy"), "global": ("global", "accuracy")}
-    fields["global_ema"] = ("global", "accuracy_ema")
-    finals = {name: series(events, *field) for name, field in fields.items()}
-    points = published(events)
-    finals["published"] = points
+def span(events: Sequence[Event]) -> dict[str, Any]:
+    """Return the last completed round, and how long the run took on its own and on our clock."""
     return {
-        "rounds": max((event["round"] for event in rounds), default=0),
-        "end_seconds": end,
+        "rounds": max((event["round"] for event in of_kind(events, "round")), default=0),
+        "end_seconds": end_time(events),
         "wall_seconds": events[-1]["t_wall"] if events else 0.0,
-        "final": {name: points[-1][1] if points else None for name, points in finals.items()},
-        "time_to_target": {f"{target:.2f}": time_to_target(points, target) for target in targets},
-        "client_idle_fraction": _idle_fractions(events, end),
-        "worker_busy_fraction": _busy(segments) / end if segments and end else None,
-        "teacher_staleness": _weighted(staleness_histogram(events)),
-        "skipped_snapshots": len(of_kind(events, "skipped")),
-        "rejected": len(of_kind(events, "rejected")),
-        "lost": sum(job["status"] == "lost" for job in of_kind(events, "job")),
-        "bytes_up": last_round.get("bytes_up"),
-        "bytes_down": last_round.get("bytes_down"),
     }
 
 
-def _idle_fractions(events: Sequence[Event], end: float) -> dict[str, float | None]:
-    available = len(participants(events)) * end
-    if not available:
-        return {"clients": None, "server": None, "total": None}
-    waited = {"clients": 0.0, "server": 0.0}
-    for event in of_kind(events, "idle"):
-        waited[event["waiting_for"]] += event["t_end"] - event["t_start"]
-    fractions = {name: seconds / available for name, seconds in waited.items()}
-    return {**fractions, "total": sum(fractions.values())}
-
-
-def _busy(segments: Iterable[Event]) -> float:
-    return sum(segment["t_end"] - segment["t_start"] for segment in segments)
-
-
-def _weighted(histogram: Mapping[int, int]) -> dict[str, float | None]:
-    steps = sum(histogram.values())
-    if not steps:
-        return {"mean": None, "max": None}
-    mean = sum(staleness * weight for staleness, weight in histogram.items()) / steps
-    return {"mean": mean, "max": max(histogram)}
+def times_to_targets(points: Sequence[Point], targets: Sequence[float]) -> dict[str, float | None]:
+    """Return {"0.50": seconds or None} (see `time_to_target`)."""
+    return {f"{target:.2f}": time_to_target(points, target) for target in targets}

@@ -6,26 +6,11 @@ from typing import Any
 
 from fl_app.record import figures
 from fl_app.record.checkpoint import atomic_write
-from fl_app.record.metrics import CLOCK_UNITS, Event, measure, round_table, targets_of
+from fl_app.record.formatting import duration, number
+from fl_app.record.metrics import CLOCK_UNITS, Event, targets_of
+from fl_app.record.modes import view_of
 from fl_app.record.run_dir import FIGURES, REPORT, RunDirectory, flatten
-from fl_app.record.sinks import INCIDENTS, duration, megabytes, number, percent
-
-_CAPTIONS = {
-    "accuracy": (
-        "Accuracy on the test set over the run's clock. At the right edge: when the mean of three "
-        "consecutive evaluations of the published model first reached each target."
-    ),
-    "gantt": "What each participant and the distillation server did, and for whom they waited.",
-    "staleness": (
-        "How many versions of the small model had been published since the teacher in use, "
-        "weighted by distillation steps."
-    ),
-}
-_ABSENT = {
-    "accuracy": "no model was evaluated",
-    "gantt": "no participant ended a job",
-    "staleness": "neither a distillation step nor an average was recorded",
-}
+from fl_app.record.view import Measured, Pairs, View
 
 
 def render(run: RunDirectory) -> Path:
@@ -37,33 +22,35 @@ def render(run: RunDirectory) -> Path:
     from jinja2 import Environment
 
     events, config = run.events(), flatten(run.config())
-    clock, targets = config.get("clock", "real"), targets_of(config)
+    view, clock, targets = view_of(config), config.get("clock", "real"), targets_of(config)
     pictures, absent = [], []
     (run.path / FIGURES).mkdir(exist_ok=True)
-    for name, draw in figures.FIGURES.items():
-        figure = draw(events, clock, targets)
+    for name, drawing in view.page.figures.items():
+        figure = drawing.draw(events, clock, targets)
         path = run.path / FIGURES / f"{name}.png"
         if figure is None:
-            absent.append(_ABSENT[name])
+            absent.append(drawing.absent)
             path.unlink(missing_ok=True)  # one of an earlier state would contradict the text
             continue
         image = figures.to_png(figure)
         atomic_write(path, image)
         width = round(90 * figure.get_figwidth())  # pixels; text is then of one size in all
-        pictures.append((name, base64.b64encode(image).decode(), width, _CAPTIONS[name]))
+        pictures.append((name, base64.b64encode(image).decode(), width, drawing.caption))
+    measured = view.measure(events, targets)
     html = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(_PAGE)
     page = html.render(
         name=run.name,
         status=status(run, events),
-        tiles=_tiles(events, config),
-        summary=_summary_rows(events, config),
-        targets=_target_rows(events, targets, clock),
+        tiles=_tiles(view, measured, clock),
+        summary=_summary_rows(view, measured, config),
+        targets=_target_rows(measured, clock),
         pictures=pictures,
         absent=absent,
-        incidents=_incidents(events),
-        columns=_COLUMNS,
-        unit=CLOCK_UNITS[clock],
-        rounds=[_cells(row) for row in round_table(events)],
+        incidents=_incidents(view, events),
+        called=view.rounds,
+        columns=_columns(view, clock),
+        rounds=_round_rows(view, events),
+        tables=view.page.tables(events),
         config=sorted(config.items()),
         environment=sorted(flatten(run.environment()).items()),
     )
@@ -80,89 +67,57 @@ def status(run: RunDirectory, events: list[Event]) -> str:
     return str(run.summary().get("status", "not finished"))
 
 
-def _tiles(events: list[Event], config: dict[str, Any]) -> list[tuple[str, str]]:
-    measured = measure(events)
-    final = measured["final"]
-    clock = config.get("clock", "real")
+def _tiles(view: View, measured: Measured, clock: str) -> Pairs:
     return [
-        ("final accuracy, published model", _share(final["published"])),
-        ("rounds", str(measured["rounds"])),
+        *view.page.tiles(measured),
+        (view.rounds, str(measured["rounds"])),
         (CLOCK_UNITS[clock], number(measured["end_seconds"], 1)),
         ("wall time", duration(measured["wall_seconds"])),
     ]
 
 
-def _summary_rows(events: list[Event], config: dict[str, Any]) -> list[tuple[str, str]]:
-    m = measure(events)
-    idle, staleness = m["client_idle_fraction"], m["teacher_staleness"]
-    mode = config.get("mode", "")
+def _summary_rows(view: View, measured: Measured, config: dict[str, Any]) -> Pairs:
     rows = [
-        ("mode", mode),
-        ("variant", config.get(f"{mode}.variant")),
-        ("averaging", config.get("averaging")),
+        ("mode", config.get("mode")),
+        *view.settings(config).items(),
         ("data set", config.get("dataset")),
         ("clock", config.get("clock")),
         ("participants", config.get("participants")),
         ("seed", config.get("seed")),
-        ("final accuracy, small model", _share(m["final"]["small"])),
-        ("final accuracy, global model, raw", _share(m["final"]["global"])),
-        ("final accuracy, global model, EMA", _share(m["final"]["global_ema"])),
-        ("participants idle: waiting for each other", _share(idle["clients"])),
-        ("participants idle: waiting for the server", _share(idle["server"])),
-        ("distillation server busy", _share(m["worker_busy_fraction"])),
-        ("teacher staleness, mean (versions)", number(staleness["mean"], 2)),
-        ("teacher staleness, max (versions)", number(staleness["max"])),
-        ("snapshots skipped", m["skipped_snapshots"]),
-        ("contributions rejected", m["rejected"]),
-        ("contributions lost", m["lost"]),
-        ("MB up", megabytes(m["bytes_up"])),
-        ("MB down", megabytes(m["bytes_down"])),
+        *view.page.results(measured),
     ]
     return [(label, str(value)) for label, value in rows if value not in (None, "", "-")]
 
 
-def _share(fraction: float | None) -> str:
-    return "-" if fraction is None else f"{percent(fraction)} %"
-
-
-def _target_rows(
-    events: list[Event], targets: tuple[float, ...], clock: str
-) -> list[tuple[str, str]]:
+def _target_rows(measured: Measured, clock: str) -> Pairs:
     return [
         (
             f"{100 * float(target):g} %",
             "not reached" if seconds is None else f"{seconds:.1f} {CLOCK_UNITS[clock]}",
         )
-        for target, seconds in measure(events, targets)["time_to_target"].items()
+        for target, seconds in measured["time_to_target"].items()
     ]
 
 
-def _incidents(events: list[Event]) -> list[str]:
+def _incidents(view: View, events: list[Event]) -> list[str]:
     texts = []
     for event in events:
-        if event["event"] in INCIDENTS:
-            texts.append(INCIDENTS[event["event"]](event)[0].removeprefix("! "))
+        if event["event"] in view.incidents:
+            texts.append(view.incidents[event["event"]](event)[0].removeprefix("! "))
         elif event["event"] == "finished" and event.get("reason"):
             texts.append(f"{event['status']}: {event['reason']}")
     return texts
 
 
-_COLUMNS = (
-    "round", "", "small %", "global %", "EMA %", "staleness", "teacher", "steps",
-    "averaged", "rejected", "lost", "MB up", "MB down",
-)  # fmt: skip
+def _columns(view: View, clock: str) -> list[str]:
+    titles = [column.title for column in view.page.columns]
+    return [view.rounds[:-1], CLOCK_UNITS[clock], *titles]
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
-    counts = ("teacher_version", "worker_steps", "contributions", "rejected", "lost")
+def _round_rows(view: View, events: list[Event]) -> list[list[str]]:
     return [
-        str(row["round"]),
-        number(row["t"], 1),
-        *(percent(row[model]) for model in ("small", "global", "global_ema")),
-        number(row["staleness"], 1),
-        *(number(row[name]) for name in counts),
-        megabytes(row["bytes_up"]),
-        megabytes(row["bytes_down"]),
+        [str(row["round"]), number(row["t"], 1), *(c.cell(row) for c in view.page.columns)]
+        for row in view.rows(events)
     ]
 
 
@@ -238,17 +193,26 @@ figcaption { color: #555; font-size: .9rem; }
 {% endif %}
 </div>
 </div>
-<h2>Rounds</h2>
+<h2>{{ called | capitalize }}</h2>
 {% if rounds %}
 <div class="scroll"><table class="rounds">
-<tr>{% for column in columns %}<th>{{ column or unit }}</th>{% endfor %}</tr>
+<tr>{% for column in columns %}<th>{{ column }}</th>{% endfor %}</tr>
 {% for cells in rounds %}
 <tr>{% for cell in cells %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}
 </table></div>
 {% else %}
-<p class="note">No round was completed.</p>
+<p class="note">No {{ called[:-1] }} was completed.</p>
 {% endif %}
+{% for table in tables %}
+<h2>{{ table.title }}</h2>
+<div class="scroll"><table class="rounds">
+<tr>{% for column in table.columns %}<th>{{ column }}</th>{% endfor %}</tr>
+{% for cells in table.rows %}
+<tr>{% for cell in cells %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}
+</table></div>
+{% endfor %}
 <div class="columns">
 <div><h2>Configuration</h2><table>
 {% for key, value in config %}

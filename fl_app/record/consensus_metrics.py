@@ -1,0 +1,109 @@
+"""Numbers of a run in which nodes agree without any model on a server."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from fl_app.record.metrics import (
+    TARGETS,
+    Event,
+    Point,
+    latest,
+    of_kind,
+    series,
+    span,
+    times_to_targets,
+)
+
+_ROUND = ("t", "steps", "messages", "bytes", "lost", "duplicates", "stale", "distance", "eta")
+
+
+def spread(values: Iterable[float | None]) -> dict[str, float | None]:
+    """Return {mean, min, max} over the nodes that were on; None where none was."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return {"mean": None, "min": None, "max": None}
+    return {"mean": sum(known) / len(known), "min": min(known), "max": max(known)}
+
+
+def node_series(events: Iterable[Event], which: str = "mean") -> list[Point]:
+    """Return the nodes' accuracy as (t, mean, min or max), by time; without empty windows."""
+    points = [(e["t"], spread(e["accuracy"])[which]) for e in of_kind(events, "nodes")]
+    return sorted((t, value) for t, value in points if value is not None)
+
+
+def references(events: Iterable[Event]) -> dict[str, list[Point]]:
+    """Return the accuracies of the centralized references as {name: [(t, accuracy)]}, by time."""
+    found: dict[str, list[Point]] = {}
+    for event in of_kind(events, "nodes"):
+        for name, accuracy in (event.get("reference") or {}).items():
+            if accuracy is not None:
+                found.setdefault(name, []).append((event["t"], accuracy))
+    return {name: sorted(points) for name, points in found.items()}
+
+
+def node_names(events: Iterable[Event]) -> list[str]:
+    """Return the names of the nodes, as their topology gives them or numbers if it does not."""
+    events = list(events)
+    counts = [len(e["accuracy"]) for e in of_kind(events, "nodes")]
+    numbers = [str(number) for number in range(max(counts, default=0))]
+    return list(latest(events, "topology").get("names") or numbers)
+
+
+def window_table(events: Iterable[Event]) -> list[dict[str, Any]]:
+    """Return one row a window, by its number as "round"; a value that was not recorded is None.
+
+    The fields of its "round" event (counters are cumulative); mean, min and max of the nodes'
+    accuracies; average, the averaged model's; reference, {name: accuracy} of centralized training.
+    """
+    empty: dict[str, Any] = dict.fromkeys((*_ROUND, "mean", "min", "max", "average", "reference"))
+    rows: dict[int, dict[str, Any]] = {}
+    for event in events:
+        if event["event"] not in ("round", "nodes", "evaluate"):
+            continue
+        row = rows.setdefault(event["round"], {"round": event["round"], **empty})
+        if event["event"] == "round":
+            row |= {key: event.get(key) for key in _ROUND}
+            continue
+        if row["t"] is None:
+            row["t"] = event["t"]
+        if event["event"] == "nodes":
+            row |= spread(event["accuracy"]) | {"reference": event.get("reference") or None}
+        else:
+            row[event["model"]] = event["accuracy"]
+    return [rows[number] for number in sorted(rows)]
+
+
+def measure(events: Sequence[Event], targets: Sequence[float] = TARGETS) -> dict[str, Any]:
+    """Return the part of summary.json that follows from the events; null where nothing was seen.
+
+    - hosts, carrier: what worked the nodes, and how mail went between hosts
+    - rounds: the last completed window; end_seconds on the run's clock; wall_seconds
+    - final {node_mean, node_min, node_max, average, reference {name}}: the last evaluation of each;
+      the average is the averaged model's, which no node has
+    - distance: the last consensus distance
+    - time_to_target {"0.50": seconds or null}: of the nodes' mean (see `time_to_target`)
+    - messages, bytes, lost, duplicates: totals; rejected: count
+    - stale: mean age of the applied mail in local steps, over the windows
+    """
+    hosts, last = latest(events, "hosts"), latest(events, "round")
+    final = {f"node_{which}": _last(node_series(events, which)) for which in ("mean", "min", "max")}
+    ages = [e["stale"] for e in of_kind(events, "round") if e.get("stale") is not None]
+    return {
+        "hosts": hosts.get("hosts"),
+        "carrier": hosts.get("carrier"),
+        **span(events),
+        "final": {
+            **final,
+            "average": _last(series(events, "average")),
+            "reference": {name: _last(points) for name, points in references(events).items()},
+        },
+        "distance": last.get("distance"),
+        "time_to_target": times_to_targets(node_series(events), targets),
+        **{name: last.get(name) for name in ("messages", "bytes", "lost", "duplicates")},
+        "stale": sum(ages) / len(ages) if ages else None,
+        "rejected": len(of_kind(events, "rejected")),
+    }
+
+
+def _last(points: Sequence[Point]) -> float | None:
+    return points[-1][1] if points else None

@@ -1,0 +1,105 @@
+"""The live console: a line a round, a line for each incident, what came out at the end."""
+
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+
+from fl_app.record.formatting import duration, number
+from fl_app.record.metrics import CLOCK_UNITS, Event
+from fl_app.record.view import Row, View
+
+Listener = Callable[[Event], None]
+
+# Rounds that a line waits for its evaluation, which may come late. On the virtual clock every
+# evaluation is certain to come, as the work proceeds.
+_PATIENCE = {"real": 2, "virtual": sys.maxsize}
+_REPEATS = 3  # lines for incidents of one kind and reason; all of them are in metrics.jsonl
+
+
+def say(line: str) -> None:
+    """Write a line to the standard output at once."""
+    # Flushed, because a pipe would otherwise hold the lines back until the run is over.
+    print(line, file=sys.stdout, flush=True)
+
+
+def console_listener(
+    view: View, *, clock: str, rounds: int, write: Callable[[str], None] = say
+) -> Listener:
+    """Return a listener that writes one aligned line a round, and a line for each incident.
+
+    A round's line is written once all events that `view.lines` awaits are there; on the real clock
+    two rounds later without them; and at the end of the run, before the view's last lines. `clock`
+    is "virtual" or "real".
+    """
+    awaits = view.lines.awaits
+    kinds = {kind for kind, _ in awaits}
+    seen: list[Event] = []  # what belongs to rounds that have no line yet
+    known: Row = {}  # the last known value of everything in a row
+    printed = 0
+    repeats: Counter[tuple[str, str]] = Counter()
+    header_written = False
+
+    def show(rows: Sequence[Row]) -> None:
+        nonlocal printed, header_written
+        for row in rows:
+            if not header_written:
+                for line in (view.lines.legend, header(view, clock)):
+                    if line:
+                        write(line)
+                header_written = True
+            write(round_line(view, row, rounds))
+            known.update((key, value) for key, value in row.items() if value is not None)
+            printed = row["round"]
+        seen[:] = [event for event in seen if event["round"] > printed]
+
+    def listen(event: Event) -> None:
+        nonlocal printed
+        kind = event["event"]
+        if kind == "resumed":
+            printed = event.get("round", 0)
+            seen.clear()
+        if kind in kinds and event["round"] > printed:
+            seen.append(event)
+            until = _printable(seen, awaits, _PATIENCE[clock])
+            if until > printed:
+                show([row for row in view.rows(seen) if row["round"] <= until])
+        elif kind == "finished":
+            show(view.rows(seen))
+            for line in view.lines.ending(known):
+                write(line)
+        if kind in view.incidents:
+            text, key = view.incidents[kind](event)
+            repeats[kind, key] += 1
+            if repeats[kind, key] < _REPEATS:
+                write(text)
+            elif repeats[kind, key] == _REPEATS:
+                write(f"{text} (again; further ones are only in metrics.jsonl)")
+
+    return listen
+
+
+def _printable(
+    seen: Sequence[Event], awaits: frozenset[tuple[str, str | None]], patience: int
+) -> int:
+    """Return the last round whose line can be written: it is complete, or has waited enough."""
+    arrived: dict[int, set[tuple[str, str | None]]] = defaultdict(set)
+    for event in seen:
+        arrived[event["round"]].add((event["event"], event.get("model")))
+    complete = max((number for number, got in arrived.items() if awaits <= got), default=0)
+    newest = max((number for number, got in arrived.items() if ("round", None) in got), default=0)
+    return max(complete, newest - patience)
+
+
+def header(view: View, clock: str) -> str:
+    """Return the heading of the lines of `round_line`."""
+    titles = "".join(column.title.rjust(column.width) for column in view.lines.columns)
+    return f"{view.rounds[:-1]:>9}{CLOCK_UNITS[clock]:>11}{titles}{'ETA':>9}"
+
+
+def round_line(view: View, row: Row, rounds: int) -> str:
+    """Return the console's line for a row of `view.rows`; "-" where nothing is known."""
+    cells = "".join(column.cell(row).rjust(column.width) for column in view.lines.columns)
+    place = f"{row['round']}/{rounds}"
+    notes = [f"{row[name]} {name}" for name in view.lines.notes if row[name]]
+    line = f"{place:>9}{number(row['t'], 1):>11}{cells}{duration(row['eta']):>9}"
+    return line + (f"  ({', '.join(notes)})" if notes else "")

@@ -1,0 +1,172 @@
+"""What the record shows of a run that averages a small model, with a distillation server or not."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from fl_app.record.distill_figures import FIGURES
+from fl_app.record.distill_metrics import measure, published, round_table
+from fl_app.record.formatting import megabytes, number, percent, share
+from fl_app.record.metrics import Event, of_kind, series
+from fl_app.record.view import (
+    INCIDENTS,
+    Column,
+    Comparison,
+    Lines,
+    Measured,
+    Page,
+    Pairs,
+    Row,
+    View,
+)
+from strategies.schedule import Aggregation, Job, idle_times
+
+if TYPE_CHECKING:
+    from fl_app.config import RunConfig
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "variant": config.get(f"{config.get('mode')}.variant"),
+        "averaging": config.get("averaging"),
+    }
+
+
+def _tiles(measured: Measured) -> Pairs:
+    return [("final accuracy, published model", share(measured["final"]["published"]))]
+
+
+def _results(m: Measured) -> Pairs:
+    idle, staleness = m["client_idle_fraction"], m["teacher_staleness"]
+    return [
+        ("final accuracy, small model", share(m["final"]["small"])),
+        ("final accuracy, global model, raw", share(m["final"]["global"])),
+        ("final accuracy, global model, EMA", share(m["final"]["global_ema"])),
+        ("participants idle: waiting for each other", share(idle["clients"])),
+        ("participants idle: waiting for the server", share(idle["server"])),
+        ("distillation server busy", share(m["worker_busy_fraction"])),
+        ("teacher staleness, mean (versions)", number(staleness["mean"], 2)),
+        ("teacher staleness, max (versions)", number(staleness["max"])),
+        ("snapshots skipped", str(m["skipped_snapshots"])),
+        ("contributions rejected", str(m["rejected"])),
+        ("contributions lost", str(m["lost"])),
+        ("MB up", megabytes(m["bytes_up"])),
+        ("MB down", megabytes(m["bytes_down"])),
+    ]
+
+
+def _idle(events: Sequence[Event], config: RunConfig) -> list[Event]:
+    """Idle times as the recorded jobs tell them, those of before a resumption included."""
+    times = {event["round"]: event["t"] for event in of_kind(events, "round")}
+    by_round: dict[int, list[Job]] = defaultdict(list)
+    for event in of_kind(events, "job"):
+        moments = (event[name] for name in ("t_start", "t_compute", "t_upload", "t_end"))
+        job = Job(event["participant"], event["job"], event["base_version"], *moments)
+        by_round[event["round"]].append(job)
+    aggregations = [
+        Aggregation(round_, times[round_], tuple(jobs))
+        for round_, jobs in sorted(by_round.items())
+        if round_ in times
+    ]
+    return [
+        {
+            "event": "idle",
+            "participant": idle.participant,
+            "t_start": idle.t_start,
+            "t_end": idle.t_end,
+            "waiting_for": idle.waiting_for,
+        }
+        for idle in idle_times(aggregations, config.participants, rounds=not config.buffered)
+    ]
+
+
+def _teacher_lag(row: Row) -> str:
+    """The age of the snapshot that the distillation server learns from, in versions."""
+    teacher = row["teacher_version"]
+    return number(None if teacher is None else row["round"] - teacher)
+
+
+_SMALL = Column("small %", lambda row: percent(row["small"]), 9)
+_GLOBAL = Column("global %", lambda row: percent(row["global"]), 10)
+_EMA = Column("EMA %", lambda row: percent(row["global_ema"]), 7)
+# The mean age of the contributions that were averaged, in versions of the small model.
+_STALENESS = Column("staleness", lambda row: number(row["staleness"], 1), 11)
+_STEPS = Column("steps", lambda row: number(row["worker_steps"]), 8)
+_UP = Column("MB up", lambda row: megabytes(row["bytes_up"]), 8)
+_DOWN = Column("MB down", lambda row: megabytes(row["bytes_down"]), 9)
+
+DISTILL = View(
+    rounds="rounds",
+    accuracy_of="published model",
+    accuracy=published,
+    headline="published",
+    checkpoint="global",
+    settings=_settings,
+    rows=round_table,
+    measure=measure,
+    conclude=_idle,
+    lines=Lines(
+        awaits=frozenset({("round", None), ("evaluate", "small"), ("evaluate", "global")}),
+        columns=(
+            *(_SMALL, _GLOBAL, _EMA, _STALENESS),
+            Column("teacher lag", _teacher_lag, 13),
+            *(_STEPS, _UP, _DOWN),
+        ),
+        notes=("rejected", "lost"),
+    ),
+    incidents={
+        **INCIDENTS,
+        "worker_died": lambda e: (
+            f"! the distillation server died: {e['reason']}; the federation goes on",
+            str(e["reason"]),
+        ),
+        "worker_restarted": lambda e: (
+            f"! the distillation server restarted from its step {e['step']}",
+            "",
+        ),
+        "growth": lambda e: (
+            f"! the global model {'grew' if e['accepted'] else 'stays as it is: it would grow'} "
+            f"from version {e['round']} (validation accuracy {percent(e['accuracy_before'])} -> "
+            f"{percent(e['accuracy_after'])} %)",
+            "",
+        ),
+    },
+    page=Page(
+        tiles=_tiles,
+        results=_results,
+        figures=FIGURES,
+        columns=(
+            *(_SMALL, _GLOBAL, _EMA, _STALENESS),
+            Column("teacher", lambda row: number(row["teacher_version"])),
+            _STEPS,
+            Column("averaged", lambda row: number(row["contributions"])),
+            Column("rejected", lambda row: number(row["rejected"])),
+            Column("lost", lambda row: number(row["lost"])),
+            *(_UP, _DOWN),
+        ),
+    ),
+    comparison=Comparison(
+        name=lambda config: str(config.get(f"{config.get('mode')}.variant") or config.get("mode")),
+        companion_label="small model of the same run",
+        companion=lambda events: series(events, "small"),
+        scores={
+            "small %": lambda m: percent(m["final"]["small"]),
+            "global %": lambda m: percent(m["final"]["global"]),
+            "EMA %": lambda m: percent(m["final"]["global_ema"]),
+        },
+        costs={
+            "idle %": lambda m: percent(m["client_idle_fraction"]["total"]),
+            "distilling %": lambda m: percent(m["worker_busy_fraction"]),
+        },
+    ),
+)
+
+# Without a distillation server the small model is what the run publishes.
+AVERAGE = replace(
+    DISTILL,
+    checkpoint="small",
+    lines=replace(DISTILL.lines, awaits=DISTILL.lines.awaits - {("evaluate", "global")}),
+)

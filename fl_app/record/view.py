@@ -1,0 +1,129 @@
+"""What the record shows of a run, as data: every mode has one `View` (see `modes`).
+
+Console, report, comparison and books know views, not modes. All functions in a view are pure: they
+take the events that count (see `metrics.effective`) or what was computed from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from fl_app.record.metrics import Event, Point
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from fl_app.config import RunConfig
+
+Row = dict[str, Any]  # a round as a table shows it; a value that was not recorded is None
+Measured = dict[str, Any]  # what a view's `measure` returns
+Pairs = list[tuple[str, str]]  # label and value
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the console's lines or of the report's table of rounds."""
+
+    title: str
+    cell: Callable[[Row], str]
+    width: int = 0  # characters in the console; the report lays out by itself
+
+
+@dataclass(frozen=True)
+class Lines:
+    """The live console: a line a round, between its number and clock and its ETA.
+
+    awaits: the events, as (kind, model), that complete a round's line.
+    legend: a line above the heading; ending: the last lines, from the last known values of a row.
+    notes: fields of a row that are told in brackets where they are not zero.
+    """
+
+    awaits: frozenset[tuple[str, str | None]]
+    columns: tuple[Column, ...]
+    notes: tuple[str, ...] = ()
+    legend: str = ""
+    ending: Callable[[Row], list[str]] = lambda _: []
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure: a function of (events, clock, targets), None when nothing of it was recorded."""
+
+    draw: Callable[[Sequence[Event], str, Sequence[float]], Figure | None]
+    caption: str
+    absent: str  # why there is none, as the report puts it
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that ends the report."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Page:
+    """The report: what is its own of tiles, summary, figures by file name, and tables."""
+
+    tiles: Callable[[Measured], Pairs]
+    results: Callable[[Measured], Pairs]
+    figures: Mapping[str, Drawing]
+    columns: tuple[Column, ...]
+    tables: Callable[[Sequence[Event]], list[Table]] = lambda _: []
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs side by side: what they are called, and their columns for results and for costs.
+
+    `companion` is a second accuracy, drawn dashed beside the run's own.
+    """
+
+    name: Callable[[Mapping[str, Any]], str]
+    companion_label: str
+    companion: Callable[[Sequence[Event]], list[Point]]
+    scores: Mapping[str, Callable[[Measured], str]]
+    costs: Mapping[str, Callable[[Measured], str]]
+
+
+@dataclass(frozen=True)
+class View:
+    """All that the record has to know of a mode.
+
+    rounds: what its rounds are called, in the plural.
+    accuracy_of, accuracy: whose accuracy stands for the run, and its evaluations by time.
+    headline: the name of the last of them in measure's "final".
+    checkpoint: the one whose metadata has the "checksum" of the result.
+    settings: what a flat configuration says of the system, by the names of summary.json.
+    rows: the events by round; measure: the part of summary.json that follows from the events.
+    incidents: how an event reads, and what makes two of them repetitions of each other, by kind.
+    conclude: the events that can be told only at the end of a run.
+    """
+
+    rounds: str
+    accuracy_of: str
+    accuracy: Callable[[Sequence[Event]], list[Point]]
+    headline: str
+    checkpoint: str
+    settings: Callable[[Mapping[str, Any]], dict[str, Any]]
+    rows: Callable[[Iterable[Event]], list[Row]]
+    measure: Callable[[Sequence[Event], Sequence[float]], Measured]
+    lines: Lines
+    page: Page
+    comparison: Comparison
+    incidents: Mapping[str, Callable[[Event], tuple[str, str]]] = field(default_factory=dict)
+    conclude: Callable[[Sequence[Event], RunConfig], list[Event]] = lambda _events, _config: []
+
+
+INCIDENTS: dict[str, Callable[[Event], tuple[str, str]]] = {  # of every mode
+    "rejected": lambda e: (
+        f"! rejected participant {e['participant']} in round {e['round']}: {e['reason']}",
+        str(e["reason"]),
+    ),
+    "resumed": lambda e: (f"! resumed after round {e.get('round', 0)}", ""),
+    "warning": lambda e: (f"! warning: {e['message']}", str(e["message"])),
+}
