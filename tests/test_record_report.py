@@ -141,7 +141,7 @@ def test_a_run_without_any_event_can_be_reported(tmp_path: Path) -> None:
 
 def test_a_run_of_a_mode_that_is_not_ours_is_refused(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path, {"mode": "telepathy"})
-    with pytest.raises(RunDirectoryError, match="mode='telepathy'.*knows: average, "):
+    with pytest.raises(RunDirectoryError, match=r"mode='telepathy'.*knows: average, "):
         render(run)
 
 
