@@ -1,0 +1,861 @@
+"""The decentralised algorithms: equal to the readable reference, repeatable, converging where they
+should and only there, and each with the property that defines it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from strategies.consensus.algorithms import ALGORITHMS, Settings, make_algorithm
+from strategies.consensus.compression import kept, random_coordinates, require_coordinates
+from strategies.consensus.ecl import ECL, isvr_penalty
+from strategies.consensus.node import Algorithm, Node
+from strategies.consensus.topology import Topology, build_topology
+from strategies.randomness import rng
+from tests import consensus_oracle as oracle
+from tests.consensus_oracle import ORACLES, Sent, Tick, World
+
+SETTINGS = Settings(
+    interval=3,
+    theta=0.75,
+    kappa=0.5,
+    mult=1.0,
+    penalty="isvr",
+    alpha=0.6,
+    rho=0.0,
+    momentum=0.0,
+    weight_decay=0.0,
+    keep=0.4,
+    compression="random-k",
+    gamma=0.3,
+    seed=5,
+)
+ALONE = Topology("alone", 1, ({},))
+EXACT = [name for name, entry in ALGORITHMS.items() if entry.exact]
+ECL_FAMILY = [name for name in EXACT if ALGORITHMS[name].exchange == "random"]
+SYNCHRONOUS = [name for name, entry in ALGORITHMS.items() if entry.exchange == "synchronous"]
+
+
+# ------------------------------------------------------------------------------- a small world
+
+
+@dataclass(frozen=True)
+class Quadratics:
+    """f_i(w) = 1/2 (w - b_i)' H_i (w - b_i), of everybody another one."""
+
+    H: torch.Tensor  # (N, p, p)
+    b: torch.Tensor  # (N, p)
+
+    def gradient(self, i: int, w: torch.Tensor) -> torch.Tensor:
+        return self.H[i] @ (w - self.b[i])
+
+    def optimum(self, weights: Sequence[float] | None = None) -> torch.Tensor:
+        """Of sum_i weights_i f_i; of the plain sum without weights."""
+        p = torch.ones(len(self.H)) if weights is None else torch.tensor(weights)
+        H = self.H * p.to(self.H.dtype)[:, None, None]
+        return torch.linalg.solve(H.sum(0), torch.einsum("npq,nq->p", H, self.b))
+
+
+def quadratics(
+    size: int, parameters: int = 10, condition: float = 2.0, seed: int = 0
+) -> Quadratics:
+    """Largest curvature 1, smallest 1 / condition; minima about 1 apart in each coordinate."""
+    generator = rng(seed, "quadratics")
+    H = []
+    for _ in range(size):
+        Q, _ = np.linalg.qr(generator.standard_normal((parameters, parameters)))
+        H.append(Q @ np.diag(generator.uniform(1 / condition, 1, parameters)) @ Q.T)
+    b = generator.standard_normal((size, parameters))
+    return Quadratics(torch.tensor(np.array(H)), torch.tensor(b))
+
+
+def random_ticks(
+    topology: Topology, number: int, interval: float = 3, loss: float = 0.0, seed: int = 0
+) -> Iterator[Tick]:
+    """After every local step each edge swaps with probability 1 / interval."""
+    generator = rng(seed, "ticks")
+    for seq in range(number):
+        swaps = []
+        for i, j in topology.edges:
+            active, *fate = generator.random(3)
+            if active < 1 / interval:
+                lost = [bool(f < loss) for f in fate]
+                swaps.append([Sent(i, j, seq, lost[0]), Sent(j, i, seq, lost[1])])
+        yield Tick(0.3, swaps)
+
+
+def synchronous_ticks(
+    topology: Topology, number: int, interval: int = 3, loss: float = 0.0, seed: int = 0
+) -> Iterator[Tick]:
+    """After every `interval` local steps the active edges of a round swap, all at once."""
+    generator = rng(seed, "ticks")
+    for step in range(number):
+        if (step + 1) % interval:
+            yield Tick(0.3)
+            continue
+        round_ = step // interval
+        active = [edge for edge in topology.edges if topology.weight(round_, *edge)]
+        both_ways = [*active, *((j, i) for i, j in active)]
+        sent = [Sent(i, j, round_, bool(generator.random() < loss)) for i, j in both_ways]
+        yield Tick(0.3, [sent], round_)
+
+
+def ticks_of(name: str, *args: Any, **kwargs: Any) -> list[Tick]:
+    make = random_ticks if ALGORITHMS[name].exchange == "random" else synchronous_ticks
+    return list(make(*args, **kwargs))
+
+
+def started(algorithm: Algorithm, start: torch.Tensor) -> list[Node]:
+    nodes = [Node(i, w.clone()) for i, w in enumerate(start)]
+    for node in nodes:
+        algorithm.start(node)
+    return nodes
+
+
+def go_on(algorithm: Algorithm, nodes: Sequence[Node], world: World) -> None:
+    """Run from the nodes' states on."""
+    rate = world.ticks[0].rate
+    for tick in world.ticks:
+        if tick.rate != rate:
+            for node in nodes:
+                algorithm.rescale(node, rate, tick.rate)
+            rate = tick.rate
+        for node in nodes:
+            algorithm.step(node, world.gradient(node.index, node.weights), rate)
+        for exchange in tick.exchanges:
+            mails = [algorithm.message(nodes[s.sender], s.receiver, s.seq) for s in exchange]
+            for s, mail in zip(exchange, mails, strict=True):
+                if not s.lost:
+                    algorithm.receive(nodes[s.receiver], s.sender, s.seq, mail)
+        if tick.round is not None:
+            for node in nodes:
+                algorithm.mix(node, tick.round)
+
+
+def run(algorithm: Algorithm, world: World) -> torch.Tensor:
+    """All nodes' models in the end, (N, p)."""
+    nodes = started(algorithm, world.start)
+    go_on(algorithm, nodes, world)
+    return torch.stack([node.weights for node in nodes])
+
+
+@cache
+def topology_for(name: str, size: int = 6) -> Topology:
+    """One whose nodes have different degrees."""
+    if ALGORITHMS[name].trees_only:
+        return build_topology("tree", size)
+    return build_topology("erdos-renyi", size, probability=0.5, seed=1)
+
+
+def random_start(size: int, parameters: int = 10) -> torch.Tensor:
+    return torch.tensor(rng(1, "start").standard_normal((size, parameters)))
+
+
+def random_float32(parameters: int, index: int = 0) -> torch.Tensor:
+    values = rng(2, "float32", index).standard_normal(parameters)
+    return torch.from_numpy(values.astype(np.float32))
+
+
+def worst(models: torch.Tensor, target: torch.Tensor) -> float:
+    """Relative error of the worst node."""
+    return float((models - target).norm(dim=1).max() / target.norm())
+
+
+# ------------------------------------------------------------------ the contract of every algorithm
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "momentum and weight decay": {"momentum": 0.8, "weight_decay": 0.1},
+    "published form": {"theta": 1.0, "kappa": 0.0},
+    "rho and a fixed penalty": {"penalty": "fixed", "rho": 0.4},
+    "top-k": {"compression": "top-k"},
+}
+
+
+def settings_of(name: str, variant: str) -> Settings:
+    settings = replace(SETTINGS, **VARIANTS[variant])
+    return replace(settings, rho=0.0) if name == "c-ecl" else settings
+
+
+def test_every_algorithm_has_a_reference() -> None:
+    assert set(ORACLES) == set(ALGORITHMS)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+class TestEveryAlgorithm:
+    @pytest.mark.parametrize("variant", VARIANTS)
+    @pytest.mark.parametrize("loss", [0.0, 0.3])
+    def test_equals_the_reference(self, name: str, variant: str, loss: float) -> None:
+        """With steps that change their size, and from different models."""
+        topology, settings = topology_for(name), settings_of(name, variant)
+        ticks = ticks_of(name, topology, 24, loss=loss)
+        ticks = [replace(t, rate=0.3 if n < 12 else 0.1) for n, t in enumerate(ticks)]
+        world = World(topology, random_start(6), quadratics(6).gradient, ticks)
+        expected = torch.stack(list(ORACLES[name](world, settings)))
+        models = run(make_algorithm(name, settings, topology), world)
+        torch.testing.assert_close(models, expected, rtol=0, atol=1e-12)
+
+    @pytest.mark.parametrize("variant", VARIANTS)
+    def test_repeats_bit_by_bit(self, name: str, variant: str) -> None:
+        topology = topology_for(name)
+        world = World(
+            topology, random_start(6), quadratics(6).gradient, ticks_of(name, topology, 30)
+        )
+        make = partial(make_algorithm, name, settings_of(name, variant), topology)
+        assert torch.equal(run(make(), world), run(make(), world))
+
+    def test_reaches_the_optimum_of_all_data_or_does_not(self, name: str) -> None:
+        """On a graph with different degrees, where a penalty per node would lead elsewhere."""
+        topology, problem, exact = topology_for(name), quadratics(6), ALGORITHMS[name].exact
+        ticks = ticks_of(name, topology, 1500 if exact else 300)
+        world = World(topology, random_start(6), problem.gradient, ticks)
+        error = worst(run(make_algorithm(name, SETTINGS, topology), world), problem.optimum())
+        assert (error < 1e-9) if exact else (error > 1e-2)
+
+    def test_reaches_it_on_equal_data(self, name: str) -> None:
+        """Whoever has the same data as everybody is misled by nobody."""
+        topology, problem = topology_for(name), quadratics(1)
+        world = World(
+            topology,
+            random_start(6),
+            lambda i, w: problem.gradient(0, w),
+            ticks_of(name, topology, 1000),
+        )
+        settings = replace(SETTINGS, keep=0.8)
+        models = run(make_algorithm(name, settings, topology), world)
+        assert worst(models, problem.optimum()) < 1e-9
+
+    @pytest.mark.parametrize(("momentum", "weight_decay"), [(0.0, 0.0), (0.9, 0.05)])
+    def test_a_node_on_its_own_does_sgd(
+        self, name: str, momentum: float, weight_decay: float
+    ) -> None:
+        settings = replace(SETTINGS, momentum=momentum, weight_decay=weight_decay)
+        problem, start = quadratics(1), random_start(1)
+        ticks = [Tick(0.3, [[]], n) if n % 4 == 3 else Tick(0.3) for n in range(20)]
+        models = run(
+            make_algorithm(name, settings, ALONE), World(ALONE, start, problem.gradient, ticks)
+        )
+        if name == "gradient-tracking":
+            momentum = 0.0  # it has none, whatever the settings say
+        w = start[0].clone()
+        mean = torch.zeros_like(w)
+        for _ in ticks:
+            mean = momentum * mean + (1 - momentum) * (problem.gradient(0, w) + weight_decay * w)
+            w = w - 0.3 * mean
+        torch.testing.assert_close(models[0], w, rtol=0, atol=1e-12)
+
+    @pytest.mark.parametrize("compression", ["random-k", "top-k"])
+    def test_lengths_are_those_of_a_message(self, name: str, compression: str) -> None:
+        topology = topology_for(name)
+        settings = replace(settings_of(name, "rho and a fixed penalty"), compression=compression)
+        algorithm = make_algorithm(name, settings, topology)
+        for parameters in (1, 7, 1000):
+            node = Node(0, random_float32(parameters))
+            algorithm.start(node)
+            algorithm.step(node, random_float32(parameters, 1), 0.1)
+            for seq in (0, 5 << 32):
+                for j in topology.neighbours[0]:
+                    mail = algorithm.message(node, j, seq)
+                    found = {key: (value.numel(), value.dtype) for key, value in mail.items()}
+                    assert found == algorithm.lengths(parameters, 0, j, seq)
+
+    @pytest.mark.parametrize("variant", VARIANTS)
+    def test_messages_share_no_memory_and_are_left_as_they_are(
+        self, name: str, variant: str
+    ) -> None:
+        """A mail may lie around for long, and at several places."""
+        topology = build_topology("chain", 3)
+        algorithm = make_algorithm(name, settings_of(name, variant), topology)
+        nodes = started(algorithm, random_start(3))
+        for round_ in range(3):
+            mails = [
+                (i, j, algorithm.message(nodes[i], j, round_)) for i, j in _both_ways(topology)
+            ]
+            before = [{key: value.clone() for key, value in mail.items()} for *_, mail in mails]
+            for i, j, mail in mails:
+                algorithm.receive(nodes[j], i, round_, mail)
+            for node in nodes:
+                algorithm.mix(node, round_)
+                algorithm.step(node, torch.ones(10, dtype=torch.float64), 0.1)
+                algorithm.rescale(node, 0.1, 0.05)
+                for link in node.links.values():
+                    for vector in link.values():
+                        assert vector.data_ptr() != node.weights.data_ptr()
+            for (*_, mail), old in zip(mails, before, strict=True):
+                for key in mail:
+                    assert torch.equal(mail[key], old[key])
+
+    @pytest.mark.parametrize("variant", VARIANTS)
+    def test_weights_stay_where_they_are(self, name: str, variant: str) -> None:
+        """Views of them are the parameters of a module."""
+        topology = topology_for(name)
+        algorithm = make_algorithm(name, settings_of(name, variant), topology)
+        nodes = started(algorithm, random_start(6))
+        places = [node.weights.data_ptr() for node in nodes]
+        ticks = ticks_of(name, topology, 12)
+        go_on(algorithm, nodes, World(topology, random_start(6), quadratics(6).gradient, ticks))
+        assert [node.weights.data_ptr() for node in nodes] == places
+
+    def test_neighbours_come_and_go(self, name: str) -> None:
+        topology = build_topology("chain", 3)
+        algorithm = make_algorithm(name, SETTINGS, topology)
+        nodes = started(algorithm, random_start(3))
+        ticks = ticks_of(name, topology, 8)
+        world = World(topology, random_start(3), quadratics(3).gradient, ticks)
+        go_on(algorithm, nodes, world)
+        assert list(nodes[1].links) == [0, 2]
+        algorithm.disconnect(nodes[1], 0)
+        assert list(nodes[1].links) == [2]
+        algorithm.step(nodes[1], torch.ones(10, dtype=torch.float64), 0.1)
+        algorithm.mix(nodes[1], 2)
+        algorithm.connect(nodes[1], 0)
+        go_on(algorithm, nodes, world)
+        assert all(bool(node.weights.isfinite().all()) for node in nodes)
+
+    def test_starting_again_forgets_everything(self, name: str) -> None:
+        topology = topology_for(name)
+        algorithm = make_algorithm(name, replace(SETTINGS, momentum=0.9), topology)
+        world = World(
+            topology, random_start(6), quadratics(6).gradient, ticks_of(name, topology, 12)
+        )
+        nodes = started(algorithm, world.start)
+        go_on(algorithm, nodes, world)
+        for node, start in zip(nodes, world.start, strict=True):
+            node.weights.copy_(start)
+            algorithm.start(node)
+        go_on(algorithm, nodes, world)
+        models = torch.stack([node.weights for node in nodes])
+        assert torch.equal(models, run(algorithm, world))
+
+    def test_works_in_both_kinds_of_exchange(self, name: str) -> None:
+        """What an algorithm is made for is advice: the other kind gives finite numbers, too."""
+        topology = topology_for(name)
+        for make in (random_ticks, synchronous_ticks):
+            ticks = list(make(topology, 60))
+            world = World(topology, random_start(6), quadratics(6).gradient, ticks)
+            models = run(make_algorithm(name, SETTINGS, topology), world)
+            assert bool(models.isfinite().all())
+
+
+def _both_ways(topology: Topology) -> list[tuple[int, int]]:
+    return [*topology.edges, *((j, i) for i, j in topology.edges)]
+
+
+# ------------------------------------------------------------------------- edge-consensus learning
+
+
+@pytest.mark.parametrize("graph", ["chain", "ring"])
+@pytest.mark.parametrize("name", ECL_FAMILY)
+def test_exact_although_messages_are_lost(name: str, graph: str) -> None:
+    """Nearly a third of them."""
+    topology, problem = build_topology(graph, 4), quadratics(4)
+    ticks = ticks_of(name, topology, 1500, loss=0.3)
+    world = World(topology, random_start(4), problem.gradient, ticks)
+    settings = replace(SETTINGS, keep=0.8)
+    assert worst(run(make_algorithm(name, settings, topology), world), problem.optimum()) < 1e-9
+
+
+@pytest.mark.parametrize("name", [name for name in EXACT if name not in ECL_FAMILY])
+def test_loss_breaks_tracking(name: str) -> None:
+    """Its sum of trackers is no longer the sum of gradients, while ECL has no such invariant."""
+    topology, problem = build_topology("ring", 5), quadratics(5)
+    ticks = ticks_of(name, topology, 2500, loss=0.3)
+    world = World(topology, random_start(5), problem.gradient, ticks)
+    assert worst(run(make_algorithm(name, SETTINGS, topology), world), problem.optimum()) > 1e-2
+    assert worst(run(make_algorithm("ecl", SETTINGS, topology), world), problem.optimum()) < 1e-9
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"theta": 1.0},
+        {"theta": 0.3},
+        {"kappa": 0.0},
+        {"kappa": 1.0},
+        {"rho": 0.7},
+        {"mult": 3.0},
+        {"momentum": 0.9},
+        {"penalty": "fixed"},
+        {"interval": 1.0},
+    ],
+    ids=str,
+)
+def test_no_setting_moves_the_limit(changes: dict[str, Any]) -> None:
+    topology, problem = build_topology("star", 5), quadratics(5)
+    settings = replace(SETTINGS, **changes)
+    ticks = list(random_ticks(topology, 2500))
+    world = World(topology, random_start(5), problem.gradient, ticks)
+    assert worst(run(make_algorithm("ecl", settings, topology), world), problem.optimum()) < 1e-9
+
+
+@pytest.mark.parametrize("compression", ["random-k", "top-k"])
+def test_the_limit_of_compressed_ecl_is_exact(compression: str) -> None:
+    """With a fifth of the coordinates, and a fifth of the messages lost."""
+    topology, problem = build_topology("chain", 3), quadratics(3, parameters=20)
+    settings = replace(SETTINGS, keep=0.2, interval=2, compression=compression)
+    ticks = list(random_ticks(topology, 2500, interval=2, loss=0.2))
+    world = World(topology, random_start(3, 20), problem.gradient, ticks)
+    assert worst(run(make_algorithm("c-ecl", settings, topology), world), problem.optimum()) < 1e-9
+
+
+def test_weight_decay_is_part_of_the_objective() -> None:
+    """sum_i (f_i + lambda / 2 |w|^2): the optimum solves (sum H_i + N lambda) w = sum H_i b_i."""
+    topology, problem = build_topology("chain", 4), quadratics(4)
+    world = World(topology, random_start(4), problem.gradient, list(random_ticks(topology, 1500)))
+    models = run(make_algorithm("ecl", replace(SETTINGS, weight_decay=0.2), topology), world)
+    right = torch.einsum("npq,nq->p", problem.H, problem.b)
+    regular = problem.H.sum(0) + 4 * 0.2 * torch.eye(10, dtype=torch.float64)
+    assert worst(models, torch.linalg.solve(regular, right)) < 1e-9
+
+
+def test_a_penalty_per_node_would_lead_to_another_optimum() -> None:
+    """With alpha_i = 1 / (eta d_i (K - 1)), as the formula reads if taken literally, the limit of a
+    star minimises sum_i d_i f_i: the guard against making the penalty one-sided."""
+    topology, problem = build_topology("star", 6), quadratics(6)
+    degrees = [len(own) for own in topology.neighbours]
+    world = World(topology, random_start(6), problem.gradient, list(random_ticks(topology, 1500)))
+    models = torch.stack(oracle.ecl(world, SETTINGS, lambda i, j, eta: 1 / (eta * degrees[i] * 2)))
+    assert worst(models, problem.optimum([float(d) for d in degrees])) < 1e-9
+    assert worst(models, problem.optimum()) > 0.1
+    ours = run(make_algorithm("ecl", SETTINGS, topology), world)
+    assert worst(ours, problem.optimum()) < 1e-9
+
+
+def test_the_penalty_is_that_of_both_ends() -> None:
+    """Star: max(d_i, d_j) = 4 for K = 3; of the mean interval below 2, 2 is taken. In a sequence of
+    graphs an edge that is active in one round of three exchanges every 3 K = 9 steps."""
+    penalty = isvr_penalty(build_topology("star", 5), 3, mult=2.0)
+    assert penalty.pull(0, 2, 0.1) == penalty.pull(2, 0, 0.7) == 2 / (2 * 4)
+    assert isvr_penalty(build_topology("ring", 5), 1).pull(0, 1, 0.1) == 1 / 2
+    sequence = build_topology("one-peer-exponential", 8)
+    assert isvr_penalty(sequence, 3).pull(0, 1, 0.1) == pytest.approx(1 / (8 * 3))
+
+
+@pytest.mark.parametrize("graph", ["one-peer-exponential", "base-k"])
+@pytest.mark.parametrize("name", EXACT)
+def test_exact_on_a_sequence_of_graphs(name: str, graph: str) -> None:
+    topology, problem = build_topology(graph, 6, degree=1), quadratics(6)
+    ticks = list(synchronous_ticks(topology, 1000, interval=1))
+    world = World(topology, random_start(6), problem.gradient, ticks)
+    settings = replace(SETTINGS, interval=1, keep=0.8)
+    assert worst(run(make_algorithm(name, settings, topology), world), problem.optimum()) < 1e-9
+
+
+@pytest.mark.parametrize("theta", [1.0, 0.5])
+def test_isvr_in_closed_form(theta: float) -> None:
+    """On a ring w <- (1 - 1/K) (w - eta g) + 1/K mean_j s_j (Niwa et al., ICML 2021)."""
+    topology, K = build_topology("ring", 5), 6
+    name = "pdmm-isvr" if theta == 1 else "admm-isvr"
+    algorithm = make_algorithm(name, replace(SETTINGS, interval=K), topology)
+    [node, *_] = started(algorithm, random_start(5))
+    w, s1, s4, m, g = (random_start(6)[n].clone() for n in range(1, 6))
+    node.weights.copy_(w)
+    node.links[1]["anchor"].copy_(s1)
+    node.links[4]["anchor"].copy_(s4)
+    algorithm.receive(node, 4, 0, {"reflection": m})
+    s4 = (1 - theta) * s4 + theta * m
+    assert torch.equal(node.weights, w)  # kappa = 0: receiving does not move the model
+    algorithm.step(node, g.clone(), 0.3)
+    expected = (1 - 1 / K) * (w - 0.3 * g) + (s1 + s4) / 2 / K
+    torch.testing.assert_close(node.weights, expected, rtol=0, atol=1e-15)
+    expected = 2 * node.weights - s1
+    torch.testing.assert_close(algorithm.message(node, 1, 0)["reflection"], expected)
+
+
+def test_half_relaxation_is_admm() -> None:
+    """theta = 1/2 against the alternating directions in their own variables: for every edge a
+    common x_ij and multipliers u (scaled by 1 / alpha). A swap does x <- mean of w + u of both
+    ends, u <- u + w - x; a local step is the linearised minimisation over w. From a common start,
+    x = w and u = 0."""
+    topology, problem = build_topology("erdos-renyi", 6, probability=0.5, seed=1), quadratics(6)
+    start = random_start(1).repeat(6, 1)
+    ticks = list(random_ticks(topology, 100))
+    penalty = isvr_penalty(topology, 3)
+    w = [each.clone() for each in start]
+    x = dict.fromkeys(topology.edges, start[0])
+    u = {edge: torch.zeros(10, dtype=torch.float64) for edge in _both_ways(topology)}
+    for tick in ticks:
+        for i in range(6):
+            top, bottom = w[i] - tick.rate * problem.gradient(i, w[i]), 1.0
+            for j in topology.neighbours[i]:
+                pull = penalty.pull(i, j, tick.rate)
+                top = top + pull * (x[min(i, j), max(i, j)] - u[i, j])
+                bottom += pull
+            w[i] = top / bottom
+        for (i, j, *_), _ in tick.exchanges:
+            x[i, j] = (w[i] + u[i, j] + w[j] + u[j, i]) / 2
+            u[i, j] = u[i, j] + w[i] - x[i, j]
+            u[j, i] = u[j, i] + w[j] - x[i, j]
+    models = run(
+        make_algorithm("admm-isvr", SETTINGS, topology),
+        World(topology, start, problem.gradient, ticks),
+    )
+    torch.testing.assert_close(models, torch.stack(w), rtol=0, atol=1e-12)
+
+
+def test_anchors_learn_the_gradients() -> None:
+    """At the limit sum_j alpha_ij (s_ij - w_i) is the node's gradient, of which nothing is left."""
+    topology, problem = build_topology("star", 5), quadratics(5)
+    algorithm = make_algorithm("ecl", SETTINGS, topology)
+    assert isinstance(algorithm, ECL)
+    nodes = started(algorithm, random_start(5))
+    ticks = list(random_ticks(topology, 2000))
+    go_on(algorithm, nodes, World(topology, random_start(5), problem.gradient, ticks))
+    for node in nodes:
+        learnt = torch.zeros(10, dtype=torch.float64)
+        for j, link in node.links.items():
+            alpha = algorithm.penalty.pull(node.index, j, 0.3) / 0.3
+            learnt += alpha * (link["anchor"] - node.weights)
+        gradient = problem.gradient(node.index, node.weights)
+        assert gradient.norm() > 0.1  # nobody's own optimum
+        torch.testing.assert_close(learnt, gradient, rtol=0, atol=1e-9)
+
+
+def test_what_anchors_have_learnt_survives_another_rate() -> None:
+    """At the optimum nothing moves when eta changes, unless anchors are not rescaled."""
+    topology, problem = build_topology("star", 5), quadratics(5)
+    algorithm = make_algorithm("ecl", SETTINGS, topology)
+    before = list(random_ticks(topology, 2000))
+    after = [replace(tick, rate=0.075) for tick in random_ticks(topology, 30, seed=1)]
+
+    def error(ticks: list[Tick], *later: list[Tick]) -> float:
+        nodes = started(algorithm, random_start(5))
+        for part in (ticks, *later):
+            go_on(algorithm, nodes, World(topology, random_start(5), problem.gradient, part))
+        return worst(torch.stack([node.weights for node in nodes]), problem.optimum())
+
+    assert error(before + after) < 1e-9
+    assert error(before, after) > 1e-2  # in two runs nobody notices the change
+
+
+def test_a_fixed_penalty_needs_no_rescaling() -> None:
+    topology = build_topology("ring", 3)
+    algorithm = make_algorithm("pdmm-sgd", SETTINGS, topology)
+    [node, *_] = started(algorithm, random_start(3))
+    node.links[1]["anchor"].add_(1.0)
+    before = node.links[1]["anchor"].clone()
+    algorithm.rescale(node, 0.3, 0.1)
+    assert torch.equal(node.links[1]["anchor"], before)
+
+
+@pytest.mark.parametrize("kappa", [0.0, 1.0])
+def test_receiving_twice(kappa: float) -> None:
+    """PDMM overwrites its anchor, so the same message again changes nothing at all."""
+    topology = build_topology("ring", 3)
+    algorithm = make_algorithm("ecl", replace(SETTINGS, theta=1.0, kappa=kappa), topology)
+    nodes = started(algorithm, random_start(3))
+    mail = algorithm.message(nodes[1], 0, 0)
+    algorithm.receive(nodes[0], 1, 0, mail)
+    once = nodes[0].weights.clone()
+    algorithm.receive(nodes[0], 1, 1, mail)
+    assert torch.equal(nodes[0].links[1]["anchor"], mail["reflection"])
+    torch.testing.assert_close(nodes[0].weights, once, rtol=0, atol=1e-15)
+    assert torch.equal(once, random_start(3)[0]) is (kappa == 0)
+
+
+def test_survivors_reach_their_own_optimum() -> None:
+    """The middle of a ring of five leaves: without its anchors the other four go on exactly; with
+    them they would not."""
+    topology, problem = build_topology("ring", 5), quadratics(5)
+    rest = [node for node in range(5) if node != 2]
+    algorithm = make_algorithm("ecl", SETTINGS, topology)
+    for announced in (True, False):
+        nodes = started(algorithm, random_start(5))
+        ticks = list(random_ticks(topology, 200))
+        go_on(algorithm, nodes, World(topology, random_start(5), problem.gradient, ticks))
+        if announced:
+            algorithm.disconnect(nodes[1], 2)
+            algorithm.disconnect(nodes[3], 2)
+        ticks = [
+            replace(tick, exchanges=[e for e in tick.exchanges if 2 not in e[0][:2]])
+            for tick in random_ticks(topology, 2000, seed=1)
+        ]
+        go_on(algorithm, nodes, World(topology, random_start(5), problem.gradient, ticks))
+        optimum = problem.optimum([1.0, 1.0, 0.0, 1.0, 1.0])
+        error = worst(torch.stack([nodes[i].weights for i in rest]), optimum)
+        assert (error < 1e-9) is announced
+        assert announced or error > 1e-2
+
+
+def test_memory_of_a_node() -> None:
+    """degree + 2 vectors, one less without momentum; top-k keeps one more a neighbour."""
+    topology = build_topology("torus", 9)
+
+    def vectors(name: str, **changes: Any) -> int:
+        algorithm = make_algorithm(name, replace(SETTINGS, **changes), topology)
+        [node, *_] = started(algorithm, random_start(9))
+        return 1 + len(node.vectors) + sum(len(link) for link in node.links.values())
+
+    assert vectors("ecl", momentum=0.9) == 4 + 2
+    assert vectors("ecl") == 4 + 1
+    assert vectors("c-ecl", momentum=0.9) == 4 + 2
+    assert vectors("c-ecl", momentum=0.9, compression="top-k") == 2 * 4 + 2
+
+
+# ------------------------------------------------------------------------------------ compression
+
+
+@pytest.mark.parametrize("compression", ["random-k", "top-k"])
+def test_compressed_ecl_that_keeps_all_is_ecl(compression: str) -> None:
+    topology = topology_for("ecl")
+    ticks = list(random_ticks(topology, 60, loss=0.2))
+    world = World(topology, random_start(6), quadratics(6).gradient, ticks)
+    settings = replace(SETTINGS, keep=1.0, compression=compression)
+    torch.testing.assert_close(
+        run(make_algorithm("c-ecl", settings, topology), world),
+        run(make_algorithm("ecl", settings, topology), world),
+        rtol=0,
+        atol=1e-13,
+    )
+
+
+def test_compressed_messages_are_small() -> None:
+    """Values of a tenth of the coordinates, top-k with their numbers."""
+    topology, bytes_of = build_topology("ring", 3), {}
+    for compression in ("random-k", "top-k"):
+        settings = replace(SETTINGS, keep=0.1, compression=compression)
+        algorithm = make_algorithm("c-ecl", settings, topology)
+        node = Node(0, random_float32(1000))
+        algorithm.start(node)
+        mail = algorithm.message(node, 1, 0)
+        bytes_of[compression] = sum(v.numel() * v.element_size() for v in mail.values())
+    assert bytes_of == {"random-k": 400, "top-k": 800}
+
+
+def test_random_coordinates() -> None:
+    """Different ones, a pure function of seed and message, all of them equally often: 300 draws of
+    20 of 50 take each 120 times, with a standard deviation of 8.5."""
+    draw = partial(random_coordinates, 3, 50, 20)
+    assert len(set(draw(0, 1, 7).tolist())) == 20
+    assert draw(0, 1, 7).tolist() == draw(0, 1, 7).tolist() != draw(1, 0, 7).tolist()
+    assert draw(0, 1, 7).tolist() != random_coordinates(4, 50, 20, 0, 1, 7).tolist()
+    # Message numbers of one link are far apart where a new window begins.
+    counts = torch.bincount(torch.cat([draw(0, 1, n << 32) for n in range(300)]), minlength=50)
+    assert counts.min() > 80
+    assert counts.max() < 160
+
+
+def test_top_k_sends_what_is_most_wrong() -> None:
+    """Of 40 coordinates 8 travel; 2 of them at random, so at least 6 are those of the 8 that have
+    moved. What has been sent is not sent again, unless it is its turn."""
+    topology = build_topology("ring", 3)
+    settings = replace(SETTINGS, keep=0.2, compression="top-k", theta=1.0)
+    algorithm = make_algorithm("c-ecl", settings, topology)
+    node = Node(0, torch.zeros(40))
+    algorithm.start(node)
+    moved = set(range(3, 40, 5))
+    node.weights[list(moved)] = torch.arange(1.0, 9.0)
+    first = set(algorithm.message(node, 1, 0)["indices"].tolist())
+    assert len(first) == 8
+    assert len(first & moved) >= 6
+    assert max(moved) in first  # the one that moved most
+    second = set(algorithm.message(node, 1, 1)["indices"].tolist())
+    assert moved <= first | second
+
+
+def test_every_coordinate_is_sent_again() -> None:
+    """By top-k, too, although nothing changes: what was lost does not stay lost."""
+    topology = build_topology("ring", 3)
+    settings = replace(SETTINGS, keep=0.2, compression="top-k")
+    algorithm = make_algorithm("c-ecl", settings, topology)
+    node = Node(0, torch.zeros(40))
+    algorithm.start(node)
+    sent: set[int] = set()
+    for seq in range(200):
+        sent |= set(algorithm.message(node, 1, seq)["indices"].tolist())
+    assert sent == set(range(40))
+
+
+def test_kept() -> None:
+    assert [kept(10, keep) for keep in (0.01, 0.1, 0.26, 1.0)] == [1, 1, 3, 10]
+
+
+@pytest.mark.parametrize("indices", [[0, 10], [-1, 3]])
+@pytest.mark.parametrize("name", ["c-ecl", "choco-sgd"])
+def test_indices_that_do_not_exist_are_refused(name: str, indices: list[int]) -> None:
+    topology = build_topology("ring", 3)
+    settings = replace(SETTINGS, keep=0.2, compression="top-k")
+    algorithm = make_algorithm(name, settings, topology)
+    [node, *_] = started(algorithm, random_start(3))
+    mail = {"indices": torch.tensor(indices, dtype=torch.int32), "values": torch.ones(2)}
+    message = rf"from {min(indices)} to {max(indices)} are no coordinates of a vector of 10"
+    with pytest.raises(ValueError, match=message):
+        algorithm.receive(node, 1, 0, mail)
+    assert require_coordinates(torch.tensor([0, 9]), 10).tolist() == [0, 9]
+
+
+# -------------------------------------------------------------------------------------- baselines
+
+
+def test_gossip_makes_both_ends_equal() -> None:
+    topology = build_topology("ring", 3)
+    algorithm = make_algorithm("gossip", SETTINGS, topology)
+    nodes, start = started(algorithm, random_start(3)), random_start(3)
+    mails = [algorithm.message(nodes[0], 1, 0), algorithm.message(nodes[1], 0, 0)]
+    algorithm.receive(nodes[1], 0, 0, mails[0])
+    algorithm.receive(nodes[0], 1, 0, mails[1])
+    for node in nodes[:2]:
+        torch.testing.assert_close(node.weights, (start[0] + start[1]) / 2)
+    assert torch.equal(nodes[2].weights, start[2])
+
+
+def still(models: torch.Tensor, topology: Topology, rounds: int) -> World:
+    """A world without gradients, where only exchanges happen."""
+    ticks = list(synchronous_ticks(topology, rounds, interval=1))
+    return World(topology, models, lambda i, w: torch.zeros_like(w), ticks)
+
+
+@pytest.mark.parametrize("name", ["d-psgd", "gradient-tracking", "momentum-tracking"])
+def test_mixing_is_the_mixing_matrix(name: str) -> None:
+    topology = build_topology("one-peer-exponential", 8)
+    models = run(make_algorithm(name, SETTINGS, topology), still(random_start(8), topology, 3))
+    W = [torch.from_numpy(topology.mixing_matrix(round_)) for round_ in range(3)]
+    expected = W[2] @ W[1] @ W[0] @ random_start(8)
+    torch.testing.assert_close(models, expected, rtol=0, atol=1e-14)
+    # 2^3 nodes: after three rounds everybody has the mean.
+    torch.testing.assert_close(models, random_start(8).mean(0).expand(8, -1))
+
+
+def test_tracking_momentum_is_momentum_of_the_tracked_gradient() -> None:
+    """With a mixing after every step both filters are the same one (linear, and W is constant):
+    y tracks the gradients, u <- beta u + (1 - beta) y, w <- W (w - eta u)."""
+    topology, problem, beta = build_topology("chain", 4), quadratics(4), 0.8
+    ticks = list(synchronous_ticks(topology, 50, interval=1))
+    world = World(topology, random_start(4), problem.gradient, ticks)
+    algorithm = make_algorithm("momentum-tracking", replace(SETTINGS, momentum=beta), topology)
+    models = run(algorithm, world)
+    W, w = torch.from_numpy(topology.mixing_matrix()), random_start(4)
+    u, y, old = torch.zeros_like(w), torch.zeros_like(w), torch.zeros_like(w)
+    for tick in ticks:
+        g = torch.stack([problem.gradient(i, w[i]) for i in range(4)])
+        y, old = y + g - old, g
+        u = beta * u + (1 - beta) * y
+        w, y = W @ (w - tick.rate * u), W @ y
+    torch.testing.assert_close(models, w, rtol=0, atol=1e-12)
+
+
+def test_trackers_sum_up_to_the_gradients() -> None:
+    topology, problem = build_topology("star", 5), quadratics(5)
+    algorithm = make_algorithm("gradient-tracking", SETTINGS, topology)
+    nodes = started(algorithm, random_start(5))
+    ticks = list(synchronous_ticks(topology, 31))
+    go_on(algorithm, nodes, World(topology, random_start(5), problem.gradient, ticks[:-1]))
+    gradients = [problem.gradient(node.index, node.weights) for node in nodes]
+    go_on(algorithm, nodes, World(topology, random_start(5), problem.gradient, ticks[-1:]))
+    trackers = torch.stack([node.vectors["tracker"] for node in nodes])
+    torch.testing.assert_close(trackers.sum(0), torch.stack(gradients).sum(0), rtol=0, atol=1e-12)
+
+
+def test_choco_without_compression_is_d_psgd() -> None:
+    topology = topology_for("choco-sgd")
+    ticks = list(synchronous_ticks(topology, 40))
+    world = World(topology, random_start(6), quadratics(6).gradient, ticks)
+    settings = replace(SETTINGS, keep=1.0, gamma=1.0, momentum=0.9)
+    torch.testing.assert_close(
+        run(make_algorithm("choco-sgd", settings, topology), world),
+        run(make_algorithm("d-psgd", settings, topology), world),
+        rtol=0,
+        atol=1e-13,
+    )
+
+
+@pytest.mark.parametrize("compression", ["random-k", "top-k"])
+def test_choco_gossip_reaches_the_mean(compression: str) -> None:
+    """Compressed messages, exact consensus."""
+    topology = build_topology("ring", 5)
+    settings = replace(SETTINGS, compression=compression)
+    models = run(
+        make_algorithm("choco-sgd", settings, topology), still(random_start(5), topology, 1500)
+    )
+    torch.testing.assert_close(models, random_start(5).mean(0).expand(5, -1), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(("graph", "size"), [("chain", 5), ("star", 6), ("tree", 7)])
+def test_relay_averages_exactly_after_diameter_rounds(graph: str, size: int) -> None:
+    """Models that do not change: what arrives is late, but no longer missing, after as many rounds
+    as the farthest node is away."""
+    topology = build_topology(graph, size)
+    algorithm = make_algorithm("relay-sgd", SETTINGS, topology)
+    start = random_start(size)
+    nodes = started(algorithm, start)
+    for round_ in range(topology.diameter):
+        mixed = torch.stack([node.weights for node in nodes])
+        assert round_ == 0 or not torch.allclose(mixed, start.mean(0).expand(size, -1))
+        for node in nodes:
+            node.weights.copy_(start[node.index])
+        mails = [(i, j, algorithm.message(nodes[i], j, round_)) for i, j in _both_ways(topology)]
+        for i, j, mail in mails:
+            algorithm.receive(nodes[j], i, round_, mail)
+        for node in nodes:
+            algorithm.mix(node, round_)
+    mixed = torch.stack([node.weights for node in nodes])
+    torch.testing.assert_close(mixed, start.mean(0).expand(size, -1), rtol=0, atol=1e-14)
+
+
+def test_relay_is_exact_with_one_step_a_round() -> None:
+    topology, problem = build_topology("chain", 4), quadratics(4)
+    algorithm = make_algorithm("relay-sgd", SETTINGS, topology)
+    for interval, exact in ((1, True), (4, False)):
+        ticks = list(synchronous_ticks(topology, 1500, interval=interval))
+        world = World(topology, random_start(4), problem.gradient, ticks)
+        assert (worst(run(algorithm, world), problem.optimum()) < 1e-9) is exact
+
+
+# -------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"interval": 0.5}, "consensus.interval=0.5 must be at least 1 local step"),
+        ({"interval": float("nan")}, "consensus.interval=nan must be"),
+        ({"theta": 0.0}, "consensus.theta=0.0 must be above 0 and at most 1"),
+        ({"theta": 1.1}, "consensus.theta=1.1 must be above 0 and at most 1"),
+        ({"kappa": -0.1}, "consensus.kappa=-0.1 must be between 0 and 1"),
+        ({"mult": 0.0}, "consensus.mult=0.0 must be above 0"),
+        ({"mult": float("inf")}, "consensus.mult=inf must be above 0"),
+        ({"alpha": -1.0}, "consensus.alpha=-1.0 must be above 0"),
+        ({"rho": -1.0}, "consensus.rho=-1.0 must be at least 0"),
+        ({"momentum": 1.0}, "consensus.momentum=1.0 must be at least 0 and below 1"),
+        ({"weight_decay": -1e-3}, "consensus.weight-decay=-0.001 must be at least 0"),
+        ({"keep": 0.0}, "consensus.keep=0.0 must be above 0 and at most 1"),
+        ({"gamma": 2.0}, "consensus.gamma=2.0 must be above 0 and at most 1"),
+        ({"penalty": "x"}, "consensus.penalty='x' is unknown; choose one of: fixed, isvr"),
+        (
+            {"compression": "8-bit"},
+            "consensus.compression='8-bit' is unknown; choose one of: random-k, top-k",
+        ),
+    ],
+)
+def test_settings_out_of_range(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(SETTINGS, **changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "graph", "changes", "message"),
+    [
+        ("pdmm", "ring", {}, "consensus.algorithm='pdmm' is unknown; choose one of: admm-isvr, "),
+        ("relay-sgd", "ring", {}, "relay-sgd needs a tree, such as chain, star or tree, not ring"),
+        ("relay-sgd", "one-peer-exponential", {}, "relay-sgd needs a tree"),
+        (
+            "choco-sgd",
+            "one-peer-exponential",
+            {},
+            "choco-sgd needs the same graph in every round, not one-peer-exponential",
+        ),
+        ("c-ecl", "ring", {"rho": 0.1}, "consensus.rho=0.1 must be 0 for c-ecl"),
+    ],
+)
+def test_what_cannot_work(name: str, graph: str, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_algorithm(name, replace(SETTINGS, **changes), build_topology(graph, 4))
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_names_stand_for_settings_that_exist(name: str) -> None:
+    assert set(ALGORITHMS[name].overrides) <= {each.name for each in fields(Settings)}
