@@ -14,6 +14,8 @@ if os.path.basename(sys.argv[0]) == "flwr-simulation":
 # a node that only answers must not pay for it.
 HANDLERS = {
     "query.hello": "client_apps.hello:hello",
+    "query.meet": "client_apps.consensus_node:meet",
     "query.prepare": "client_apps.local_training:prepare",
+    "train.consensus": "client_apps.consensus_node:run_window",
     "train.local": "client_apps.local_training:train",
 }

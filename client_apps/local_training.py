@@ -1,66 +1,35 @@
 """A window of work for one host: local training of the participants it hosts."""
 
 import time
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
+from client_apps.bench import bench_of, shard_of
 from client_apps.training import train_locally
-from fl_app.assemble import dataset_of, flat_model, pick_device, split_of
 from fl_app.config import RunConfig, resolve
-from fl_app.data import ImageSet, load_shard, spec_of
 from fl_app.errors import EdgeFlError
-from fl_app.models import FlatModel
 from strategies.randomness import rng
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What training needs and what stays the same from message to message."""
-
-    model: FlatModel
-    device: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    flip: bool
-
-
-@lru_cache(maxsize=1)
-def _bench(config: RunConfig) -> Bench:
-    device = pick_device(config.device)
-    spec = spec_of(config.dataset, config.data_path)
-    return Bench(flat_model(config, "small", device), device, spec.mean, spec.std, spec.flip)
-
-
-@lru_cache(maxsize=64)
-def _shard(config: RunConfig, participant: int, own_data: str) -> ImageSet:
-    """The participant's images: the device's own, or its part of the run's data set."""
-    if own_data:
-        return load_shard(own_data, spec_of(config.dataset, config.data_path))
-    train = dataset_of(config).train
-    chosen = split_of(config).participants[participant]
-    return ImageSet(train.images[chosen], train.labels[chosen])
 
 
 def prepare(message: Message, context: Context) -> Message:
     """Load the model and the data of the participants named in the message.
 
-    Out: config fault, "" or what is wrong with them.
+    Out: config fault, "" or what is wrong with them, and examples, how many images each has.
     """
     config = resolve(dict(context.run_config))
     order: Any = message.content["config"]
-    fault = ""
+    own_data = str(context.node_config.get("data-path", ""))
+    fault, examples = "", []
     try:
-        _bench(config)
-        for participant in order["participants"]:
-            _shard(config, participant, str(context.node_config.get("data-path", "")))
+        bench_of(config)
+        examples = [len(shard_of(config, p, own_data).labels) for p in order["participants"]]
     except EdgeFlError as error:
         fault = str(error)
-    return Message(RecordDict({"config": ConfigRecord({"fault": fault})}), reply_to=message)
+    answer = ConfigRecord({"fault": fault, "examples": examples})
+    return Message(RecordDict({"config": answer}), reply_to=message)
 
 
 def train(message: Message, context: Context) -> Message:
@@ -113,8 +82,8 @@ def _train_one(
     buffers: np.ndarray,
     own_data: str,
 ) -> tuple[float, int, dict[str, Any]]:
-    bench = _bench(config)
-    shard = _shard(config, participant, own_data)
+    bench = bench_of(config)
+    shard = shard_of(config, participant, own_data)
     bench.model.load(weights, buffers)
     loss = train_locally(
         bench.model,

@@ -1,4 +1,9 @@
-"""From a configuration to what it names: device, data, models - and whether they fit together."""
+"""From a configuration to what it names: device, data, models, nodes - and whether they fit."""
+
+import math
+from dataclasses import fields
+from functools import lru_cache
+from pathlib import Path
 
 import torch
 
@@ -7,6 +12,10 @@ from fl_app.data import Dataset, Split, load_dataset, make_split, spec_of
 from fl_app.data.proxy import ProxyData
 from fl_app.errors import ConfigError, DataError
 from fl_app.models import FlatModel, build_model
+from strategies.consensus.algorithms import Settings, make_algorithm
+from strategies.consensus.node import Algorithm
+from strategies.consensus.schedule import Conditions, Timetable, parse_outages
+from strategies.consensus.topology import Topology, build_topology
 
 
 def pick_device(name: str) -> str:
@@ -30,8 +39,9 @@ def split_of(config: RunConfig) -> Split:
             num_partitions=config.participants,
             scheme=config.partition,
             seed=config.seed,
-            proxy_size=config.proxy_examples,
-            validation_size=config.validation_examples,
+            # Without a server's model there is nobody to hold images out for.
+            proxy_size=0 if config.agrees else config.proxy_examples,
+            validation_size=0 if config.agrees else config.validation_examples,
             **config.partition_parameters(),
         )
     except ValueError as error:
@@ -84,12 +94,61 @@ def proxy_data(config: RunConfig) -> ProxyData:
     )
 
 
+def topology_text(config: RunConfig) -> str:
+    """The content of the topology file, "" if there is none. Raises ConfigError."""
+    path = config.consensus.topology_file
+    try:
+        return Path(path).read_text() if path else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"consensus.topology-file={path!r} cannot be read: {error}") from error
+
+
+def topology_of(config: RunConfig, text: str) -> Topology:
+    """Who is whose neighbour; `text` is that of `topology_text`. Raises ConfigError."""
+    c = config.consensus
+    try:
+        return build_topology(
+            c.topology,
+            config.participants,
+            seed=config.seed,
+            degree=c.degree,
+            probability=c.probability,
+            text=text,
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+@lru_cache(maxsize=2)
+def nodes_of(config: RunConfig, text: str) -> tuple[Topology, Algorithm, Timetable]:
+    """What the nodes of the consensus system share. Raises ConfigError for what cannot work."""
+    c, topology = config.consensus, topology_of(config, text)
+    shared = {f.name: getattr(c, f.name) for f in fields(Settings) if f.name != "seed"}
+    conditions = Conditions(**{f.name: getattr(c, f.name) for f in fields(Conditions)})
+    try:
+        algorithm = make_algorithm(c.algorithm, Settings(**shared, seed=config.seed), topology)
+        timetable = Timetable(
+            topology,
+            conditions,
+            interval=math.inf if c.algorithm == "isolated" else c.interval,
+            window_steps=c.window,
+            seed=config.seed,
+            synchronous=c.synchronous,
+            outages=parse_outages(c.outages, topology),
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return topology, algorithm, timetable
+
+
 def preflight(config: RunConfig) -> None:
     """Try everything that can be wrong before anything starts; raises EdgeFlError."""
     pick_device(config.device)
     flat_model(config, "small")
     if config.distils:
         flat_model(config, "large")
+    if config.agrees:
+        nodes_of(config, topology_text(config))
     dataset = dataset_of(config)
     if config.evaluate_examples > len(dataset.test.labels):
         raise ConfigError(

@@ -18,16 +18,22 @@ from fl_app.data import DATASETS, PARTITIONS
 from fl_app.data.sets import FILES
 from fl_app.errors import ConfigError
 from fl_app.models import MODELS, model_plan
+from fl_app.models.layers import NORMS
 from strategies.averaging import STALENESS_WEIGHTS
+from strategies.consensus.algorithms import ALGORITHMS
+from strategies.consensus.rates import RATES
+from strategies.consensus.topology import TOPOLOGIES
 from strategies.distillation.growth import obstacle
 from strategies.schedule import CostModel, DistillationPlan, Trace, distillation_trace
 
 Value = str | int | float | bool
 
-MODES = ("average", "distill")
+MODES = ("average", "consensus", "distill")
 CLOCKS = ("real", "virtual")
 FLOWER_RULES = ("fedadam", "fedavg", "fedprox", "fedtrimmedavg", "fedyogi", "krum")
 SINKS = ("tensorboard", "wandb")
+CARRIERS = ("grid", "ray")  # of neighbours' mail: see strategies.consensus.exchange
+REFERENCES = ("same-samples", "same-steps")
 SWITCH = ("auto", "off", "on")
 
 
@@ -105,6 +111,59 @@ class DistillConfig:
 
 
 @dataclass(frozen=True)
+class ConsensusConfig:
+    """What the nodes of the consensus system do; see RunConfig for the rest."""
+
+    algorithm: Annotated[str, OneOf(*ALGORITHMS)]
+    topology: Annotated[str, OneOf(*TOPOLOGIES)]
+    topology_file: str
+    degree: Annotated[int, Within(1)]
+    probability: Annotated[float, Within(0, 1)]
+    exchange: Annotated[str, OneOf("auto", "random", "synchronous")]
+    interval: Annotated[float, Within(1)]
+    steps: Annotated[int, Within(1)]
+    window: Annotated[int, Within(1)]
+    batch_size: Annotated[int, Within(1)]
+    learning_rate: Annotated[float, Within(0, above=True)]
+    schedule: Annotated[str, OneOf(*RATES)]
+    momentum: Annotated[float, Within(0, 0.9999)]
+    weight_decay: Annotated[float, Within(0)]
+    augment: bool
+    theta: Annotated[float, Within(0, 1, above=True)]
+    kappa: Annotated[float, Within(0, 1)]
+    mult: Annotated[float, Within(0, above=True)]
+    penalty: Annotated[str, OneOf("fixed", "isvr")]
+    alpha: Annotated[float, Within(0, above=True)]
+    rho: Annotated[float, Within(0)]
+    compression: Annotated[str, OneOf("random-k", "top-k")]
+    keep: Annotated[float, Within(0, 1, above=True)]
+    gamma: Annotated[float, Within(0, 1, above=True)]
+    weights: Annotated[str, OneOf("equal", "examples")]
+    silence_seconds: Annotated[float, Within(0, above=True)]
+    references: str
+    carrier: Annotated[str, OneOf("auto", *CARRIERS)]
+    engine: Annotated[str, OneOf("auto", "sequential", "stacked")]
+    step_seconds: Annotated[float, Within(0, above=True)]
+    speed_spread: Annotated[float, Within(0)]
+    delay_seconds: Annotated[float, Within(0)]
+    loss: Annotated[float, Within(0, 1)]
+    duplication: Annotated[float, Within(0, 1)]
+    one_way: bool
+    outages: str
+
+    @property
+    def reference_list(self) -> tuple[str, ...]:
+        return tuple(part.strip() for part in self.references.split(",") if part.strip())
+
+    @property
+    def synchronous(self) -> bool:
+        """Whether everybody exchanges in rounds; "auto" is what the algorithm is made for."""
+        if self.exchange != "auto":
+            return self.exchange == "synchronous"
+        return ALGORITHMS[self.algorithm].exchange == "synchronous"
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """A whole run, checked: a value that is here can be worked with."""
 
@@ -139,7 +198,7 @@ class RunConfig:
     small_width: Annotated[int, Within(0)]
     large_model: Annotated[str, OneOf(*MODELS)]
     large_width: Annotated[int, Within(0)]
-    normalisation: Annotated[str, OneOf("batch", "group")]
+    normalisation: Annotated[str, OneOf(*NORMS)]
 
     local_steps: Annotated[int, Within(1)]
     batch_size: Annotated[int, Within(2)]
@@ -161,6 +220,7 @@ class RunConfig:
     num_malicious_nodes: Annotated[int, Within(0)]
 
     distill: DistillConfig
+    consensus: ConsensusConfig
     cost: CostModel
 
     @property
@@ -170,6 +230,26 @@ class RunConfig:
     @property
     def distils(self) -> bool:
         return self.mode == "distill"
+
+    @property
+    def agrees(self) -> bool:
+        """Whether nodes agree among themselves: there is no central model then."""
+        return self.mode == "consensus"
+
+    def reference_of(self, node: int) -> str:
+        """The reference that `node` is; "" for a participant. References are numbered after the
+        participants: they train like a node, on all data, and exchange with nobody."""
+        position = node - self.participants
+        return self.consensus.reference_list[position] if position >= 0 else ""
+
+    @property
+    def rounds(self) -> int:
+        """Averages that are made or, in the consensus system, windows."""
+        return (
+            self.consensus.steps // self.consensus.window
+            if self.agrees
+            else (self.num_server_rounds)
+        )
 
     @property
     def buffered(self) -> bool:
@@ -248,6 +328,14 @@ _AUTO = {
 }
 
 
+# What a value that stands for "automatic" becomes: the systems differ in what they are meant for.
+_BY_MODE: dict[str, tuple[Value, dict[str, Value]]] = {
+    "participants": (0, {"distill": 3, "consensus": 8}),
+    "partition": ("auto", {"distill": "iid", "consensus": "classes-per-participant"}),
+    "normalisation": ("auto", {"distill": "batch", "consensus": "group"}),
+}
+
+
 def resolve(overrides: Mapping[str, Any] | None = None) -> RunConfig:
     """The checked configuration: pyproject's defaults with `overrides` (flat keys) over them.
 
@@ -259,6 +347,9 @@ def resolve(overrides: Mapping[str, Any] | None = None) -> RunConfig:
         if key not in _schema():
             raise ConfigError(_unknown(key))
         values[key] = value
+    for key, (automatic, by_mode) in _BY_MODE.items():
+        if values[key] == automatic:
+            values[key] = by_mode.get(str(values["mode"]), by_mode["distill"])
     config = _build(RunConfig, "", values)
     _check(config)
     return config
@@ -364,6 +455,8 @@ def _check(config: RunConfig) -> None:
             f"averaging='buffered' waits for nobody, but distill.variant={d.variant!r} makes "
             f"everybody wait; choose one of: async-continuous, async-plus, async-round"
         )
+    if c.agrees:
+        _check_consensus(c)
     if c.averaging == "krum" and c.participants < 2 * c.num_malicious_nodes + 3:
         raise ConfigError(
             f"averaging='krum' against num-malicious-nodes={c.num_malicious_nodes} needs at least "
@@ -388,3 +481,40 @@ def _check(config: RunConfig) -> None:
     for key, path in (("output", c.output), ("resume", c.resume), ("data-root", c.data_root)):
         if path and not Path(path).is_absolute():
             raise ConfigError(f"{key}={path!r} must be an absolute path: the app runs elsewhere")
+
+
+def _check_consensus(config: RunConfig) -> None:
+    c = config.consensus
+    if config.normalisation == "batch":
+        raise ConfigError(
+            "mode='consensus' needs normalisation='group': BatchNorm's running statistics describe "
+            "a node's own data, and neighbours can neither exchange nor average them"
+        )
+    if c.steps % c.window:
+        raise ConfigError(
+            f"consensus.steps={c.steps} is no multiple of consensus.window={c.window}; use e.g. "
+            f"consensus.steps={c.steps + c.window - c.steps % c.window}"
+        )
+    for reference in c.reference_list:
+        if reference not in REFERENCES:
+            choices = ", ".join(REFERENCES)
+            raise ConfigError(
+                f"consensus.references={reference!r} is unknown; choose from: {choices}"
+            )
+    if ALGORITHMS[c.algorithm].exchange == "synchronous" and not c.synchronous:
+        raise ConfigError(
+            f"consensus.algorithm={c.algorithm!r} works in synchronous rounds; use "
+            f"consensus.exchange='synchronous' (or 'auto')"
+        )
+    if c.synchronous and not config.virtual:
+        raise ConfigError(
+            "clock='real' has no synchronous rounds, for nobody waits there; use clock='virtual' "
+            "or an algorithm of random exchanges"
+        )
+    if (c.topology == "file") != bool(c.topology_file):
+        raise ConfigError("consensus.topology='file' and consensus.topology-file=PATH go together")
+    if c.topology_file and not Path(c.topology_file).is_absolute():
+        raise ConfigError(
+            f"consensus.topology-file={c.topology_file!r} must be an absolute path: the app runs "
+            f"elsewhere"
+        )

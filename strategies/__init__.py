@@ -4,5 +4,6 @@
 # torch and Flower, which the pure modules of this package do without.
 STRATEGIES = {
     "average": "strategies.distillation.strategy:Distillation",
+    "consensus": "strategies.consensus.strategy:Consensus",
     "distill": "strategies.distillation.strategy:Distillation",
 }

@@ -42,7 +42,7 @@ def updates_of(reply: Message, jobs: Sequence[Job], model: Vectors) -> list[Chec
     model: vectors of the shapes that an update must have.
     """
     if reply.has_error():
-        return [Checked(job, fault=f"error: {_last_line(reply.error.reason)}") for job in jobs]
+        return [Checked(job, fault=f"error: {last_line(reply.error.reason)}") for job in jobs]
     try:
         content: Any = reply.content
         arrays, metrics, errors = content["arrays"], content["metrics"], content["config"]
@@ -74,6 +74,7 @@ def _check(job: Job, arrays: Any, metrics: Any, errors: Any, model: Vectors) -> 
     return Checked(job, Update(job, examples, loss, vectors), seconds=max(0.0, seconds))
 
 
-def _last_line(text: str | None) -> str:
+def last_line(text: str | None) -> str:
+    """The last line of an error's text, which names it; tracebacks stand before."""
     lines = [line for line in (text or "").strip().splitlines() if line.strip()]
     return lines[-1].strip() if lines else "no reason given"

@@ -35,6 +35,25 @@ def accuracy_and_loss(
 
 
 @dataclass(frozen=True)
+class EvaluationSet:
+    """Normalised test images (n, c, h, w) and their labels (n,)."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+
+
+def evaluation_set(config: RunConfig, device: str) -> EvaluationSet:
+    """The test images that are evaluated on: evaluate-examples of them, or all."""
+    dataset = dataset_of(config)
+    available = len(dataset.test.labels)
+    # Drawn at random, because many test sets are sorted by class, but the same for every seed.
+    chosen = rng(0, "evaluation").permutation(available)[: config.evaluate_examples or available]
+    images = torch.from_numpy(dataset.test.images[chosen]).to(device)
+    labels = torch.from_numpy(dataset.test.labels[chosen]).to(device)
+    return EvaluationSet(normalise(images, dataset.mean, dataset.std), labels)
+
+
+@dataclass(frozen=True)
 class Task:
     """Vectors of the `role` ("small" or "large") to evaluate; `ema` is evaluated beside them."""
 
@@ -50,15 +69,7 @@ class Evaluator:
     def __init__(self, config: RunConfig, report: Callable[..., None]) -> None:
         self._report = report
         device = pick_device(config.device)
-        dataset = dataset_of(config)
-        available = len(dataset.test.labels)
-        # Drawn at random, because many test sets are sorted by class, but the same for every seed.
-        chosen = rng(0, "evaluation").permutation(available)[
-            : config.evaluate_examples or available
-        ]
-        images = torch.from_numpy(dataset.test.images[chosen]).to(device)
-        self._images = normalise(images, dataset.mean, dataset.std)
-        self._labels = torch.from_numpy(dataset.test.labels[chosen]).to(device)
+        self._data = evaluation_set(config, device)
         roles = ("small", "large") if config.distils else ("small",)
         self._models = {role: flat_model(config, role, device) for role in roles}
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
@@ -100,4 +111,4 @@ class Evaluator:
     def _evaluate(self, role: str, vectors: Vectors) -> tuple[float, float]:
         model = self._models[role]
         model.load(vectors["weights"], vectors["buffers"])
-        return accuracy_and_loss(model, self._images, self._labels)
+        return accuracy_and_loss(model, self._data.images, self._data.labels)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
@@ -76,13 +77,17 @@ def assemble_roster(
         time.sleep(_POLL_SECONDS)
 
 
-def prepare_hosts(grid: Grid, hosts: Sequence[Host], participants: int, timeout: float) -> None:
+def prepare_hosts(
+    grid: Grid, hosts: Sequence[Host], participants: int, timeout: float
+) -> dict[int, int]:
     """Let every host load its model and data, so that what is wrong with them shows before the
     first round, and the first round takes no longer than the others.
 
-    Raises DataError that names the hosts that cannot take part, with their reasons.
+    Returns how many training images each participant has. Raises DataError that names the hosts
+    that cannot take part, with their reasons.
     """
     dispatcher, faults, asked = Dispatcher(grid), [], {}
+    examples: dict[int, int] = {}
     for position, host in enumerate(hosts):
         own = [p for p in range(participants) if host.participant == p]
         some = own or list(range(position, participants, len(hosts)))
@@ -91,16 +96,20 @@ def prepare_hosts(grid: Grid, hosts: Sequence[Host], participants: int, timeout:
         if message_id is None:
             faults.append(f"{host.name}: the SuperLink did not take a message for it")
         else:
-            asked[message_id] = host
+            asked[message_id] = (host, some)
     while dispatcher.busy():
         time.sleep(_POLL_SECONDS)
         for reply in dispatcher.collect():
-            host = asked[reply.metadata.reply_to_message_id]
-            fault = reply.error.reason if reply.has_error() else reply.content["config"]["fault"]
+            host, some = asked[reply.metadata.reply_to_message_id]
+            answer: Any = {} if reply.has_error() else reply.content["config"]
+            fault = reply.error.reason if reply.has_error() else answer["fault"]
             if fault:
                 faults.append(f"{host.name}: {fault}")
+            else:
+                examples |= dict(zip(some, answer["examples"], strict=True))
     if faults:
         raise DataError("not every host can take part: " + "; ".join(sorted(faults)))
+    return examples
 
 
 def _checked(answer: dict) -> dict:

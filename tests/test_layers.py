@@ -17,6 +17,9 @@ LAYERS: dict[int, tuple[str, ...]] = {
     3: (
         "client_apps.*",
         "strategies.checks",
+        "strategies.consensus.exchange",
+        "strategies.consensus.fleet",
+        "strategies.consensus.strategy",
         "strategies.dispatch",
         "strategies.evaluation",
         "strategies.roster",

@@ -57,6 +57,11 @@ class FlatModel:
         ):
             buffer.data = view
 
+    def unflatten(self, weights: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the parameters by name, as views into `weights` (p,)."""
+        parameters = dict(self.module.named_parameters())
+        return dict(zip(parameters, _views(weights, parameters.values()), strict=True))
+
     def load(self, weights: np.ndarray | torch.Tensor, buffers: np.ndarray | torch.Tensor) -> None:
         """Copy both vectors into the model, in place.
 

@@ -131,7 +131,7 @@ class ChocoSGD(LocalSGD):
                 )
             else:
                 index = difference.abs().topk(count, sorted=False).indices
-            vectors["indices"], vectors["values"] = index.int(), difference[index]
+            vectors["indices"], vectors["values"] = index.int(), difference.index_select(0, index)
         return {name: vectors[name].clone() for name in ("indices", "values")}
 
     def receive(self, node: Node, j: int, seq: int, mail: Vectors) -> None:

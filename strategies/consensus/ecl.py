@@ -177,15 +177,16 @@ class CompressedECL(ECL):
         link, count = node.links[j], kept(node.weights.numel(), self.keep)
         if self.compression == "random-k":
             index = self._random(node.weights, count, node.index, j, seq)
-            return {"values": _reflection(node.weights[index], link["anchor"][index])}
+            parts = (v.index_select(0, index) for v in (node.weights, link["anchor"]))
+            return {"values": _reflection(*parts)}
         reflection, sent = _reflection(node.weights, link["anchor"]), link["sent"]
         index = self._random(node.weights, -(-count // _REFRESH), node.index, j, seq)
         if len(index) < count:
             change = (reflection - sent).abs_().index_fill_(0, index, -1.0)  # none of those again
             most = change.topk(count - len(index), sorted=False).indices
             index = torch.cat([index, most])
-        values = reflection[index]
-        sent.index_copy_(0, index, sent[index].lerp_(values, self.theta))
+        values = reflection.index_select(0, index)
+        sent.index_copy_(0, index, sent.index_select(0, index).lerp_(values, self.theta))
         return {"indices": index.int(), "values": values}
 
     def receive(self, node: Node, j: int, seq: int, mail: Vectors) -> None:
@@ -194,7 +195,7 @@ class CompressedECL(ECL):
             index = self._random(anchor, len(values), j, node.index, seq)
         else:
             index = require_coordinates(mail["indices"], len(anchor))
-        before = anchor[index]
+        before = anchor.index_select(0, index)
         if self.kappa:
             node.weights.index_add_(0, index, values - before, alpha=self._jump(node, j))
         anchor.index_copy_(0, index, before.lerp_(values, self.theta))

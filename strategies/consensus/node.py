@@ -44,6 +44,7 @@ class Algorithm(Protocol):
 
     def message(self, node: Node, j: int, seq: int) -> Vectors:
         """What goes to neighbour j now, in vectors that share no memory with the node."""
+        ...
 
     def receive(self, node: Node, j: int, seq: int, mail: Vectors) -> None:
         """Take in what neighbour j sent as its message number `seq`; `mail` is left unchanged."""

@@ -1,0 +1,285 @@
+"""A window of work for one host: its nodes step, exchange with their neighbours, are evaluated."""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+
+from client_apps.bench import Bench, bench_of, shard_of
+from client_apps.gradients import Gradients
+from client_apps.node_store import PARKED, NodeStore
+from client_apps.stacked import StackedGradients
+from fl_app.assemble import nodes_of
+from fl_app.config import RunConfig, resolve
+from fl_app.record.run_dir import runs_root
+from strategies.consensus.agreement import fixed_point
+from strategies.consensus.descent import LocalSGD
+from strategies.consensus.exchange import GridExchange, RayExchange, from_arrays, to_arrays
+from strategies.consensus.host import Exchange, Host, Participant, Tally
+from strategies.consensus.node import Node
+from strategies.consensus.state import pack, unpack
+from strategies.consensus.topology import Topology
+from strategies.evaluation import EvaluationSet, accuracy_and_loss, evaluation_set
+
+# A neighbour's host that sends nothing for so long is not there: see `run_window`.
+_PATIENCE_SECONDS = 20.0
+_TOLD = {"down", "up", "silent", "returned"}  # what happened to a node or a link, at any time
+_MOST_EVENTS = 1500  # of a host: the slice of the trace that is drawn, and incidents
+
+
+def meet(message: Message, context: Context) -> Message:
+    """Say how many of the asked hosts answer at one time: in a simulation hosts may have to take
+    turns, and one that waits for another's mail would then wait for ever."""
+    import ray
+
+    order: Any = message.content["config"]
+    broker: Any = ray.get_actor(order["broker"])
+    here = ray.get(broker.meet.remote(order["host"], order["hosts"], order["patience"]))
+    return Message(RecordDict({"config": ConfigRecord({"here": here})}), reply_to=message)
+
+
+def run_window(message: Message, context: Context) -> Message:
+    """Run the nodes named in the message to the end of a window.
+
+    In: config window, nodes, host, carrier ("", "grid" or "ray"), broker (name of Ray's), mail
+    (headers) with the arrays of the mail that has come, examples (of every participant), topology
+    (content of its file), directory (of the run), rate (eta), parked (go on in the middle), durable
+    (make sure that the states outlive a power cut), kept (the window from which a resumed run would
+    go on), slice (record events until then), started (what the run's clock shows).
+    Out: config done; mail and its arrays, with the grid carrier; and when the window is done, for
+    each node, metrics accuracy and loss (-1 where the node is off), norm (|w|^2) and its tally,
+    config digests, heard and trace, and the array sum (int64, see `fixed_point`).
+
+    When mail that it cannot do without does not come, it parks its nodes and answers done = False.
+    """
+    config = resolve(dict(context.run_config))
+    torch.set_num_threads(config.client_threads)
+    return _Window(config, message, context).run()
+
+
+@lru_cache(maxsize=1)
+def _gradients(
+    config: RunConfig, nodes: tuple[int, ...], own_data: str
+) -> Gradients | StackedGradients:
+    bench, c = bench_of(config), config.consensus
+    everybody = config.participants
+    gradients = Gradients(
+        bench.model,
+        {node: shard_of(config, node, own_data) for node in nodes},
+        {
+            node: c.batch_size * (everybody if config.reference_of(node) == "same-samples" else 1)
+            for node in nodes
+        },
+        seed=config.seed,
+        mean=bench.mean,
+        std=bench.std,
+        flip=bench.flip,
+        augmented=c.augment,
+    )
+    # Where it is faster (measured): side by side on a GPU, one after the other on a CPU.
+    stacked = c.engine == "stacked" or (c.engine == "auto" and bench.device == "cuda")
+    return StackedGradients(gradients, bench.model) if stacked else gradients
+
+
+@lru_cache(maxsize=1)
+def _evaluation_set(config: RunConfig) -> EvaluationSet:
+    return evaluation_set(config, bench_of(config).device)
+
+
+@lru_cache(maxsize=1)
+def _initial(config: RunConfig, device: str) -> torch.Tensor:
+    return bench_of(config).model.weights.clone()  # asked for before anything has been trained
+
+
+class _Journal:
+    """Keeps what is told of the first moments of a window (`until`), and incidents at any time."""
+
+    def __init__(self, until: float) -> None:
+        self._until = until
+        self.events: list[tuple[Any, ...]] = []
+
+    def __call__(
+        self, t: float, what: str, node: int, peer: int | None, sent: float | None
+    ) -> None:
+        if (t <= self._until or what in _TOLD) and len(self.events) < _MOST_EVENTS:
+            self.events.append((t, what, node, peer, sent))
+
+
+class _Window:
+    """One window of one host."""
+
+    def __init__(self, config: RunConfig, message: Message, context: Context) -> None:
+        order: Any = message.content["config"]
+        self._config, self._message, self._order = config, message, order
+        self._window: int = order["window"]
+        self._nodes: list[int] = list(order["nodes"])
+        self._own_data = str(context.node_config.get("data-path", ""))
+        self._bench: Bench = bench_of(config)
+        self._initial = _initial(config, self._bench.device)
+        self._topology, self._algorithm, self._timetable = nodes_of(config, order["topology"])
+        alone = Topology("alone", config.participants + len(config.consensus.reference_list), ({},))
+        c = config.consensus
+        self._reference = LocalSGD(alone, c.momentum, c.weight_decay)
+        simulated = int(context.node_config.get("partition-id", -1)) >= 0
+        run = Path(order["directory"])
+        self._store = NodeStore(
+            run / "nodes" if simulated else runs_root().parent / "nodes" / run.name
+        )
+
+    def run(self) -> Message:
+        began = time.monotonic()
+        participants = [self._participant(node) for node in self._nodes]
+        for participant in participants:
+            if participant.cursor == 0:
+                participant.change_rate(self._order["rate"])
+        journal = _Journal(self._order["slice"])
+        exchange = self._exchange()
+        gradients = _gradients(self._config, tuple(self._nodes), self._own_data)
+        host = Host(
+            participants,
+            gradients,
+            initial=lambda _: self._initial,
+            exchange=exchange,
+            silence=self._config.consensus.silence_seconds,
+            together=isinstance(gradients, StackedGradients),
+            listener=journal,
+        )
+        done = self._run_nodes(host, participants, began)
+        headers, arrays = to_arrays(exchange.outbox if isinstance(exchange, GridExchange) else [])
+        answer: dict[str, Any] = {"done": done, "mail": headers}
+        place = self._window if done else PARKED
+        for participant in participants:
+            state, metadata = pack(participant)
+            durable = done and bool(self._order["durable"])
+            self._store.save(place, participant.node.index, state, metadata, durable=durable)
+        self._store.prune(self._order["kept"])
+        metrics: dict[str, Any] = {"seconds": time.monotonic() - began}
+        if done:
+            arrays["sum"] = fixed_point([p.node.weights for p in self._present(participants)])
+            answer |= _described(participants)
+            answer["trace"] = json.dumps(journal.events)
+            metrics |= self._evaluated(participants)
+        content = {
+            "config": ConfigRecord(answer),
+            "metrics": MetricRecord(metrics),
+            "arrays": ArrayRecord({name: Array(array) for name, array in arrays.items()}),
+        }
+        return Message(RecordDict(content), reply_to=self._message)
+
+    # -- before -------------------------------------------------------------------------------
+
+    def _participant(self, node: int) -> Participant:
+        """The node as it was left, or as it starts."""
+        n = self._config.participants
+        algorithm = self._algorithm if node < n else self._reference
+        neighbours = self._topology.neighbours[node] if node < n else ()
+        weight = self._weight(node) if node < n else 1.0
+        if self._window == 1 and not self._order["parked"]:
+            fresh = Node(node, self._initial.clone())
+            algorithm.start(fresh)
+            heard = dict.fromkeys(fresh.links, 0.0)
+            return Participant(fresh, algorithm, neighbours, weight, heard=heard)
+        place = PARKED if self._order["parked"] else self._window - 1
+        return unpack(
+            *self._store.load(place, node),
+            algorithm,
+            neighbours=neighbours,
+            weight=weight,
+            device=self._bench.device,
+        )
+
+    def _weight(self, node: int) -> float:
+        """p_i = N n_i / sum_j n_j, so that sum_i p_i f_i is the loss on all data in one place."""
+        if self._config.consensus.weights == "equal":
+            return 1.0
+        examples: Sequence[int] = self._order["examples"]
+        return len(examples) * examples[node] / sum(examples)
+
+    def _exchange(self) -> Exchange | None:
+        if self._order["carrier"] == "ray":
+            return RayExchange(self._order["broker"], self._order["host"])
+        if self._order["carrier"] == "grid":
+            arrays: Any = self._message.content["arrays"]
+            received = {name: array.numpy() for name, array in arrays.items()}
+            return GridExchange(from_arrays(self._order["mail"], received))
+        return None
+
+    # -- work ---------------------------------------------------------------------------------
+
+    def _run_nodes(self, host: Host, participants: Sequence[Participant], began: float) -> bool:
+        n, timetable = self._config.participants, self._timetable
+        if self._config.virtual:
+            return host.run(
+                {
+                    i: timetable.timeline(i, self._window)
+                    if i < n
+                    else timetable.lone(self._window)
+                    for i in self._nodes
+                },
+                {i: timetable.in_flight(i, self._window) for i in self._nodes if i < n},
+                _PATIENCE_SECONDS,
+            )
+        length = self._config.consensus.window
+        steps = range((self._window - 1) * length, self._window * length)
+        host.run_freely(
+            dict.fromkeys(self._nodes, steps),
+            self._config.consensus.interval,
+            lambda: self._order["started"] + time.monotonic() - began,
+            self._config.seed,
+        )
+        return True
+
+    # -- after --------------------------------------------------------------------------------
+
+    def _present(self, participants: Sequence[Participant]) -> list[Participant]:
+        """The nodes that are on at the end of the window; references are no nodes."""
+        t = self._window * self._timetable.window_seconds
+        on: Callable[[int], bool] = (
+            (lambda i: self._timetable.present(i, t)) if self._config.virtual else (lambda i: True)
+        )
+        n = self._config.participants
+        return [p for p in participants if p.node.index < n and on(p.node.index)]
+
+    def _evaluated(self, participants: Sequence[Participant]) -> Mapping[str, Any]:
+        began = time.monotonic()
+        present = {p.node.index for p in self._present(participants)}
+        present |= {i for i in self._nodes if i >= self._config.participants}
+        data, model = _evaluation_set(self._config), self._bench.model
+        accuracies, losses, norms = [], [], []
+        for participant in participants:
+            weights = participant.node.weights
+            result = (-1.0, -1.0)
+            if participant.node.index in present:
+                model.weights.copy_(weights)
+                result = accuracy_and_loss(model, data.images, data.labels)
+            accuracies.append(result[0])
+            losses.append(result[1] if math.isfinite(result[1]) else -1.0)
+            norms.append(float(weights.double().square().sum()))
+        tallies = {
+            f"tally.{name}": [vars(p.tally)[name] for p in participants] for name in vars(Tally())
+        }
+        return {
+            "accuracy": accuracies,
+            "loss": losses,
+            "norm": norms,
+            "seconds-evaluation": time.monotonic() - began,
+            **tallies,
+        }
+
+
+def _described(participants: Sequence[Participant]) -> dict[str, Any]:
+    """What is told of each node at the end of a window, besides numbers."""
+    digests = []
+    for participant in participants:
+        weights: np.ndarray = participant.node.weights.cpu().numpy()
+        digests.append(hashlib.sha256(weights.tobytes()).hexdigest())
+    heard = {p.node.index: p.heard for p in participants}
+    return {"digests": digests, "heard": json.dumps(heard)}

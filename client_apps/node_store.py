@@ -1,0 +1,51 @@
+"""Where a host keeps what its nodes are, from one message to the next.
+
+One file per node and window: <root>/<window>/node-0003.safetensors is node 3 at the end of that
+window. <root>/parked has the nodes of a host that had to stop in the middle of one.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fl_app.record.checkpoint import atomic_save, load_tensors
+
+PARKED = "parked"
+
+
+class NodeStore:
+    """The files of the nodes of one run under `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def save(
+        self,
+        place: int | str,
+        node: int,
+        arrays: dict[str, np.ndarray],
+        metadata: dict[str, Any],
+        *,
+        durable: bool,
+    ) -> None:
+        """Keep a node as it is at the end of window `place`, or as it is parked. RunDirectoryError
+        when the disk refuses."""
+        path = self.path(place, node)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_save(path, arrays, metadata, durable=durable)
+
+    def load(self, place: int | str, node: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """What was saved. RunDirectoryError if it is missing or damaged."""
+        return load_tensors(self.path(place, node))
+
+    def path(self, place: int | str, node: int) -> Path:
+        name = place if isinstance(place, str) else f"{place:06d}"
+        return self.root / name / f"node-{node:04d}.safetensors"
+
+    def prune(self, before: int) -> None:
+        """Forget the nodes as they were at the end of windows before that one."""
+        for directory in self.root.iterdir() if self.root.is_dir() else ():
+            if directory.name.isdigit() and int(directory.name) < before:
+                shutil.rmtree(directory, ignore_errors=True)

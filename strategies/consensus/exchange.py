@@ -1,0 +1,221 @@
+"""The carriers of neighbours' mail between hosts, all brokered per topology.
+
+A broker holds the mailboxes and knows who may use them: a host may send only in the name of the
+nodes it hosts, and only to their neighbours, and it is given the mail of its own nodes only. In the
+real clock a mailbox keeps the newest mail of each neighbour (the receiver has no use for an older
+one), in the virtual clock all of it.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from fl_app.errors import EdgeFlError
+from strategies.consensus.host import Mail
+from strategies.consensus.topology import Edge
+
+CARRIERS = ("grid", "ray")
+
+
+class Parcel(NamedTuple):
+    """A mail on its way: `content` is whatever the carrier moves, and a broker never looks at."""
+
+    sender: int
+    receiver: int
+    seq: int
+    sent: float
+    content: Any
+
+
+@dataclass
+class Broker:
+    """The mailboxes of all hosts.
+
+    placement: the host of each node. newest: keep only the newest mail of each directed edge.
+    refused: counts what a host was not allowed to send.
+    """
+
+    edges: frozenset[Edge]
+    placement: Mapping[int, int]
+    newest: bool
+    refused: int = 0
+    _boxes: dict[int, dict[tuple[int, int, int], tuple[int, Parcel]]] = field(default_factory=dict)
+    _count: int = 0
+
+    def post(self, host: int, parcel: Parcel) -> bool:
+        """Put into the receiver's mailbox; False if `host` may not."""
+        edge = (min(parcel.sender, parcel.receiver), max(parcel.sender, parcel.receiver))
+        if edge not in self.edges or self.placement.get(parcel.sender) != host:
+            self.refused += 1
+            return False
+        box = self._boxes.setdefault(self.placement[parcel.receiver], {})
+        number = 0 if self.newest else parcel.seq
+        key = (parcel.sender, parcel.receiver, number)
+        if key not in box or parcel.seq > box[key][1].seq:
+            self._count += 1
+            box[key] = (self._count, parcel)
+        return True
+
+    def collect(self, host: int, have: int = 0) -> tuple[int, list[Parcel]]:
+        """(number of the last one, parcels for the nodes of `host` that came after number `have`).
+
+        What it has is forgotten; the rest is kept, since an answer may not have been received.
+        """
+        box = {k: entry for k, entry in self._boxes.get(host, {}).items() if entry[0] > have}
+        self._boxes[host] = box
+        last = max((number for number, _ in box.values()), default=have)
+        return last, [parcel for _, parcel in box.values()]
+
+    def clear(self) -> None:
+        """Empty all mailboxes."""
+        self._boxes.clear()
+
+
+class GridExchange:
+    """Mail that rides in the Flower messages of its host: what is posted waits in `outbox` for the
+    host's reply, and what came with its order is all that can be collected."""
+
+    def __init__(self, inbox: Iterable[Mail] = ()) -> None:
+        self._inbox = list(inbox)
+        self.outbox: list[Mail] = []
+
+    def post(self, mail: Mail) -> None:
+        self.outbox.append(mail)
+
+    def collect(self, patience: float) -> list[Mail]:
+        """What came with the order; never waits, since nothing more can come."""
+        mails, self._inbox = self._inbox, []
+        return mails
+
+
+def to_arrays(mails: Sequence[Mail]) -> tuple[list[str], dict[str, np.ndarray]]:
+    """(headers, arrays) of mails for a Flower message: header k is "sender receiver seq sent", and
+    its vectors are the arrays "k/NAME"."""
+    headers = [f"{m.sender} {m.receiver} {m.seq} {m.sent!r}" for m in mails]
+    arrays = {
+        f"{position}/{name}": vector.cpu().numpy()
+        for position, mail in enumerate(mails)
+        for name, vector in mail.vectors.items()
+    }
+    return headers, arrays
+
+
+def from_arrays(headers: Sequence[str], arrays: Mapping[str, np.ndarray]) -> list[Mail]:
+    """The mails of `to_arrays`. ValueError for headers that are none."""
+    contents: list[dict[str, torch.Tensor]] = [{} for _ in headers]
+    for key, array in arrays.items():
+        position, _, name = key.partition("/")
+        contents[int(position)][name] = torch.from_numpy(np.array(array))
+    mails = []
+    for header, vectors in zip(headers, contents, strict=True):
+        sender, receiver, seq, sent = header.split(" ")
+        mails.append(Mail(int(sender), int(receiver), int(seq), vectors, float(sent)))
+    return mails
+
+
+# -- Ray: the fast path of a simulation with several hosts ------------------------------------
+
+
+class _RayBroker:
+    """A `Broker` as a Ray actor. Contents are references into the shared object store, so the
+    vectors themselves never pass through this process."""
+
+    def __init__(self, edges: frozenset[Edge], newest: bool) -> None:
+        self._broker = Broker(edges, {}, newest)
+        self._arrived: dict[int, asyncio.Event] = {}
+        self._here: set[int] = set()
+
+    async def place(self, placement: Mapping[int, int]) -> None:
+        """Say who hosts whom."""
+        self._broker.placement = placement
+
+    async def post(self, host: int, head: tuple[int, int, int, float], content: list[Any]) -> None:
+        parcel = Parcel(*head, content[0])
+        if self._broker.post(host, parcel):
+            self._event(self._broker.placement[parcel.receiver]).set()
+
+    async def collect(self, host: int, have: int, patience: float) -> tuple[int, list[Parcel]]:
+        last, parcels = self._broker.collect(host, have)
+        if not parcels:
+            event = self._event(host)
+            event.clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(event.wait(), patience)
+            last, parcels = self._broker.collect(host, have)
+        return last, parcels
+
+    async def meet(self, host: int, hosts: int, patience: float) -> int:
+        """Wait for `hosts` hosts to come; how many have come so far."""
+        self._here.add(host)
+        deadline = time.monotonic() + patience
+        while len(self._here) < hosts and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        return len(self._here)
+
+    async def refused(self) -> int:
+        return self._broker.refused
+
+    def _event(self, host: int) -> asyncio.Event:
+        return self._arrived.setdefault(host, asyncio.Event())
+
+
+def start_ray_broker(name: str, edges: Iterable[Edge], newest: bool) -> Any:
+    """Start the broker of a run in the simulation's own Ray; for the ServerApp. It needs no CPU of
+    its own, since one that did would keep a client waiting for ever."""
+    import ray
+
+    actor: Any = ray.remote(_RayBroker)
+    options = actor.options(name=name, num_cpus=0, max_concurrency=1000)
+    return options.remote(frozenset(edges), newest)
+
+
+class RayExchange:
+    """Mail through the run's Ray broker; vectors lie in the object store of the machine."""
+
+    def __init__(self, name: str, host: int) -> None:
+        import ray
+
+        self._ray, self._host = ray, host
+        self._broker: Any = ray.get_actor(name)
+        self._have = 0
+        self._request = self._ask()
+
+    def _ask(self) -> Any:
+        # One is always under way, so that most mail is here before it is wanted.
+        return self._broker.collect.remote(self._host, self._have, _LONG_POLL_SECONDS)
+
+    def post(self, mail: Mail) -> None:
+        content = self._ray.put({name: v.cpu().numpy() for name, v in mail.vectors.items()})
+        head = (mail.sender, mail.receiver, mail.seq, mail.sent)
+        # In a list, because Ray would fetch a bare reference for the broker.
+        self._broker.post.remote(self._host, head, [content])
+
+    def collect(self, patience: float) -> list[Mail]:
+        deadline = time.monotonic() + patience
+        while True:
+            left = max(0.0, deadline - time.monotonic())
+            done, _ = self._ray.wait([self._request], timeout=left)
+            if not done:
+                return []
+            try:
+                self._have, parcels = self._ray.get(self._request)
+            except self._ray.exceptions.RayError as error:
+                raise EdgeFlError(f"the broker of the neighbours' mail died: {error}") from error
+            self._request = self._ask()
+            if parcels or not left:
+                return [self._open(parcel) for parcel in parcels]
+
+    def _open(self, parcel: Parcel) -> Mail:
+        arrays = self._ray.get(parcel.content)
+        # Copied: what Ray gives is read-only, and torch has no such thing.
+        vectors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+        return Mail(parcel.sender, parcel.receiver, parcel.seq, vectors, parcel.sent)
+
+
+_LONG_POLL_SECONDS = 5.0

@@ -1,0 +1,240 @@
+"""The hosts of a consensus run: who hosts whom, how mail travels, and messages to and fro."""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+
+from fl_app.config import RunConfig
+from fl_app.errors import EdgeFlError
+from strategies.checks import last_line
+from strategies.consensus.exchange import Broker, Parcel, from_arrays, start_ray_broker, to_arrays
+from strategies.consensus.host import Mail
+from strategies.consensus.topology import Topology
+from strategies.dispatch import Dispatcher
+from strategies.roster import Host
+
+_MEET_SECONDS = 3.0
+# A host whose window failed is asked again so often in a row before the run gives up.
+_ATTEMPTS = 3
+
+
+@dataclass
+class Answer:
+    """What a host says of a window: numbers per node, in the order of `nodes`."""
+
+    window: int
+    nodes: list[int]
+    metrics: dict[str, Any]
+    described: dict[str, Any]
+    total: np.ndarray
+
+    def of(self, name: str) -> dict[int, Any]:
+        """By node, the number that is called `name`."""
+        return dict(zip(self.nodes, self.metrics[name], strict=True))
+
+
+@dataclass
+class _Seat:
+    """A host with its nodes, and what it is doing."""
+
+    host: Host
+    number: int
+    nodes: list[int]
+    window: int
+    parked: bool = False
+    failures: int = 0
+    mail: list[Mail] = field(default_factory=list)
+
+
+def spread(nodes: Sequence[int], hosts: int) -> list[list[int]]:
+    """`nodes` in `hosts` runs of nearly equal length: in most topologies nodes of near numbers are
+    neighbours, whose mail then stays on one host."""
+    cut = [round(k * len(nodes) / hosts) for k in range(hosts + 1)]
+    return [list(nodes[a:b]) for a, b in pairwise(cut)]
+
+
+class Fleet:
+    """Sends windows to hosts and collects what they answer.
+
+    In the virtual clock all hosts work on one window at a time, in the real clock each goes on as
+    soon as it is done. first: the first window that is still to be done.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        topology: Topology,
+        grid: Grid,
+        hosts: Sequence[Host],
+        *,
+        first: int,
+        order: dict[str, Any],
+        run_name: str,
+    ) -> None:
+        self._config, self._order, self._dispatcher = config, order, Dispatcher(grid)
+        self.refused = 0
+        everybody = list(range(config.participants + len(config.consensus.reference_list)))
+        self.carrier = config.consensus.carrier
+        bound = hosts[0].participant is not None
+        if bound and len(everybody) > config.participants:
+            raise EdgeFlError('consensus.references need all data in one place; use "" on devices')
+        if self.carrier == "auto":
+            self.carrier = "grid" if bound else "ray"
+        hosts = hosts[: len(everybody)]
+        self._ray: Any = None
+        name = f"edge-fl-mail-{run_name}"
+        if self.carrier == "ray" and len(hosts) > 1:
+            self._ray = _ray_broker(name, topology, newest=not config.virtual)
+            hosts = hosts[: self._concurrent(hosts, name)]
+        parts = [[h.participant] for h in hosts] if bound else spread(everybody, len(hosts))
+        self._seats = [
+            _Seat(host, number, [n for n in nodes if n is not None], first)
+            for number, (host, nodes) in enumerate(zip(hosts, parts, strict=True))
+        ]
+        placement = {node: seat.number for seat in self._seats for node in seat.nodes}
+        self._broker = Broker(frozenset(topology.edges), placement, newest=not config.virtual)
+        if len(hosts) == 1:
+            self.carrier = ""
+        elif self._ray is not None:
+            import ray
+
+            ray.get(self._ray.place.remote(placement))
+        self._order |= {"broker": name, "carrier": self.carrier}
+        self._under_way: dict[str, _Seat] = {}
+
+    @property
+    def hosts(self) -> int:
+        return len(self._seats)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._under_way)
+
+    def _concurrent(self, hosts: Sequence[Host], name: str) -> int:
+        """How many of the hosts work at the same time: fewer than there are if Flower gives them
+        fewer processes, and then those that are left take all the nodes."""
+        for number, host in enumerate(hosts):
+            order = {
+                "broker": name,
+                "host": number,
+                "hosts": len(hosts),
+                "patience": _MEET_SECONDS,
+            }
+            self._send(host, "query.meet", order)
+        seen = []
+        while self._dispatcher.busy():
+            time.sleep(0.01)
+            for reply in self._dispatcher.collect():
+                if reply.has_error():
+                    raise EdgeFlError(f"a host cannot be met: {last_line(reply.error.reason)}")
+                answer: Any = reply.content["config"]
+                seen.append(int(answer["here"]))
+        # Whoever had to wait for its turn saw those before it all the same: the first ones count.
+        return min(seen)
+
+    def _send(self, host: Host, kind: str, order: dict[str, Any], mail: Sequence[Mail] = ()) -> str:
+        headers, arrays = to_arrays(mail)
+        content = {
+            "config": ConfigRecord({**order, "mail": headers}),
+            "arrays": ArrayRecord({key: Array(value) for key, value in arrays.items()}),
+        }
+        message = Message(RecordDict(content), host.node_id, kind)
+        message_id = self._dispatcher.send(message, self._config.round_timeout)
+        if message_id is None:
+            raise EdgeFlError(f"the SuperLink did not take a message for {host.name}")
+        return message_id
+
+    def dispatch(self, last: int, order_of: Callable[[int], dict[str, Any]]) -> None:
+        """Give work to every host that is free and may go on, up to window `last`; order_of says
+        what a host is told of a window. EdgeFlError when no host can ever go on."""
+        busy = {seat.number for seat in self._under_way.values()}
+        behind = min(seat.window for seat in self._seats)
+        for seat in self._seats:
+            if seat.number in busy or seat.window > last:
+                continue
+            if self._config.virtual and seat.window > behind:
+                continue
+            if self.carrier == "grid":
+                _, parcels = self._take(seat)
+                seat.mail += parcels
+                if seat.parked and not parcels:
+                    continue  # it would only find out again that it lacks mail
+            order = {
+                **self._order,
+                **order_of(seat.window),
+                "nodes": seat.nodes,
+                "host": seat.number,
+                "parked": seat.parked,
+            }
+            self._under_way[self._send(seat.host, "train.consensus", order, seat.mail)] = seat
+        if not self._under_way and behind <= last:
+            raise EdgeFlError("no host can go on: each waits for mail that nobody has sent")
+
+    def _take(self, seat: _Seat) -> tuple[int, list[Mail]]:
+        last, parcels = self._broker.collect(seat.number)
+        self._broker.collect(seat.number, last)  # what is taken is in the seat's own hands now
+        return last, [Mail(p.sender, p.receiver, p.seq, p.content, p.sent) for p in parcels]
+
+    def collect(self) -> tuple[list[Answer], list[tuple[Host, str]]]:
+        """(windows that hosts have done, hosts that failed and why); the latter try again.
+
+        Raises EdgeFlError when a host has failed three times in a row.
+        """
+        answers, failures = [], []
+        for reply in self._dispatcher.collect():
+            seat = self._under_way.pop(reply.metadata.reply_to_message_id)
+            if reply.has_error():
+                seat.failures += 1
+                reason = last_line(reply.error.reason)
+                failures.append((seat.host, reason))
+                if seat.failures >= _ATTEMPTS:
+                    raise EdgeFlError(
+                        f"{seat.host.name} has failed {_ATTEMPTS} times in a row: {reason}"
+                    )
+                continue
+            seat.failures = 0
+            if (answer := self._read(seat, reply)) is not None:
+                answers.append(answer)
+        return answers, failures
+
+    def _read(self, seat: _Seat, reply: Message) -> Answer | None:
+        config: Any = reply.content["config"]
+        arrays: Any = reply.content["arrays"]
+        metrics: Any = reply.content["metrics"]
+        posted = {name: array.numpy() for name, array in arrays.items() if name != "sum"}
+        for mail in from_arrays(list(config["mail"]), posted):
+            self._broker.post(
+                seat.number, Parcel(mail.sender, mail.receiver, mail.seq, mail.sent, mail.vectors)
+            )
+        self.refused = self._broker.refused
+        seat.mail = []
+        seat.parked = not config["done"]
+        if seat.parked:
+            return None
+        seat.window += 1
+        described = {
+            "digests": list(config["digests"]),
+            "heard": json.loads(config["heard"]),
+            "trace": json.loads(config["trace"]),
+        }
+        total = arrays["sum"].numpy()
+        return Answer(seat.window - 1, seat.nodes, dict(metrics), described, total)
+
+
+def _ray_broker(name: str, topology: Topology, newest: bool) -> Any:
+    """Flower's simulation engine runs in this process, and its Ray with it: wait for that."""
+    import ray
+
+    while not ray.is_initialized():
+        time.sleep(0.05)
+    with contextlib.suppress(ValueError):  # there is none of that name
+        ray.kill(ray.get_actor(name))
+    return start_ray_broker(name, topology.edges, newest)

@@ -1,0 +1,403 @@
+"""A host runs its nodes along their timelines; what they send each other goes through mail.
+
+Nodes depend on each other by mail alone, so a host may run them in any order that gives nobody a
+mail before it was sent: every node's own events happen in the order of its timeline, and the
+results are the same bits for any number of hosts. Free running (the real clock) has no timelines:
+every node steps as fast as it can, the newest mail of a neighbour replaces an older one, and nobody
+waits.
+"""
+
+import heapq
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import torch
+
+from strategies.consensus.node import Algorithm, Node, Vectors
+from strategies.consensus.schedule import Event, Kind
+from strategies.randomness import rng
+
+MODEL = "model"  # the vector of a mail with which a node invites one that has only just come
+
+
+class Mail(NamedTuple):
+    """What `sender` sent to `receiver` as its message number `seq`, at `sent` on the run's clock"""
+
+    sender: int
+    receiver: int
+    seq: int
+    vectors: Vectors
+    sent: float = 0.0
+
+    @property
+    def size(self) -> int:
+        """Bytes of the vectors."""
+        return sum(v.numel() * v.element_size() for v in self.vectors.values())
+
+
+class Exchange(Protocol):
+    """Carries mail between hosts."""
+
+    def post(self, mail: Mail) -> None:
+        """Send; returns at once."""
+
+    def collect(self, patience: float) -> list[Mail]:
+        """The mail that has come for this host's nodes since the last call. If there is none, wait
+        for some, at most `patience` seconds."""
+        ...
+
+
+# Gradients of (node, number of its step), in order; each may be overwritten by its receiver and is
+# good until the next one is asked for.
+Gradients = Callable[[Sequence[tuple[Node, int]]], Iterable[torch.Tensor]]
+
+
+@dataclass
+class Tally:
+    """What a node has done: local steps, mails sent (and their bytes), mails that were lost, came
+    twice or too late, and were used, with the sum of their ages in seconds of the run's clock."""
+
+    steps: int = 0
+    messages: int = 0
+    bytes: int = 0
+    lost: int = 0
+    duplicates: int = 0
+    used: int = 0
+    age: float = 0.0
+
+    def __add__(self, other: "Tally") -> "Tally":
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return Tally(*(a + b for a, b in pairs))
+
+
+@dataclass
+class Participant:
+    """A node and all that the schedule needs to know of it; nothing else survives a window.
+
+    neighbours: in the topology, whether or not they are there.
+    weight: p_i of the objective sum_i p_i f_i; its gradients are multiplied with it.
+    rate: eta, the size of its local steps.
+    received: by neighbour, the number of its last mail that was used; heard: when that was.
+    cursor: how many events of the window are over. mail: what has come and is not yet due.
+    """
+
+    node: Node
+    algorithm: Algorithm
+    neighbours: tuple[int, ...] = ()
+    weight: float = 1.0
+    rate: float = 0.0
+    received: dict[int, int] = field(default_factory=dict)
+    heard: dict[int, float] = field(default_factory=dict)
+    cursor: int = 0
+    mail: dict[tuple[int, int], Mail] = field(default_factory=dict)
+    tally: Tally = field(default_factory=Tally)
+
+    def change_rate(self, rate: float) -> None:
+        """Change the size of the local steps; at the border of a window, for all nodes at once."""
+        if rate != self.rate and self.rate:
+            self.algorithm.rescale(self.node, self.rate, rate)
+        self.rate = rate
+
+    def use(self, mail: Mail, t: float) -> bool:
+        """Let the algorithm have `mail`; whether it was newer than what it has had already."""
+        j = mail.sender
+        if mail.seq <= self.received.get(j, -1):
+            self.tally.duplicates += 1
+            return False
+        if j not in self.node.links:  # it was given up as silent, and is back
+            self.algorithm.connect(self.node, j)
+        self.received[j], self.heard[j] = mail.seq, t
+        self.tally.used += 1
+        self.tally.age += t - mail.sent
+        self.algorithm.receive(self.node, j, mail.seq, mail.vectors)
+        return True
+
+    def message(self, j: int, seq: int) -> Vectors:
+        """What goes to neighbour j now; a greeting that corrects nothing if there is no link."""
+        if j in self.node.links:
+            return self.algorithm.message(self.node, j, seq)
+        # Both ends may have given each other up; whoever hears the other again connects.
+        self.algorithm.connect(self.node, j)
+        vectors = self.algorithm.message(self.node, j, seq)
+        self.algorithm.disconnect(self.node, j)
+        return vectors
+
+    def drop_silent(self, t: float, silence: float) -> list[int]:
+        """Forget the links to neighbours from whom nothing has come for `silence` seconds: the
+        anchor of a dead neighbour would pull to the wrong point for ever. Returns whom."""
+        gone = [j for j in self.node.links if t - self.heard.get(j, 0.0) > silence]
+        for j in gone:
+            self.algorithm.disconnect(self.node, j)
+        return gone
+
+
+# Told of what happens: (t, what, node, peer or None, when a mail was sent or None).
+Listener = Callable[[float, str, int, int | None, float | None], None]
+
+
+def _deaf(*_: object) -> None:
+    pass
+
+
+class Host:
+    """Runs participants along timelines.
+
+    initial: by node, the model that it has when it starts with nothing.
+    silence: seconds after which a silent neighbour is dropped.
+    together: give the gradients of all nodes that are due at one moment in one call. All of them
+    must then be there, so nobody runs ahead of a node that waits for mail.
+    """
+
+    def __init__(
+        self,
+        participants: Iterable[Participant],
+        gradients: Gradients,
+        *,
+        initial: Callable[[int], torch.Tensor],
+        exchange: Exchange | None = None,
+        silence: float = math.inf,
+        together: bool = False,
+        listener: Listener = _deaf,
+    ) -> None:
+        self._participants = {p.node.index: p for p in participants}
+        self._gradients, self._initial = gradients, initial
+        self._exchange, self._silence, self._together = exchange, silence, together
+        self._tell = listener
+        self._waiting: dict[tuple[int, int, int], int] = {}  # mail -> who cannot go on without it
+        # Heap of (time, kind, node) of next events: at one moment, all send before any receives.
+        self._ready: list[tuple[float, int, int]] = []
+        self._actions: dict[Kind, Callable[[Participant, Event], None]] = {
+            Kind.DOWN: self._down,
+            Kind.UP: self._up,
+            Kind.RESTART: self._restart,
+            Kind.INVITE: self._invite,
+            Kind.ADOPT: self._adopt,
+            Kind.DISCONNECT: self._disconnect,
+            Kind.CONNECT: self._connect,
+            Kind.SEND: self._send,
+            Kind.LOST: self._lose,
+            Kind.RECEIVE: self._receive,
+            Kind.DUPLICATE: self._duplicate,
+            Kind.MIX: self._mix,
+        }
+
+    # -- along timelines (the virtual clock) -----------------------------------------------------
+
+    def run(
+        self,
+        timelines: Mapping[int, Sequence[Event]],
+        in_flight: Mapping[int, Iterable[tuple[int, int]]],
+        patience: float = 0.0,
+    ) -> bool:
+        """Run every participant to the end of its timeline, from its cursor on, and wait for the
+        mail that is then still on its way to it: it belongs to the state of its receiver.
+
+        Returns False when mail did not come within `patience` seconds; call again to go on.
+        """
+        self._ready, self._waiting = [], {}
+        for index, participant in self._participants.items():
+            self._queue(participant, timelines[index])
+        lacking = {(s, index, seq) for index, keys in in_flight.items() for s, seq in keys}
+        while self._ready or self._waiting or self._missing(lacking):
+            while self._ready:
+                self._go_on(timelines)
+                while self._together and self._waiting:
+                    if not self._collect(patience):
+                        return False
+            if (self._waiting or self._missing(lacking)) and not self._collect(patience):
+                return False
+        for index, participant in self._participants.items():
+            participant.cursor = 0
+            keep = set(in_flight.get(index, ()))
+            participant.mail = {k: mail for k, mail in participant.mail.items() if k in keep}
+        return True
+
+    def _missing(self, lacking: set[tuple[int, int, int]]) -> bool:
+        return any((s, seq) not in self._participants[r].mail for s, r, seq in lacking)
+
+    def _go_on(self, timelines: Mapping[int, Sequence[Event]]) -> None:
+        """The next event of the node that is due first, or the steps of all that are due then."""
+        t, kind, index = heapq.heappop(self._ready)
+        participant = self._participants[index]
+        event = timelines[index][participant.cursor]
+        if event.kind is Kind.STEP:
+            due = [(participant, event)]
+            while self._ready and self._ready[0][:2] == (t, kind):
+                other = self._participants[heapq.heappop(self._ready)[2]]
+                due.append((other, timelines[other.node.index][other.cursor]))
+            self._step(due)
+            for each, _ in due:
+                self._advance(each, timelines[each.node.index])
+            return
+        if event.kind in (Kind.RECEIVE, Kind.ADOPT) and not self._has(participant, event):
+            self._waiting[event.peer, index, event.seq] = index
+            return
+        self._actions[event.kind](participant, event)
+        self._advance(participant, timelines[index])
+
+    def _advance(self, participant: Participant, timeline: Sequence[Event]) -> None:
+        participant.cursor += 1
+        self._queue(participant, timeline)
+
+    def _queue(self, participant: Participant, timeline: Sequence[Event]) -> None:
+        if participant.cursor < len(timeline):
+            event = timeline[participant.cursor]
+            heapq.heappush(self._ready, (event.t, event.kind, participant.node.index))
+
+    def _has(self, participant: Participant, event: Event) -> bool:
+        key = (event.peer, event.seq)
+        if key not in participant.mail and self._exchange is not None:
+            self._collect(0.0)
+        return key in participant.mail
+
+    def _collect(self, patience: float) -> bool:
+        """Take in what has come from other hosts; whether anything has."""
+        mails = self._exchange.collect(patience) if self._exchange is not None else []
+        for mail in mails:
+            self._deliver(mail)
+        return bool(mails)
+
+    def _deliver(self, mail: Mail) -> None:
+        self._participants[mail.receiver].mail[mail.sender, mail.seq] = mail
+        waiting = self._waiting.pop((mail.sender, mail.receiver, mail.seq), None)
+        if waiting is not None:
+            # Its event is in the past of the others by now: it goes first.
+            heapq.heappush(self._ready, (-math.inf, Kind.RECEIVE, waiting))
+
+    def _post(self, mail: Mail) -> None:
+        if mail.receiver in self._participants:
+            self._deliver(mail)
+        elif self._exchange is not None:
+            self._exchange.post(mail)
+
+    # -- what happens to a node ------------------------------------------------------------------
+
+    def _step(self, due: Sequence[tuple[Participant, Event]]) -> None:
+        for participant, event in due:
+            for j in participant.drop_silent(event.t, self._silence):
+                self._tell(event.t, "silent", participant.node.index, j, None)
+        gradients = self._gradients([(p.node, e.seq) for p, e in due])
+        for (participant, event), gradient in zip(due, gradients, strict=True):
+            self._apply(participant, gradient)
+            self._tell(event.t, "step", participant.node.index, None, None)
+
+    def _apply(self, participant: Participant, gradient: torch.Tensor) -> None:
+        if participant.weight != 1.0:
+            gradient.mul_(participant.weight)
+        participant.algorithm.step(participant.node, gradient, participant.rate)
+        participant.tally.steps += 1
+
+    def _send(self, participant: Participant, event: Event) -> None:
+        self._post(self._write(participant, event, "send"))
+
+    def _lose(self, participant: Participant, event: Event) -> None:
+        # The sender cannot know that it is lost, and writing may change its state.
+        self._write(participant, event, "lost")
+        participant.tally.lost += 1
+
+    def _write(self, participant: Participant, event: Event, what: str) -> Mail:
+        node, j = participant.node, event.peer
+        mail = Mail(node.index, j, event.seq, participant.message(j, event.seq), event.t)
+        participant.tally.messages += 1
+        participant.tally.bytes += mail.size
+        self._tell(event.t, what, node.index, j, None)
+        return mail
+
+    def _receive(self, participant: Participant, event: Event) -> None:
+        self._use(participant, participant.mail.pop((event.peer, event.seq)), event.t)
+
+    def _use(self, participant: Participant, mail: Mail, t: float) -> None:
+        index, j = participant.node.index, mail.sender
+        if j not in participant.node.links:
+            self._tell(t, "returned", index, j, None)
+        used = participant.use(mail, t)
+        self._tell(t, "receive" if used else "drop", index, j, mail.sent)
+
+    def _duplicate(self, participant: Participant, event: Event) -> None:
+        participant.tally.duplicates += 1
+        self._tell(event.t, "duplicate", participant.node.index, event.peer, event.sent)
+
+    def _mix(self, participant: Participant, event: Event) -> None:
+        participant.algorithm.mix(participant.node, event.seq)
+
+    def _down(self, participant: Participant, event: Event) -> None:
+        self._tell(event.t, "down", participant.node.index, None, None)
+
+    def _up(self, participant: Participant, event: Event) -> None:
+        # What it has heard is as old as its absence, which is no fault of its neighbours.
+        for j in participant.node.links:
+            participant.heard[j] = event.t
+        self._tell(event.t, "up", participant.node.index, None, None)
+
+    def _restart(self, participant: Participant, event: Event) -> None:
+        participant.node.weights.copy_(self._initial(participant.node.index))
+        self._begin(participant, event.t)
+        self._tell(event.t, "up", participant.node.index, None, None)
+
+    def _begin(self, participant: Participant, t: float) -> None:
+        """Start the algorithm from the weights that are there."""
+        participant.algorithm.start(participant.node)
+        participant.heard = dict.fromkeys(participant.node.links, t)
+
+    def _invite(self, participant: Participant, event: Event) -> None:
+        vectors = {MODEL: participant.node.weights.clone()}
+        self._post(Mail(participant.node.index, event.peer, event.seq, vectors, event.t))
+
+    def _adopt(self, participant: Participant, event: Event) -> None:
+        mail = participant.mail.pop((event.peer, event.seq))
+        participant.node.weights.copy_(mail.vectors[MODEL])
+        self._begin(participant, event.t)
+
+    def _disconnect(self, participant: Participant, event: Event) -> None:
+        if event.peer in participant.node.links:
+            participant.algorithm.disconnect(participant.node, event.peer)
+
+    def _connect(self, participant: Participant, event: Event) -> None:
+        if event.peer not in participant.node.links:
+            participant.algorithm.connect(participant.node, event.peer)
+        participant.heard[event.peer] = event.t
+
+    # -- without timelines (the real clock) ------------------------------------------------------
+
+    def run_freely(
+        self, steps: Mapping[int, range], interval: float, now: Callable[[], float], seed: int
+    ) -> None:
+        """Let every participant do its steps, one after the other in turn, and push to each
+        neighbour with probability 1 / interval after each step. Mail is used when it is there.
+
+        steps: by node, the numbers of the steps to do. now: seconds on the run's clock.
+        """
+        for turn in _turns(steps):
+            self._collect(0.0)
+            for index, number in turn:
+                participant, t = self._participants[index], now()
+                self._use_newest(participant, t)
+                for j in participant.drop_silent(t, self._silence):
+                    self._tell(t, "silent", index, j, None)
+                [gradient] = self._gradients([(participant.node, number)])
+                self._apply(participant, gradient)
+                t = now()
+                self._tell(t, "step", index, None, None)
+                draws = rng(seed, "push", index, number).random(len(participant.neighbours))
+                for j, draw in zip(participant.neighbours, draws, strict=True):
+                    if draw < 1 / interval:
+                        self._send(participant, Event(t, Kind.SEND, j, number))
+        self._collect(0.0)
+
+    def _use_newest(self, participant: Participant, t: float) -> None:
+        """Use the newest mail of every neighbour, and drop what it has overtaken."""
+        newest: dict[int, Mail] = {}
+        for mail in participant.mail.values():
+            if mail.sender not in newest or mail.seq > newest[mail.sender].seq:
+                newest[mail.sender] = mail
+        participant.mail.clear()
+        for mail in newest.values():
+            self._use(participant, mail, t)
+
+
+def _turns(steps: Mapping[int, range]) -> Iterator[list[tuple[int, int]]]:
+    """[(node, number of its step) ...] of the first step of everybody, then of the second ..."""
+    for position in range(max((len(each) for each in steps.values()), default=0)):
+        yield [(i, each[position]) for i, each in steps.items() if position < len(each)]

@@ -1,0 +1,67 @@
+"""A participant as named arrays and plain data, and back: what a checkpoint of it holds."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from strategies.consensus.host import Mail, Participant, Tally
+from strategies.consensus.node import Algorithm, Node, Vectors
+
+
+def pack(participant: Participant) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """(arrays, JSON metadata) from which `unpack` makes the same participant, to the bit."""
+    node = participant.node
+    tensors = {"weights": node.weights}
+    tensors |= {f"vector/{name}": v for name, v in node.vectors.items()}
+    for j, link in node.links.items():
+        tensors |= {f"link/{j}/{name}": v for name, v in link.items()}
+    for (sender, seq), mail in participant.mail.items():
+        tensors |= {f"mail/{sender}/{seq}/{name}": v for name, v in mail.vectors.items()}
+    metadata = {
+        "index": node.index,
+        "links": list(node.links),  # in their order, in which they are summed
+        "received": list(participant.received.items()),
+        "heard": list(participant.heard.items()),
+        "rate": participant.rate,
+        "cursor": participant.cursor,
+        "mail": [[m.sender, m.seq, m.sent] for m in participant.mail.values()],
+        "tally": vars(participant.tally),
+    }
+    return {name: v.detach().cpu().numpy() for name, v in tensors.items()}, metadata
+
+
+def unpack(
+    arrays: Mapping[str, np.ndarray],
+    metadata: Mapping[str, Any],
+    algorithm: Algorithm,
+    *,
+    neighbours: tuple[int, ...],
+    weight: float,
+    device: str = "cpu",
+) -> Participant:
+    """The participant that was packed, with its place in the topology and its weight p_i."""
+    tensors = {name: torch.from_numpy(v.copy()).to(device) for name, v in arrays.items()}
+
+    def part(prefix: str) -> Vectors:
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+    index = metadata["index"]
+    links = {int(j): part(f"link/{j}/") for j in metadata["links"]}
+    mail = {
+        (sender, seq): Mail(sender, index, seq, part(f"mail/{sender}/{seq}/"), sent)
+        for sender, seq, sent in metadata["mail"]
+    }
+    return Participant(
+        Node(index, tensors["weights"], part("vector/"), links),
+        algorithm,
+        neighbours,
+        weight,
+        metadata["rate"],
+        {int(j): int(seq) for j, seq in metadata["received"]},
+        {int(j): float(t) for j, t in metadata["heard"]},
+        metadata["cursor"],
+        mail,
+        Tally(**metadata["tally"]),
+    )

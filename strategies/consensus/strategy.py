@@ -1,0 +1,308 @@
+"""The consensus system: no central model; neighbours exchange until all nodes agree."""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+
+from fl_app.assemble import dataset_of, nodes_of, split_of, topology_text
+from fl_app.config import RunConfig
+from fl_app.data import label_histogram
+from fl_app.record.run_dir import RunDirectory
+from strategies.clock import Clock
+from strategies.consensus.agreement import average, consensus_distance
+from strategies.consensus.fleet import Answer, Fleet
+from strategies.consensus.rates import rate_of
+from strategies.evaluation import Evaluator, Task
+from strategies.roster import assemble_roster, prepare_hosts
+
+CHECKPOINT = "server"
+MODELS = "nodes"  # the checkpoint with which the run ends
+_POLL_SECONDS = 0.02
+_SLICE_STEPS = 24  # how much of the trace is recorded, in local steps
+
+
+class Consensus(Strategy):
+    """Decentralised learning (Niwa et al., KDD 2020, and others): every node keeps its data and its
+    model, and exchanges with its neighbours; nobody has the model of all.
+
+    The server says who works on which window and takes note; with its carriers of mail it knows
+    who may write to whom, but no model passes through its hands except, for the diagnosis of how
+    far the nodes agree, the sum over all nodes of a host.
+    """
+
+    def __init__(self, config: RunConfig, run: RunDirectory) -> None:
+        self._config, self._run = config, run
+        self._text = topology_text(config)
+        self._topology, _, self._timetable = nodes_of(config, self._text)
+        self._clock = Clock()
+        self._window = 0  # the last one that all nodes have done
+        self._kept = 0  # the last one whose checkpoint outlives a power cut
+        self._answers: dict[int, list[Answer]] = {}
+        self._average = np.zeros(0)
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord | None = None,
+        num_rounds: int = 0,
+        timeout: float = 0.0,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """Run all windows, or those that a resumed run still lacks.
+
+        The result's arrays are the average of the nodes' models, which no node has; their own are
+        in the run directory (or, on devices, on the devices). num_rounds and timeout come from the
+        configuration; initial_arrays and the other arguments of other strategies have no use here.
+        Raises EdgeFlError when a host fails again and again, or no host can go on.
+        """
+        config, result = self._config, Result()
+        timeout = timeout or config.round_timeout
+        self._begin()
+        evaluator = Evaluator(config, lambda **fields: self._run.emit("evaluate", **fields))
+        try:
+            hosts = assemble_roster(grid, config.participants, timeout, self._warn)
+            examples = prepare_hosts(grid, hosts, config.participants, timeout)
+            fleet = Fleet(
+                config,
+                self._topology,
+                grid,
+                hosts,
+                first=self._window + 1,
+                order=self._order(examples),
+                run_name=self._run.name,
+            )
+            self._describe(fleet)
+            self._evaluate_forgotten(evaluator)
+            self._clock.restart()
+            began, first = time.monotonic(), self._window
+            while self._window < config.rounds:
+                fleet.dispatch(config.rounds, self._order_of)
+                answers, failures = fleet.collect()
+                for host, reason in failures:
+                    self._run.emit(
+                        "rejected", participant=host.name, round=self._window + 1, reason=reason
+                    )
+                for answer in answers:
+                    self._answers.setdefault(answer.window, []).append(answer)
+                if not self._complete(fleet):
+                    time.sleep(_POLL_SECONDS)
+                    continue
+                each = (time.monotonic() - began) / (self._window + 1 - first)
+                eta = each * (config.rounds - self._window - 1)
+                self._close_window(self._answers.pop(self._window + 1), eta, evaluator)
+        finally:
+            evaluator.close()
+        result.arrays = ArrayRecord({"average": Array(self._average.astype(np.float32))})
+        return result
+
+    def summary(self) -> None:
+        """Flower's hook for a description of the strategy; the run's record has all of it."""
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """No messages: a window's are of the fleet's making."""
+        return ()
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Nothing: there is no model to aggregate."""
+        return None, None
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """No messages: nodes evaluate themselves at the end of their windows."""
+        return ()
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Nothing: see `configure_evaluate`."""
+        return None
+
+    # -- what hosts are told ------------------------------------------------------------------
+
+    def _order(self, examples: dict[int, int]) -> dict[str, Any]:
+        """What every host is told in every window."""
+        seconds = _SLICE_STEPS * self._config.consensus.step_seconds
+        return {
+            "topology": self._text,
+            "examples": [examples[p] for p in range(self._config.participants)],
+            "directory": str(self._run.path),
+            "slice": 0.0 if self._window else seconds,
+        }
+
+    def _order_of(self, window: int) -> dict[str, Any]:
+        """What a host is told of one window."""
+        c = self._config.consensus
+        return {
+            "window": window,
+            "rate": rate_of(c.schedule, c.learning_rate, window, self._config.rounds),
+            "durable": self._durable(window),
+            "kept": self._kept,
+            "started": self._clock.now(),
+        }
+
+    def _durable(self, window: int) -> bool:
+        return window % self._config.checkpoint_every == 0 or window == self._config.rounds
+
+    # -- what is recorded ---------------------------------------------------------------------
+
+    def _describe(self, fleet: Fleet) -> None:
+        """Topology, hosts and data, once."""
+        self._run.emit("hosts", hosts=fleet.hosts, carrier=fleet.carrier)
+        if self._window:
+            return
+        topology = self._topology
+        names = topology.names or [str(i) for i in range(topology.size)]
+        self._run.emit(
+            "topology",
+            names=names,
+            edges=topology.edges,
+            degree_max=max(topology.degree(i) for i in range(topology.size)),
+            diameter=topology.diameter,
+            spectral_gap=topology.spectral_gap,
+        )
+        dataset = dataset_of(self._config)
+        parts = split_of(self._config).participants
+        histogram = label_histogram(dataset.train.labels, parts, len(dataset.classes))
+        self._run.emit("labels", histogram=histogram, classes=dataset.classes)
+
+    def _complete(self, fleet: Fleet) -> bool:
+        return len(self._answers.get(self._window + 1, ())) == fleet.hosts
+
+    def _close_window(self, answers: list[Answer], eta: float, evaluator: Evaluator) -> None:
+        """Record what all hosts say of the next window, and write the checkpoint."""
+        window, config = self._window + 1, self._config
+        t = window * self._timetable.window_seconds if config.virtual else self._clock.now()
+        people = range(config.participants)
+        accuracy = _merged(answers, "accuracy")
+        norms = _merged(answers, "norm")
+        on = [i for i in people if accuracy[i] >= 0]
+        self._average = average([answer.total for answer in answers], len(on))
+        tally = {
+            name: sum(_merged(answers, f"tally.{name}")[i] for i in people)
+            for name in ("steps", "messages", "bytes", "lost", "duplicates", "used", "age")
+        }
+        heard = {int(i): times for a in answers for i, times in a.described["heard"].items()}
+        self._run.emit(
+            "nodes",
+            round=window,
+            t=t,
+            accuracy=[accuracy[i] if i in on else None for i in people],
+            loss=[_merged(answers, "loss")[i] if i in on else None for i in people],
+            heard=[[i, int(j), t - when] for i in people for j, when in heard[i].items()],
+            reference={
+                name: accuracy[config.participants + position]
+                for position, name in enumerate(config.consensus.reference_list)
+            },
+        )
+        self._run.emit(
+            "round",
+            round=window,
+            t=t,
+            steps=tally["steps"],
+            messages=tally["messages"],
+            bytes=tally["bytes"],
+            lost=tally["lost"],
+            duplicates=tally["duplicates"],
+            stale=tally["age"] / tally["used"] / config.consensus.step_seconds
+            if tally["used"] and config.virtual
+            else None,
+            age=tally["age"] / tally["used"] if tally["used"] else None,
+            distance=consensus_distance([norms[i] for i in on], self._average),
+            eta=eta,
+            seconds=max(answer.metrics["seconds"] for answer in answers),
+            seconds_evaluation=max(answer.metrics["seconds-evaluation"] for answer in answers),
+        )
+        self._record_trace(window, answers)
+        self._evaluate(evaluator, window, t)
+        self._window = window
+        self._save(t, answers)
+
+    def _record_trace(self, window: int, answers: list[Answer]) -> None:
+        events = sorted(
+            (event for answer in answers for event in answer.described["trace"]),
+            key=lambda event: event[:1] + event[2:3],
+        )
+        for t, what, node, peer, _ in events:
+            if what in ("down", "up", "silent", "returned"):
+                self._run.emit("incident", round=window, t=t, node=node, kind=what, peer=peer)
+        if window == 1:
+            self._run.emit("trace", events=events)
+        begin, end = ((w * self._timetable.window_seconds) for w in (window - 1, window))
+        for outage in self._timetable.outages if self._config.virtual else ():
+            for kind, moment in (("cut", outage.start), ("healed", outage.end)):
+                if outage.kind == "cut" and begin < moment <= end:
+                    self._run.emit(
+                        "incident", round=window, t=moment, node=outage.node, kind=kind,
+                        peer=outage.peer,
+                    )  # fmt: skip
+
+    def _evaluate(self, evaluator: Evaluator, window: int, t: float) -> None:
+        vectors = {"weights": self._average.astype(np.float32), "buffers": np.zeros(0, np.float32)}
+        fields = {"round": window, "t": t, "model": "average"}
+        evaluator.put(Task("small", vectors, None, fields))
+
+    def _warn(self, message: str) -> None:
+        self._run.emit("warning", message=message)
+
+    # -- saving and resuming ------------------------------------------------------------------
+
+    def _save(self, t: float, answers: list[Answer]) -> None:
+        """The server's part of the checkpoint of a window, after that of every node."""
+        if not self._durable(self._window):
+            return
+        if self._window == self._config.rounds:
+            digests = {
+                node: digest
+                for answer in answers
+                for node, digest in zip(answer.nodes, answer.described["digests"], strict=True)
+            }
+            own = [digests[i] for i in range(self._config.participants)]
+            checksum = hashlib.sha256("".join(own).encode()).hexdigest()
+            self._run.save_checkpoint(
+                MODELS,
+                {"average": self._average.astype(np.float32)},
+                {"checksum": checksum, "digests": own},
+            )
+        metadata = {"window": self._window, "t": t}
+        self._run.save_checkpoint(CHECKPOINT, {"average": self._average}, metadata)
+        self._kept = self._window
+
+    def _begin(self) -> None:
+        """Go on from the run's checkpoint, if it has one."""
+        if self._run.checkpoint_path(CHECKPOINT).exists():
+            tensors, metadata = self._run.load_checkpoint(CHECKPOINT)
+            self._window, self._average = metadata["window"], tensors["average"]
+            self._kept = self._window
+            self._clock = Clock(metadata["t"])
+        if self._config.resume:
+            self._run.emit("resumed", round=self._window)
+
+    def _evaluate_forgotten(self, evaluator: Evaluator) -> None:
+        """The evaluation of the average that a kill prevented."""
+        if not self._window:
+            return
+        events = self._run.events()
+        done = {e["round"] for e in events if e["event"] == "evaluate"}
+        times = {e["round"]: e["t"] for e in events if e["event"] == "round"}
+        if self._window not in done:
+            self._evaluate(evaluator, self._window, times[self._window])
+
+
+def _merged(answers: list[Answer], name: str) -> dict[int, Any]:
+    merged: dict[int, Any] = {}
+    for answer in answers:
+        merged |= answer.of(name)
+    return merged
