@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
 from pathlib import Path
 
 from flwr.app import Context, Message, RecordDict
@@ -23,7 +24,7 @@ from fl_app.launch.superlink import Link
 from fl_app.launch.values import toml_lines
 from fl_app.record.books import recorded
 from fl_app.record.run_dir import RunDirectory
-from strategies.distillation.strategy import Distillation
+from strategies import STRATEGIES
 
 APP = Path(__file__).resolve().parents[1]
 _POLL_SECONDS = 0.25
@@ -31,8 +32,8 @@ _STARTUP_SECONDS = 180.0
 
 
 def federation(values: Mapping[str, Value], hosts: int = 0) -> dict[str, Value]:
-    """Simulation settings for `hosts` SuperNodes; by default they leave a core to the distillation
-    server.
+    """Simulation settings for `hosts` SuperNodes; by default one a core, and a core is left to the
+    distillation server where there is one.
 
     On two cores, clients on both would share one of them with the distillation server in the
     asynchronous variants and have it for themselves in the synchronous ones: the comparison would
@@ -41,7 +42,7 @@ def federation(values: Mapping[str, Value], hosts: int = 0) -> dict[str, Value]:
     config = resolve(values)
     gpus = count_gpus(config.device)
     reserved = config.distill.gpu_fraction if config.distils else 0.0
-    hosts = hosts or max(1, count_cores() - 1)
+    hosts = hosts or max(1, count_cores() - config.distils)
     return simulation_size(config.participants, hosts, gpus, reserved)
 
 
@@ -99,7 +100,7 @@ def flower_run(
 
 
 def in_process_run(values: Mapping[str, Value]) -> RunDirectory:
-    """The same strategy, ClientApp and distillation server, the first two in this process.
+    """The same strategy and ClientApp in this process, and the distillation server in its own.
 
     On the virtual clock the result is that of a `flwr run`, bit for bit, without its start-up of
     ten processes. Raises what the run raises.
@@ -109,7 +110,8 @@ def in_process_run(values: Mapping[str, Value]) -> RunDirectory:
     torch.set_num_threads(1)
     config = resolve(values)
     with recorded(config) as run:
-        Distillation(config, run).start(OneNodeGrid(values))
+        module, name = STRATEGIES[config.mode].split(":")
+        getattr(import_module(module), name)(config, run).start(OneNodeGrid(values))
     return run
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from experiments.benchmarks import distill_overhead as overhead
 from experiments.benchmarks.process_tree import processes
-from experiments.distillation import execute, figures, report
+from experiments.distillation import report
 from experiments.distillation.plan import SIZES, VARIANTS, Planned, plan
 from experiments.distillation.results import (
     PAPER,
@@ -23,6 +23,8 @@ from experiments.distillation.results import (
     speedup,
 )
 from experiments.flower_runs import command, in_process_run
+from experiments.planned_runs import completed, name_of, values_of
+from experiments.reporting import band
 from fl_app.config import resolve
 from fl_app.record.run_dir import RunDirectory
 from tests.harness import SMALL
@@ -73,7 +75,7 @@ def test_every_planned_configuration_is_valid_and_has_a_name_of_its_own(size: st
     runs = plan(size, (0, 1))
     for run in runs:
         resolve(run.values)
-    assert len({run.name for run in runs}) == len(runs) == len(SIZES[size].groups) * 2 * 5
+    assert len({name_of(run) for run in runs}) == len(runs) == len(SIZES[size].groups) * 2 * 5
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -101,8 +103,8 @@ def test_only_names_an_unknown_word() -> None:
 
 def test_the_name_does_not_depend_on_where_the_data_are() -> None:
     here, there = (plan("small", (0,), data_root=root)[0] for root in ("", "/data"))
-    assert here.name == there.name
-    assert here.name != plan("full", (0,))[0].name
+    assert name_of(here) == name_of(there)
+    assert name_of(here) != name_of(plan("full", (0,))[0])
 
 
 # -- numbers ----------------------------------------------------------------------------------
@@ -144,7 +146,7 @@ def test_difference_pairs_runs_by_seed() -> None:
 
 
 def test_a_band_covers_what_all_curves_cover() -> None:
-    times, values = figures.band([[(0, 0.0), (4, 4.0)], [(1, 2.0), (3, 6.0)]])
+    times, values = band([[(0, 0.0), (4, 4.0)], [(1, 2.0), (3, 6.0)]])
     assert (times[0], times[-1]) == (1, 3)
     np.testing.assert_allclose(values[:, 0], [1, 2])
     np.testing.assert_allclose(values[:, -1], [3, 6])
@@ -207,7 +209,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Planned, Path]:
     values = {**SMALL, "clock": "virtual", "distill.variant": "async-continuous"}
     planned = Planned("virtual", "iid", "async-continuous", 0, values)
     root = tmp_path_factory.mktemp("runs")
-    in_process_run(execute.values_of(planned, root))
+    in_process_run(values_of(planned, root))
     return planned, root
 
 
@@ -215,10 +217,10 @@ def test_a_complete_run_is_found_again_and_an_interrupted_one_is_not(
     tiny: tuple[Planned, Path], tmp_path: Path
 ) -> None:
     planned, root = tiny
-    assert execute.completed(planned, root) is not None
-    assert execute.completed(planned, tmp_path) is None
-    RunDirectory.create(tmp_path, {"mode": "distill"}, name=planned.name)
-    assert execute.completed(planned, tmp_path) is None
+    assert completed(planned, root) is not None
+    assert completed(planned, tmp_path) is None
+    RunDirectory.create(tmp_path, {"mode": "distill"}, name=name_of(planned))
+    assert completed(planned, tmp_path) is None
 
 
 def test_collected_runs_make_a_report(tiny: tuple[Planned, Path]) -> None:

@@ -6,19 +6,12 @@ from typing import Any
 import numpy as np
 
 from experiments.distillation.plan import CLOCKS, TARGETS, VARIANTS
-from experiments.distillation.results import Entry, Results, present, published_curve, select
+from experiments.distillation.results import published_curve
+from experiments.reporting import Entry, Results, band, present, select
 from fl_app.record import figures
 
 _HUES = (figures.VERMILION, figures.ORANGE, figures.SKY, figures.BLUE, figures.GREEN)
 COLORS: dict[str, str] = dict(zip(VARIANTS, _HUES, strict=True))
-_GRID = 200
-
-
-def band(curves: Sequence[Sequence[tuple[float, float]]]) -> tuple[np.ndarray, np.ndarray]:
-    """Times (n,) that all curves cover, and their values there (curves, n), linearly between."""
-    arrays = [np.asarray(curve) for curve in curves]
-    times = np.linspace(max(a[0, 0] for a in arrays), min(a[-1, 0] for a in arrays), _GRID)
-    return times, np.stack([np.interp(times, a[:, 0], a[:, 1]) for a in arrays])
 
 
 def accuracy(results: Results, partition: str) -> Any:

@@ -1,21 +1,14 @@
 """Which runs the experiment consists of, and which configuration each of them has."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from fl_app.config import Value, resolve
+from experiments.planned_runs import Values, choose
 
 VARIANTS = ("sync-forward", "sync", "async-round", "async-continuous", "async-plus")
 CLOCKS = ("virtual", "real")
 PARTITIONS = ("iid", "dirichlet")
 TARGETS = (0.5, 0.55, 0.6)
-
-Values = dict[str, Value]
-
-# Where files are: it does not change what is computed.
-_PLACES = ("output", "name", "data-root")
 
 
 @dataclass(frozen=True)
@@ -75,7 +68,7 @@ SIZES: dict[str, Size] = {
 
 @dataclass(frozen=True)
 class Planned:
-    """One run. Its name has the digest of its configuration, so another one is another run."""
+    """One run."""
 
     clock: str
     partition: str
@@ -84,18 +77,8 @@ class Planned:
     values: Values = field(hash=False, compare=False)
 
     @property
-    def name(self) -> str:
-        flat = {k: v for k, v in resolve(self.values).flat().items() if k not in _PLACES}
-        digest = hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()[:8]
-        return "-".join([*self.words, digest])
-
-    @property
     def words(self) -> tuple[str, ...]:
         return (self.clock, self.partition, self.variant, f"seed{self.seed}")
-
-    @property
-    def label(self) -> str:
-        return " ".join(self.words)
 
 
 def plan(
@@ -126,9 +109,4 @@ def plan(
         for seed in seeds
         for variant in VARIANTS
     ]
-    kinds = [set(kind) for kind in zip(*(run.words for run in runs), strict=True)]
-    known = set().union(*kinds)
-    if unknown := set(only) - known:
-        raise ValueError(f"--only: {', '.join(unknown)} is none of {', '.join(sorted(known))}")
-    chosen = set().union(*(kind & set(only) or kind for kind in kinds))
-    return [run for run in runs if chosen.issuperset(run.words)]
+    return choose(runs, only)

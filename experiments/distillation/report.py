@@ -1,6 +1,5 @@
 """results.json as a report: tables, figures, and sentences that the numbers decide."""
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import mean
@@ -11,17 +10,24 @@ from experiments.distillation.results import (
     PAPER,
     PAPER_TARGET,
     WINDOW,
-    Entry,
-    Results,
     accuracy_at,
     difference,
     duration,
     equal_time,
-    present,
     published_curve,
-    select,
     speedup,
     time_of,
+)
+from experiments.reporting import (
+    Entry,
+    Results,
+    as_json,
+    machine_line,
+    many,
+    present,
+    select,
+    shown_settings,
+    table,
 )
 from fl_app.record.figures import to_png
 
@@ -39,18 +45,11 @@ def write(results: Results, out: Path) -> Path:
     for partition in present(results, "partition", PARTITIONS):
         png = to_png(figures.accuracy(results, partition))
         (out / "figures" / f"accuracy-{partition}.png").write_bytes(png)
-    (out / "results.json").write_text(_as_json(results))
+    (out / "results.json").write_text(as_json(results))
     notes = out / NOTES
     path = out / "report.md"
     path.write_text(render(results, notes.read_text() if notes.exists() else ""))
     return path
-
-
-def _as_json(results: Results) -> str:
-    """Indented, but a line for each run: ten thousand lines of curves nobody reads."""
-    head = json.dumps({k: v for k, v in results.items() if k != "runs"}, indent=1)
-    runs = ",\n  ".join(json.dumps(entry) for entry in results["runs"])
-    return f'{head[:-2]},\n "runs": [\n  {runs}\n ]\n}}\n'
 
 
 def render(results: Results, notes: str = "") -> str:
@@ -74,8 +73,6 @@ def _groups(results: Results) -> list[tuple[str, str]]:
 
 def _introduction(results: Results) -> str:
     seeds = sorted({entry["seed"] for entry in results["runs"]})
-    machine = results["hardware"]
-    gpu = f", {machine['gpu']}" if machine.get("gpu") else ", no GPU"
     return f"""\
 # Asynchronous federated learning by distillation: the paper's experiment
 
@@ -83,7 +80,7 @@ Yajima, Ono, Miyoshi, Yamazaki, *Asynchronous Federated Learning Using Distillat
 the large global model reaches 60 % on CIFAR-10, with three clients.
 
 - Made by `{results["command"]}` (size {results["size"]}, seeds {", ".join(map(str, seeds))}).
-- Hardware: {machine.get("cpu")}, {machine.get("cpus_usable")} cores{gpu}.
+- Hardware: {machine_line(results["hardware"])}.
 - *Raw* is the global model itself, *EMA* the running average of its weights. The paper's four
   variants publish the raw model, `async-plus` the EMA.
 - A target is reached at the first evaluation at which the mean of {WINDOW} consecutive ones is at
@@ -111,7 +108,7 @@ def _paper_table(results: Results) -> str:
             entries = select(results, clock=clock, partition="iid", variant=variant)
             slow = select(results, clock=clock, partition="iid", variant="sync-forward")
             times = [time_of(entry, PAPER_TARGET, "published") for entry in entries]
-            row.append(_many(times, "{:.0f}"))
+            row.append(many(times, "{:.0f}"))
             row.append(_ratio(slow, entries, "published"))
         rows.append(row)
     head = ["variant", "paper", "times faster than sync-forward"]
@@ -123,7 +120,7 @@ def _paper_table(results: Results) -> str:
         "and counts with its duration."
     )
     title = f"## Time until the published global model reaches {100 * PAPER_TARGET:.0f} %, IID"
-    return "\n\n".join([title, _table(head, rows), note, figure])
+    return "\n\n".join([title, table(head, rows), note, figure])
 
 
 def _group(results: Results, clock: str, partition: str) -> str:
@@ -155,9 +152,9 @@ def _by_variant(entries: Sequence[Entry], columns: Columns, form: str) -> str:
     for variant in VARIANTS:
         own = [entry for entry in entries if entry["variant"] == variant]
         if own:
-            cells = [_many([column(entry) for entry in own], form) for column in columns.values()]
+            cells = [many([column(entry) for entry in own], form) for column in columns.values()]
             rows.append([variant, *cells])
-    return _table(["variant", *columns], rows)
+    return table(["variant", *columns], rows)
 
 
 def _times() -> Columns:
@@ -255,7 +252,7 @@ def _forward_lines(of: dict[str, list[Entry]], where: str) -> list[str]:
         if found:
             lines.append(
                 f"- {where}: forward distillation changed the final {name} by "
-                f"{_many([100 * d for d in found], '{:+.1f}')} points (sync-forward minus sync)."
+                f"{many([100 * d for d in found], '{:+.1f}')} points (sync-forward minus sync)."
             )
     return lines
 
@@ -278,7 +275,7 @@ def _plus_lines(of: dict[str, list[Entry]], where: str) -> list[str]:
     verdict = "at least as accurate" if mean(gains) >= 0 else "**less accurate**"
     return [
         f"- {where}: at the end async-plus was {verdict} as published than the better synchronous "
-        f"variant: {_many(gains, '{:+.1f}')} points."
+        f"variant: {many(gains, '{:+.1f}')} points."
     ]
 
 
@@ -293,8 +290,7 @@ def _settings(results: Results) -> str:
         entries = select(results, clock=clock, partition=partition)
         wall = sum(entry["summary"]["wall_seconds"] for entry in entries)
         places = ("data-root", "seed", "distill.variant", "clock", "partition")
-        settings = {k: v for k, v in entries[0]["settings"].items() if k not in places}
-        shown = ", ".join(f"{key}={value}" for key, value in sorted(settings.items()))
+        shown = shown_settings(entries[0]["settings"], without=places)
         lines += [
             f"- {clock} clock, {partition}: {len(entries)} runs, {wall / 60:.1f} minutes of runs. "
             f"{shown}; everything else as in pyproject.toml.",
@@ -308,28 +304,8 @@ def _name(entry: Entry) -> str:
     return f"{entry['variant']} on the {entry['clock']} clock"
 
 
-# -- Markdown ---------------------------------------------------------------------------------
-
-
-def _many(values: Sequence[float | None], form: str) -> str:
-    """One value, or the mean of several with each of them; the mean only if all are there."""
-    shown = ["-" if value is None else form.format(value) for value in values]
-    if len(shown) < 2:
-        return "".join(shown) or "-"
-    known = [value for value in values if value is not None]
-    if not known:
-        return "-"
-    average = form.format(mean(known)) if len(known) == len(values) else "-"
-    return f"{average} [{', '.join(shown)}]"
-
-
 def _ratio(slow: Sequence[Entry], fast: Sequence[Entry], model: str) -> str:
     found = speedup(slow, fast, PAPER_TARGET, model)
     if found["mean"] is None:
         return "-"
     return f"{'>= ' if found['at_least'] else ''}{found['mean']:.2f}"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---", *(["---:"] * (len(head) - 1))], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -6,13 +6,11 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from experiments.distillation.execute import completed
 from experiments.distillation.plan import TARGETS, Planned
 from experiments.flower_runs import command, hardware
+from experiments.planned_runs import completed, name_of, portable
+from experiments.reporting import Entry, Results
 from fl_app.record.metrics import Point, of_kind, series, time_to_target
-
-Results = dict[str, Any]
-Entry = dict[str, Any]
 
 # Seconds until the global model reaches 60 % on CIFAR-10, from Yajima et al.
 PAPER = {"sync-forward": 436, "sync": 406, "async-round": 308, "async-continuous": 244}
@@ -42,11 +40,11 @@ def collect(runs: Sequence[Planned], root: Path, size: str, invocation: str) -> 
                 "partition": planned.partition,
                 "variant": planned.variant,
                 "seed": planned.seed,
-                "name": planned.name,
+                "name": name_of(planned),
                 "started": run.environment().get("started"),
-                "command": command(_portable(planned)),
+                "command": command(portable(planned)),
                 "in_process": planned.clock == "virtual",
-                "settings": _portable(planned),
+                "settings": portable(planned),
                 "published": "ema" if _publishes_ema(events) else "raw",
                 "curves": curves,
                 "times": {
@@ -64,25 +62,8 @@ def collect(runs: Sequence[Planned], root: Path, size: str, invocation: str) -> 
     return {"size": size, "command": invocation, "hardware": machine, "runs": entries}
 
 
-def _portable(planned: Planned) -> dict[str, Any]:
-    """The run's configuration as anyone would give it who has CIFAR-10 in the default place."""
-    return {key: value for key, value in planned.values.items() if key != "data-root"}
-
-
 def _publishes_ema(events: Iterable[dict[str, Any]]) -> bool:
     return any(e.get("published") == "ema" for e in of_kind(events, "evaluate"))
-
-
-def select(results: Results, **wanted: Any) -> list[Entry]:
-    """The runs whose fields have these values, by seed."""
-    found = [r for r in results["runs"] if all(r[key] == value for key, value in wanted.items())]
-    return sorted(found, key=lambda entry: entry["seed"])
-
-
-def present(results: Results, key: str, order: Iterable[str]) -> list[str]:
-    """Those of `order` of which there is a run, in that order."""
-    there = {entry[key] for entry in results["runs"]}
-    return [value for value in order if value in there]
 
 
 def published_curve(entry: Entry) -> list[Point]:

@@ -1,0 +1,129 @@
+"""Runs that an experiment plans, does unless they are there already, and finds again."""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from experiments.flower_runs import say
+from fl_app.config import Value, resolve
+from fl_app.errors import EdgeFlError, RunDirectoryError
+from fl_app.record.run_dir import RunDirectory
+
+Values = dict[str, Value]
+
+# Where files are: it does not change what is computed.
+_PLACES = ("output", "name", "data-root")
+
+
+class Planned(Protocol):
+    """A run: `words` say which one it is, `values` are its configuration."""
+
+    @property
+    def words(self) -> tuple[str, ...]: ...
+
+    @property
+    def values(self) -> Values: ...
+
+
+P = TypeVar("P", bound=Planned)
+
+
+def name_of(planned: Planned) -> str:
+    """The run's name; it has the digest of its configuration, so another one is another run."""
+    flat = {k: v for k, v in resolve(planned.values).flat().items() if k not in _PLACES}
+    digest = hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()[:8]
+    return "-".join([*planned.words, digest])
+
+
+def label_of(planned: Planned) -> str:
+    return " ".join(planned.words)
+
+
+def values_of(planned: Planned, root: Path) -> Values:
+    """The configuration of a planned run with its place."""
+    return {**planned.values, "output": str(root), "name": name_of(planned)}
+
+
+def portable(planned: Planned) -> Values:
+    """The run's configuration as anyone would give it who has the data in the default place."""
+    return {key: value for key, value in planned.values.items() if key != "data-root"}
+
+
+def choose(runs: Sequence[P], only: Sequence[str]) -> list[P]:
+    """Those with the words of `only`: of every kind of word that is named a run has one of them.
+
+    Raises ValueError for a word that no run has.
+    """
+    kinds = [set(kind) for kind in zip(*(run.words for run in runs), strict=True)]
+    known = set().union(*kinds)
+    if unknown := set(only) - known:
+        raise ValueError(
+            f"--only: {', '.join(sorted(unknown))} is none of {', '.join(sorted(known))}"
+        )
+    chosen = set().union(*(kind & set(only) or kind for kind in kinds))
+    return [run for run in runs if chosen.issuperset(run.words)]
+
+
+def completed(planned: Planned, root: Path) -> RunDirectory | None:
+    """The run, if it is there and complete."""
+    try:
+        run = RunDirectory.open(root / name_of(planned))
+    except RunDirectoryError:
+        return None
+    return run if run.summary().get("status") == "completed" else None
+
+
+def missing(runs: Sequence[P], root: Path) -> list[P]:
+    """Those that are not complete in `root`; what is half done there is thrown away."""
+    lacking = [run for run in runs if completed(run, root) is None]
+    say(f"{len(runs)} runs, {len(runs) - len(lacking)} of them already in {root}")
+    for planned in lacking:
+        shutil.rmtree(root / name_of(planned), ignore_errors=True)
+    return lacking
+
+
+def run_in_parallel(
+    runs: Sequence[P],
+    root: Path,
+    jobs: int,
+    work: Callable[[Values], RunDirectory],
+    result: Callable[[RunDirectory], str],
+) -> None:
+    """Do `runs`, `jobs` at a time, each by work(its configuration) in a process of the pool.
+
+    result: what is told of a run when it has ended. Raises EdgeFlError when one fails.
+    """
+    # spawn: a forked process would inherit the locks of torch's threads
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _quiet) as pool:
+        futures = {pool.submit(_timed, work, values_of(run, root)): run for run in runs}
+        for number, future in enumerate(as_completed(futures), 1):
+            planned = futures[future]
+            try:
+                path, seconds = future.result()
+            except Exception as error:
+                pool.shutdown(cancel_futures=True)
+                raise EdgeFlError(f"{label_of(planned)} failed: {error}") from error
+            tell(planned, result(RunDirectory.open(path)), number, len(runs), seconds)
+
+
+def tell(planned: Planned, result: str, number: int, of: int, seconds: float) -> None:
+    """Say that run `number` of `of` has ended."""
+    say(f"[{number}/{of}] {label_of(planned)}: {result}; took {seconds:.0f} s")
+
+
+def _quiet() -> None:
+    """The live line of every round would be those of several runs at once."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _timed(work: Callable[[Values], RunDirectory], values: Values) -> tuple[str, float]:
+    start = time.monotonic()
+    run = work(values)
+    return str(run.path), time.monotonic() - start

@@ -1,0 +1,68 @@
+"""What reports of several runs share: choosing runs, tables, curves, files. Pure."""
+
+import json
+from collections.abc import Iterable, Sequence
+from statistics import mean
+from typing import Any
+
+import numpy as np
+
+Results = dict[str, Any]
+Entry = dict[str, Any]
+_GRID = 200
+
+
+def select(results: Results, **wanted: Any) -> list[Entry]:
+    """The runs whose fields have these values, by seed."""
+    found = [r for r in results["runs"] if all(r[key] == value for key, value in wanted.items())]
+    return sorted(found, key=lambda entry: entry["seed"])
+
+
+def present(results: Results, key: str, order: Iterable[str]) -> list[str]:
+    """Those of `order` of which there is a run, in that order."""
+    there = {entry[key] for entry in results["runs"]}
+    return [value for value in order if value in there]
+
+
+def band(curves: Sequence[Sequence[tuple[float, float]]]) -> tuple[np.ndarray, np.ndarray]:
+    """Times (n,) that all curves cover, and their values there (curves, n), linearly between."""
+    arrays = [np.asarray(curve) for curve in curves]
+    times = np.linspace(max(a[0, 0] for a in arrays), min(a[-1, 0] for a in arrays), _GRID)
+    return times, np.stack([np.interp(times, a[:, 0], a[:, 1]) for a in arrays])
+
+
+def many(values: Sequence[float | None], form: str) -> str:
+    """One value, or the mean of several with each of them; the mean only if all are there."""
+    shown = ["-" if value is None else form.format(value) for value in values]
+    if len(shown) < 2:
+        return "".join(shown) or "-"
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    average = form.format(mean(known)) if len(known) == len(values) else "-"
+    return f"{average} [{', '.join(shown)}]"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table: the first column to the left, all others to the right."""
+    lines = [head, ["---", *(["---:"] * (len(head) - 1))], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def machine_line(machine: dict[str, Any]) -> str:
+    """The hardware in words."""
+    gpu = f", {machine['gpu']}" if machine.get("gpu") else ", no GPU"
+    return f"{machine.get('cpu')}, {machine.get('cpus_usable')} cores{gpu}"
+
+
+def shown_settings(settings: dict[str, Any], without: Iterable[str] = ()) -> str:
+    """Settings as one types them, sorted by key."""
+    left_out = set(without)
+    return ", ".join(f"{k}={v}" for k, v in sorted(settings.items()) if k not in left_out)
+
+
+def as_json(results: Results) -> str:
+    """Indented, but a line for each run: ten thousand lines of curves nobody reads."""
+    head = json.dumps({k: v for k, v in results.items() if k != "runs"}, indent=1)
+    runs = ",\n  ".join(json.dumps(entry) for entry in results["runs"])
+    return f'{head[:-2]},\n "runs": [\n  {runs}\n ]\n}}\n'
