@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fl_app.errors import EdgeFlError, RunDirectoryError
+from fl_app.errors import ConfigError, EdgeFlError, RunDirectoryError
 
 if TYPE_CHECKING:
     from fl_app.record.run_dir import RunDirectory
@@ -93,13 +93,8 @@ def show(arguments: argparse.Namespace) -> int:
     histogram = label_histogram(dataset.train.labels, split.participants, len(dataset.classes))
     for participant, counts in enumerate(histogram):
         print(f"participant {participant}: {counts.sum()} images; per class {counts.tolist()}")
-    out = Path(arguments.out).absolute()
     title = f"{settings.dataset}, partition {settings.partition}, seed {settings.seed}"
-    try:
-        out.write_bytes(to_png(label_figure(histogram, dataset.classes, title)))
-    except OSError as error:
-        raise RunDirectoryError(f"cannot write {out}: {error.strerror}") from error
-    print(out)
+    print(write_png(arguments.out, to_png(label_figure(histogram, dataset.classes, title))))
     return 0
 
 
@@ -156,6 +151,48 @@ def models(_arguments: argparse.Namespace) -> int:
         parameters = sum(parameter.numel() for parameter in model.parameters())
         print(f"{name:10} width {spec.width:3}  {spec.layers:3} weight layers  {parameters:9,}")
     return 0
+
+
+def topology(arguments: argparse.Namespace) -> int:
+    """describe who is whose neighbour in mode=consensus, and draw it"""
+    from fl_app.record.figures import to_png
+    from fl_app.record.topology_figure import topology_figure
+    from strategies.consensus.topology import build_topology
+
+    name, given = arguments.name, ("degree", "probability", "seed")
+    options = {key: getattr(arguments, key) for key in given if getattr(arguments, key) is not None}
+    if (name == "file") != bool(arguments.file):
+        raise ConfigError("the topology 'file' and --file PATH go together")
+    try:
+        if arguments.file:
+            options["text"] = Path(arguments.file).read_text()
+        built = build_topology(name, arguments.size, **options)
+    except OSError as error:
+        raise ConfigError(f"cannot read {arguments.file}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    degrees = [built.degree(node) for node in range(built.size)]
+    print(f"nodes: {built.size}; edges: {len(built.edges)}; diameter: {built.diameter}")
+    mean = sum(degrees) / built.size
+    print(f"degree: min {min(degrees)}, mean {mean:.2f}, max {max(degrees)}")
+    print(f"spectral gap: {built.spectral_gap:.4g}")
+    if not built.static:
+        edges = ", ".join(str(len(active)) for active in built.rounds)
+        print(f"rounds: {len(built.rounds)}, over and over, of {edges} edges")
+    title = f"{name}, {built.size} nodes, {len(built.edges)} edges"
+    figure = topology_figure(name, built.size, built.edges, title, names=built.names)
+    print(write_png(arguments.out, to_png(figure)))
+    return 0
+
+
+def write_png(name: str, content: bytes) -> Path:
+    """Write a picture and return where it is. RunDirectoryError."""
+    path = Path(name).absolute()
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise RunDirectoryError(f"cannot write {path}: {error.strerror}") from error
+    return path
 
 
 def find_run(name: str) -> "RunDirectory":
@@ -222,6 +259,19 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--onnx", required=True, metavar="PATH")
     sub.add_argument("--model", choices=("global", "small"), help="default: the published one")
     command(models)
+    sub = command(topology)
+    sub.add_argument(
+        "name",
+        metavar="NAME",
+        help="base-k, chain, complete, erdos-renyi, exponential, file, grid, hypercube, "
+        "one-peer-exponential, random-regular, ring, star, torus, tree or watts-strogatz",
+    )
+    sub.add_argument("size", metavar="N", type=int, help="the number of participants")
+    sub.add_argument("--degree", type=int, help="of random-regular, watts-strogatz and base-k")
+    sub.add_argument("--probability", type=float, help="of erdos-renyi and watts-strogatz")
+    sub.add_argument("--seed", type=int, help="of the random ones")
+    sub.add_argument("--file", metavar="PATH", help="an edge list, or JSON with names")
+    sub.add_argument("--out", default="topology.png", metavar="PNG")
     return root
 
 

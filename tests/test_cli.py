@@ -14,6 +14,7 @@ from fl_app.config import defaults, resolve
 from fl_app.errors import RunDirectoryError
 from fl_app.launch import run as launch
 from fl_app.record.run_dir import RunDirectory
+from strategies.consensus.topology import TOPOLOGIES
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -171,6 +172,49 @@ def test_models_are_listed_with_their_sizes(capsys: pytest.CaptureFixture[str]) 
     assert rows["cnn6"][-1] == f"{flat_model(small, 'small').weights.numel():,}"
 
 
+def test_topology_describes_and_draws(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["topology", "grid", "6", "--out", "grid.png"]) == 0
+    *lines, path = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["nodes: 6; edges: 7; diameter: 3", "degree: min 2, mean 2.33, max 3"]
+    assert path == str(tmp_path / "grid.png")
+    assert Path(path).read_bytes().startswith(b"\x89PNG")
+
+
+def test_topology_tells_the_rounds_of_a_time_varying_graph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["topology", "base-k", "6", "--degree", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "spectral gap: 1" in lines
+    assert "rounds: 4, over and over, of 2, 2, 2, 3 edges" in lines
+
+
+def test_topology_takes_a_seed_and_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outputs = []
+    for seed in ("0", "1", "0"):
+        words = ["erdos-renyi", "20", "--probability", "0.3", "--seed", seed]
+        assert main(["topology", *words]) == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[2] != outputs[1]
+    Path("sites").write_text("Kyoto Osaka\nOsaka Nara\n")
+    assert main(["topology", "file", "3", "--file", "sites"]) == 0
+    assert "nodes: 3; edges: 2; diameter: 2" in capsys.readouterr().out
+
+
+def test_the_help_names_every_topology(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["topology", "--help"])
+    words = capsys.readouterr().out.replace(",", " ").split()
+    assert set(TOPOLOGIES) <= set(words)
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
@@ -185,6 +229,12 @@ def test_models_are_listed_with_their_sizes(capsys: pytest.CaptureFixture[str]) 
         (["export", "sync-1", "--onnx", "x.onnx"], "global"),
         (["report", "nothing"], "nothing"),
         (["resume", "nothing"], "nothing"),
+        (["topology", "rng", "8"], "choose one of"),
+        (["topology", "hypercube", "9"], "take 8 or 16"),
+        (["topology", "file", "8"], "--file"),
+        (["topology", "ring", "8", "--file", "sites"], "--file"),
+        (["topology", "file", "8", "--file", "/not/there"], "/not/there"),
+        (["topology", "ring", "8", "--out", "/proc/none.png"], "/proc/none.png"),
     ],
 )
 def test_errors_are_one_message_and_exit_code_2(
