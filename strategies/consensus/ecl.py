@@ -177,8 +177,8 @@ class CompressedECL(ECL):
         link, count = node.links[j], kept(node.weights.numel(), self.keep)
         if self.compression == "random-k":
             index = self._random(node.weights, count, node.index, j, seq)
-            parts = (v.index_select(0, index) for v in (node.weights, link["anchor"]))
-            return {"values": _reflection(*parts)}
+            anchor = link["anchor"].index_select(0, index)
+            return {"values": _reflection(node.weights.index_select(0, index), anchor)}
         reflection, sent = _reflection(node.weights, link["anchor"]), link["sent"]
         index = self._random(node.weights, -(-count // _REFRESH), node.index, j, seq)
         if len(index) < count:
