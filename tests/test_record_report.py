@@ -139,12 +139,6 @@ def test_a_run_without_any_event_can_be_reported(tmp_path: Path) -> None:
     assert '<span class="status not finished">' in render(run).read_text()
 
 
-def test_a_run_of_a_mode_that_is_not_ours_is_refused(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path, {"mode": "telepathy"})
-    with pytest.raises(RunDirectoryError, match=r"mode='telepathy'.*knows: average, "):
-        render(run)
-
-
 def test_the_figures_of_an_earlier_state_are_replaced(tmp_path: Path) -> None:
     run = make(tmp_path, distill_events(3))
     render(run)

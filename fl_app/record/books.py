@@ -49,8 +49,8 @@ def open_books(config: RunConfig) -> RunDirectory:
         _check_resumable(run, config)
     else:
         run = RunDirectory.create(runs_root(config.output), config.flat(), name=config.name)
-    view, rounds = VIEWS[config.mode], config.num_server_rounds
-    run.listeners.append(console_listener(view, clock=config.clock, rounds=rounds))
+    view = VIEWS[config.mode]
+    run.listeners.append(console_listener(view, clock=config.clock, rounds=config.rounds))
     run.listeners += [SINKS[name](run) for name in config.sink_list]
     if not config.resume:
         run.emit("run_started", config=config.flat())

@@ -14,7 +14,9 @@ from fl_app.record.metrics import (
     times_to_targets,
 )
 
-_ROUND = ("t", "steps", "messages", "bytes", "lost", "duplicates", "stale", "distance", "eta")
+_ROUND = (
+    "t", "steps", "messages", "bytes", "lost", "duplicates", "stale", "age", "distance", "eta",
+)  # fmt: skip
 
 
 def spread(values: Iterable[float | None]) -> dict[str, float | None]:
@@ -83,11 +85,10 @@ def measure(events: Sequence[Event], targets: Sequence[float] = TARGETS) -> dict
     - distance: the last consensus distance
     - time_to_target {"0.50": seconds or null}: of the nodes' mean (see `time_to_target`)
     - messages, bytes, lost, duplicates: totals; rejected: count
-    - stale: mean age of the applied mail in local steps, over the windows
+    - stale, age: mean age of the applied mail in local steps (virtual clock) and in seconds
     """
     hosts, last = latest(events, "hosts"), latest(events, "round")
     final = {f"node_{which}": _last(node_series(events, which)) for which in ("mean", "min", "max")}
-    ages = [e["stale"] for e in of_kind(events, "round") if e.get("stale") is not None]
     return {
         "hosts": hosts.get("hosts"),
         "carrier": hosts.get("carrier"),
@@ -100,9 +101,14 @@ def measure(events: Sequence[Event], targets: Sequence[float] = TARGETS) -> dict
         "distance": last.get("distance"),
         "time_to_target": times_to_targets(node_series(events), targets),
         **{name: last.get(name) for name in ("messages", "bytes", "lost", "duplicates")},
-        "stale": sum(ages) / len(ages) if ages else None,
+        **{name: _mean(e.get(name) for e in of_kind(events, "round")) for name in ("stale", "age")},
         "rejected": len(of_kind(events, "rejected")),
     }
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """The mean over the windows in which mail was applied."""
+    return spread(values)["mean"]
 
 
 def _last(points: Sequence[Point]) -> float | None:

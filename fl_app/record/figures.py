@@ -22,12 +22,20 @@ CLOCK_AXIS = {"virtual": "virtual time (s)", "real": "time (s)"}
 _MARKED = 40  # points of a line that still get a marker each
 
 
-def legend_below(figure: Figure, axes: Axes, columns: int) -> None:
-    """Put the legend of `axes` under it, where it hides no point; each label once."""
+def legend_below(figure: Figure, axes: Axes, columns: int, magnified: float = 1.0) -> None:
+    """Put the legend of `axes` under it, where it hides no point; each label once.
+
+    magnified: by how much its marks are larger than those in the picture.
+    """
     handles, labels = axes.get_legend_handles_labels()
     once = dict(zip(labels, handles, strict=True))
     figure.legend(
-        list(once.values()), list(once), loc="outside lower center", ncols=columns, frameon=False
+        list(once.values()),
+        list(once),
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+        markerscale=magnified,
     )
 
 

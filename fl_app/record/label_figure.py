@@ -12,24 +12,27 @@ from fl_app.record.figures import new_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_ROWS = 25  # more participants share the height of so many
 _LEGEND = 20  # more classes than this have no readable legend
 
 
-def label_figure(histogram: np.ndarray, classes: Sequence[str], title: str) -> Figure:
+def label_figure(
+    histogram: np.ndarray, classes: Sequence[str], title: str, who: str = "participant"
+) -> Figure:
     """Draw `histogram`, counts (participants, classes), as one stacked bar per participant."""
     import matplotlib
 
     participants = len(histogram)
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 1, len(classes)))
-    figure, axes = new_figure(8.5, 1.6 + 0.35 * min(participants, 40))
-    left = np.zeros(participants)
+    figure, axes = new_figure(8.5, 1.6 + 0.35 * min(participants, _ROWS))
+    left, height = np.zeros(participants), 0.8 if participants <= 2 * _ROWS else 1.0
     for name, counts, colour in zip(classes, histogram.T, colours, strict=True):
-        axes.barh(range(participants), counts, left=left, color=colour, label=name, height=0.8)
+        axes.barh(range(participants), counts, left=left, color=colour, label=name, height=height)
         left += counts
-    axes.invert_yaxis()
+    axes.set_ylim(participants - 0.4, -0.6)
     axes.yaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("training images")
-    axes.set_ylabel("participant")
+    axes.set_ylabel(who)
     axes.set_title(title, loc="left")
     if len(classes) <= _LEGEND:
         figure.legend(loc="outside right upper", fontsize=8, frameon=False, title="class")

@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from fl_app.errors import RunDirectoryError
+from fl_app.record.consensus_view import CONSENSUS
 from fl_app.record.distill_view import AVERAGE, DISTILL
 from fl_app.record.view import View
 
 VIEWS: dict[str, View] = {
     "average": AVERAGE,
+    "consensus": CONSENSUS,
     "distill": DISTILL,
 }
 

@@ -138,14 +138,15 @@ h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; border-bottom: 1px solid #ddd; 
 .failed { background: #b04a00; }
 .tiles { display: flex; flex-wrap: wrap; gap: 1rem; margin: 1.2rem 0; }
 .tile { flex: 1 1 10rem; border: 1px solid #ddd; border-radius: .4rem; padding: .6rem 1rem; }
-.tile b { display: block; font-size: 1.5rem; }
+.tile b { display: block; font-size: 1.5rem; white-space: nowrap; }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 2rem; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 td, th { padding: .2rem .5rem; border-bottom: 1px solid #eee; text-align: left;
          vertical-align: top; }
-td:last-child { overflow-wrap: anywhere; }
+td:last-child { overflow-wrap: anywhere; min-width: 6rem; }
 .rounds { font-size: .85rem; }
-.rounds td, .rounds th { text-align: right; white-space: nowrap; padding: .15rem .35rem; }
+.rounds td, .rounds th { text-align: right; white-space: nowrap; padding: .15rem .35rem;
+                         min-width: 0; }
 .scroll { max-height: 34rem; overflow: auto; border: 1px solid #ddd; }
 .scroll th { position: sticky; top: 0; background: #f6f6f6; }
 figure { margin: 1rem 0; }

@@ -1,0 +1,187 @@
+"""The pictures of a consensus run: accuracy of the nodes, their distance, topology and labels.
+
+Every function takes the events that count and returns a matplotlib figure, or None when the run
+recorded nothing of the kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fl_app.record.consensus_metrics import node_names, node_series, references
+from fl_app.record.figures import (
+    BLACK,
+    BLUE,
+    CLOCK_AXIS,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    draw_line,
+    finish_accuracy_axes,
+    legend_below,
+    mark_targets,
+    new_figure,
+)
+from fl_app.record.label_figure import label_figure
+from fl_app.record.metrics import Event, latest, of_kind, series
+from fl_app.record.spacetime_figure import spacetime
+from fl_app.record.topology_figure import topology_figure
+from fl_app.record.view import Drawing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DIAGNOSIS = "averaged model (a diagnosis: no node has it)"
+# Names of the centralized references in words, and how they are drawn.
+REFERENCES = {
+    "same-steps": ("centralized, as many steps as a node", {"color": BLACK, "ls": "-"}),
+    "same-samples": ("centralized, as many samples as all nodes", {"color": BLACK, "ls": ":"}),
+}
+_INCIDENTS_SHOWN = 60
+
+
+def accuracy(events: Sequence[Event], clock: str, targets: Sequence[float]) -> Figure | None:
+    """Draw the accuracy of every node, their mean and range, and what they are measured against."""
+    mean = node_series(events)
+    if not mean:
+        return None
+    figure, axes = new_figure(8.5, 5.0)
+    _draw_nodes(axes, events)
+    draw_line(axes, mean, label="mean of the nodes", color=BLUE, lw=2.4, zorder=5)
+    if average := series(events, "average"):
+        draw_line(axes, average, label=DIAGNOSIS, color=ORANGE, lw=1.4, ls="--", zorder=6)
+    for name, points in references(events).items():
+        label, style = REFERENCES[name]
+        draw_line(axes, points, label=label, lw=1.3, zorder=4, **style)
+    finish_accuracy_axes(axes, CLOCK_AXIS[clock])
+    mark_targets(axes, mean, targets)
+    axes.set_title("Test accuracy", loc="left")
+    legend_below(figure, axes, 2)
+    return figure
+
+
+def _draw_nodes(axes: Axes, events: Sequence[Event]) -> None:
+    """Draw a thin line a node, with gaps where it was off, and the range of those that were on."""
+    from matplotlib.collections import LineCollection
+
+    low, high = node_series(events, "min"), node_series(events, "max")
+    times = [t for t, _ in low]
+    bottom, top = ([100 * value for _, value in points] for points in (low, high))
+    axes.fill_between(times, bottom, top, color=SKY, alpha=0.25, lw=0, label="lowest to highest")
+    windows = of_kind(events, "nodes")
+    t = np.array([window["t"] for window in windows])
+    values = 100 * np.array([window["accuracy"] for window in windows], float)
+    axes.add_collection(
+        LineCollection(
+            [np.column_stack([t, of_node]) for of_node in values.T],
+            colors=BLUE,
+            linewidths=0.8 if values.shape[1] <= 30 else 0.3,
+            alpha=0.5 if values.shape[1] <= 30 else 0.3,
+            label="each node",
+            zorder=2,
+        )
+    )
+
+
+def distance(events: Sequence[Event], clock: str, _: Sequence[float]) -> Figure | None:
+    """Draw the consensus distance on a log axis, and when nodes and links went and returned."""
+    points = [(e["t"], e["distance"]) for e in of_kind(events, "round") if e.get("distance")]
+    if not points:
+        return None
+    figure, axes = new_figure(8.5, 3.8)
+    _draw_incidents(axes, of_kind(events, "incident"))
+    axes.plot(*zip(*points, strict=True), color=PURPLE, lw=2, marker="" if points[40:] else "o")
+    axes.set_yscale("log")
+    axes.set_xlim(left=0)
+    axes.set_xlabel(CLOCK_AXIS[clock])
+    axes.set_ylabel("consensus distance")
+    axes.grid(which="both", alpha=0.3, lw=0.6)
+    axes.set_title("How far the nodes are from each other", loc="left")
+    if axes.get_legend_handles_labels()[0]:
+        legend_below(figure, axes, 2)
+    return figure
+
+
+_AWAY = ("cut", "down", "silent")
+
+
+def _draw_incidents(axes: Axes, incidents: Sequence[Event]) -> None:
+    # A forest of lines would say less than the list of incidents does.
+    for event in incidents if len(incidents) <= _INCIDENTS_SHOWN else ():
+        away = event["kind"] in _AWAY
+        style: dict[str, Any] = {"color": VERMILION if away else GREEN, "ls": ":" if away else "--"}
+        label = "a node or a link went" if away else "a node or a link came back"
+        axes.axvline(event["t"], lw=1.0, zorder=1, label=label, **style)
+
+
+def topology(events: Sequence[Event], _clock: str, _: Sequence[float]) -> Figure | None:
+    """Draw the graph with the nodes' last accuracy and the age of each edge's last exchange."""
+    graph, last = latest(events, "topology"), latest(events, "nodes")
+    edges = [(int(i), int(j)) for i, j in graph.get("edges") or ()]
+    if not edges:
+        return None
+    config = latest(events, "run_started").get("config") or {}
+    names = node_names(events)
+    heard: dict[tuple[int, int], float] = {}
+    for i, j, seconds in last.get("heard") or ():
+        edge = (min(i, j), max(i, j))
+        heard[edge] = max(heard.get(edge, 0.0), seconds)
+    return topology_figure(
+        str(config.get("consensus.topology", "")),
+        len(names),
+        edges,
+        f"{len(names)} nodes, {len(edges)} edges, diameter {graph['diameter']}, spectral gap "
+        f"{graph['spectral_gap']:.3g}",
+        names=names,
+        values=last.get("accuracy") or (),
+        ages=heard if last else None,
+    )
+
+
+def labels(events: Sequence[Event], _clock: str, _: Sequence[float]) -> Figure | None:
+    """Draw how many training images of each class every node holds."""
+    held = latest(events, "labels")
+    if not held:
+        return None
+    histogram = np.array(held["histogram"])
+    return label_figure(histogram, held["classes"], "Training images of each node", who="node")
+
+
+FIGURES: dict[str, Drawing] = {
+    "accuracy": Drawing(
+        accuracy,
+        "Accuracy on the test set over the run's clock. The averaged model is a diagnosis: no node "
+        "has it. At the right edge: when the mean of three consecutive evaluations of the nodes' "
+        "mean first reached each target.",
+        "no node was evaluated",
+    ),
+    "distance": Drawing(
+        distance,
+        "Consensus distance: how far the nodes' models are from their average.",
+        "no distance between the nodes was measured",
+    ),
+    "topology": Drawing(
+        topology,
+        "The topology: nodes coloured by their last accuracy, edges by the time since the last "
+        "exchange (of the two directions, the one that is longer ago).",
+        "no topology was recorded",
+    ),
+    "spacetime": Drawing(
+        spacetime,
+        "A slice of the run as it was worked: local steps are ticks in a node's lane, mail goes "
+        "from its sender's lane, where it was sent, to the dot in its receiver's, where it was "
+        "applied.",
+        "no slice of the schedule was recorded",
+    ),
+    "labels": Drawing(
+        labels,
+        "How many training images of each class every node holds.",
+        "the split of the data was not recorded",
+    ),
+}

@@ -1,0 +1,192 @@
+"""What the record shows of a run whose nodes agree among themselves."""
+
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from typing import Any
+
+from fl_app.record.consensus_figures import DIAGNOSIS, FIGURES, REFERENCES
+from fl_app.record.consensus_metrics import measure, node_names, node_series, window_table
+from fl_app.record.formatting import megabytes, number, percent, scientific, share
+from fl_app.record.metrics import Event, latest
+from fl_app.record.view import (
+    INCIDENTS,
+    Column,
+    Comparison,
+    Lines,
+    Measured,
+    Page,
+    Pairs,
+    Row,
+    Table,
+    View,
+)
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    from strategies.consensus.algorithms import ALGORITHMS
+
+    algorithm = config["consensus.algorithm"]
+    return {
+        "algorithm": algorithm,
+        "published": ALGORITHMS[algorithm].published or None,
+        "topology": config["consensus.topology"],
+    }
+
+
+def _tiles(measured: Measured) -> Pairs:
+    final = measured["final"]
+    return [
+        ("final accuracy, mean of the nodes", share(final["node_mean"])),
+        ("of the lowest and highest node", _range(final["node_min"], final["node_max"])),
+        *((REFERENCES[name][0], share(value)) for name, value in final["reference"].items()),
+    ]
+
+
+def _range(low: float | None, high: float | None) -> str:
+    return "-" if low is None else f"{percent(low)} to {share(high)}"
+
+
+def _results(m: Measured) -> Pairs:
+    final = m["final"]
+    return [
+        ("hosts", number(m["hosts"])),
+        ("carrier", m["carrier"]),
+        ("final accuracy, mean of the nodes", share(final["node_mean"])),
+        ("final accuracy, lowest node", share(final["node_min"])),
+        ("final accuracy, highest node", share(final["node_max"])),
+        (f"final accuracy, {DIAGNOSIS}", share(final["average"])),
+        *(
+            (f"final accuracy, {REFERENCES[name][0]}", share(value))
+            for name, value in final["reference"].items()
+        ),
+        ("consensus distance", scientific(m["distance"])),
+        ("messages", number(m["messages"])),
+        ("MB", megabytes(m["bytes"])),
+        ("messages lost", number(m["lost"])),
+        ("messages that came twice", number(m["duplicates"])),
+        ("mean age of applied mail (local steps)", number(m["stale"], 1)),
+        ("mean age of applied mail (s)", number(m["age"], 2)),
+        ("messages rejected", str(m["rejected"])),
+    ]
+
+
+def _age(row: Row) -> str:
+    """The age of mail in local steps; in seconds on the real clock, where a step has no length."""
+    if row["stale"] is None and row["age"] is not None:
+        return f"{row['age']:.1f} s"
+    return number(row["stale"], 1)
+
+
+def _ending(known: Row) -> list[str]:
+    """What came out, with the references beside it; nothing when no window was evaluated."""
+    mean = known.get("mean")
+    if mean is None:
+        return []
+    pairs = [("mean of the nodes", share(mean))]
+    pairs.append(("lowest node", share(known["min"])))
+    pairs.append(("highest node", share(known["max"])))
+    pairs.append((DIAGNOSIS, share(known.get("average"))))
+    pairs += [
+        (
+            REFERENCES[name][0],
+            f"{share(value)}; nodes' mean {100 * (mean - value):+.1f} points",
+        )
+        for name, value in known.get("reference", {}).items()
+    ]
+    pairs.append(("consensus distance", scientific(known.get("distance"))))
+    width = max(len(label) for label, _ in pairs)
+    return ["final accuracy"] + [f"  {label:{width}}  {value}" for label, value in pairs]
+
+
+def _nodes(events: Sequence[Event]) -> list[Table]:
+    last = latest(events, "nodes")
+    histogram = latest(events, "labels").get("histogram") or []
+    columns = zip_longest(
+        node_names(events), histogram, last.get("accuracy") or (), last.get("loss") or ()
+    )
+    rows = [
+        (
+            str(index) if name == str(index) else f"{index}: {name}",
+            number(sum(held) if held else None),
+            percent(accuracy),
+            number(loss, 3),
+        )
+        for index, (name, held, accuracy, loss) in enumerate(columns)
+    ]
+    return [Table("Nodes", ("node", "examples", "accuracy %", "loss"), rows)] if rows else []
+
+
+_NEWS = {
+    "down": "node {node} went off",
+    "up": "node {node} is on again",
+    "silent": "node {node} hears nothing from node {peer} any more and goes on without it",
+    "returned": "node {node} hears from node {peer} again",
+    "cut": "the link between the nodes {node} and {peer} is cut",
+    "healed": "the link between the nodes {node} and {peer} is there again",
+}
+
+
+def _incident(event: Event) -> tuple[str, str]:
+    return f"! {_NEWS[event['kind']].format(**event)} (at {event['t']:.1f} s)", event["kind"]
+
+
+_ACCURACIES = (
+    Column("node mean %", lambda row: percent(row["mean"]), 13),
+    Column("min %", lambda row: percent(row["min"]), 8),
+    Column("max %", lambda row: percent(row["max"]), 8),
+    Column("(average %)", lambda row: percent(row["average"]), 13),
+)
+_DISTANCE = Column("distance", lambda row: scientific(row["distance"]), 10)
+_MESSAGES = Column("messages", lambda row: number(row["messages"]), 10)
+_MB = Column("MB", lambda row: megabytes(row["bytes"]), 9)
+_LOST = Column("lost", lambda row: number(row["lost"]), 7)
+_STALE = Column("stale", _age, 8)
+
+CONSENSUS = View(
+    rounds="windows",
+    accuracy_of="nodes (mean)",
+    accuracy=node_series,
+    headline="node_mean",
+    checkpoint="nodes",
+    settings=_settings,
+    rows=window_table,
+    measure=measure,
+    lines=Lines(
+        awaits=frozenset({("round", None), ("nodes", None), ("evaluate", "average")}),
+        columns=(*_ACCURACIES, _DISTANCE, _MESSAGES, _MB, _LOST, _STALE),
+        legend="(average): the averaged model, a diagnosis: no node has it; stale: mean age of the "
+        "mail applied, in local steps",
+        ending=_ending,
+    ),
+    incidents={**INCIDENTS, "incident": _incident},
+    page=Page(
+        tiles=_tiles,
+        results=_results,
+        figures=FIGURES,
+        columns=(
+            *(*_ACCURACIES, _DISTANCE),
+            Column("steps", lambda row: number(row["steps"])),
+            *(_MESSAGES, _MB, _LOST),
+            Column("duplicates", lambda row: number(row["duplicates"])),
+            _STALE,
+        ),
+        tables=_nodes,
+    ),
+    comparison=Comparison(
+        name=lambda config: f"{config['consensus.algorithm']}, {config['consensus.topology']}",
+        companion_label="lowest node of the same run",
+        companion=lambda events: node_series(events, "min"),
+        scores={
+            "node mean %": lambda m: percent(m["final"]["node_mean"]),
+            "node min %": lambda m: percent(m["final"]["node_min"]),
+            "(average %)": lambda m: percent(m["final"]["average"]),
+            "centralized %": lambda m: percent(m["final"]["reference"].get("same-steps")),
+        },
+        costs={
+            "distance": lambda m: scientific(m["distance"]),
+            "messages": lambda m: number(m["messages"]),
+            "MB": lambda m: megabytes(m["bytes"]),
+            "lost": lambda m: number(m["lost"]),
+        },
+    ),
+)

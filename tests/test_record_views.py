@@ -1,0 +1,110 @@
+"""The contract of a view, for every mode: whoever adds a mode adds its events here."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fl_app.config import MODES
+from fl_app.errors import RunDirectoryError
+from fl_app.record.compare import compare
+from fl_app.record.console import console_listener
+from fl_app.record.modes import VIEWS, view_of
+from fl_app.record.report import render
+from fl_app.record.run_dir import RunDirectory
+from tests import consensus_events, record_events
+
+ROUNDS = 12
+
+
+def average_events(rounds: int) -> list[dict[str, Any]]:
+    """Of a run without a distillation server."""
+    events = record_events.distill_events(rounds)
+    return [e for e in events if e["event"] != "segment" and e.get("model") != "global"]
+
+
+EXAMPLES = {
+    "average": (average_events, {**record_events.config(), "mode": "average"}),
+    "consensus": (consensus_events.consensus_events, consensus_events.config()),
+    "distill": (record_events.distill_events, record_events.config()),
+}
+each_mode = pytest.mark.parametrize("mode", VIEWS)
+
+
+def example(mode: str, rounds: int = ROUNDS) -> list[dict[str, Any]]:
+    events = [{"t_wall": 0.0, **event} for event in EXAMPLES[mode][0](rounds)]
+    return [*events, {"event": "finished", "t_wall": 9.0, "status": "completed"}]
+
+
+def test_every_mode_has_a_view() -> None:
+    assert set(VIEWS) == set(MODES)
+
+
+def test_a_configuration_without_a_mode_of_ours_is_refused() -> None:
+    for config in ({}, {"mode": "telepathy"}):
+        with pytest.raises(RunDirectoryError, match=r"mode=.*knows: average, consensus, distill"):
+            view_of(config)
+
+
+@each_mode
+def test_there_is_one_row_a_round_and_no_accuracy_is_lost(mode: str) -> None:
+    view, events = VIEWS[mode], example(mode)
+    assert [row["round"] for row in view.rows(events)] == list(range(1, ROUNDS + 1))
+    assert len(view.accuracy(events)) == ROUNDS
+
+
+@each_mode
+def test_the_headline_is_the_last_accuracy_that_stands_for_the_run(mode: str) -> None:
+    view, events = VIEWS[mode], example(mode)
+    measured = view.measure(events, (0.5, 0.99))
+    assert measured["final"][view.headline] == view.accuracy(events)[-1][1]
+    assert measured["rounds"] == ROUNDS
+    assert measured["wall_seconds"] == 9.0
+    assert measured["end_seconds"] == max(event.get("t", 0.0) for event in events)
+    assert list(measured["time_to_target"]) == ["0.50", "0.99"]
+
+
+@each_mode
+def test_nothing_recorded_has_measures_rows_and_results_all_the_same(mode: str) -> None:
+    view = VIEWS[mode]
+    measured = view.measure([], (0.5,))
+    assert (measured["rounds"], measured["final"][view.headline]) == (0, None)
+    assert (view.rows([]), view.accuracy([]), view.page.tables([])) == ([], [], [])
+    pairs = view.page.tiles(measured) + view.page.results(measured)
+    assert all(isinstance(label, str) for label, _ in pairs)
+    assert view.lines.ending({}) == []
+
+
+@each_mode
+def test_the_console_has_an_aligned_line_a_round_as_soon_as_it_can(mode: str) -> None:
+    written: list[str] = []
+    listen = console_listener(VIEWS[mode], clock="virtual", rounds=ROUNDS, write=written.append)
+    *events, finished = example(mode)
+    for event in events:
+        listen(event)
+    lines = [line.split("  (")[0] for line in written if f"/{ROUNDS} " in line]
+    assert [line.split()[0] for line in lines] == [f"{n}/{ROUNDS}" for n in range(1, ROUNDS + 1)]
+    (header,) = [line for line in written if line.endswith("ETA")]
+    assert {len(line) for line in lines} == {len(header)}
+    listen(finished)
+    assert sum(f"/{ROUNDS} " in line for line in written) == ROUNDS
+
+
+@each_mode
+def test_a_run_can_be_reported_and_compared_at_any_moment(tmp_path: Path, mode: str) -> None:
+    run = RunDirectory.create(tmp_path, EXAMPLES[mode][1], name="run")
+    assert '<span class="status not finished">' in render(run).read_text()
+    *events, finished = example(mode)
+    for event in events[: len(events) // 2]:
+        run.emit(**event)
+    html = render(run).read_text()
+    assert '<span class="status not finished">' in html
+    assert f"<h2>{VIEWS[mode].rounds.capitalize()}</h2>" in html
+    for event in [*events[len(events) // 2 :], finished]:
+        run.emit(**event)
+    render(run)
+    wanted = {f"{name}.png" for name in VIEWS[mode].page.figures}
+    assert {path.name for path in (run.path / "figures").iterdir()} == wanted
+    rows = compare([run], tmp_path / "out").splitlines()[:3]
+    assert len({row.count("|") for row in rows}) == 1
+    assert "| run |" in rows[2]
