@@ -61,7 +61,7 @@ def topology_figure(
     axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     if axes.get_legend_handles_labels()[0]:
         figure.legend(loc="outside lower right", ncols=2, fontsize=9, frameon=False)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    axes.set_title(title, loc="left")
     return figure
 
 
