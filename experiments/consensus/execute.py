@@ -1,0 +1,87 @@
+"""Runs what is planned and not there yet, and evaluates what it ended with."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from experiments.consensus.plan import Planned
+from experiments.flower_runs import in_process_run, load_json, say
+from experiments.planned_runs import Values, missing, run_in_parallel
+from fl_app.assemble import flat_model, pick_device
+from fl_app.config import resolve
+from fl_app.launch.sizing import count_cores, count_gpus
+from fl_app.record.node_store import NODES, NodeStore
+from fl_app.record.run_dir import RunDirectory
+from strategies.consensus.strategy import MODELS
+from strategies.evaluation import accuracy_and_loss, evaluation_set
+
+_FINAL = "final.json"
+
+
+def execute(runs: Sequence[Planned], root: Path, jobs: int = 0) -> None:
+    """Run every planned run that is not complete in `root`; what is half done is done again.
+
+    `jobs` runs at a time (default: as many as cores, or GPUs), each in one process without Flower.
+    Raises EdgeFlError when a run fails.
+    """
+    lacking = missing(runs, root)
+    if not lacking:
+        return
+    jobs = jobs or count_gpus("auto") or count_cores()
+    needed = sum(run.minutes for run in lacking)
+    say(f"{len(lacking)} runs to do, about {needed:.0f} core-minutes, {jobs} at a time")
+    # The longest first, so that no core idles long at the end.
+    ordered = sorted(lacking, key=lambda run: -run.minutes)
+    run_in_parallel(ordered, root, jobs, work, _result)
+
+
+def work(values: Values) -> RunDirectory:
+    """One run and the evaluation of what it ended with."""
+    run = in_process_run(values)
+    final(run)
+    return run
+
+
+def final(run: RunDirectory) -> dict[str, Any]:
+    """Accuracies on *all* test images in the end: {"nodes": [...], "average": a, "reference":
+    {name: a}, "examples": n}. The run itself evaluates fewer, but often. Kept in final.json."""
+    path = run.path / _FINAL
+    if path.exists():
+        return load_json(path)
+    config = resolve({**run.config(), "evaluate-examples": 0})
+    model = flat_model(config, "small", pick_device(config.device))
+    data = evaluation_set(config, str(model.weights.device))
+
+    def accuracy(weights: np.ndarray) -> float:
+        model.weights.copy_(torch.from_numpy(weights))
+        return accuracy_and_loss(model, data.images, data.labels)[0]
+
+    store, last = NodeStore(run.path / NODES), config.rounds
+    references = config.consensus.reference_list
+    everybody = [
+        accuracy(store.load(last, node)[0]["weights"])
+        for node in range(config.participants + len(references))
+    ]
+    nodes, others = everybody[: config.participants], everybody[config.participants :]
+    found = {
+        "nodes": nodes,
+        "average": accuracy(run.load_checkpoint(MODELS)[0]["average"]),
+        "reference": dict(zip(references, others, strict=True)),
+        "examples": len(data.labels),
+    }
+    path.write_text(json.dumps(found))
+    return found
+
+
+def _result(run: RunDirectory) -> str:
+    found = final(run)
+    nodes = [100 * accuracy for accuracy in found["nodes"]]
+    references = "".join(f", {name} {100 * a:.1f} %" for name, a in found["reference"].items())
+    return (
+        f"nodes {np.mean(nodes):.1f} % ({min(nodes):.1f} to {max(nodes):.1f}), "
+        f"average {100 * found['average']:.1f} %{references}"
+    )

@@ -1,0 +1,89 @@
+"""Accuracy over local steps, a line for each row, and the spread of the nodes in the end."""
+
+from statistics import mean
+from typing import Any
+
+import numpy as np
+
+from experiments.consensus.plan import GROUPS, OURS
+from experiments.consensus.results import (
+    CENTRALIZED,
+    average,
+    centralized,
+    node_max,
+    node_mean,
+    node_min,
+)
+from experiments.reporting import Results, band, select
+from fl_app.record import figures
+
+# Ours in black; the family by hue, what belongs together by line: PDMM solid, ADMM dashed.
+STYLES: dict[str, dict[str, Any]] = {
+    "isolated": {"color": figures.GREY, "ls": "-"},
+    "gossip": {"color": figures.ORANGE, "ls": "-"},
+    "d-psgd": {"color": figures.ORANGE, "ls": "--"},
+    "momentum-tracking": {"color": figures.PURPLE, "ls": "-"},
+    "pdmm-sgd": {"color": figures.SKY, "ls": "-"},
+    "admm-sgd": {"color": figures.SKY, "ls": "--"},
+    "pdmm-isvr": {"color": figures.BLUE, "ls": "-"},
+    "admm-isvr": {"color": figures.BLUE, "ls": "--"},
+    "c-ecl": {"color": figures.GREEN, "ls": "--"},
+    OURS: {"color": figures.GREEN, "ls": "-", "lw": 2.4},
+    "ecl-k2": {"color": figures.GREEN, "ls": ":"},
+}
+LABELS = {OURS: "ecl (ours)", "c-ecl": "c-ecl, 10 %", "ecl-k2": "ecl (ours), K = 2"}
+_REFERENCES = {"same-steps": ("-", "as many steps"), "same-samples": (":", "as many samples")}
+
+
+def accuracy(results: Results, group: str) -> Any:
+    """The nodes' mean over local steps, mean over the seeds; beside it that of the lowest node."""
+    figure, (left, right) = figures.new_figure(12.0, 5.0, columns=2)
+    for axes, which in ((left, "mean"), (right, "min")):
+        for row, style in STYLES.items():
+            _draw(axes, results, group, row, which, label=LABELS.get(row, row), **style)
+        for name, (line, words) in _REFERENCES.items():
+            label = f"centralized, {words}"
+            style = {"color": figures.VERMILION, "ls": line, "label": label}
+            _draw(axes, results, group, OURS, name, **style)
+        figures.finish_accuracy_axes(axes, "local steps of a node")
+        axes.set_title("mean of the nodes" if which == "mean" else "lowest node", loc="left")
+    figures.legend_below(figure, left, 5)
+    return figure
+
+
+def _draw(axes: Any, results: Results, group: str, row: str, curve: str, **style: Any) -> None:
+    curves = [e["curves"].get(curve) for e in select(results, group=group, row=row)]
+    curves = [points for points in curves if points]
+    if curves:
+        steps, values = band(curves)
+        axes.plot(steps, 100 * values.mean(0), **{"lw": 1.6, **style})
+
+
+def spread(results: Results, group: str) -> Any:
+    """For each row and seed a line from the lowest to the highest node, with their mean and the
+    accuracy of the averaged model."""
+    rows = [row for row in GROUPS[group].rows if select(results, group=group, row=row)]
+    figure, axes = figures.new_figure(8.5, 1.6 + 0.42 * len(rows))
+    for place, row in enumerate(rows):
+        entries = select(results, group=group, row=row)
+        for y, entry in zip(_lanes(place, len(entries)), entries, strict=True):
+            low, high = 100 * node_min(entry), 100 * node_max(entry)
+            axes.plot([low, high], [y, y], color=figures.SKY, lw=3, solid_capstyle="round")
+            axes.plot(100 * node_mean(entry), y, "o", color=figures.BLUE, ms=5, label="node mean")
+            label = "averaged model (a diagnosis: no node has it)"
+            axes.plot(100 * average(entry), y, "x", color=figures.ORANGE, ms=6, label=label)
+    for name in CENTRALIZED:
+        if values := centralized(results, group, name):
+            line, words = _REFERENCES[name]
+            style = {"color": figures.VERMILION, "ls": line, "label": f"centralized, {words}"}
+            axes.axvline(100 * mean(values.values()), lw=1.2, zorder=1, **style)
+    axes.set_yticks(range(len(rows)), [LABELS.get(row, row) for row in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlabel("test accuracy (%) in the end: lowest to highest node, a line for each seed")
+    axes.grid(axis="x", alpha=0.3, lw=0.6)
+    figures.legend_below(figure, axes, 2)
+    return figure
+
+
+def _lanes(place: int, count: int) -> np.ndarray:
+    return place + 0.2 * (np.arange(count) - (count - 1) / 2)

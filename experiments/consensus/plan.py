@@ -1,0 +1,168 @@
+"""Which runs the experiment consists of, and which configuration each of them has."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import product
+
+from experiments.planned_runs import Values, choose
+
+OURS = "ecl"
+INTERVAL = 6
+LEARNING_RATE = 0.05
+
+# The rows of the tables: what a node does. Everything else comes from the group and the size.
+ROWS: dict[str, Values] = {
+    "isolated": {"consensus.algorithm": "isolated"},
+    "gossip": {"consensus.algorithm": "gossip"},
+    "d-psgd": {"consensus.algorithm": "d-psgd"},
+    "momentum-tracking": {"consensus.algorithm": "momentum-tracking"},
+    "pdmm-sgd": {"consensus.algorithm": "pdmm-sgd"},
+    "admm-sgd": {"consensus.algorithm": "admm-sgd"},
+    "pdmm-isvr": {"consensus.algorithm": "pdmm-isvr"},
+    "admm-isvr": {"consensus.algorithm": "admm-isvr"},
+    "c-ecl": {"consensus.algorithm": "c-ecl", "consensus.keep": 0.1},
+    OURS: {"consensus.algorithm": "ecl"},
+    "ecl-k2": {"consensus.algorithm": "ecl", "consensus.interval": 2.0},
+}
+_MAIN = ("gossip", "pdmm-isvr", OURS)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that are compared with each other: they differ in the row (and the seed) alone.
+
+    settings: what departs from the core. horizon: how many times as many steps as there.
+    references: centralized training, beside the run of our row, since it needs one run only.
+    about: what the title does not say.
+    """
+
+    title: str
+    rows: tuple[str, ...]
+    settings: Values = field(default_factory=dict)
+    horizon: int = 1
+    references: str = "same-steps"
+    about: str = ""
+
+    @property
+    def random_split(self) -> bool:
+        return "partition" not in self.settings
+
+
+# All algorithms in the core, and departures of one factor each for those that matter most.
+GROUPS: dict[str, Group] = {
+    "core": Group(
+        "Random split, cosine step, momentum 0.9",
+        tuple(row for row in ROWS if row != "ecl-k2"),
+        references="same-steps,same-samples",
+        about="Who has which five classes is random.",
+    ),
+    "long": Group("The same, three times as long", ("gossip", OURS), horizon=3),
+    "constant": Group("Constant step", _MAIN, {"consensus.schedule": "constant"}),
+    "plain": Group("No momentum", _MAIN, {"consensus.momentum": 0.0}),
+    "halves": Group(
+        "Hard split",
+        (*_MAIN, "ecl-k2"),
+        {"partition": "halves"},
+        about="Half of the ring has classes 0 to 4, the other half 5 to 9.",
+    ),
+}
+
+_COMMON: Values = {
+    "mode": "consensus",
+    "clock": "virtual",
+    "dataset": "cifar10",
+    "participants": 8,
+    "partition": "classes-per-participant",
+    "num-classes-per-partition": 5,
+    "normalisation": "group",
+    "consensus.topology": "ring",
+    "consensus.interval": float(INTERVAL),
+    "consensus.batch-size": 32,
+    "consensus.learning-rate": LEARNING_RATE,
+    "consensus.schedule": "cosine",
+    "consensus.momentum": 0.9,
+    "consensus.theta": 0.75,
+    "consensus.kappa": 1.0,
+    # The fixed penalty of pdmm-sgd and admm-sgd: what "isvr" gives for the first step.
+    "consensus.alpha": 1 / (LEARNING_RATE * (INTERVAL - 1) * 2),
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is computed.
+
+    steps: local steps of a node in the core. window: of these between two evaluations on
+    `evaluated` test images, and between two values of the step size; a multiple of the interval.
+    step_seconds: what a local step takes on one core (or GPU), for the estimate alone.
+    """
+
+    purpose: str
+    model: str
+    width: int
+    steps: int
+    window: int
+    evaluated: int
+    step_seconds: float
+
+    @property
+    def settings(self) -> Values:
+        return {
+            **_COMMON,
+            "small-model": self.model,
+            "small-width": self.width,
+            "evaluate-examples": self.evaluated,
+            "consensus.window": self.window,
+        }
+
+
+SIZES: dict[str, Size] = {
+    "small": Size("2 cores, 40 minutes", "cnn6", 8, 1200, 60, 500, 0.0065),
+    "full": Size("one GPU", "resnet20", 16, 20_400, 600, 2_000, 0.008),
+}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run. minutes: an estimate of what it takes on one core."""
+
+    group: str
+    row: str
+    seed: int
+    minutes: float = field(compare=False)
+    values: Values = field(hash=False, compare=False)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return (self.group, self.row, f"seed{self.seed}")
+
+
+def plan(
+    size: str, seeds: Sequence[int], only: Sequence[str] = (), data_root: str = ""
+) -> list[Planned]:
+    """The runs of an experiment: group by group, and in each of them seed by seed.
+
+    only: some of these runs: words that are a group, a row or "seedN"; a run is chosen when, of
+    every kind that is named, it has one of the words. ValueError for other words.
+    """
+    given, runs = SIZES[size], []
+    for (name, group), seed in product(GROUPS.items(), seeds):
+        for row in group.rows:
+            values: Values = {
+                **given.settings,
+                **group.settings,
+                **ROWS[row],
+                "consensus.steps": given.steps * group.horizon,
+                "consensus.references": group.references if row == OURS else "",
+                "seed": seed,
+                "data-root": data_root,
+            }
+            runs.append(Planned(name, row, seed, _minutes(values, given.step_seconds), values))
+    return choose(runs, only)
+
+
+def _minutes(values: Values, step_seconds: float) -> float:
+    """What a run takes on one core: minibatches of all nodes and references."""
+    references, nodes = str(values["consensus.references"]), int(values["participants"])
+    minibatches = nodes + ("same-steps" in references) + nodes * ("same-samples" in references)
+    return int(values["consensus.steps"]) * minibatches * step_seconds / 60

@@ -1,0 +1,220 @@
+"""results.json as a report: tables, figures, and sentences that the numbers decide."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import mean
+
+from experiments.consensus import figures
+from experiments.consensus.plan import GROUPS, INTERVAL, OURS, ROWS
+from experiments.consensus.results import (
+    AIM,
+    CENTRALIZED,
+    average,
+    behind,
+    centralized,
+    met,
+    node_max,
+    node_mean,
+    node_min,
+)
+from experiments.reporting import (
+    Entry,
+    Results,
+    as_json,
+    machine_line,
+    many,
+    present,
+    select,
+    shown_settings,
+    table,
+)
+from fl_app.record.figures import to_png
+
+NOTES = "notes.md"
+_PRESETS = ("pdmm-sgd", "admm-sgd", "pdmm-isvr", "admm-isvr")
+_COLUMNS: dict[str, tuple[Callable[[Entry], float], str]] = {
+    "node mean %": (lambda e: 100 * node_mean(e), "{:.2f}"),
+    "node min %": (lambda e: 100 * node_min(e), "{:.2f}"),
+    "node max %": (lambda e: 100 * node_max(e), "{:.2f}"),
+    "(averaged model %)": (lambda e: 100 * average(e), "{:.2f}"),
+    "consensus distance": (lambda e: e["distance"], "{:.1e}"),
+    "MB sent": (lambda e: e["bytes"] / 1e6, "{:.0f}"),
+}
+
+
+def write(results: Results, out: Path) -> Path:
+    """Write results.json, figures/*.png and report.md into `out`; returns the report's path.
+
+    A file notes.md in `out`, written by hand, becomes the report's last section but one.
+    """
+    (out / "figures").mkdir(parents=True, exist_ok=True)
+    for group in present(results, "group", GROUPS):
+        for name, draw in (("accuracy", figures.accuracy), ("spread", figures.spread)):
+            (out / "figures" / f"{name}-{group}.png").write_bytes(to_png(draw(results, group)))
+    (out / "results.json").write_text(as_json(results))
+    notes = out / NOTES
+    path = out / "report.md"
+    path.write_text(render(results, notes.read_text() if notes.exists() else ""))
+    return path
+
+
+def render(results: Results, notes: str = "") -> str:
+    """The report as Markdown."""
+    groups = present(results, "group", GROUPS)
+    sections = [
+        _introduction(results),
+        _aim(results, groups),
+        *(_group(results, group) for group in groups),
+        _claims(results, groups),
+        notes.strip(),
+        _settings(results, groups),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _introduction(results: Results) -> str:
+    seeds = sorted({entry["seed"] for entry in results["runs"]})
+    examples = sorted({entry["final"]["examples"] for entry in results["runs"]})
+    return f"""\
+# Edge-consensus learning on a ring of eight: CIFAR-10, five of ten classes a node
+
+Niwa et al., *Edge-consensus Learning* (KDD 2020) and *Asynchronous Decentralized Optimization With
+Implicit Stochastic Variance Reduction* (ICML 2021): nodes that see only some of the classes
+exchange with their neighbours at random times, and each is to end with the model that all the data
+in one place would have given.
+
+- Made by `{results["command"]}` (size {results["size"]}, seeds {", ".join(map(str, seeds))}).
+- Hardware: {machine_line(results["hardware"])}.
+- CIFAR-10 at 32x32; a ring of 8; every node has 5 of the 10 classes, each of which 4 nodes have; an
+  edge exchanges at random times, on average every K = {INTERVAL} local steps (`d-psgd` and
+  `momentum-tracking`: all edges at once, every {INTERVAL} steps).
+- *Centralized* is plain SGD on all data in one place with the same model, step sizes, momentum and
+  augmentation: as many steps as a node (batch 32), or as many samples as all nodes (batch 256).
+- Accuracies are of all {", ".join(f"{n:,}" for n in examples)} test images, of the models that
+  nodes have in the end (on the way, in the figures, of fewer images). The averaged model is a
+  diagnosis: no node has it.
+- Momentum is the running mean M <- 0.9 M + 0.1 g.
+- Several seeds are given as mean [one value a seed].
+- `ecl` is ours (theta 0.75, and kappa 1, which is not in the papers); the rows named after a paper
+  are as published. `c-ecl` sends 10 % of the coordinates, with our theta and kappa.
+- Every run is on the virtual clock, in one process without Flower's start-up; a `flwr run` of its
+  command gives the same models, bit for bit."""
+
+
+def _aim(results: Results, groups: Sequence[str]) -> str:
+    """Whether our nodes are as good as centralized training of as many steps."""
+    lines = []
+    for group in groups:
+        found = behind(results, group, OURS)
+        if not found["mean"]:
+            continue
+        verdict = "**met**" if met(found) else "**missed**"
+        verdict = verdict if GROUPS[group].random_split else "as near as it came"
+        lines.append(
+            f"- {_title(group)}: node mean {_points(found['mean'])}, "
+            f"lowest node {_points(found['min'])} points: {verdict}."
+        )
+    title = f"""\
+## The aim
+
+On a random split the nodes of `{OURS}`, in the mean and the lowest of them, are at most
+{100 * AIM:.1f} point below centralized training of as many steps. Differences to that:"""
+    return "\n\n".join([title, "\n".join(lines)]) if lines else ""
+
+
+def _group(results: Results, group: str) -> str:
+    rows = []
+    for name in CENTRALIZED:
+        if values := centralized(results, group, name):
+            shown = many([100 * value for value in values.values()], "{:.2f}")
+            words = f"centralized, {name.replace('-', ' ')}"
+            rows.append([words, shown, *["-"] * (len(_COLUMNS) - 1), ""])
+    for row in GROUPS[group].rows:
+        entries = select(results, group=group, row=row)
+        if entries:
+            cells = [many([of(entry) for entry in entries], f) for of, f in _COLUMNS.values()]
+            rows.append([figures.LABELS.get(row, row), *cells, entries[0]["published"] or ""])
+    pictures = [f"![{name}](figures/{name}-{group}.png)" for name in ("accuracy", "spread")]
+    steps = select(results, group=group)[0]["settings"]["consensus.steps"]
+    heading = f"## {_title(group)} ({steps:,} steps a node)"
+    about = [GROUPS[group].about] if GROUPS[group].about else []
+    shown = table(["", *_COLUMNS, "as published in"], rows)
+    return "\n\n".join([heading, *about, shown, *pictures])
+
+
+# -- what the numbers say ---------------------------------------------------------------------
+
+
+def _claims(results: Results, groups: Sequence[str]) -> str:
+    lines = []
+    for group in groups:
+        of = {row: select(results, group=group, row=row) for row in ROWS}
+        where, ours = _title(group), of[OURS]
+        lines += _against(where, ours, "gossip", of["gossip"])
+        if best := max(_PRESETS, key=lambda row: _mean(of[row])) if _any(of, _PRESETS) else "":
+            lines += _against(where, ours, f"the best published preset, {best}", of[best])
+        lines += _flattery(where, of["gossip"], centralized(results, group, "same-steps"))
+    return "\n".join(["## What the numbers say", "", *lines]) if lines else ""
+
+
+def _any(of: dict[str, list[Entry]], rows: Sequence[str]) -> bool:
+    return any(of[row] for row in rows)
+
+
+def _mean(entries: Sequence[Entry]) -> float:
+    return mean(map(node_mean, entries)) if entries else 0.0
+
+
+def _against(where: str, ours: Sequence[Entry], name: str, others: Sequence[Entry]) -> list[str]:
+    """Ours beside another row, seed by seed."""
+    by_seed = {entry["seed"]: entry for entry in others}
+    pairs = [(entry, by_seed[entry["seed"]]) for entry in ours if entry["seed"] in by_seed]
+    if not pairs:
+        return []
+    means = [node_mean(a) - node_mean(b) for a, b in pairs]
+    lows = [node_min(a) - node_min(b) for a, b in pairs]
+    spreads = [[100 * (node_max(e) - node_min(e)) for e in pair] for pair in pairs]
+    own, other = (mean(values) for values in zip(*spreads, strict=True))
+    return [
+        f"- {where}: `{OURS}` minus {name}: node mean {_points(means)}, lowest node "
+        f"{_points(lows)} points; its nodes are {own:.2f} points apart, the other's {other:.2f}."
+    ]
+
+
+def _flattery(where: str, gossip: Sequence[Entry], reference: dict[int, float]) -> list[str]:
+    """The averaged model of gossip, beside the models that nodes have."""
+    pairs = [(e, reference[e["seed"]]) for e in gossip if e["seed"] in reference]
+    if not pairs:
+        return []
+    above = [average(e) - node_mean(e) for e, _ in pairs]
+    ahead = [average(e) - r for e, r in pairs]
+    return [
+        f"- {where}: the average of gossip's models, which no node has, minus the nodes' mean: "
+        f"{_points(above)} points; minus centralized: {_points(ahead)}."
+    ]
+
+
+def _points(values: Sequence[float]) -> str:
+    return many([100 * value for value in values], "{:+.2f}")
+
+
+def _title(group: str) -> str:
+    return GROUPS[group].title
+
+
+def _settings(results: Results, groups: Sequence[str]) -> str:
+    """What was run: the settings of each group, and a command for one run of it."""
+    lines = ["## Settings", ""]
+    common = {"seed", "consensus.algorithm", "consensus.references", "consensus.keep"}
+    for group in groups:
+        entries = select(results, group=group)
+        wall = sum(entry["wall_seconds"] for entry in entries)
+        shown = shown_settings(entries[0]["settings"], without=common)
+        lines.append(
+            f"- {_title(group)}: {len(entries)} runs, {wall / 60:.1f} core-minutes. {shown}; "
+            f"everything else as in pyproject.toml."
+        )
+    example = results["runs"][-1]
+    words = f"{example['row']}, {example['group']}, seed {example['seed']}"
+    lines += ["", f"Each run has its command in results.json, for example {words}:", ""]
+    return "\n".join([*lines, "```", example["command"], "```"])

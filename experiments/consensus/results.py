@@ -1,0 +1,102 @@
+"""From run directories to results.json, and the numbers that follow from several runs. Pure but for
+`collect`, which reads."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+
+from experiments.consensus.execute import final
+from experiments.consensus.plan import OURS, Planned
+from experiments.flower_runs import command, hardware
+from experiments.planned_runs import completed, name_of, portable
+from experiments.reporting import Entry, Results, select
+from fl_app.record.consensus_metrics import window_table
+
+# How far below centralized training of as many steps our nodes may be, on a random split.
+AIM = 0.005
+CENTRALIZED = ("same-steps", "same-samples")
+_CURVES = ("mean", "min", "max", "average", "distance")
+
+
+def collect(runs: Sequence[Planned], root: Path, size: str, invocation: str) -> Results:
+    """Everything that the report needs, of the planned runs that are complete in `root`."""
+    entries, machine = [], {}
+    for planned in runs:
+        run = completed(planned, root)
+        if run is None:
+            continue
+        machine, summary = hardware(run), run.summary()
+        table, window = window_table(run.events()), int(planned.values["consensus.window"])
+        references = table[-1]["reference"] or {}
+        steps = [window * row["round"] for row in table]
+        entries.append(
+            {
+                "group": planned.group,
+                "row": planned.row,
+                "seed": planned.seed,
+                "name": name_of(planned),
+                "started": run.environment().get("started"),
+                "command": command(portable(planned)),
+                "settings": portable(planned),
+                "published": summary["published"],
+                "final": final(run),
+                "curves": {
+                    **{name: _curve(steps, [row[name] for row in table]) for name in _CURVES},
+                    **{
+                        name: _curve(steps, [row["reference"][name] for row in table])
+                        for name in references
+                    },
+                },
+                "distance": summary["distance"],
+                "messages": summary["messages"],
+                "bytes": summary["bytes"],
+                "wall_seconds": summary["wall_seconds"],
+            }
+        )
+    return {"size": size, "command": invocation, "hardware": machine, "runs": entries}
+
+
+def _curve(steps: Sequence[int], values: Sequence[float | None]) -> list[tuple[int, float]]:
+    return [(s, round(v, 6)) for s, v in zip(steps, values, strict=True) if v is not None]
+
+
+def node_mean(entry: Entry) -> float:
+    return mean(entry["final"]["nodes"])
+
+
+def node_min(entry: Entry) -> float:
+    return min(entry["final"]["nodes"])
+
+
+def node_max(entry: Entry) -> float:
+    return max(entry["final"]["nodes"])
+
+
+def average(entry: Entry) -> float:
+    """Accuracy of the averaged model, which no node has."""
+    return entry["final"]["average"]
+
+
+def centralized(results: Results, group: str, name: str) -> dict[int, float]:
+    """By seed, what training with all data in one place gave in that group."""
+    return {
+        entry["seed"]: entry["final"]["reference"][name]
+        for entry in select(results, group=group, row=OURS)
+        if name in entry["final"]["reference"]
+    }
+
+
+def behind(results: Results, group: str, row: str) -> dict[str, list[float]]:
+    """How far the row's mean and lowest node are above centralized training of as many steps, seed
+    by seed; negative if below."""
+    reference = centralized(results, group, "same-steps")
+    entries = [e for e in select(results, group=group, row=row) if e["seed"] in reference]
+    return {
+        "mean": [node_mean(entry) - reference[entry["seed"]] for entry in entries],
+        "min": [node_min(entry) - reference[entry["seed"]] for entry in entries],
+    }
+
+
+def met(found: dict[str, list[float]]) -> bool:
+    """Whether mean and lowest node, each as a mean over the seeds, meet the aim."""
+    return all(mean(values) >= -AIM for values in found.values())
