@@ -70,7 +70,7 @@ def test_the_distance_is_on_a_log_axis_and_nodes_in_perfect_agreement_have_none(
     assert FIGURES["distance"].draw(agreed, "virtual", TARGETS) is None
 
 
-def test_a_multitude_of_incidents_is_not_drawn() -> None:
+def test_a_multitude_of_outages_is_not_drawn() -> None:
     events = consensus_events(20, churn=False)
     events += [
         {"event": "incident", "t": 0.01 * i, "round": 1, "node": i, "kind": "down", "peer": None}
@@ -143,6 +143,18 @@ def test_a_node_is_grey_while_it_is_off_also_beyond_the_slice() -> None:
         for path in collection.get_paths()
     ]
     assert sorted(bars) == [(1, 2.0, 3.0), (2, 0.0, 1.0), (2, 4.0, 6.0)]
+
+
+def test_the_slice_ends_with_its_last_step_or_mail_and_may_have_none() -> None:
+    figure = spacetime(
+        (0.0, "step", 0, None, None), (2.0, "step", 0, None, None), (9.0, "down", 1, None, None),
+        (9.0, "silent", 0, 1, None),
+    )  # fmt: skip
+    assert figure.axes[0].get_xlim() == (-0.02, 2.02)
+    assert legend(figure) == {"local step"}
+    described = {"event": "topology", "names": ["0"], "edges": []}
+    trace = {"event": "trace", "events": [[1.0, "down", 0, None, None]]}
+    assert FIGURES["spacetime"].draw([described, trace], "virtual", TARGETS) is None
 
 
 def test_the_centralized_references_have_no_lane() -> None:

@@ -43,7 +43,7 @@ REFERENCES = {
     "same-steps": ("centralized, as many steps as a node", {"color": BLACK, "ls": "-"}),
     "same-samples": ("centralized, as many samples as all nodes", {"color": BLACK, "ls": ":"}),
 }
-_INCIDENTS_SHOWN = 60
+_OUTAGES_SHOWN = 60
 
 
 def accuracy(events: Sequence[Event], clock: str, targets: Sequence[float]) -> Figure | None:
@@ -90,12 +90,12 @@ def _draw_nodes(axes: Axes, events: Sequence[Event]) -> None:
 
 
 def distance(events: Sequence[Event], clock: str, _: Sequence[float]) -> Figure | None:
-    """Draw the consensus distance on a log axis, and when nodes and links went and returned."""
+    """Draw the consensus distance on a log axis, and when nodes and links went and came back."""
     points = [(e["t"], e["distance"]) for e in of_kind(events, "round") if e.get("distance")]
     if not points:
         return None
     figure, axes = new_figure(8.5, 3.8)
-    _draw_incidents(axes, of_kind(events, "incident"))
+    _draw_outages(axes, of_kind(events, "incident"))
     axes.plot(*zip(*points, strict=True), color=PURPLE, lw=2, marker="" if points[40:] else "o")
     axes.set_yscale("log")
     axes.set_xlim(left=0)
@@ -108,16 +108,16 @@ def distance(events: Sequence[Event], clock: str, _: Sequence[float]) -> Figure 
     return figure
 
 
-_AWAY = ("cut", "down", "silent")
+_WENT: dict[str, Any] = {"color": VERMILION, "ls": ":", "label": "a node or a link went"}
+_CAME: dict[str, Any] = {"color": GREEN, "ls": "--", "label": "a node or a link came back"}
+_OUTAGES = {"cut": _WENT, "down": _WENT, "healed": _CAME, "up": _CAME}
 
 
-def _draw_incidents(axes: Axes, incidents: Sequence[Event]) -> None:
+def _draw_outages(axes: Axes, incidents: Sequence[Event]) -> None:
+    shown = [event for event in incidents if event["kind"] in _OUTAGES]
     # A forest of lines would say less than the list of incidents does.
-    for event in incidents if len(incidents) <= _INCIDENTS_SHOWN else ():
-        away = event["kind"] in _AWAY
-        style: dict[str, Any] = {"color": VERMILION if away else GREEN, "ls": ":" if away else "--"}
-        label = "a node or a link went" if away else "a node or a link came back"
-        axes.axvline(event["t"], lw=1.0, zorder=1, label=label, **style)
+    for event in shown if len(shown) <= _OUTAGES_SHOWN else ():
+        axes.axvline(event["t"], lw=1.0, zorder=1, **_OUTAGES[event["kind"]])
 
 
 def topology(events: Sequence[Event], _clock: str, _: Sequence[float]) -> Figure | None:

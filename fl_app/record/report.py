@@ -184,7 +184,7 @@ figcaption { color: #555; font-size: .9rem; }
 </table>
 <h2>Incidents</h2>
 {% if incidents %}
-<ul>
+<ul{% if incidents | length > 20 %} class="scroll"{% endif %}>
 {% for text in incidents %}
 <li>{{ text }}</li>
 {% endfor %}

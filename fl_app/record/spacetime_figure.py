@@ -66,11 +66,12 @@ def spacetime(events: Sequence[Event], clock: str, _: Sequence[float]) -> Figure
     names = node_names(events)
     moments = [_Moment(*entry) for entry in latest(events, "trace").get("events") or ()]
     # Beyond the nodes there are the centralized references, which have no neighbours.
-    moments = [moment for moment in moments if moment.node < len(names)]
-    if not moments:
+    moments = [m for m in moments if m.node < len(names)]
+    size, times = len(names), [m.t for m in moments if m.kind in ("step", *_MAIL)]
+    if not times:
         return None
-    size = len(names)
-    start, end = min(m.t for m in moments), max(m.t for m in moments)
+    start, end = min(times), max(times)
+    moments = [m for m in moments if m.t <= end]  # nodes go and come after the slice too
     crowd = min(1.0, 16 / size) ** 0.5  # marks shrink as lanes close up
     low, high = _HEIGHTS
     figure, axes = new_figure(12, min(high, max(low, 1.4 + 0.36 * size)))
