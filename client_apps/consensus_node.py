@@ -15,10 +15,10 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 
 from client_apps.bench import Bench, bench_of, shard_of
 from client_apps.gradients import Gradients
-from client_apps.node_store import PARKED, NodeStore
 from client_apps.stacked import StackedGradients
 from fl_app.assemble import nodes_of
 from fl_app.config import RunConfig, resolve
+from fl_app.record.node_store import NODES, PARKED, NodeStore
 from fl_app.record.run_dir import runs_root
 from strategies.consensus.agreement import fixed_point
 from strategies.consensus.descent import LocalSGD
@@ -130,9 +130,7 @@ class _Window:
         self._reference = LocalSGD(alone, c.momentum, c.weight_decay)
         simulated = int(context.node_config.get("partition-id", -1)) >= 0
         run = Path(order["directory"])
-        self._store = NodeStore(
-            run / "nodes" if simulated else runs_root().parent / "nodes" / run.name
-        )
+        self._store = NodeStore(run / NODES if simulated else runs_root().parent / NODES / run.name)
 
     def run(self) -> Message:
         began = time.monotonic()

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fl_app.errors import ConfigError, EdgeFlError, RunDirectoryError
 
@@ -16,20 +16,22 @@ USAGE_ERROR = 2
 
 def run(arguments: argparse.Namespace) -> int:
     """train: `edge-fl run participants=8 distill.variant=sync`"""
-    from fl_app.launch.run import run
     from fl_app.launch.values import parse_assignments
 
-    overrides = parse_assignments(arguments.values)
-    return run(overrides, superlink=arguments.superlink, verbose=arguments.verbose)
+    return _launch(arguments, parse_assignments(arguments.values))
 
 
 def resume(arguments: argparse.Namespace) -> int:
     """continue a run from its last checkpoint"""
+    interrupted = find_run(arguments.run)
+    return _launch(arguments, interrupted.config() | {"resume": str(interrupted.path)})
+
+
+def _launch(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     from fl_app.launch.run import run
 
-    interrupted = find_run(arguments.run)
-    overrides = interrupted.config() | {"resume": str(interrupted.path)}
-    return run(overrides, superlink=arguments.superlink, verbose=arguments.verbose)
+    place = {"superlink": arguments.superlink, "ray": arguments.ray}
+    return run(overrides, **place, verbose=arguments.verbose)
 
 
 def config(_arguments: argparse.Namespace) -> int:
@@ -121,18 +123,14 @@ def export(arguments: argparse.Namespace) -> int:
     """write a run's final model as ONNX, checked against what torch computes"""
     import torch
 
-    from fl_app.assemble import flat_model
     from fl_app.config import resolve
     from fl_app.data import spec_of
-    from fl_app.record.export import export_onnx
+    from fl_app.record.export import export_onnx, trained_model
     from strategies.randomness import rng
 
     run = find_run(arguments.run)
     settings = resolve(run.config())
-    name = arguments.model or ("global" if settings.distils else "small")
-    vectors, _ = run.load_checkpoint(name)
-    model = flat_model(settings, "large" if name == "global" else "small")
-    model.load(vectors["weights"], vectors["buffers"])
+    name, model = trained_model(run, settings, arguments.model)
     spec = spec_of(settings.dataset, settings.data_path)
     shape = (8, spec.channels, spec.height, spec.width)
     example = torch.from_numpy(rng(0, "export").standard_normal(shape, dtype="float32"))
@@ -238,6 +236,12 @@ def parser() -> argparse.ArgumentParser:
             metavar="NAME",
             help="a connection of your Flower configuration, instead of a simulation here",
         )
+        sub.add_argument(
+            "--ray",
+            default="",
+            metavar="ADDRESS",
+            help="a Ray cluster that runs already, to spread the simulation over its machines",
+        )
         sub.add_argument("--verbose", action="store_true", help="show all of Flower's log")
     command(config)
     command(runs)
@@ -257,7 +261,12 @@ def parser() -> argparse.ArgumentParser:
     sub = command(export)
     sub.add_argument("run", metavar="RUN")
     sub.add_argument("--onnx", required=True, metavar="PATH")
-    sub.add_argument("--model", choices=("global", "small"), help="default: the published one")
+    sub.add_argument(
+        "--model",
+        default="",
+        metavar="NAME",
+        help="global, small or, of mode=consensus, node-0, node-1 ... (default: the published one)",
+    )
     command(models)
     sub = command(topology)
     sub.add_argument(

@@ -18,7 +18,13 @@ from fl_app.assemble import preflight
 from fl_app.config import RunConfig, Value, resolve
 from fl_app.errors import ConfigError, EdgeFlError, RunDirectoryError
 from fl_app.launch.log import LogReader
-from fl_app.launch.sizing import count_cores, count_gpus, simulation_size
+from fl_app.launch.sizing import (
+    cluster_size,
+    count_cluster_cores,
+    count_cores,
+    count_gpus,
+    simulation_size,
+)
 from fl_app.launch.superlink import Link, local_superlink
 from fl_app.launch.values import toml_lines
 from fl_app.record.books import close_books
@@ -30,12 +36,15 @@ LOST_SECONDS = 10.0
 FAILED, INTERRUPTED, TERMINATED = 1, 130, 143
 
 
-def run(overrides: Mapping[str, Value], *, superlink: str = "", verbose: bool = False) -> int:
+def run(
+    overrides: Mapping[str, Value], *, superlink: str = "", ray: str = "", verbose: bool = False
+) -> int:
     """Run the app with `overrides` over its default configuration; returns the exit code.
 
     `superlink` names a connection of the user's own Flower configuration (a deployment); without
     one, the run is a simulation on this machine, and everything that can be wrong is tried before
-    anything starts. Raises EdgeFlError then.
+    anything starts. Raises EdgeFlError then. `ray` is the address of a Ray cluster over which the
+    simulation is to be spread.
     0: completed; 1: failed; 130: interrupted; 143: terminated.
     """
     config = resolve(overrides)
@@ -45,13 +54,13 @@ def run(overrides: Mapping[str, Value], *, superlink: str = "", verbose: bool = 
     if not superlink:
         preflight(config)
         check_output(config)
-        size = _size(config)
+        size = _size(config, ray)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
     reader = LogReader(verbose)
     code, problem = 0, ""
     try:
-        with _link(superlink) as link:
+        with _link(superlink, ray) as link:
             problem = _run_on(link, overrides, size, reader)
             code = FAILED if problem else 0
     except EdgeFlError as error:
@@ -95,13 +104,15 @@ def _stop(number: int, _frame: FrameType | None) -> None:
     raise Stopped(number)
 
 
-def _link(superlink: str) -> contextlib.AbstractContextManager[Link]:
+def _link(superlink: str, ray: str) -> contextlib.AbstractContextManager[Link]:
     if superlink:
         return contextlib.nullcontext(Link(superlink, dict(os.environ)))
-    return local_superlink()
+    return local_superlink(ray)
 
 
-def _size(config: RunConfig) -> dict[str, Value]:
+def _size(config: RunConfig, ray: str) -> dict[str, Value]:
+    if ray:
+        return cluster_size(config.participants, count_cluster_cores(ray))
     reserved = config.distill.gpu_fraction if config.distils else 0.0
     return simulation_size(config.participants, count_cores(), count_gpus(config.device), reserved)
 

@@ -1,6 +1,7 @@
 """How large a simulation this machine carries."""
 
 import contextlib
+import logging
 import math
 import os
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 
 from fl_app.assemble import pick_device
 from fl_app.config import Value
+from fl_app.errors import ConfigError
 
 
 def simulation_size(
@@ -32,6 +34,25 @@ def simulation_size(
         size["client-resources-num-gpus"] = math.floor(share * 1000) / 1000
         size["init-args-num-gpus"] = gpus
     return size
+
+
+def cluster_size(participants: int, cores: int) -> dict[str, Value]:
+    """The same for a Ray cluster that runs already, with `cores` in all: Flower joins it if it is
+    given no settings for a Ray of its own."""
+    return {"num-supernodes": max(1, min(participants, cores)), "client-resources-num-cpus": 1}
+
+
+def count_cluster_cores(address: str) -> int:
+    """The CPUs of the Ray cluster at `address`. ConfigError if there is none."""
+    import ray
+
+    try:
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+        return int(ray.cluster_resources().get("CPU", 1))
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ConfigError(f"there is no Ray cluster at {address}: {error}") from error
+    finally:
+        ray.shutdown()
 
 
 def count_cores() -> int:

@@ -17,6 +17,7 @@ from typing import Any
 
 from fl_app.errors import EdgeFlError
 from fl_app.launch import supervise
+from fl_app.record.run_dir import runs_root
 
 CONNECTION = "edge-fl"
 STARTUP_SECONDS = 60.0
@@ -102,13 +103,19 @@ def _program(name: str) -> str:
 
 
 @contextlib.contextmanager
-def local_superlink() -> Iterator[Link]:
+def local_superlink(ray_address: str = "") -> Iterator[Link]:
     """A SuperLink for one run, with its own port, FLWR_HOME, Ray and empty working directory.
+
+    ray_address: join this Ray cluster instead of starting a Ray. Its other machines must see the
+    app's files, so the directory is then made beside the runs, in $EDGE_FL_HOME.
 
     Raises EdgeFlError when it does not come up. On leaving, all that it has started is ended.
     """
     # Not under TMPDIR: Ray's socket paths must fit into 107 characters.
     base = "/tmp" if os.access("/tmp", os.W_OK) else None
+    if ray_address:
+        base = str(runs_root().parent)
+        os.makedirs(base, exist_ok=True)
     directory = tempfile.mkdtemp(prefix="edge-fl-", dir=base)
     supervisor = None
     try:
@@ -119,7 +126,7 @@ def local_superlink() -> Iterator[Link]:
         lines = ["[superlink]", f'default = "{CONNECTION}"', f"[superlink.{CONNECTION}]"]
         lines += [f'address = "127.0.0.1:{port}"', "insecure = true"]
         (home / "config.toml").write_text("\n".join(lines) + "\n")
-        environment = _environment(home, directory)
+        environment = _environment(home, directory, ray_address)
         log = Path(directory, "superlink.log")
         with log.open("wb") as output:
             supervisor = subprocess.Popen(
@@ -148,7 +155,7 @@ def _superlink_command(port: int, directory: str) -> list[str]:
     return [*command, *superlink, "--disable-runtime-dependency-installation"]
 
 
-def _environment(home: Path, directory: str) -> dict[str, str]:
+def _environment(home: Path, directory: str, ray_address: str) -> dict[str, str]:
     environment = os.environ | {
         "FLWR_HOME": str(home),
         "FLWR_TELEMETRY_ENABLED": "0",
@@ -161,6 +168,9 @@ def _environment(home: Path, directory: str) -> dict[str, str]:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
     }
     environment.pop("RAY_ADDRESS", None)
+    if ray_address:
+        environment["RAY_ADDRESS"] = ray_address
+        del environment["RAY_TMPDIR"]
     if edge_fl_home := environment.get("EDGE_FL_HOME"):
         environment["EDGE_FL_HOME"] = str(Path(edge_fl_home).expanduser().absolute())
     return environment

@@ -10,10 +10,39 @@ import numpy as np
 import torch
 from torch import nn
 
+from fl_app.assemble import flat_model
+from fl_app.config import RunConfig
 from fl_app.errors import ExportError
+from fl_app.models import FlatModel
+from fl_app.record.node_store import NODES, NodeStore
+from fl_app.record.run_dir import RunDirectory
 
 TOLERANCE = 1e-4  # largest absolute difference of any output; float32 rounding is about 1e-6
 _NEEDED = ("onnx", "onnxruntime", "onnxscript")
+
+
+def trained_model(run: RunDirectory, config: RunConfig, name: str) -> tuple[str, FlatModel]:
+    """The name and the model of a completed run that is called "global", "small" or, where nodes
+    agree among themselves, "node-3"; of "", the published one, or that of the first node.
+
+    Raises ExportError for a name that the run has no model of, RunDirectoryError where the model is
+    not there (yet).
+    """
+    names = ["global", "small"] if config.distils else ["small"]
+    if config.agrees:
+        names = [f"node-{node}" for node in range(config.participants)]
+    name = name or names[0]
+    if name not in names:
+        raise ExportError(f"{run.name} has no model {name!r}; choose one of: {', '.join(names)}")
+    model = flat_model(config, "large" if name == "global" else "small")
+    if config.agrees:
+        store = NodeStore(run.path / NODES)
+        arrays, _ = store.load(config.rounds, int(name.removeprefix("node-")))
+        model.load(arrays["weights"], np.zeros(0, np.float32))
+    else:
+        arrays, _ = run.load_checkpoint(name)
+        model.load(arrays["weights"], arrays["buffers"])
+    return name, model
 
 
 def export_onnx(module: nn.Module, example: torch.Tensor, path: Path) -> float:

@@ -12,6 +12,7 @@ import numpy as np
 
 from fl_app.record.checkpoint import atomic_save, load_tensors
 
+NODES = "nodes"  # the directory of a run that is the <root>
 PARKED = "parked"
 
 

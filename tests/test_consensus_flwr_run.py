@@ -1,0 +1,69 @@
+"""The consensus system through Flower's SuperLink, simulation engine and Ray."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fl_app.config import resolve
+from fl_app.launch.run import run as launch
+from fl_app.record.run_dir import RunDirectory
+from strategies.consensus.strategy import Consensus
+from tests.fake_grid import FakeGrid
+from tests.test_flwr_run import edge_fl
+
+# Every window has mail between hosts, late mail that a window leaves to the next, and losses.
+TINY: dict[str, Any] = {
+    "mode": "consensus",
+    "small-width": 2,
+    "evaluate-examples": 100,
+    "consensus.steps": 24,
+    "consensus.window": 12,
+    "consensus.interval": 3.0,
+    "consensus.delay-seconds": 0.5,
+    "consensus.loss": 0.1,
+}
+
+
+def in_one_process(output: Path) -> str:
+    """The checksum of the same run on a single host, without SuperLink and Ray."""
+    config = resolve({**TINY, "output": str(output)})
+    run = RunDirectory.create(output, config.flat())
+    Consensus(config, run).start(FakeGrid(config.flat(), nodes=1))
+    return run.load_checkpoint("nodes")[1]["checksum"]
+
+
+def summary_of(directory: Path) -> dict[str, Any]:
+    return json.loads((directory / "summary.json").read_text())
+
+
+def test_flwr_run_on_two_hosts_equals_one_host_in_one_process(tmp_path: Path) -> None:
+    values = [f"{key}={value}" for key, value in TINY.items()]
+    done = edge_fl(tmp_path, "run", *values, "name=two")
+    assert done.returncode == 0, done.stdout + done.stderr
+    directory = tmp_path / "runs" / "two"
+    assert done.stdout.strip().splitlines()[-1] == f"run directory: {directory}"
+    summary = summary_of(directory)
+    assert summary["status"] == "completed"
+    assert summary["checksum"] == in_one_process(tmp_path / "in-process")
+    assert summary["final"]["reference"].keys() == {"same-steps"}
+    for name in ("accuracy", "distance", "labels", "spacetime", "topology"):
+        assert (directory / "figures" / f"{name}.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_hosts_spread_over_a_ray_cluster(tmp_path: Path, monkeypatch) -> None:
+    """Two raylets with one CPU each: a host on each, and the same bits as on one machine."""
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("EDGE_FL_HOME", str(tmp_path))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        cluster.add_node(num_cpus=1)
+        assert launch({**TINY, "name": "cluster"}, ray=cluster.address) == 0
+    finally:
+        cluster.shutdown()
+    summary = summary_of(tmp_path / "runs" / "cluster")
+    assert (summary["hosts"], summary["carrier"]) == (2, "ray")
+    assert summary["checksum"] == in_one_process(tmp_path / "in-process")
