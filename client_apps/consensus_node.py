@@ -23,7 +23,7 @@ from fl_app.record.run_dir import runs_root
 from strategies.consensus.agreement import fixed_point
 from strategies.consensus.descent import LocalSGD
 from strategies.consensus.exchange import GridExchange, RayExchange, from_arrays, to_arrays
-from strategies.consensus.host import Exchange, Host, Participant, Tally
+from strategies.consensus.host import INCIDENTS, Exchange, Host, Participant, Tally
 from strategies.consensus.node import Node
 from strategies.consensus.state import pack, unpack
 from strategies.consensus.topology import Topology
@@ -31,7 +31,6 @@ from strategies.evaluation import EvaluationSet, accuracy_and_loss, evaluation_s
 
 # A neighbour's host that sends nothing for so long is not there: see `run_window`.
 _PATIENCE_SECONDS = 20.0
-_TOLD = {"down", "up", "silent", "returned"}  # what happened to a node or a link, at any time
 _MOST_EVENTS = 1500  # of a host: the slice of the trace that is drawn, and incidents
 
 
@@ -54,9 +53,10 @@ def run_window(message: Message, context: Context) -> Message:
     (content of its file), directory (of the run), rate (eta), parked (go on in the middle), durable
     (make sure that the states outlive a power cut), kept (the window from which a resumed run would
     go on), slice (record events until then), started (what the run's clock shows).
-    Out: config done; mail and its arrays, with the grid carrier; and when the window is done, for
-    each node, metrics accuracy and loss (-1 where the node is off), norm (|w|^2) and its tally,
-    config digests, heard and trace, and the array sum (int64, see `fixed_point`).
+    Out: config done, and trace (what has happened); mail and its arrays, with the grid carrier; and
+    when the window is done, for each node, metrics accuracy and loss (-1 where the node is off),
+    norm (|w|^2) and its tally, config digests and heard, and the array sum (int64, see
+    `fixed_point`).
 
     When mail that it cannot do without does not come, it parks its nodes and answers done = False.
     """
@@ -109,7 +109,7 @@ class _Journal:
     def __call__(
         self, t: float, what: str, node: int, peer: int | None, sent: float | None
     ) -> None:
-        if (t <= self._until or what in _TOLD) and len(self.events) < _MOST_EVENTS:
+        if (t <= self._until or what in INCIDENTS) and len(self.events) < _MOST_EVENTS:
             self.events.append((t, what, node, peer, sent))
 
 
@@ -152,7 +152,7 @@ class _Window:
         )
         done = self._run_nodes(host, participants, began)
         headers, arrays = to_arrays(exchange.outbox if isinstance(exchange, GridExchange) else [])
-        answer: dict[str, Any] = {"done": done, "mail": headers}
+        answer = {"done": done, "mail": headers, "trace": json.dumps(journal.events)}
         place = self._window if done else PARKED
         for participant in participants:
             state, metadata = pack(participant)
@@ -163,7 +163,6 @@ class _Window:
         if done:
             arrays["sum"] = fixed_point([p.node.weights for p in self._present(participants)])
             answer |= _described(participants)
-            answer["trace"] = json.dumps(journal.events)
             metrics |= self._evaluated(participants)
         content = {
             "config": ConfigRecord(answer),

@@ -52,6 +52,7 @@ class _Seat:
     parked: bool = False
     failures: int = 0
     mail: list[Mail] = field(default_factory=list)
+    trace: list[list[Any]] = field(default_factory=list)  # of the window, up to where it is parked
 
 
 def spread(nodes: Sequence[int], hosts: int) -> list[list[int]]:
@@ -217,13 +218,15 @@ class Fleet:
         self.refused = self._broker.refused
         seat.mail = []
         seat.parked = not config["done"]
+        seat.trace += json.loads(config["trace"])
         if seat.parked:
             return None
         seat.window += 1
+        trace, seat.trace = seat.trace, []
         described = {
             "digests": list(config["digests"]),
             "heard": json.loads(config["heard"]),
-            "trace": json.loads(config["trace"]),
+            "trace": trace,
         }
         total = arrays["sum"].numpy()
         return Answer(seat.window - 1, seat.nodes, dict(metrics), described, total)

@@ -133,6 +133,8 @@ class Participant:
         return gone
 
 
+# Of what a listener is told, what happens to a node or a link now and then.
+INCIDENTS = ("down", "up", "silent", "returned")
 # Told of what happens: (t, what, node, peer or None, when a mail was sent or None).
 Listener = Callable[[float, str, int, int | None, float | None], None]
 
@@ -310,9 +312,10 @@ class Host:
 
     def _use(self, participant: Participant, mail: Mail, t: float) -> None:
         index, j = participant.node.index, mail.sender
-        if j not in participant.node.links:
-            self._tell(t, "returned", index, j, None)
+        gone = j not in participant.node.links
         used = participant.use(mail, t)
+        if used and gone:
+            self._tell(t, "returned", index, j, None)
         self._tell(t, "receive" if used else "drop", index, j, mail.sent)
 
     def _duplicate(self, participant: Participant, event: Event) -> None:

@@ -17,6 +17,7 @@ from fl_app.record.run_dir import RunDirectory
 from strategies.clock import Clock
 from strategies.consensus.agreement import average, consensus_distance
 from strategies.consensus.fleet import Answer, Fleet
+from strategies.consensus.host import INCIDENTS
 from strategies.consensus.rates import rate_of
 from strategies.evaluation import Evaluator, Task
 from strategies.roster import assemble_roster, prepare_hosts
@@ -231,23 +232,20 @@ class Consensus(Strategy):
         self._save(t, answers)
 
     def _record_trace(self, window: int, answers: list[Answer]) -> None:
-        events = sorted(
-            (event for answer in answers for event in answer.described["trace"]),
-            key=lambda event: event[:1] + event[2:3],
-        )
-        for t, what, node, peer, _ in events:
-            if what in ("down", "up", "silent", "returned"):
-                self._run.emit("incident", round=window, t=t, node=node, kind=what, peer=peer)
+        """What happened to nodes and links in the window and, of the first, the slice."""
+        events = [tuple(event) for answer in answers for event in answer.described["trace"]]
         if window == 1:
-            self._run.emit("trace", events=events)
+            self._run.emit("trace", events=sorted(events, key=lambda event: (event[0], event[2])))
+        incidents = [
+            (t, node, what, peer) for t, what, node, peer, _ in events if what in INCIDENTS
+        ]
         begin, end = ((w * self._timetable.window_seconds) for w in (window - 1, window))
         for outage in self._timetable.outages if self._config.virtual else ():
-            for kind, moment in (("cut", outage.start), ("healed", outage.end)):
-                if outage.kind == "cut" and begin < moment <= end:
-                    self._run.emit(
-                        "incident", round=window, t=moment, node=outage.node, kind=kind,
-                        peer=outage.peer,
-                    )  # fmt: skip
+            for what, t in (("cut", outage.start), ("healed", outage.end)):
+                if outage.kind == "cut" and begin < t <= end:
+                    incidents.append((t, outage.node, what, outage.peer))
+        for t, node, what, peer in sorted(incidents, key=lambda incident: incident[:3]):
+            self._run.emit("incident", round=window, t=t, node=node, kind=what, peer=peer)
 
     def _evaluate(self, evaluator: Evaluator, window: int, t: float) -> None:
         vectors = {"weights": self._average.astype(np.float32), "buffers": np.zeros(0, np.float32)}
