@@ -163,10 +163,9 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def hardware(run: RunDirectory) -> dict[str, object]:
-    """What a run ran on, as it recorded it."""
+def hardware(environment: Mapping[str, object]) -> dict[str, object]:
+    """What a run ran on, out of the environment that it recorded."""
     keys = ("cpu", "cpus_usable", "memory_bytes", "gpu", "platform", "python", "packages")
-    environment = run.environment()
     return {key: environment.get(key) for key in keys}
 
 

@@ -313,7 +313,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                     repeats.append(against_bare(run, sampler, given))
                     startups.append(phases)
                     peaks.append(sampler.peak)
-                    machine, began = hardware(run), time.time()
+                    machine, began = hardware(run.environment()), time.time()
                 ratio = mean(repeat["ratio"] for repeat in repeats)
                 lengths.append({"aimed_at": seconds, "ratio": ratio, "repeats": repeats})
             null_round = measure_null_round(link, values, arguments.null_rounds)

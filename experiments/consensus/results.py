@@ -25,7 +25,7 @@ def collect(runs: Sequence[Planned], root: Path, size: str, invocation: str) -> 
         run = completed(planned, root)
         if run is None:
             continue
-        machine, summary = hardware(run), run.summary()
+        machine, summary = hardware(run.environment()), run.summary()
         table, window = window_table(run.events()), int(planned.values["consensus.window"])
         references = table[-1]["reference"] or {}
         steps = [window * row["round"] for row in table]

@@ -29,7 +29,7 @@ def collect(runs: Sequence[Planned], root: Path, size: str, invocation: str) -> 
         run = completed(planned, root)
         if run is None:
             continue
-        machine = hardware(run)
+        machine = hardware(run.environment())
         events = run.events()
         curves = {name: series(events, *key) for name, key in CURVES.items()}
         reverse = [s for s in of_kind(events, "segment") if s["kind"] == "reverse"]
