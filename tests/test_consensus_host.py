@@ -1,0 +1,563 @@
+"""Hosts: the same bits however nodes are spread, no mail used twice or waited for in vain, and what
+every event of a timeline does."""
+
+import itertools
+import math
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+
+from strategies.consensus.algorithms import ALGORITHMS
+from strategies.consensus.descent import LocalSGD
+from strategies.consensus.host import MODEL, Host, Mail, Participant, Tally
+from strategies.consensus.node import Node, Vectors
+from strategies.consensus.schedule import Conditions, Event, Kind, Timetable, parse_outages
+from strategies.consensus.topology import build_topology
+from tests.convex import Simulation, quadratics, worst_error
+
+HARSH: dict[str, Any] = {
+    "delay_seconds": 9.0,
+    "loss": 0.3,
+    "duplication": 0.3,
+    "speed_spread": 0.5,
+}
+OUTAGES = (
+    "crash:3@5-20, cut:0-1@2-40, leave:5@17, join:7@14, pause:2@10-30, leave:6@20-33, "
+    "crash:4@0-9, pause:1@24-25"
+)
+STRESSES: dict[str, dict[str, Any]] = {
+    "none": {},
+    "mail": HARSH,
+    "one-way": {**HARSH, "one_way": True},
+    "outages": {**HARSH, "outages": OUTAGES, "silence": 15.0},
+}
+
+
+def simulation(
+    algorithm: str, *, graph: str = "torus", hosts: int = 1, stress: str = "none", **changes: Any
+) -> Simulation:
+    conditions = dict(STRESSES[stress])
+    outages, silence = conditions.pop("outages", ""), conditions.pop("silence", math.inf)
+    topology = build_topology("tree" if ALGORITHMS[algorithm].trees_only else graph, 8)
+    timetable = Timetable(
+        topology,
+        Conditions(**conditions),
+        interval=4,
+        window_steps=16,
+        seed=1,
+        synchronous=not topology.static or ALGORITHMS[algorithm].exchange == "synchronous",
+        outages=parse_outages(outages, topology),
+    )
+    return Simulation(
+        quadratics(8, parameters=12),
+        timetable,
+        algorithm,
+        0.3,
+        hosts=hosts,
+        changes={"momentum": 0.5},
+        host_options={"silence": silence, **changes},
+    )
+
+
+def state_of(found: Simulation) -> list[Any]:
+    """All that the participants are, in a form that `==` compares to the last bit."""
+
+    def bits(vectors: Vectors) -> dict[str, bytes]:
+        return {name: v.numpy().tobytes() for name, v in vectors.items()}
+
+    return [
+        (
+            p.node.weights.numpy().tobytes(),
+            bits(p.node.vectors),
+            [(j, bits(link)) for j, link in p.node.links.items()],
+            p.received,
+            p.heard,
+            p.tally,
+            sorted((key, bits(mail.vectors), mail.sent) for key, mail in p.mail.items()),
+        )
+        for p in found.participants
+    ]
+
+
+# ----------------------------------------------------------- the same bits for any number of hosts
+
+
+@pytest.mark.parametrize("stress", STRESSES)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_hosting_does_not_change_a_bit(algorithm: str, stress: str) -> None:
+    expected = state_of(simulation(algorithm, stress=stress).run(3))
+    for hosts in (2, 4, 8):
+        assert state_of(simulation(algorithm, stress=stress, hosts=hosts).run(3)) == expected
+
+
+@pytest.mark.parametrize("algorithm", ["ecl", "d-psgd"])
+def test_hosting_does_not_change_a_bit_on_a_sequence_of_graphs(algorithm: str) -> None:
+    one = simulation(algorithm, graph="one-peer-exponential", stress="outages").run(3)
+    four = simulation(algorithm, graph="one-peer-exponential", stress="outages", hosts=4).run(3)
+    assert state_of(one) == state_of(four)
+
+
+@pytest.mark.parametrize("stress", STRESSES)
+@pytest.mark.parametrize("hosts", [1, 4])
+def test_steps_that_are_due_together_may_be_done_together(hosts: int, stress: str) -> None:
+    for algorithm in ("ecl", "gradient-tracking"):
+        alone = simulation(algorithm, stress=stress, hosts=hosts).run(3)
+        together = simulation(algorithm, stress=stress, hosts=hosts, together=True).run(3)
+        assert state_of(alone) == state_of(together)
+
+
+def test_gradients_are_asked_for_together() -> None:
+    """All nodes of one speed are due at the same moments."""
+    found = simulation("ecl")
+    sizes = []
+
+    def gradients(due: Sequence[tuple[Node, int]]) -> Any:
+        sizes.append(len(due))
+        return found.problem.gradients(due)
+
+    host = Host(found.participants, gradients, initial=found.initial, together=True)
+    assert host.run(*found.timelines(0))
+    assert sizes == [8] * 16
+
+
+@pytest.mark.parametrize("stress", ["none", "outages"])
+def test_hosts_at_the_same_time(stress: str) -> None:
+    """Four hosts in threads, which wait for each other's mail."""
+    expected = state_of(simulation("ecl", stress=stress).run(2))
+    found = simulation("ecl", stress=stress, hosts=4)
+    for _ in range(2):
+        done: list[bool] = []
+
+        def work(number: int, done: list[bool] = done) -> None:
+            done.append(found.host(number).run(*found.timelines(number), 30.0))
+
+        threads = [threading.Thread(target=work, args=(h,)) for h in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert done == [True] * 4
+        found.window += 1
+    assert state_of(found) == expected
+
+
+def test_a_host_stops_where_mail_lacks_and_goes_on_from_there() -> None:
+    """Host 0 alone gets as far as to the first mail it needs; what it has done, it does not do
+    again."""
+    expected = state_of(simulation("ecl").run(1))
+    found = simulation("ecl", hosts=2)
+    first, second = found.host(0), found.host(1)
+    assert not first.run(*found.timelines(0))
+    cursors = [p.cursor for p in found.parts[0]]
+    assert all(0 < c < len(found.timelines(0)[0][i]) for i, c in enumerate(cursors))
+    assert not first.run(*found.timelines(0))
+    assert [p.cursor for p in found.parts[0]] == cursors
+    turns = [(second, 1), (first, 0)]
+    while turns:
+        turns = [(host, h) for host, h in turns if not host.run(*found.timelines(h))]
+    assert state_of(found) == expected
+    assert all(p.cursor == 0 for p in found.participants)
+
+
+def test_a_window_ends_when_all_that_is_under_way_is_there() -> None:
+    found = simulation("ecl", stress="mail", hosts=2).run(1)
+    _, in_flight = found.timelines(0)
+    assert any(in_flight.values())
+    found.window = 0
+    for number in (0, 1):
+        for index, keys in found.timelines(number)[1].items():
+            assert set(found.participants[index].mail) == set(keys)
+
+
+# ------------------------------------------------------------------- what each event does to a node
+
+
+@dataclass(frozen=True)
+class Diary(LocalSGD):
+    """Does local SGD, and notes what it is told."""
+
+    notes: list[Any] = field(default_factory=list)
+
+    def connect(self, node: Node, j: int) -> None:
+        super().connect(node, j)
+        self.notes.append(("connect", node.index, j))
+
+    def disconnect(self, node: Node, j: int) -> None:
+        super().disconnect(node, j)
+        self.notes.append(("disconnect", node.index, j))
+
+    def message(self, node: Node, j: int, seq: int) -> Vectors:
+        self.notes.append(("message", node.index, j, seq))
+        return {"weights": node.weights.clone()}
+
+    def receive(self, node: Node, j: int, seq: int, mail: Vectors) -> None:
+        self.notes.append(("receive", node.index, j, seq, mail["weights"].tolist()))
+
+    def mix(self, node: Node, round_: int) -> None:
+        self.notes.append(("mix", node.index, round_))
+
+    def rescale(self, node: Node, old_rate: float, new_rate: float) -> None:
+        self.notes.append(("rescale", node.index, old_rate, new_rate))
+
+
+class Pair:
+    """Nodes 0 and 1 that start at the model [0, 0], with a diary and a listener's record."""
+
+    def __init__(self, silence: float = math.inf, gradient: float = -1.0) -> None:
+        self.diary = Diary(build_topology("chain", 2), 0.0, 0.0)
+        self.participants = []
+        for index in (0, 1):
+            node = Node(index, torch.zeros(2))
+            self.diary.start(node)
+            self.participants.append(
+                Participant(node, self.diary, (1 - index,), rate=1.0, heard={1 - index: 0.0})
+            )
+        self.diary.notes.clear()
+        self.told: list[Any] = []
+        self.host = Host(
+            self.participants,
+            lambda due: (torch.full((2,), gradient) for _ in due),
+            initial=lambda _: torch.full((2,), 7.0),
+            silence=silence,
+            listener=lambda *event: self.told.append(event),
+        )
+
+    def run(self, first: Sequence[Event] = (), second: Sequence[Event] = ()) -> "Pair":
+        assert self.host.run({0: first, 1: second}, {0: [], 1: []})
+        return self
+
+    def links(self) -> list[list[int]]:
+        return [list(p.node.links) for p in self.participants]
+
+    def model(self, index: int) -> list[float]:
+        return self.participants[index].node.weights.tolist()
+
+
+def swap(t: float, seq: int) -> tuple[list[Event], list[Event]]:
+    """(events of node 0, events of node 1) of mails in both directions at one moment."""
+    return (
+        [Event(t, Kind.SEND, 1, seq), Event(t, Kind.RECEIVE, 1, seq, t)],
+        [Event(t, Kind.SEND, 0, seq), Event(t, Kind.RECEIVE, 0, seq, t)],
+    )
+
+
+def test_steps_and_swaps_in_the_order_of_time() -> None:
+    """Node 0 steps once and node 1 twice before they swap, and each gets the other's model as it
+    was then."""
+    a, b = swap(2.0, 4)
+    pair = Pair().run(
+        [Event(1.0, Kind.STEP, seq=0), *a, Event(3.0, Kind.STEP, seq=1)],
+        [Event(1.0, Kind.STEP, seq=0), Event(2.0, Kind.STEP, seq=1), *b],
+    )
+    assert pair.diary.notes == [
+        ("message", 0, 1, 4),
+        ("message", 1, 0, 4),
+        ("receive", 0, 1, 4, [2.0, 2.0]),
+        ("receive", 1, 0, 4, [1.0, 1.0]),
+    ]
+    assert pair.model(0) == pair.model(1) == [2.0, 2.0]
+    assert pair.participants[0].heard == {1: 2.0}
+    assert pair.participants[0].received == {1: 4}
+    assert pair.told == [
+        (1.0, "step", 0, None, None),
+        (1.0, "step", 1, None, None),
+        (2.0, "step", 1, None, None),
+        (2.0, "send", 0, 1, None),
+        (2.0, "send", 1, 0, None),
+        (2.0, "receive", 0, 1, 2.0),
+        (2.0, "receive", 1, 0, 2.0),
+        (3.0, "step", 0, None, None),
+    ]
+
+
+def test_what_is_counted() -> None:
+    pair = Pair().run(
+        [Event(1.0, Kind.STEP), Event(2.0, Kind.SEND, 1, 1), Event(3.0, Kind.LOST, 1, 2)],
+        [Event(5.0, Kind.RECEIVE, 0, 1, 2.0), Event(6.0, Kind.DUPLICATE, 0, 1, 2.0)],
+    )
+    sender, receiver = (p.tally for p in pair.participants)
+    assert sender == Tally(steps=1, messages=2, bytes=16, lost=1)
+    assert receiver == Tally(used=1, age=3.0, duplicates=1)
+    assert sender + receiver == Tally(1, 2, 16, 1, 1, 1, 3.0)
+
+
+def test_a_lost_mail_is_written_but_not_received() -> None:
+    """Its writer cannot know."""
+    pair = Pair().run([Event(1.0, Kind.LOST, 1, 3)])
+    assert pair.diary.notes == [("message", 0, 1, 3)]
+    assert pair.told == [(1.0, "lost", 0, 1, None)]
+
+
+def test_mail_that_was_overtaken_is_dropped() -> None:
+    pair = Pair().run(
+        [Event(1.0, Kind.SEND, 1, 1), Event(2.0, Kind.SEND, 1, 2)],
+        [Event(3.0, Kind.RECEIVE, 0, 2, 2.0), Event(4.0, Kind.RECEIVE, 0, 1, 1.0)],
+    )
+    assert [note for note in pair.diary.notes if note[0] == "receive"] == [
+        ("receive", 1, 0, 2, [0.0, 0.0])
+    ]
+    assert pair.participants[1].tally == Tally(used=1, age=1.0, duplicates=1)
+    assert pair.told[-1] == (4.0, "drop", 1, 0, 1.0)
+
+
+def test_the_same_mail_is_used_once() -> None:
+    [_, participant] = Pair().participants
+    mail = Mail(0, 1, 5, {"weights": torch.zeros(2)}, 1.0)
+    assert participant.use(mail, 2.0)
+    assert not participant.use(mail, 3.0)
+    assert participant.use(mail._replace(seq=6), 4.0)
+    assert not participant.use(mail, 5.0)
+    assert participant.tally == Tally(used=2, age=4.0, duplicates=2)
+    assert participant.heard == {0: 4.0}
+
+
+def test_rounds_end_by_mixing() -> None:
+    pair = Pair().run([Event(1.0, Kind.MIX, seq=8)])
+    assert pair.diary.notes == [("mix", 0, 8)]
+
+
+def test_weights_multiply_gradients() -> None:
+    pair = Pair()
+    pair.participants[1].weight = 0.25
+    pair.run([Event(1.0, Kind.STEP)], [Event(1.0, Kind.STEP)])
+    assert pair.model(0) == [1.0, 1.0]
+    assert pair.model(1) == [0.25, 0.25]
+
+
+def test_the_rate_changes_once() -> None:
+    pair = Pair()
+    participant = pair.participants[0]
+    for rate in (1.0, 0.5, 0.5, 0.1):
+        participant.change_rate(rate)
+    assert pair.diary.notes == [("rescale", 0, 1.0, 0.5), ("rescale", 0, 0.5, 0.1)]
+    participant.rate = 0.0  # it has made no step yet, so there is nothing to keep
+    participant.change_rate(0.3)
+    assert len(pair.diary.notes) == 2
+
+
+# ------------------------------------------------------------------------------ silence and returns
+
+
+def step(*times: float) -> list[Event]:
+    return [Event(t, Kind.STEP) for t in times]
+
+
+def test_a_silent_neighbour_is_dropped_and_comes_back_with_a_fresh_link() -> None:
+    """Node 1 hears last of node 0 at 1 s; 10 s later, not earlier, it gives it up."""
+    mails = [Event(1.0, Kind.SEND, 1, 1), Event(20.0, Kind.SEND, 1, 2)]
+    pair = Pair(silence=10.0).run(
+        mails,
+        [
+            Event(1.0, Kind.RECEIVE, 0, 1, 1.0),
+            *step(11.0, 11.5, 12.0),
+            Event(20.0, Kind.RECEIVE, 0, 2, 20.0),
+            *step(21.0),
+        ],
+    )
+    assert [note[:3] for note in pair.diary.notes if note[1] == 1] == [
+        ("receive", 1, 0),
+        ("disconnect", 1, 0),
+        ("connect", 1, 0),
+        ("receive", 1, 0),
+    ]
+    assert [event for event in pair.told if event[1] in ("silent", "returned")] == [
+        (11.5, "silent", 1, 0, None),
+        (20.0, "returned", 1, 0, None),
+    ]
+    assert pair.links() == [[1], [0]]
+
+
+def test_old_mail_of_a_dropped_neighbour_does_not_bring_it_back() -> None:
+    pair = Pair(silence=10.0).run(
+        [Event(0.5, Kind.SEND, 1, 1), Event(1.0, Kind.SEND, 1, 2)],
+        [Event(1.0, Kind.RECEIVE, 0, 2, 1.0), *step(12.0), Event(13.0, Kind.RECEIVE, 0, 1, 0.5)],
+    )
+    assert pair.links() == [[1], []]
+    assert [event[1] for event in pair.told if event[2] == 1][-2:] == ["step", "drop"]
+
+
+def test_who_has_dropped_a_neighbour_still_greets_it() -> None:
+    """Both may have given each other up; the greeting is that of a fresh link, and is forgotten."""
+    pair = Pair(silence=1.0).run([*step(5.0), Event(6.0, Kind.SEND, 1, 1)])
+    assert pair.diary.notes == [
+        ("disconnect", 0, 1),
+        ("connect", 0, 1),
+        ("message", 0, 1, 1),
+        ("disconnect", 0, 1),
+    ]
+    assert pair.links() == [[], [0]]
+
+
+def test_who_was_away_does_not_blame_its_neighbours() -> None:
+    events = [Event(2.0, Kind.DOWN), Event(30.0, Kind.UP), *step(39.0, 41.0)]
+    pair = Pair(silence=10.0).run(events)
+    assert [event[:2] for event in pair.told] == [
+        (2.0, "down"),
+        (30.0, "up"),
+        (39.0, "step"),
+        (41.0, "silent"),
+        (41.0, "step"),
+    ]
+
+
+# ---------------------------------------------------------------------------------- come and go
+
+
+def test_who_restarts_has_the_initial_model_and_fresh_links() -> None:
+    pair = Pair().run([*step(1.0), Event(2.0, Kind.DOWN), Event(9.0, Kind.RESTART), *step(10.0)])
+    assert pair.model(0) == [8.0, 8.0]
+    assert pair.diary.notes == [("connect", 0, 1)]
+    assert pair.participants[0].heard == {1: 9.0}
+
+
+def test_who_comes_adopts_a_neighbours_model() -> None:
+    """Its links start from that model: they are made once more."""
+    pair = Pair().run(
+        [Event(9.0, Kind.RESTART), Event(9.0, Kind.ADOPT, 1, -1, 9.0)],
+        [*step(1.0, 2.0, 9.0), Event(9.0, Kind.INVITE, 0, -1), *step(10.0)],
+    )
+    assert pair.model(0) == [3.0, 3.0]
+    assert pair.model(1) == [4.0, 4.0]
+    assert pair.diary.notes == [("connect", 0, 1), ("connect", 0, 1)]
+
+
+def test_an_invitation_from_another_host() -> None:
+    class Post:
+        def __init__(self) -> None:
+            self.sent: list[Mail] = []
+
+        def post(self, mail: Mail) -> None:
+            self.sent.append(mail)
+
+        def collect(self, patience: float) -> list[Mail]:
+            return []
+
+    pair, post = Pair(), Post()
+    options: dict[str, Any] = {"initial": lambda _: torch.zeros(2), "exchange": post}
+    host = Host([pair.participants[1]], lambda due: (torch.ones(2) for _ in due), **options)
+    assert host.run({1: [Event(9.0, Kind.INVITE, 0, -1)]}, {1: []})
+    [mail] = post.sent
+    assert mail[:3] == (1, 0, -1)
+    assert mail.vectors[MODEL].tolist() == [0.0, 0.0]
+    assert mail.size == 8
+
+
+def test_goodbye_and_hello() -> None:
+    pair = Pair().run(
+        [
+            Event(1.0, Kind.DISCONNECT, 1),
+            Event(1.0, Kind.DISCONNECT, 1),  # it was silent already: nothing to forget
+            Event(4.0, Kind.CONNECT, 1),
+            Event(4.0, Kind.CONNECT, 1),
+        ]
+    )
+    assert pair.diary.notes == [("disconnect", 0, 1), ("connect", 0, 1)]
+    assert pair.participants[0].heard == {1: 4.0}
+
+
+# --------------------------------------------------------------------------------- the real clock
+
+
+class Ticks:
+    """A clock on which every look takes a hundredth of a second."""
+
+    def __init__(self) -> None:
+        self._ticks = itertools.count(1)
+
+    def __call__(self) -> float:
+        return next(self._ticks) / 100
+
+
+class Letters:
+    """Gives what it was given, at the first time of asking, and takes everything."""
+
+    def __init__(self, *mails: Mail) -> None:
+        self.mails, self.posted = list(mails), list[Mail]()
+
+    def post(self, mail: Mail) -> None:
+        self.posted.append(mail)
+
+    def collect(self, patience: float) -> list[Mail]:
+        assert patience == 0.0  # nobody waits
+        mails, self.mails = self.mails, []
+        return mails
+
+
+@pytest.mark.parametrize("algorithm", ["pdmm-isvr", "ecl"])
+def test_free_running_nodes_agree_on_the_optimum(algorithm: str) -> None:
+    found = simulation(algorithm)
+    found.host(0).run_freely(dict.fromkeys(range(8), range(2000)), 4.0, Ticks(), seed=3)
+    optimum = found.problem.optimum(dict.fromkeys(range(8), 1.0))
+    assert worst_error(found.models(), optimum) < 1e-6
+
+
+def test_free_running_hosts_take_turns_of_any_length() -> None:
+    """Two hosts, each of which runs 50 steps while the other stands still."""
+    found = simulation("pdmm-isvr", hosts=2)
+    hosts, clock = [found.host(0), found.host(1)], Ticks()
+    for begin in range(0, 4000, 50):
+        for part, host in zip(found.parts, hosts, strict=True):
+            steps = {p.node.index: range(begin, begin + 50) for p in part}
+            host.run_freely(steps, 4.0, clock, seed=3)
+    optimum = found.problem.optimum(dict.fromkeys(range(8), 1.0))
+    assert worst_error(found.models(), optimum) < 1e-6
+
+
+def test_the_newest_mail_wins() -> None:
+    pair = Pair()
+    letters = [Mail(1, 0, seq, {"weights": torch.full((2,), float(seq))}, 0.0) for seq in (5, 7, 6)]
+    options: dict[str, Any] = {"initial": lambda _: torch.zeros(2), "exchange": Letters(*letters)}
+    host = Host(pair.participants[:1], lambda due: (torch.ones(2) for _ in due), **options)
+    host.run_freely({0: range(3)}, math.inf, Ticks(), seed=0)
+    assert pair.diary.notes == [("receive", 0, 1, 7, [7.0, 7.0])]
+    assert pair.participants[0].tally.used == 1
+    assert pair.participants[0].mail == {}
+
+
+def test_nobody_waits_for_somebody_who_is_not_there() -> None:
+    """It does all its steps, drops the neighbour that is silent for long, and pushes on."""
+    pair, letters = Pair(), Letters()
+    told: list[Any] = []
+    host = Host(
+        pair.participants[:1],
+        lambda due: (torch.ones(2) for _ in due),
+        initial=lambda _: torch.zeros(2),
+        exchange=letters,
+        silence=1.0,
+        listener=lambda *event: told.append(event[1]),
+    )
+    host.run_freely({0: range(2000)}, 5.0, Ticks(), seed=0)
+    assert pair.participants[0].tally.steps == 2000
+    assert told.count("silent") == 1
+    # 2000 steps at a chance of 1/5: 400 pushes with a deviation of 18.
+    assert 330 < len(letters.posted) == told.count("send") < 470
+    assert [m.seq for m in letters.posted] == sorted(m.seq for m in letters.posted)
+
+
+def test_pushes_follow_from_the_seed_and_the_step() -> None:
+    def pushes(steps: Sequence[range]) -> list[int]:
+        pair, letters = Pair(), Letters()
+        options: dict[str, Any] = {"initial": lambda _: torch.zeros(2), "exchange": letters}
+        host = Host(pair.participants[:1], lambda due: (torch.ones(2) for _ in due), **options)
+        for part in steps:
+            host.run_freely({0: part}, 3.0, Ticks(), seed=1)
+        return [mail.seq for mail in letters.posted]
+
+    assert pushes([range(60)]) == pushes([range(25), range(25, 60)])
+
+
+def test_mail_that_comes_last_is_kept_for_the_next_window() -> None:
+    pair, letters = Pair(), Letters()
+    options: dict[str, Any] = {"initial": lambda _: torch.zeros(2), "exchange": letters}
+    host = Host(pair.participants[:1], lambda due: (torch.ones(2) for _ in due), **options)
+
+    def late() -> float:
+        letters.mails = [Mail(1, 0, 9, {"weights": torch.zeros(2)}, 0.0)]
+        return 1.0
+
+    host.run_freely({0: range(1)}, math.inf, late, seed=0)
+    assert list(pair.participants[0].mail) == [(1, 9)]
