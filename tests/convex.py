@@ -1,5 +1,6 @@
 """A convex problem whose optimum is known, and a run of it by the real timetable and host."""
 
+import math
 import queue
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from strategies.consensus.algorithms import Settings, make_algorithm
-from strategies.consensus.host import Exchange, Host, Mail, Participant
-from strategies.consensus.node import Node
-from strategies.consensus.schedule import Timetable
-from strategies.consensus.topology import Topology
+from strategies.consensus.algorithms import ALGORITHMS, Settings, make_algorithm
+from strategies.consensus.host import Host, Mail, Participant
+from strategies.consensus.node import Node, Vectors
+from strategies.consensus.schedule import Conditions, Timetable, parse_outages
+from strategies.consensus.topology import Topology, build_topology
 from strategies.randomness import rng
 
 SETTINGS: dict[str, Any] = {
@@ -105,13 +106,17 @@ class Simulation:
         settings = Settings(**{**SETTINGS, **self.changes})
         algorithm = make_algorithm(self.algorithm, settings, topology)
         self.participants = [self._start(algorithm, topology, i) for i in range(topology.size)]
-        placement = {i: i * self.hosts // topology.size for i in range(topology.size)}
+        self._placement = {i: i * self.hosts // topology.size for i in range(topology.size)}
         queues = [queue.SimpleQueue[Mail]() for _ in range(self.hosts)]
-        self.parts = [
-            [p for p in self.participants if placement[p.node.index] == h]
-            for h in range(self.hosts)
+        self.exchanges = [InProcess(queues, self._placement, h) for h in range(self.hosts)]
+
+    @property
+    def parts(self) -> list[list[Participant]]:
+        """The participants of each host."""
+        everybody = self.participants
+        return [
+            [p for p in everybody if self._placement[p.node.index] == h] for h in range(self.hosts)
         ]
-        self.exchanges = [InProcess(queues, placement, h) for h in range(self.hosts)]
 
     def _start(self, algorithm: Any, topology: Topology, index: int) -> Participant:
         node = Node(index, self.initial(index).clone())
@@ -125,12 +130,12 @@ class Simulation:
     def initial(self, _: int) -> torch.Tensor:
         return torch.zeros(self.problem.b.shape[1], dtype=torch.float64)
 
-    def host(self, number: int, exchange: Exchange | None = None) -> Host:
+    def host(self, number: int) -> Host:
         return Host(
             self.parts[number],
             self.problem.gradients,
             initial=self.initial,
-            exchange=exchange or self.exchanges[number],
+            exchange=self.exchanges[number],
             **self.host_options,
         )
 
@@ -153,3 +158,74 @@ class Simulation:
 
     def models(self) -> list[torch.Tensor]:
         return [p.node.weights for p in self.participants]
+
+
+HARSH: dict[str, Any] = {
+    "delay_seconds": 9.0,
+    "loss": 0.3,
+    "duplication": 0.3,
+    "speed_spread": 0.5,
+}
+OUTAGES = (
+    "crash:3@5-20, cut:0-1@2-40, leave:5@17, join:7@14, pause:2@10-30, leave:6@20-33, "
+    "crash:4@0-9, pause:1@24-25"
+)
+STRESSES: dict[str, dict[str, Any]] = {
+    "none": {},
+    "mail": HARSH,
+    "one-way": {**HARSH, "one_way": True},
+    "outages": {**HARSH, "outages": OUTAGES, "silence": 15.0},
+}
+
+
+def disturbed(
+    algorithm: str,
+    *,
+    graph: str = "torus",
+    hosts: int = 1,
+    stress: str = "none",
+    compression: str = "random-k",
+    **host_options: Any,
+) -> Simulation:
+    """Eight nodes with momentum under one of STRESSES."""
+    conditions = dict(STRESSES[stress])
+    outages, silence = conditions.pop("outages", ""), conditions.pop("silence", math.inf)
+    topology = build_topology("tree" if ALGORITHMS[algorithm].trees_only else graph, 8)
+    timetable = Timetable(
+        topology,
+        Conditions(**conditions),
+        interval=4,
+        window_steps=16,
+        seed=1,
+        synchronous=not topology.static or ALGORITHMS[algorithm].exchange == "synchronous",
+        outages=parse_outages(outages, topology),
+    )
+    return Simulation(
+        quadratics(8, parameters=12),
+        timetable,
+        algorithm,
+        0.3,
+        hosts=hosts,
+        changes={"momentum": 0.5, "compression": compression},
+        host_options={"silence": silence, **host_options},
+    )
+
+
+def bits_of(found: Simulation) -> list[Any]:
+    """All that the participants are, in a form that `==` compares to the last bit."""
+
+    def bits(vectors: Vectors) -> dict[str, bytes]:
+        return {name: v.numpy().tobytes() for name, v in vectors.items()}
+
+    return [
+        (
+            p.node.weights.numpy().tobytes(),
+            bits(p.node.vectors),
+            [(j, bits(link)) for j, link in p.node.links.items()],
+            p.received,
+            p.heard,
+            p.tally,
+            sorted((key, bits(mail.vectors), mail.sent) for key, mail in p.mail.items()),
+        )
+        for p in found.participants
+    ]

@@ -15,73 +15,9 @@ from strategies.consensus.algorithms import ALGORITHMS
 from strategies.consensus.descent import LocalSGD
 from strategies.consensus.host import MODEL, Host, Mail, Participant, Tally
 from strategies.consensus.node import Node, Vectors
-from strategies.consensus.schedule import Conditions, Event, Kind, Timetable, parse_outages
+from strategies.consensus.schedule import Event, Kind
 from strategies.consensus.topology import build_topology
-from tests.convex import Simulation, quadratics, worst_error
-
-HARSH: dict[str, Any] = {
-    "delay_seconds": 9.0,
-    "loss": 0.3,
-    "duplication": 0.3,
-    "speed_spread": 0.5,
-}
-OUTAGES = (
-    "crash:3@5-20, cut:0-1@2-40, leave:5@17, join:7@14, pause:2@10-30, leave:6@20-33, "
-    "crash:4@0-9, pause:1@24-25"
-)
-STRESSES: dict[str, dict[str, Any]] = {
-    "none": {},
-    "mail": HARSH,
-    "one-way": {**HARSH, "one_way": True},
-    "outages": {**HARSH, "outages": OUTAGES, "silence": 15.0},
-}
-
-
-def simulation(
-    algorithm: str, *, graph: str = "torus", hosts: int = 1, stress: str = "none", **changes: Any
-) -> Simulation:
-    conditions = dict(STRESSES[stress])
-    outages, silence = conditions.pop("outages", ""), conditions.pop("silence", math.inf)
-    topology = build_topology("tree" if ALGORITHMS[algorithm].trees_only else graph, 8)
-    timetable = Timetable(
-        topology,
-        Conditions(**conditions),
-        interval=4,
-        window_steps=16,
-        seed=1,
-        synchronous=not topology.static or ALGORITHMS[algorithm].exchange == "synchronous",
-        outages=parse_outages(outages, topology),
-    )
-    return Simulation(
-        quadratics(8, parameters=12),
-        timetable,
-        algorithm,
-        0.3,
-        hosts=hosts,
-        changes={"momentum": 0.5},
-        host_options={"silence": silence, **changes},
-    )
-
-
-def state_of(found: Simulation) -> list[Any]:
-    """All that the participants are, in a form that `==` compares to the last bit."""
-
-    def bits(vectors: Vectors) -> dict[str, bytes]:
-        return {name: v.numpy().tobytes() for name, v in vectors.items()}
-
-    return [
-        (
-            p.node.weights.numpy().tobytes(),
-            bits(p.node.vectors),
-            [(j, bits(link)) for j, link in p.node.links.items()],
-            p.received,
-            p.heard,
-            p.tally,
-            sorted((key, bits(mail.vectors), mail.sent) for key, mail in p.mail.items()),
-        )
-        for p in found.participants
-    ]
-
+from tests.convex import STRESSES, bits_of, disturbed, worst_error
 
 # ----------------------------------------------------------- the same bits for any number of hosts
 
@@ -89,30 +25,38 @@ def state_of(found: Simulation) -> list[Any]:
 @pytest.mark.parametrize("stress", STRESSES)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_hosting_does_not_change_a_bit(algorithm: str, stress: str) -> None:
-    expected = state_of(simulation(algorithm, stress=stress).run(3))
+    expected = bits_of(disturbed(algorithm, stress=stress).run(3))
     for hosts in (2, 4, 8):
-        assert state_of(simulation(algorithm, stress=stress, hosts=hosts).run(3)) == expected
+        assert bits_of(disturbed(algorithm, stress=stress, hosts=hosts).run(3)) == expected
+
+
+@pytest.mark.parametrize("stress", STRESSES)
+@pytest.mark.parametrize("algorithm", ["c-ecl", "choco-sgd"])
+def test_hosting_does_not_change_a_bit_of_top_k(algorithm: str, stress: str) -> None:
+    options: dict[str, Any] = {"stress": stress, "compression": "top-k"}
+    expected = bits_of(disturbed(algorithm, **options).run(3))
+    assert bits_of(disturbed(algorithm, hosts=4, **options).run(3)) == expected
 
 
 @pytest.mark.parametrize("algorithm", ["ecl", "d-psgd"])
 def test_hosting_does_not_change_a_bit_on_a_sequence_of_graphs(algorithm: str) -> None:
-    one = simulation(algorithm, graph="one-peer-exponential", stress="outages").run(3)
-    four = simulation(algorithm, graph="one-peer-exponential", stress="outages", hosts=4).run(3)
-    assert state_of(one) == state_of(four)
+    one = disturbed(algorithm, graph="one-peer-exponential", stress="outages").run(3)
+    four = disturbed(algorithm, graph="one-peer-exponential", stress="outages", hosts=4).run(3)
+    assert bits_of(one) == bits_of(four)
 
 
 @pytest.mark.parametrize("stress", STRESSES)
 @pytest.mark.parametrize("hosts", [1, 4])
 def test_steps_that_are_due_together_may_be_done_together(hosts: int, stress: str) -> None:
     for algorithm in ("ecl", "gradient-tracking"):
-        alone = simulation(algorithm, stress=stress, hosts=hosts).run(3)
-        together = simulation(algorithm, stress=stress, hosts=hosts, together=True).run(3)
-        assert state_of(alone) == state_of(together)
+        alone = disturbed(algorithm, stress=stress, hosts=hosts).run(3)
+        together = disturbed(algorithm, stress=stress, hosts=hosts, together=True).run(3)
+        assert bits_of(alone) == bits_of(together)
 
 
 def test_gradients_are_asked_for_together() -> None:
     """All nodes of one speed are due at the same moments."""
-    found = simulation("ecl")
+    found = disturbed("ecl")
     sizes = []
 
     def gradients(due: Sequence[tuple[Node, int]]) -> Any:
@@ -127,8 +71,8 @@ def test_gradients_are_asked_for_together() -> None:
 @pytest.mark.parametrize("stress", ["none", "outages"])
 def test_hosts_at_the_same_time(stress: str) -> None:
     """Four hosts in threads, which wait for each other's mail."""
-    expected = state_of(simulation("ecl", stress=stress).run(2))
-    found = simulation("ecl", stress=stress, hosts=4)
+    expected = bits_of(disturbed("ecl", stress=stress).run(2))
+    found = disturbed("ecl", stress=stress, hosts=4)
     for _ in range(2):
         done: list[bool] = []
 
@@ -142,14 +86,14 @@ def test_hosts_at_the_same_time(stress: str) -> None:
             thread.join()
         assert done == [True] * 4
         found.window += 1
-    assert state_of(found) == expected
+    assert bits_of(found) == expected
 
 
 def test_a_host_stops_where_mail_lacks_and_goes_on_from_there() -> None:
     """Host 0 alone gets as far as to the first mail it needs; what it has done, it does not do
     again."""
-    expected = state_of(simulation("ecl").run(1))
-    found = simulation("ecl", hosts=2)
+    expected = bits_of(disturbed("ecl").run(1))
+    found = disturbed("ecl", hosts=2)
     first, second = found.host(0), found.host(1)
     assert not first.run(*found.timelines(0))
     cursors = [p.cursor for p in found.parts[0]]
@@ -159,12 +103,12 @@ def test_a_host_stops_where_mail_lacks_and_goes_on_from_there() -> None:
     turns = [(second, 1), (first, 0)]
     while turns:
         turns = [(host, h) for host, h in turns if not host.run(*found.timelines(h))]
-    assert state_of(found) == expected
+    assert bits_of(found) == expected
     assert all(p.cursor == 0 for p in found.participants)
 
 
 def test_a_window_ends_when_all_that_is_under_way_is_there() -> None:
-    found = simulation("ecl", stress="mail", hosts=2).run(1)
+    found = disturbed("ecl", stress="mail", hosts=2).run(1)
     _, in_flight = found.timelines(0)
     assert any(in_flight.values())
     found.window = 0
@@ -489,7 +433,7 @@ class Letters:
 
 @pytest.mark.parametrize("algorithm", ["pdmm-isvr", "ecl"])
 def test_free_running_nodes_agree_on_the_optimum(algorithm: str) -> None:
-    found = simulation(algorithm)
+    found = disturbed(algorithm)
     found.host(0).run_freely(dict.fromkeys(range(8), range(2000)), 4.0, Ticks(), seed=3)
     optimum = found.problem.optimum(dict.fromkeys(range(8), 1.0))
     assert worst_error(found.models(), optimum) < 1e-6
@@ -497,7 +441,7 @@ def test_free_running_nodes_agree_on_the_optimum(algorithm: str) -> None:
 
 def test_free_running_hosts_take_turns_of_any_length() -> None:
     """Two hosts, each of which runs 50 steps while the other stands still."""
-    found = simulation("pdmm-isvr", hosts=2)
+    found = disturbed("pdmm-isvr", hosts=2)
     hosts, clock = [found.host(0), found.host(1)], Ticks()
     for begin in range(0, 4000, 50):
         for part, host in zip(found.parts, hosts, strict=True):

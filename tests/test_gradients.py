@@ -1,0 +1,186 @@
+"""Minibatches by number, and the gradients of a host's nodes one by one or side by side."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from client_apps.bench import bench_of, shard_of
+from client_apps.gradients import Gradients, Minibatches
+from client_apps.stacked import StackedGradients
+from fl_app.config import resolve
+from fl_app.data import ImageSet, normalise
+from fl_app.models import FlatModel, build_model
+from strategies.consensus.node import Node
+from strategies.randomness import rng
+
+MEAN, STD = (0.4,), (0.3,)
+
+
+def images(count: int, seed: int = 0) -> ImageSet:
+    generator = rng(seed, "images")
+    return ImageSet(
+        generator.integers(0, 256, (count, 1, 28, 28), dtype=np.uint8),
+        generator.integers(0, 10, count),
+    )
+
+
+def numbered(count: int, size: int, seed: int = 0, node: int = 0) -> Minibatches:
+    """Minibatches whose labels are the numbers of the images."""
+    return Minibatches(
+        torch.zeros(count, 1, 1, 1, dtype=torch.uint8), torch.arange(count), size, seed, node
+    )
+
+
+# ------------------------------------------------------------------------------------ minibatches
+
+
+@given(st.integers(1, 40), st.integers(1, 50), st.integers(0, 3))
+def test_an_epoch_has_every_image_once_but_for_the_rest(count: int, size: int, epoch: int) -> None:
+    batches = numbered(count, size)
+    per_epoch = count // min(size, count)
+    chosen = [batches[epoch * per_epoch + k][1].tolist() for k in range(per_epoch)]
+    seen = [number for batch in chosen for number in batch]
+    assert {len(batch) for batch in chosen} == {min(size, count)}
+    assert len(set(seen)) == len(seen) == per_epoch * min(size, count)
+    assert set(seen) <= set(range(count))
+
+
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=20))
+def test_minibatches_follow_from_their_number_alone(steps: list[int]) -> None:
+    """Whatever was asked for before."""
+    batches = numbered(25, 4)
+    for step in steps:
+        assert batches[step][1].tolist() == numbered(25, 4)[step][1].tolist()
+
+
+def test_epochs_nodes_and_seeds_have_orders_of_their_own() -> None:
+    orders = [
+        numbered(100, 100)[0],
+        numbered(100, 100)[1],
+        numbered(100, 100, seed=1)[0],
+        numbered(100, 100, node=1)[0],
+    ]
+    assert len({tuple(labels.tolist()) for _, labels in orders}) == 4
+
+
+def test_images_and_labels_stay_together() -> None:
+    pixels = torch.arange(30, dtype=torch.uint8).view(30, 1, 1, 1)
+    batches = Minibatches(pixels, torch.arange(30), 7, 0, 0)
+    for step in range(8):
+        chosen, labels = batches[step]
+        assert chosen.flatten().tolist() == labels.tolist()
+
+
+# -------------------------------------------------------------------------------------- gradients
+
+
+def model_of(norm: str = "group") -> FlatModel:
+    module = build_model(
+        "cnn6", in_channels=1, num_classes=10, image_size=(28, 28), width=2, norm=norm, seed=0
+    )
+    return FlatModel(module)
+
+
+def gradients_of(model: FlatModel, sizes: dict[int, int], augmented: bool = False) -> Gradients:
+    shards = {node: images(30, seed=node) for node in sizes}
+    return Gradients(
+        model, shards, sizes, seed=4, mean=MEAN, std=STD, flip=True, augmented=augmented
+    )
+
+
+def nodes_of(model: FlatModel, count: int) -> list[Node]:
+    """Nodes with models of their own."""
+    generator = torch.Generator().manual_seed(0)
+    noise = [torch.randn(model.weights.shape, generator=generator) for _ in range(count)]
+    return [Node(i, model.weights + 0.05 * noise[i]) for i in range(count)]
+
+
+def test_gradients_of_the_mean_cross_entropy() -> None:
+    """By autograd on the parameters, without flat vectors, from the node's own images."""
+    model = model_of()
+    nodes = nodes_of(model, 2)
+    gradients = gradients_of(model, {0: 8, 1: 8})
+    due = [(nodes[1], 5), (nodes[0], 2), (nodes[1], 6)]
+    found = [gradient.clone() for gradient in gradients(due)]
+    for (node, step), gradient in zip(due, found, strict=True):
+        shard = images(30, seed=node.index)
+        order = rng(4, "epoch", node.index, step // 3).permutation(30)
+        chosen = order[step % 3 * 8 : step % 3 * 8 + 8]
+        parameters = {
+            name: view.clone().requires_grad_()
+            for name, view in model.unflatten(node.weights).items()
+        }
+        inputs = normalise(torch.from_numpy(shard.images[chosen]), MEAN, STD)
+        logits = torch.func.functional_call(model.module, parameters, (inputs,))
+        loss = functional.cross_entropy(logits, torch.from_numpy(shard.labels[chosen]))
+        expected = torch.autograd.grad(loss, list(parameters.values()))
+        assert torch.allclose(gradient, torch.cat([g.flatten() for g in expected]), atol=1e-7)
+
+
+def test_a_gradient_may_be_overwritten_and_nodes_are_left_alone() -> None:
+    model = model_of()
+    nodes = nodes_of(model, 2)
+    before = [node.weights.clone() for node in nodes]
+    gradients = gradients_of(model, {0: 8, 1: 8})
+    expected = [gradient.clone() for gradient in gradients([(nodes[0], 0), (nodes[1], 0)])]
+    found = []
+    for gradient in gradients([(nodes[0], 0), (nodes[1], 0)]):
+        found.append(gradient.clone())
+        gradient.fill_(torch.nan)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert all(torch.equal(a.weights, b) for a, b in zip(nodes, before, strict=True))
+
+
+def test_augmentation_follows_from_seed_node_and_step() -> None:
+    gradients, plain = (gradients_of(model_of(), {0: 8, 1: 8}, on) for on in (True, False))
+    for node, step in [(0, 0), (0, 1), (1, 0), (0, 0)]:
+        augmented, labels = gradients.minibatch(node, step)
+        again, _ = gradients_of(model_of(), {0: 8, 1: 8}, True).minibatch(node, step)
+        original, same = plain.minibatch(node, step)
+        assert torch.equal(augmented, again)
+        assert torch.equal(labels, same)
+        assert not torch.equal(augmented, original)
+
+
+# ------------------------------------------------------------------------------------ side by side
+
+
+@pytest.mark.parametrize("augmented", [False, True])
+def test_side_by_side_equals_one_by_one(augmented: bool) -> None:
+    """To the rounding of float32, and also where minibatches are of different sizes."""
+    model = model_of()
+    nodes = nodes_of(model, 4)
+    one_by_one = gradients_of(model, {0: 8, 1: 8, 2: 5, 3: 8}, augmented)
+    due = [(node, 3 + node.index) for node in nodes]
+    expected = [gradient.clone() for gradient in one_by_one(due)]
+    stacked = StackedGradients(one_by_one, model)
+    found = list(stacked(due))
+    for a, b in zip(found, expected, strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-6)
+    assert all(torch.equal(a, b) for a, b in zip(found, stacked(due), strict=True))
+
+
+def test_models_with_buffers_cannot_be_stacked() -> None:
+    model = model_of("batch")
+    with pytest.raises(ValueError, match="models with buffers, such as BatchNorm's"):
+        StackedGradients(gradients_of(model, {0: 8}), model)
+
+
+# ---------------------------------------------------------------------------------- a host's bench
+
+
+def test_a_reference_has_the_images_of_all_participants() -> None:
+    config = resolve({"mode": "consensus", "participants": 3, "small-width": 2})
+    parts = [shard_of(config, i, "") for i in range(3)]
+    everything = shard_of(config, 3, "")
+    assert np.array_equal(everything.labels, np.concatenate([p.labels for p in parts]))
+    assert np.array_equal(everything.images, np.concatenate([p.images for p in parts]))
+
+
+def test_a_bench_is_made_once_a_process() -> None:
+    config = resolve({"mode": "consensus", "small-width": 2})
+    assert bench_of(config) is bench_of(config)
+    assert len(bench_of(config).model.buffers) == 0
