@@ -532,6 +532,8 @@ def test_outages_as_text() -> None:
         Outage("pause", 0, 0, 7),
     )
     assert parse_outages("", RING) == ()
+    again = parse_outages("crash:1@3-5, pause:1@6-7, cut:1-2@4-8, cut:1-2@5-9", RING)
+    assert [outage.start for outage in again] == [3, 6, 4, 5]
 
 
 FORM = "must look like crash:3@200-400, cut:0-1@100-300, leave:5@500 or join:7@300"
@@ -556,6 +558,10 @@ FORM = "must look like crash:3@200-400, cut:0-1@100-300, leave:5@500 or join:7@3
         ("crash:3@nan-4", "'crash:3@nan-4': it must end after it has begun"),
         ("cut:0-2@3-4", "'cut:0-2@3-4': ring has no link 0-2"),
         ("pause:5@3-4", "'pause:5@3-4': the nodes are 0 to 4"),
+        ("pause:1@3-9,crash:1@5-6", "node 1 goes at 5 s, but is off until 9 s already"),
+        ("join:2@9, leave:2@8", "node 2 goes at 8 s, but is off until 9 s already"),
+        ("crash:1@3-5,crash:1@5-6", "node 1 goes at 5 s, but is off until 5 s already"),
+        ("leave:1@3,crash:1@5-6", "node 1 goes at 5 s, but is off until inf s already"),
     ],
 )
 def test_outages_that_cannot_be(text: str, message: str) -> None:

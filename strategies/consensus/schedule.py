@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -99,9 +100,16 @@ def parse_outages(text: str, topology: Topology) -> tuple[Outage, ...]:
     """Read "crash:3@200-400, cut:0-1@100-300, leave:5@500, join:7@300": kind, whom, from when and,
     where it ends, until when, in seconds. Of "join" the number is when the node comes.
 
-    Raises ValueError for what cannot be read, and for nodes and links that are not there.
+    Raises ValueError for what cannot be read, for nodes and links that are not there, and for a
+    node that goes while it is off.
     """
-    return tuple(_parse_outage(part.strip(), topology) for part in text.split(",") if part.strip())
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    outages = tuple(_parse_outage(part, topology) for part in parts)
+    absences = sorted((o.node, o.start, o.end) for o in outages if o.kind != "cut")
+    for (node, _, end), (other, start, _) in pairwise(absences):
+        if node == other and start <= end:
+            raise ValueError(f"node {node} goes at {start:g} s, but is off until {end:g} s already")
+    return outages
 
 
 def _parse_outage(part: str, topology: Topology) -> Outage:
