@@ -3,11 +3,13 @@
 import json
 import re
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fl_app import config as module
+from fl_app.assemble import preflight
 from fl_app.config import (
     FLOWER_RULES,
     VARIANTS,
@@ -17,9 +19,12 @@ from fl_app.config import (
 )
 from fl_app.data import PARTITIONS
 from fl_app.errors import ConfigError
+from strategies.consensus.algorithms import ALGORITHMS
 from strategies.schedule import DistillationPlan
 
 KEYS = sorted(defaults())
+# Defaults that stand for "automatic", and what they become in the distill system.
+AUTOMATIC = {"participants": 3, "partition": "iid", "normalisation": "batch"}
 
 
 def kind(key: str) -> type:
@@ -53,7 +58,7 @@ def test_flat_and_back() -> None:
     assert {key: flat[key] for key in changes} == changes
     assert resolve(flat) == config
     assert resolve(json.loads(json.dumps(flat))) == config  # as config.json keeps it
-    assert resolve().flat() == dict(defaults())
+    assert resolve().flat() == {**defaults(), **AUTOMATIC}
     assert {key: type(value) for key, value in resolve().flat().items()} == {
         key: type(value) for key, value in defaults().items()
     }
@@ -129,7 +134,9 @@ def test_a_whole_number_will_do_as_a_number() -> None:
 # ---------------------------------------------------------------------------------- wrong values
 
 # Texts that are free; the others have a list of choices.
-FREE = {"targets", "output", "name", "resume", "sinks", "data-root", "data-path", "partition"}
+FREE = {"targets", "output", "name", "resume", "sinks", "data-root", "data-path", "partition"} | {
+    f"consensus.{name}" for name in ("outages", "references", "topology-file")
+}
 
 
 @pytest.mark.parametrize("key", sorted(set(keys_of(str)) - FREE))
@@ -140,13 +147,13 @@ def test_a_wrong_choice_names_all_right_ones(key: str) -> None:
     assert head == f"{key}='nonsense' is unknown"
     names = choices.split(", ")
     assert names == sorted(names)
-    assert defaults()[key] in names
+    assert resolve().flat()[key] in names
 
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("participants", 0, "participants=0 must be at least 1"),
+        ("participants", -1, "participants=-1 must be at least 1"),
         ("num-server-rounds", 0, "num-server-rounds=0 must be at least 1"),
         ("fraction-train", 0.0, "fraction-train=0.0 must be above 0 and at most 1"),
         ("fraction-train", 1.1, "fraction-train=1.1 must be above 0 and at most 1"),
@@ -164,6 +171,26 @@ def test_a_wrong_choice_names_all_right_ones(key: str) -> None:
         ("distill.temperature", 0.0, "distill.temperature=0.0 must be above 0"),
         ("distill.gpu-fraction", 0.0, "distill.gpu-fraction=0.0 must be above 0 and at most 1"),
         ("distill.restarts", -1, "distill.restarts=-1 must be at least 0"),
+        ("consensus.interval", 0.9, "consensus.interval=0.9 must be at least 1"),
+        ("consensus.theta", 0.0, "consensus.theta=0.0 must be above 0 and at most 1"),
+        ("consensus.theta", 1.1, "consensus.theta=1.1 must be above 0 and at most 1"),
+        ("consensus.kappa", -0.1, "consensus.kappa=-0.1 must be at least 0 and at most 1"),
+        ("consensus.keep", 0.0, "consensus.keep=0.0 must be above 0 and at most 1"),
+        ("consensus.gamma", 1.5, "consensus.gamma=1.5 must be above 0 and at most 1"),
+        ("consensus.mult", 0.0, "consensus.mult=0.0 must be above 0"),
+        ("consensus.rho", -0.1, "consensus.rho=-0.1 must be at least 0"),
+        ("consensus.momentum", 1.0, "consensus.momentum=1.0 must be at least 0 and at most 0.9999"),
+        ("consensus.steps", 0, "consensus.steps=0 must be at least 1"),
+        ("consensus.window", 0, "consensus.window=0 must be at least 1"),
+        ("consensus.degree", 0, "consensus.degree=0 must be at least 1"),
+        (
+            "consensus.probability",
+            1.5,
+            "consensus.probability=1.5 must be at least 0 and at most 1",
+        ),
+        ("consensus.loss", 1.1, "consensus.loss=1.1 must be at least 0 and at most 1"),
+        ("consensus.silence-seconds", 0.0, "consensus.silence-seconds=0.0 must be above 0"),
+        ("consensus.step-seconds", 0.0, "consensus.step-seconds=0.0 must be above 0"),
         ("cost.client-seconds", 0.0, "cost.client-seconds=0.0 must be above 0"),
         ("cost.straggler-factor", 0.5, "cost.straggler-factor=0.5 must be at least 1"),
         ("cost.dropout-probability", 1.0, "cost.dropout-probability=1.0 must be in [0, 1)"),
@@ -281,6 +308,123 @@ def test_combinations_that_work(overrides: dict[str, Any]) -> None:
     resolve(overrides)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            {"normalisation": "batch"},
+            "mode='consensus' needs normalisation='group': BatchNorm's running statistics",
+        ),
+        (
+            {"consensus.steps": 100, "consensus.window": 30},
+            "consensus.steps=100 is no multiple of consensus.window=30; use e.g. "
+            "consensus.steps=120",
+        ),
+        (
+            {"consensus.references": "same-steps, more-steps"},
+            "consensus.references='more-steps' is unknown; choose from: same-samples, same-steps",
+        ),
+        (
+            {"consensus.algorithm": "d-psgd", "consensus.exchange": "random"},
+            "consensus.algorithm='d-psgd' works in synchronous rounds; use "
+            "consensus.exchange='synchronous' (or 'auto')",
+        ),
+        (
+            {"consensus.algorithm": "d-psgd", "clock": "real"},
+            "clock='real' has no synchronous rounds",
+        ),
+        (
+            {"consensus.exchange": "synchronous", "clock": "real"},
+            "clock='real' has no synchronous rounds",
+        ),
+        (
+            {"consensus.topology": "file"},
+            "consensus.topology='file' and consensus.topology-file=PATH go together",
+        ),
+        (
+            {"consensus.topology-file": "/sites.txt"},
+            "consensus.topology='file' and consensus.topology-file=PATH go together",
+        ),
+        (
+            {"consensus.topology": "file", "consensus.topology-file": "sites.txt"},
+            "consensus.topology-file='sites.txt' must be an absolute path: the app runs elsewhere",
+        ),
+    ],
+)
+def test_consensus_that_cannot_work(overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
+        resolve({"mode": "consensus", **overrides})
+    resolve(overrides)  # what the other systems do not look at
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"participants": 1}, "a topology needs at least 2 participants, not 1"),
+        ({"participants": 2}, "a ring needs at least 3 participants, not 2; take a chain"),
+        (
+            {"consensus.topology": "hypercube", "participants": 6},
+            "a hypercube has 2^m participants, not 6; take 4 or 8",
+        ),
+        (
+            {"consensus.topology": "random-regular", "consensus.degree": 3, "participants": 5},
+            "degree=3 times 5 participants is odd",
+        ),
+        (
+            {"consensus.topology": "watts-strogatz", "consensus.degree": 3},
+            "degree=3 must be even for watts-strogatz",
+        ),
+        (
+            {"consensus.topology": "erdos-renyi", "consensus.probability": 0.01},
+            "100 random graphs erdos-renyi of 8 participants were all disconnected; take "
+            "probability=",
+        ),
+        (
+            {"num-classes-per-partition": 11},
+            "num_classes_per_partition=11 must be from 1 to 10, the number of classes",
+        ),
+        ({"consensus.algorithm": "relay-sgd"}, "relay-sgd needs a tree, such as chain, star"),
+        ({"consensus.topology": "base-k"}, "base-k is a sequence of graphs, one a round"),
+        (
+            {"consensus.algorithm": "d-psgd", "consensus.interval": 5.5},
+            "in synchronous rounds the interval is a whole number and divides the steps",
+        ),
+        ({"consensus.outages": "crash:8@1-2"}, "'crash:8@1-2': the nodes are 0 to 7"),
+        ({"consensus.outages": "cut:0-4@1-2"}, "'cut:0-4@1-2': ring has no link 0-4"),
+        ({"consensus.outages": "sleep"}, "'sleep' must look like crash:3@200-400"),
+        (
+            {"consensus.topology": "file", "consensus.topology-file": "/nowhere/sites.txt"},
+            "consensus.topology-file='/nowhere/sites.txt' cannot be read: ",
+        ),
+    ],
+)
+def test_consensus_that_does_not_fit_together(overrides: dict[str, Any], message: str) -> None:
+    """What is found out before anything starts, though not from single keys."""
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
+        preflight(resolve({"mode": "consensus", **overrides}))
+
+
+def test_the_participants_of_a_topology_file(tmp_path: Path) -> None:
+    path = tmp_path / "sites.txt"
+    path.write_text("lab shop\nshop yard\n")
+    config = {
+        "mode": "consensus",
+        "consensus.topology": "file",
+        "consensus.topology-file": str(path),
+        "participants": 3,
+    }
+    preflight(resolve(config))
+    with pytest.raises(ConfigError, match=r"the file has 3 nodes .* take participants=3"):
+        preflight(resolve({**config, "participants": 4}))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_algorithm_runs_with_the_defaults(algorithm: str) -> None:
+    topology = "tree" if ALGORITHMS[algorithm].trees_only else "ring"
+    config = {"mode": "consensus", "consensus.algorithm": algorithm, "consensus.topology": topology}
+    preflight(resolve(config))
+
+
 def test_lists_in_texts() -> None:
     config = resolve({"targets": " 0.5, 0.75 ,1", "sinks": "wandb, tensorboard,"})
     assert config.target_list == (0.5, 0.75, 1.0)
@@ -290,6 +434,55 @@ def test_lists_in_texts() -> None:
 
 
 # ------------------------------------------------------------------------- what follows from keys
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        ("distill", (3, "iid", "batch")),
+        ("average", (3, "iid", "batch")),
+        ("consensus", (8, "classes-per-participant", "group")),
+    ],
+)
+def test_automatic_values(mode: str, expected: tuple[int, str, str]) -> None:
+    config = resolve({"mode": mode})
+    assert (config.participants, config.partition, config.normalisation) == expected
+    chosen = resolve(
+        {"mode": mode, "participants": 5, "partition": "halves", "normalisation": "group"}
+    )
+    assert (chosen.participants, chosen.partition, chosen.normalisation) == (5, "halves", "group")
+
+
+def test_windows_are_the_rounds_of_the_consensus_system() -> None:
+    config = resolve({"mode": "consensus", "consensus.steps": 120, "consensus.window": 30})
+    assert (config.rounds, config.agrees, config.distils) == (4, True, False)
+    other = resolve({"num-server-rounds": 7})
+    assert (other.rounds, other.agrees) == (7, False)
+
+
+def test_exchanges_follow_the_algorithm_unless_they_are_set() -> None:
+    def synchronous(algorithm: str, exchange: str) -> bool:
+        keys = {"consensus.algorithm": algorithm, "consensus.exchange": exchange}
+        return resolve({"mode": "consensus", **keys}).consensus.synchronous
+
+    assert [synchronous("ecl", e) for e in ("auto", "random", "synchronous")] == [0, 0, 1]
+    assert [synchronous("d-psgd", e) for e in ("auto", "synchronous")] == [1, 1]
+
+
+def test_references_are_numbered_after_the_participants() -> None:
+    config = resolve(
+        {"mode": "consensus", "participants": 4, "consensus.references": "same-samples,same-steps"}
+    )
+    assert config.consensus.reference_list == ("same-samples", "same-steps")
+    assert [config.reference_of(n) for n in range(6)] == [
+        "",
+        "",
+        "",
+        "",
+        "same-samples",
+        "same-steps",
+    ]
+
 
 SWITCHES = ("labels", "publish_ema", "grow", "teacher_ema", "forward")
 
