@@ -228,7 +228,7 @@ class _Window:
         steps = range((self._window - 1) * length, self._window * length)
         host.run_freely(
             dict.fromkeys(self._nodes, steps),
-            self._config.consensus.interval,
+            timetable.interval,
             lambda: self._order["started"] + time.monotonic() - began,
             self._config.seed,
         )

@@ -125,15 +125,16 @@ def nodes_of(config: RunConfig, text: str) -> tuple[Topology, Algorithm, Timetab
     c, topology = config.consensus, topology_of(config, text)
     shared = {f.name: getattr(c, f.name) for f in fields(Settings) if f.name != "seed"}
     conditions = Conditions(**{f.name: getattr(c, f.name) for f in fields(Conditions)})
+    alone = c.algorithm == "isolated"
     try:
         algorithm = make_algorithm(c.algorithm, Settings(**shared, seed=config.seed), topology)
         timetable = Timetable(
             topology,
             conditions,
-            interval=math.inf if c.algorithm == "isolated" else c.interval,
+            interval=math.inf if alone else c.interval,
             window_steps=c.window,
             seed=config.seed,
-            synchronous=c.synchronous,
+            synchronous=c.synchronous and not alone,
             outages=parse_outages(c.outages, topology),
         )
     except ValueError as error:

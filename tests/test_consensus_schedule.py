@@ -574,8 +574,14 @@ def test_outages_that_cannot_be(text: str, message: str) -> None:
     [
         ({"interval": 0.5}, "interval=0.5 must be at least 1 local step"),
         ({"interval": math.nan}, "interval=nan must be at least 1 local step"),
-        ({"interval": 2.5, "synchronous": True}, "interval=2.5 and window=20"),
-        ({"interval": 3, "synchronous": True}, "interval=3 and window=20"),
+        (
+            {"interval": 2.5, "synchronous": True},
+            "interval=2.5 and window=20; take e.g. interval=2 and window=20",
+        ),
+        (
+            {"interval": 3, "synchronous": True},
+            "interval=3 and window=20; take e.g. interval=3 and window=21",
+        ),
         ({"topology": build_topology("base-k", 6)}, "base-k is a sequence of graphs"),
     ],
 )

@@ -175,16 +175,18 @@ class Timetable:
         if not interval >= 1:
             raise ValueError(f"interval={interval} must be at least 1 local step")
         if synchronous and (interval % 1 or window_steps % interval):
+            whole = round(interval)
             raise ValueError(
                 f"in synchronous rounds the interval is a whole number and divides the steps of a "
-                f"window, but interval={interval:g} and window={window_steps}"
+                f"window, but interval={interval:g} and window={window_steps}; take e.g. "
+                f"interval={whole} and window={math.ceil(window_steps / whole) * whole}"
             )
         if not (synchronous or topology.static):
             raise ValueError(
                 f"{topology.name} is a sequence of graphs, one a round: it needs synchronous rounds"
             )
         self.topology, self.conditions, self.seed = topology, conditions, seed
-        self._interval, self._window_steps = interval, window_steps
+        self.interval, self._window_steps = interval, window_steps
         self._synchronous, self.outages = synchronous, tuple(outages)
         spread = rng(seed, "speeds").standard_normal(topology.size)
         self._step = conditions.step_seconds * np.exp(conditions.speed_spread * spread)
@@ -255,7 +257,7 @@ class Timetable:
             for number in range(self._count(node, begin), self._count(node, end)):
                 yield Event(min((number + 1) * seconds, end), Kind.STEP, seq=number)
             return
-        each = int(self._interval)
+        each = int(self.interval)
         for number in range((window - 1) * self._window_steps, window * self._window_steps):
             round_, position = divmod(number, each)
             t = self._round_end(round_ - 1) + (position + 1) * seconds
@@ -327,7 +329,7 @@ class Timetable:
             active = (r for r in self._rounds_of(window) if self.topology.weight(r, *edge))
             return [(self._swap(r), self._round_end(r)) for r in active]
         seconds = self.window_seconds
-        count = int(generator.poisson(self._window_steps / self._interval))
+        count = int(generator.poisson(self._window_steps / self.interval))
         times = np.sort(window * seconds - seconds * generator.random(count))
         return [(float(t), math.inf) for t in times]
 
