@@ -1,6 +1,7 @@
-"""The work of a run without the run: two processes, plain PyTorch, nothing between them."""
+"""The work of a run without the run: plain PyTorch in a process a core, nothing between them."""
 
 import time
+from collections.abc import Callable, Sequence
 from multiprocessing import get_context
 from multiprocessing.synchronize import Barrier
 from typing import Any
@@ -8,9 +9,13 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from fl_app.assemble import dataset_of, module_of, proxy_data, split_of
-from fl_app.config import Value, resolve
+from client_apps.bench import bench_of, shard_of
+from client_apps.gradients import Gradients
+from fl_app.assemble import dataset_of, flat_model, module_of, proxy_data, split_of
+from fl_app.config import RunConfig, Value, resolve
 from fl_app.data.augment import augment
+from strategies.consensus.fleet import spread
+from strategies.consensus.node import Node
 from strategies.distillation.losses import distillation_loss, ema_decay
 from strategies.randomness import rng
 
@@ -24,21 +29,41 @@ def bare(values: dict[str, Value], client_steps: int, distillation_steps: int) -
     Each kind has a process with one thread. wall: from the common start until both have ended;
     clients, distillation: seconds of each; cpu: processor seconds of both.
     """
-    context = get_context("spawn")
-    barrier = context.Barrier(2)
-    with context.Pool(2, _join, (barrier,)) as pool:
-        loops = [
-            pool.apply_async(_clients, (values, client_steps)),
-            pool.apply_async(_distillation, (values, distillation_steps)),
-        ]
-        clients, distillation = (loop.get() for loop in loops)
-    start = min(clients["start"], distillation["start"])
+    clients, distillation = at_once(
+        [(_clients, (values, client_steps)), (_distillation, (values, distillation_steps))]
+    )
     return {
-        "wall": max(clients["end"], distillation["end"]) - start,
+        "wall": wall([clients, distillation]),
         "clients": clients["end"] - clients["start"],
         "distillation": distillation["end"] - distillation["start"],
         "cpu": clients["cpu"] + distillation["cpu"],
     }
+
+
+def bare_nodes(values: dict[str, Value], hosts: int, steps: int) -> dict[str, float]:
+    """Do `steps` local steps of every node of a consensus run, who are spread over `hosts`
+    processes with one thread each as a run spreads them.
+
+    wall: from the common start until all have ended; cpu: processor seconds of all.
+    """
+    nodes = range(resolve(values).participants)
+    loops = at_once([(_nodes, (values, own, steps)) for own in spread(nodes, hosts)])
+    return {"wall": wall(loops), "cpu": sum(loop["cpu"] for loop in loops)}
+
+
+def at_once(work: Sequence[tuple[Callable[..., Loop], tuple[Any, ...]]]) -> list[Loop]:
+    """Each function with its arguments in a process of its own with one thread; all start their
+    clocks together, in `timed`."""
+    context = get_context("spawn")
+    barrier = context.Barrier(len(work))
+    with context.Pool(len(work), _join, (barrier,)) as pool:
+        loops = [pool.apply_async(function, arguments) for function, arguments in work]
+        return [loop.get() for loop in loops]
+
+
+def wall(loops: Sequence[Loop]) -> float:
+    """Seconds from the common start until all have ended."""
+    return max(loop["end"] for loop in loops) - min(loop["start"] for loop in loops)
 
 
 _barrier: Barrier
@@ -50,8 +75,8 @@ def _join(barrier: Barrier) -> None:
     torch.set_num_threads(1)
 
 
-def _timed(step: Any, steps: int) -> Loop:
-    """Call step(number) `steps` times, from when the other process is ready too."""
+def timed(step: Callable[[int], None], steps: int) -> Loop:
+    """Call step(number) `steps` times, from when the other processes are ready too."""
     for number in range(_WARM_UP):
         step(number)
     _barrier.wait()
@@ -84,7 +109,42 @@ def _clients(values: dict[str, Value], steps: int) -> Loop:
         functional.cross_entropy(model(x), labels[chosen]).backward()
         optimizer.step()
 
-    return _timed(step, steps)
+    return timed(step, steps)
+
+
+def _nodes(values: dict[str, Value], nodes: Sequence[int], steps: int) -> Loop:
+    """Local training of several nodes in turn: SGD on flat vectors, the least that it can cost.
+
+    With ordinary parameters and torch.optim, the step would take longer than with one vector.
+    """
+    config = resolve(values)
+    gradients = gradients_of(config, nodes)
+    own = [Node(node, flat_model(config, "small").weights) for node in nodes]
+    momenta = [torch.zeros_like(node.weights) for node in own]
+    keep, rate = config.consensus.momentum, config.consensus.learning_rate
+
+    def step(number: int) -> None:
+        turn, position = divmod(number, len(own))
+        [gradient] = gradients([(own[position], turn)])
+        momenta[position].lerp_(gradient, 1 - keep)
+        own[position].weights.add_(momenta[position], alpha=-rate)
+
+    return timed(step, steps * len(own))
+
+
+def gradients_of(config: RunConfig, nodes: Sequence[int]) -> Gradients:
+    """The gradients of a run's nodes at their own data, one after the other."""
+    bench, c = bench_of(config), config.consensus
+    return Gradients(
+        bench.model,
+        {node: shard_of(config, node, "") for node in nodes},
+        dict.fromkeys(nodes, c.batch_size),
+        seed=config.seed,
+        mean=bench.mean,
+        std=bench.std,
+        flip=bench.flip,
+        augmented=c.augment,
+    )
 
 
 def _distillation(values: dict[str, Value], steps: int) -> Loop:
@@ -114,7 +174,7 @@ def _distillation(values: dict[str, Value], steps: int) -> Loop:
             for kept, tensor in zip(average, _state(student), strict=True):
                 kept.lerp_(tensor, 1 - ema_decay(number))
 
-    return _timed(step, steps)
+    return timed(step, steps)
 
 
 def _state(model: torch.nn.Module) -> list[torch.Tensor]:

@@ -24,32 +24,25 @@ nothing to the end of the first round. memory: the largest sum over the run's pr
 """
 
 import argparse
-import json
-import math
-import os
-import shlex
 import sys
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
 from experiments.benchmarks.bare_loop import bare
-from experiments.benchmarks.process_tree import Process, processes
+from experiments.benchmarks.output import benchmark
+from experiments.benchmarks.watching import Sampler, epoch_of_run, phases
 from experiments.flower_runs import flower_run, hardware, say
 from fl_app.config import Value
-from fl_app.errors import EdgeFlError
 from fl_app.launch.superlink import Link, local_superlink
 from fl_app.record.metrics import Event, of_kind
 from fl_app.record.run_dir import RunDirectory
 
 WARM_UP_ROUNDS = 3
-_MEMORY_SECONDS = 3.0  # between two looks at memory, which cost some processor time
 _CALIBRATION_STEPS = 100
-_MEBIBYTE = 2**20
 
 SETTINGS: dict[str, Value] = {
     "clock": "real",
@@ -58,51 +51,6 @@ SETTINGS: dict[str, Value] = {
     "evaluate-examples": 100,
 }
 NULL_ROUND: dict[str, Value] = {"local-steps": 1, "batch-size": 2}
-
-
-class Sampler:
-    """Looks at a run's processes, all below this one; give it to `flower_run` as `watch`."""
-
-    def __init__(self) -> None:
-        self._next_memory = 0.0
-        self.cpu: list[tuple[float, dict[str, float]]] = []  # (epoch s, seconds so far by name)
-        self.starts: dict[str, float] = {}  # when the first process of each name started
-        self.peak: dict[str, Any] = {"pss": 0, "rss": 0}
-        self._ended: dict[str, float] = defaultdict(float)
-        self._last: dict[int, Process] = {}
-
-    def __call__(self, _run: RunDirectory | None) -> None:
-        now = time.time()
-        memory = now >= self._next_memory
-        if memory:
-            self._next_memory = now + _MEMORY_SECONDS
-        alive = {process.pid: process for process in processes(os.getpid(), memory)}
-        for pid, process in self._last.items():
-            if pid not in alive:
-                self._ended[process.name] += process.cpu
-        self._last = alive
-        used = defaultdict(float, self._ended)
-        for process in alive.values():
-            used[process.name] += process.cpu
-            start = self.starts.get(process.name, math.inf)
-            self.starts[process.name] = min(start, process.start)
-        self.cpu.append((now, dict(used)))
-        pss = sum(process.pss for process in alive.values())
-        if pss > self.peak["pss"]:
-            rss = sum(process.rss for process in alive.values())
-            by_name: dict[str, int] = defaultdict(int)
-            for process in alive.values():
-                by_name[process.name] += process.pss
-            self.peak = {"pss": pss, "rss": rss, "processes": len(alive), "by_name": dict(by_name)}
-
-    def between(self, start: float, end: float) -> dict[str, float]:
-        """Processor seconds used from `start` to `end` (epoch s), by name of process."""
-        first = _nearest(self.cpu, start)
-        return {name: used - first.get(name, 0.0) for name, used in _nearest(self.cpu, end).items()}
-
-
-def _nearest(samples: Sequence[tuple[float, Any]], moment: float) -> Any:
-    return min(samples, key=lambda sample: abs(sample[0] - moment))[1]
 
 
 # -- reading a run ----------------------------------------------------------------------------
@@ -149,11 +97,6 @@ def _steps_at(events: Sequence[Event], t: float) -> float:
     return steps
 
 
-def epoch_of_run(run: RunDirectory) -> float:
-    """When t_wall was zero: the run's environment is written once, then the clock starts."""
-    return (run.path / "environment.json").stat().st_mtime
-
-
 def startup(run: RunDirectory, sampler: Sampler, began: float, ready: float) -> dict[str, float]:
     """Seconds of the phases from nothing to the end of the first round, in their order.
 
@@ -170,13 +113,10 @@ def startup(run: RunDirectory, sampler: Sampler, began: float, ready: float) -> 
         "everybody ready": epoch_of_run(run) + _offset(events),
         "first round": epoch_of_run(run) + first["t_wall"],
     }
-    phases, before = {}, began
-    for name, moment in sorted(moments.items(), key=lambda item: item[1]):
-        phases[name] = moment - before
-        before = moment
+    found = phases(began, moments)
     return {
-        **phases,
-        "until the first round has ended": before - began,
+        **found,
+        "until the first round has ended": sum(found.values()),
         "of which are training": median(steady_state(events)["durations"]),
     }
 
@@ -247,15 +187,6 @@ def _offset(events: Sequence[Event]) -> float:
     return median(event["t_wall"] - event["t"] for event in of_kind(events, "round"))
 
 
-def _memory(peak: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "pss_mib": round(peak["pss"] / _MEBIBYTE),
-        "rss_mib": round(peak["rss"] / _MEBIBYTE),
-        "processes": peak["processes"],
-        "pss_mib_by_process": {k: round(v / _MEBIBYTE) for k, v in peak["by_name"].items()},
-    }
-
-
 def measure_null_round(link: Link, values: dict[str, Value], rounds: int) -> dict[str, Any]:
     """Rounds in which there is next to nothing to train."""
     say(f"flwr run: {rounds} null rounds")
@@ -272,33 +203,18 @@ def measure_null_round(link: Link, values: dict[str, Value], rounds: int) -> dic
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    words = sys.argv[1:] if words is None else words
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--round-seconds", type=float, nargs="+", default=[2.0])
     parser.add_argument("--rounds", type=int, default=12, help="rounds that count")
     parser.add_argument("--repeats", type=int, default=2, help="runs of each length")
     parser.add_argument("--null-rounds", type=int, default=40)
-    parser.add_argument("--out", type=Path, help="write the JSON to this file too")
-    arguments = parser.parse_args(words)
-    os.environ["OMP_NUM_THREADS"] = "1"
-    try:
-        result = measure(arguments)
-    except EdgeFlError as error:
-        print(f"distill_overhead: {error}", file=sys.stderr)
-        return 1
-    command = shlex.join(["python", "-m", "experiments.benchmarks.distill_overhead", *words])
-    text = json.dumps(_rounded({"command": command, **result}), indent=1)
-    print(text)
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(text + "\n")
-    return 0
+    return benchmark("distill_overhead", parser, measure, words)
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """All of it. Raises EdgeFlError when a run fails."""
     lengths: list[dict[str, Any]] = []
-    startups, peaks, machine = [], [], {}
+    startups, samplers, machine = [], [], {}
     with tempfile.TemporaryDirectory(prefix="edge-fl-benchmark-") as directory:
         values: dict[str, Value] = {**SETTINGS, "output": directory}
         steps = {s: calibrate(values, s) for s in arguments.round_seconds}
@@ -312,7 +228,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                     run, sampler, phases = measure_run(link, given, arguments.rounds, began)
                     repeats.append(against_bare(run, sampler, given))
                     startups.append(phases)
-                    peaks.append(sampler.peak)
+                    samplers.append(sampler)
                     machine, began = hardware(run.environment()), time.time()
                 ratio = mean(repeat["ratio"] for repeat in repeats)
                 lengths.append({"aimed_at": seconds, "ratio": ratio, "repeats": repeats})
@@ -323,17 +239,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "steady_state": lengths,
         "null_round": null_round,
         "startup": startups[0],  # the only one with the start of the SuperLink
-        "memory": _memory(max(peaks, key=lambda peak: peak["pss"])),
+        "memory": max(samplers, key=lambda sampler: sampler.peak["pss"]).memory(),
     }
-
-
-def _rounded(value: Any) -> Any:
-    """Four significant digits: more than the measurement has."""
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_rounded(item) for item in value]
-    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 if __name__ == "__main__":

@@ -47,12 +47,18 @@ def work(values: Values) -> RunDirectory:
 
 
 def final(run: RunDirectory) -> dict[str, Any]:
-    """Accuracies on *all* test images in the end: {"nodes": [...], "average": a, "reference":
-    {name: a}, "examples": n}. The run itself evaluates fewer, but often. Kept in final.json."""
+    """What `evaluate` finds on *all* test images: the run itself evaluates fewer, but often. It is
+    kept in final.json."""
     path = run.path / _FINAL
-    if path.exists():
-        return load_json(path)
-    config = resolve({**run.config(), "evaluate-examples": 0})
+    if not path.exists():
+        path.write_text(json.dumps(evaluate(run)))
+    return load_json(path)
+
+
+def evaluate(run: RunDirectory, examples: int = 0) -> dict[str, Any]:
+    """Accuracies in the end, on `examples` test images (0 = all): {"nodes": [...], "average": a,
+    "reference": {name: a}, "examples": how many}."""
+    config = resolve({**run.config(), "evaluate-examples": examples})
     model = flat_model(config, "small", pick_device(config.device))
     data = evaluation_set(config, str(model.weights.device))
 
@@ -60,21 +66,18 @@ def final(run: RunDirectory) -> dict[str, Any]:
         model.weights.copy_(torch.from_numpy(weights))
         return accuracy_and_loss(model, data.images, data.labels)[0]
 
-    store, last = NodeStore(run.path / NODES), config.rounds
+    store, nodes = NodeStore(run.path / NODES), config.participants
     references = config.consensus.reference_list
     everybody = [
-        accuracy(store.load(last, node)[0]["weights"])
-        for node in range(config.participants + len(references))
+        accuracy(store.load(config.rounds, node)[0]["weights"])
+        for node in range(nodes + len(references))
     ]
-    nodes, others = everybody[: config.participants], everybody[config.participants :]
-    found = {
-        "nodes": nodes,
+    return {
+        "nodes": everybody[:nodes],
         "average": accuracy(run.load_checkpoint(MODELS)[0]["average"]),
-        "reference": dict(zip(references, others, strict=True)),
+        "reference": dict(zip(references, everybody[nodes:], strict=True)),
         "examples": len(data.labels),
     }
-    path.write_text(json.dumps(found))
-    return found
 
 
 def _result(run: RunDirectory) -> str:

@@ -1,0 +1,157 @@
+"""The nodes of a consensus run on one host in one process: no Flower, no files, no evaluation."""
+
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.benchmarks.bare_loop import gradients_of
+from fl_app.assemble import flat_model, nodes_of
+from fl_app.config import Value, resolve
+from strategies.consensus.host import Gradients, Host, Participant, Tally
+from strategies.consensus.node import Node
+
+
+class Stopwatch:
+    """Stands for an algorithm and counts the seconds and calls of what it does, by name."""
+
+    def __init__(self, algorithm: Any) -> None:
+        self._algorithm = algorithm
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.calls: dict[str, int] = defaultdict(int)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        function = getattr(self._algorithm, name)
+
+        def measured(*arguments: Any) -> Any:
+            began = time.perf_counter()
+            result = function(*arguments)
+            self.seconds[name] += time.perf_counter() - began
+            self.calls[name] += 1
+            return result
+
+        return measured
+
+    def reset(self) -> None:
+        self.seconds.clear()
+        self.calls.clear()
+
+
+class Nodes:
+    """All nodes of a run's topology on one host. idle: their gradients are zeros that nobody has
+    computed."""
+
+    def __init__(self, values: dict[str, Value], *, idle: bool = False) -> None:
+        config = resolve(values)
+        self.topology, algorithm, self.timetable = nodes_of(config, "")
+        self.stopwatch = Stopwatch(algorithm)
+        initial = flat_model(config, "small").weights
+        self.parameters = len(initial)
+        self.participants = [self._start(i, initial) for i in range(config.participants)]
+        for participant in self.participants:
+            participant.change_rate(config.consensus.learning_rate)
+        everybody = range(config.participants)
+        self.host = Host(
+            self.participants,
+            _nothing(self.parameters) if idle else gradients_of(config, everybody),
+            initial=lambda _: initial,
+        )
+        self._window = 0
+
+    def _start(self, index: int, initial: torch.Tensor) -> Participant:
+        algorithm: Any = self.stopwatch
+        node = Node(index, initial.clone())
+        algorithm.start(node)
+        return Participant(node, algorithm, self.topology.neighbours[index])
+
+    def run_window(self) -> float:
+        """Run everybody to the end of the next window; returns how many seconds it took."""
+        began = time.perf_counter()
+        self._window += 1
+        everybody = range(len(self.participants))
+        self.host.run(
+            {i: self.timetable.timeline(i, self._window) for i in everybody},
+            {i: self.timetable.in_flight(i, self._window) for i in everybody},
+        )
+        return time.perf_counter() - began
+
+    @property
+    def tally(self) -> Tally:
+        return sum((p.tally for p in self.participants), Tally())
+
+    @property
+    def vectors(self) -> int:
+        """How many numbers all nodes keep."""
+        return sum(
+            v.numel()
+            for p in self.participants
+            for own in (p.node.vectors, *p.node.links.values(), {"weights": p.node.weights})
+            for v in own.values()
+        )
+
+
+def arithmetic(values: dict[str, Value], windows: int) -> dict[str, float]:
+    """What the algorithm's own arithmetic takes of the time of a local step, in milliseconds.
+
+    step (with the SGD in it), message, receive: of one call. own: of all three per local step;
+    whole: a local step with all that belongs to it, gradient and host; share: own / whole.
+    """
+    nodes = Nodes(values)
+    nodes.run_window()
+    nodes.stopwatch.reset()
+    before = nodes.tally
+    seconds = sum(nodes.run_window() for _ in range(windows))
+    steps = nodes.tally.steps - before.steps
+    watch = nodes.stopwatch
+    counted = ("step", "message", "receive", "mix")
+    own = sum(watch.seconds[name] for name in counted)
+    each = {n: 1000 * watch.seconds[n] / watch.calls[n] for n in counted if watch.calls[n]}
+    return {
+        **each,
+        "own": 1000 * own / steps,
+        "whole": 1000 * seconds / steps,
+        "share": own / seconds,
+    }
+
+
+def null(values: dict[str, Value], windows: int) -> dict[str, float]:
+    """What is left without gradients: timetable, host, arithmetic on vectors of the model's size.
+
+    Milliseconds per local step of a node, and per exchange of a node (a mail sent and one received,
+    with the steps in between). models: vectors of the model's size that a node keeps; bytes: by how
+    much the process has grown for all nodes.
+    """
+    before = _resident()
+    nodes = Nodes(values, idle=True)
+    nodes.run_window()
+    grown, first = _resident() - before, nodes.tally
+    seconds = sum(nodes.run_window() for _ in range(windows))
+    last, people = nodes.tally, len(nodes.participants)
+    return {
+        "nodes": people,
+        "parameters": nodes.parameters,
+        "ms_per_step": 1000 * seconds / (last.steps - first.steps),
+        "ms_per_exchange": 1000 * seconds / (last.messages - first.messages),
+        "models": nodes.vectors / (nodes.parameters * people),
+        "bytes": grown,
+    }
+
+
+def _nothing(parameters: int) -> Gradients:
+    """Gradients that cost nothing."""
+    zeros = torch.zeros(parameters)
+
+    def gradients(due: Sequence[tuple[Node, int]]) -> Iterator[torch.Tensor]:
+        return (zeros for _ in due)
+
+    return gradients
+
+
+def _resident() -> int:
+    """Bytes of this process in memory (Linux)."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")

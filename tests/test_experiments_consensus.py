@@ -1,0 +1,409 @@
+"""The consensus experiments: plan, numbers and report from made-up results, convex problems, one
+tiny run; and the parts of the overhead benchmark."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from experiments.benchmarks import consensus_overhead as overhead
+from experiments.benchmarks.host_loop import Nodes, Stopwatch, arithmetic, null
+from experiments.benchmarks.output import rounded
+from experiments.benchmarks.watching import phases
+from experiments.consensus import convex, execute, figures, report
+from experiments.consensus.plan import GROUPS, OURS, ROWS, SIZES, Planned, plan
+from experiments.consensus.problems import quadratics, softmax_regression
+from experiments.consensus.results import behind, centralized, collect, met
+from experiments.planned_runs import completed, name_of, values_of
+from fl_app.config import Value, resolve
+from fl_app.data import load_dataset
+from strategies.consensus.algorithms import ALGORITHMS
+from strategies.consensus.node import Node
+from strategies.consensus.topology import TOPOLOGIES
+
+
+def entry(group: str, row: str, seed: int, nodes: list[float], **fields: Any) -> dict[str, Any]:
+    """A made-up run whose nodes end with these accuracies; the centralized ones have 62 and 65 %"""
+    of = {"same-steps": 0.62, "same-samples": 0.65} if row == OURS else {}
+    steps = (60, 120, 180)
+    curves = {"mean": 0.5, "min": 0.4, "max": 0.6, "average": 0.55, "distance": 0.01, **of}
+    return {
+        "group": group,
+        "row": row,
+        "seed": seed,
+        "name": f"{group}-{row}-{seed}",
+        "command": f"flwr run {row}",
+        "settings": {"dataset": "cifar10", "seed": seed, "consensus.steps": 180},
+        "published": ALGORITHMS[str(ROWS[row]["consensus.algorithm"])].published or None,
+        "final": {"nodes": nodes, "average": 0.63, "reference": of, "examples": 10_000},
+        "curves": {name: [(s, value) for s in steps] for name, value in curves.items()},
+        "distance": 3e-4,
+        "messages": 100,
+        "bytes": 12_000_000,
+        "wall_seconds": 90.0,
+        **fields,
+    }
+
+
+@pytest.fixture
+def results() -> dict[str, Any]:
+    """All runs with two seeds; ours within 0.3 points of centralized, all others further off."""
+    runs = [
+        entry(group, row, seed, [0.619, 0.617] if row == OURS else [0.60, 0.55])
+        for group, of in GROUPS.items()
+        for seed in (0, 1)
+        for row in of.rows
+    ]
+    machine = {"cpu": "a processor", "cpus_usable": 2, "gpu": None}
+    return {"size": "small", "command": "python -m x", "hardware": machine, "runs": runs}
+
+
+# -- plan -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_planned_configuration_is_valid_and_has_a_name_of_its_own(size: str) -> None:
+    runs = plan(size, (0, 1))
+    for run in runs:
+        assert resolve(run.values).agrees
+    assert len({name_of(run) for run in runs}) == len(runs)
+    assert len(runs) == 2 * sum(len(group.rows) for group in GROUPS.values())
+
+
+def test_within_a_group_only_what_the_row_stands_for_differs() -> None:
+    of_rows = {"consensus.references", *(key for values in ROWS.values() for key in values)}
+    for group in GROUPS:
+        rest = {
+            json.dumps({k: v for k, v in run.values.items() if k not in of_rows}, sort_keys=True)
+            for run in plan("small", (0,), [group])
+        }
+        assert len(rest) == 1
+
+
+def test_every_group_has_its_centralized_reference_beside_our_row() -> None:
+    for run in plan("small", (0,)):
+        references = resolve(run.values).consensus.reference_list
+        assert ("same-steps" in references) == (run.row == OURS)
+    [core] = plan("small", (0,), ["core", OURS])
+    assert resolve(core.values).consensus.reference_list == ("same-steps", "same-samples")
+
+
+def test_the_core_has_every_algorithm_of_the_table() -> None:
+    asked = {"isolated", "gossip", "d-psgd", "momentum-tracking", "pdmm-sgd", "admm-sgd"}
+    asked |= {"pdmm-isvr", "admm-isvr", "ecl", "c-ecl"}
+    assert asked == set(GROUPS["core"].rows)
+
+
+def test_the_fixed_penalty_is_that_of_isvr_at_the_first_step() -> None:
+    """alpha = 1 / (eta (K - 1) d) with the degree d = 2 of the ring."""
+    c = resolve(plan("small", (0,), ["core", "pdmm-sgd"])[0].values).consensus
+    assert c.alpha * c.learning_rate * (c.interval - 1) * 2 == pytest.approx(1)
+
+
+def test_the_small_size_is_planned_to_fit_its_time_on_two_cores() -> None:
+    assert sum(run.minutes for run in plan("small", (0, 1))) / 2 < 40
+
+
+def test_a_run_with_both_references_is_estimated_to_take_twice_as_long() -> None:
+    [ours], [gossip] = (plan("small", (0,), ["core", row]) for row in (OURS, "gossip"))
+    assert ours.minutes / gossip.minutes == pytest.approx((8 + 1 + 8) / 8)
+
+
+# -- numbers and report -----------------------------------------------------------------------
+
+
+def test_the_aim_is_about_the_lowest_node_too(results: dict[str, Any]) -> None:
+    found = behind(results, "core", OURS)
+    assert found["mean"] == pytest.approx([-0.002, -0.002])
+    assert found["min"] == pytest.approx([-0.003, -0.003])
+    assert met(found)
+    assert not met({**found, "min": [-0.003, -0.009]})
+    assert not met(behind(results, "core", "gossip"))
+
+
+def test_centralized_training_is_read_from_the_run_that_has_it(results: dict[str, Any]) -> None:
+    assert centralized(results, "core", "same-samples") == {0: 0.65, 1: 0.65}
+    results["runs"] = [run for run in results["runs"] if run["row"] != OURS]
+    assert centralized(results, "core", "same-steps") == {}
+
+
+def test_the_report_says_whether_the_aim_was_met(results: dict[str, Any]) -> None:
+    text = report.render(results)
+    line = (
+        "- Random split, cosine step, momentum 0.9: node mean -0.20 [-0.20, -0.20], "
+        "lowest node -0.30 [-0.30, -0.30] points: "
+    )
+    assert line + "**met**." in text
+    assert "- Hard split: node mean -0.20 [-0.20, -0.20], lowest node -0.30 [-0.30, -0.30] points: "
+    for run in results["runs"]:
+        if run["row"] == OURS:
+            run["final"]["nodes"] = [0.62, 0.60]
+    assert "points: **missed**." in report.render(results)
+    assert "**met**" not in report.render(results)
+
+
+def test_the_report_has_a_row_for_every_algorithm_and_reference(results: dict[str, Any]) -> None:
+    text = report.render(results)
+    assert "| centralized, same samples | 65.00 [65.00, 65.00] |" in text
+    cells = "57.50 [57.50, 57.50] | 55.00 [55.00, 55.00] | 60.00 [60.00, 60.00]"
+    assert f"| pdmm-isvr | {cells} |" in text
+    assert "| Niwa et al., ICML 2021 |" in text
+    assert "`ecl` minus gossip: node mean +4.30 [+4.30, +4.30]" in text
+    assert "its nodes are 0.20 points apart, the other's 5.00" in text
+
+
+def test_a_part_of_the_runs_makes_a_report_too(results: dict[str, Any]) -> None:
+    results["runs"] = [run for run in results["runs"] if run["row"] == "gossip"][:1]
+    text = report.render(results)
+    assert "## The aim" not in text
+    assert "| gossip | 57.50 |" in text
+
+
+def test_written_files_can_be_read_and_drawn_again(results: dict[str, Any], tmp_path: Path) -> None:
+    results["runs"] = [run for run in results["runs"] if run["group"] == "halves"]
+    (tmp_path / "notes.md").write_text("## By hand\n")
+    text = report.write(results, tmp_path).read_text()
+    assert "## By hand" in text
+    again = json.loads((tmp_path / "results.json").read_text())
+    assert report.render(again, "## By hand\n") == text
+    pictures = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert pictures == {"accuracy-halves.png", "spread-halves.png"}
+
+
+def test_every_row_has_a_style() -> None:
+    assert figures.STYLES.keys() == ROWS.keys()
+
+
+# -- a run ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Planned, Path]:
+    """A complete run of two windows with both references, planned as the experiment's runs are."""
+    values: dict[str, Value] = {
+        "mode": "consensus",
+        "small-width": 2,
+        "evaluate-examples": 100,
+        "consensus.steps": 12,
+        "consensus.window": 6,
+        "consensus.batch-size": 8,
+        "consensus.references": "same-steps,same-samples",
+    }
+    planned = Planned("core", OURS, 0, 0.0, values)
+    root = tmp_path_factory.mktemp("runs")
+    execute.work(values_of(planned, root))
+    return planned, root
+
+
+def test_what_a_run_ended_with_is_evaluated_on_all_test_images(tiny: tuple[Planned, Path]) -> None:
+    run = completed(*tiny)
+    assert run is not None
+    found = execute.final(run)
+    assert found["examples"] == 1000
+    assert len(found["nodes"]) == 8
+    assert set(found["reference"]) == {"same-steps", "same-samples"}
+    # On the run's own test images the same models have the accuracies that it recorded.
+    again = execute.evaluate(run, examples=100)
+    final = run.summary()["final"]
+    assert np.mean(again["nodes"]) == pytest.approx(final["node_mean"])
+    assert again["average"] == pytest.approx(final["average"])
+    assert again["reference"] == pytest.approx(final["reference"])
+
+
+def test_collected_runs_make_a_report(tiny: tuple[Planned, Path]) -> None:
+    planned, root = tiny
+    results = collect([planned], root, "small", "python -m x")
+    [run] = results["runs"]
+    assert [steps for steps, _ in run["curves"]["mean"]] == [6, 12]
+    assert run["curves"].keys() >= {"mean", "min", "max", "same-steps", "same-samples"}
+    assert run["bytes"] > 0
+    assert "## The aim" in report.render(results)
+
+
+# -- convex problems --------------------------------------------------------------------------
+
+
+def test_every_topology_and_every_disturbance_is_planned() -> None:
+    cases = convex.plan()
+    assert {case.topology for case in cases} == set(TOPOLOGIES) - {"file"}
+    for algorithm in ("ecl", "pdmm-isvr", "admm-isvr", "gossip", "gradient-tracking"):
+        assert {c.stress for c in cases if c.algorithm == algorithm} == set(convex.STRESSES)
+
+
+def test_the_optimum_of_a_softmax_regression_has_no_gradient() -> None:
+    dataset = load_dataset("embedded", "", "")
+    problem = softmax_regression(dataset, 4, classes_each=5, pooled=14, examples=20)
+    assert problem.parameters == (2 * 2 + 1) * 10
+    nodes = (0, 1, 3)
+    at = problem.optimum(nodes)
+    gradients = list(problem.gradients([(Node(i, at), 0) for i in nodes]))
+    assert float(torch.stack(gradients).sum(0).norm()) < 1e-12
+    assert all(float(g.norm()) > 1e-3 for g in gradients)  # of each alone it is not the optimum
+
+
+def test_the_gradient_of_a_softmax_regression_is_that_of_its_loss() -> None:
+    dataset = load_dataset("embedded", "", "")
+    problem = softmax_regression(dataset, 4, classes_each=5, pooled=14, examples=20)
+    w = torch.linspace(-1, 1, problem.parameters, dtype=torch.float64, requires_grad=True)
+    logits = problem.images[2] @ w.view(-1, 10)
+    loss = torch.nn.functional.cross_entropy(logits, problem.labels[2])
+    (loss + problem.decay / 2 * w.square().sum()).backward()
+    torch.testing.assert_close(problem.gradient(2, w.detach()), w.grad)
+
+
+def test_quadratics_have_the_condition_that_is_asked_for() -> None:
+    problem = quadratics(3, parameters=5, condition=20.0)
+    for H in problem.H:
+        curvatures = torch.linalg.eigvalsh(H)
+        assert float(curvatures[-1]) == pytest.approx(1.0)
+        assert float(curvatures[0]) == pytest.approx(1 / 20)
+
+
+def test_a_case_tells_the_exact_from_the_biased() -> None:
+    ours, gossip = (
+        convex.measure(convex.Case("quadratics", "complete", convex.CALM, algorithm, 1200))
+        for algorithm in ("ecl", "gossip")
+    )
+    assert ours["worst"] < ours["early"] < gossip["worst"]
+    assert ours["worst"] < convex.EXACT < 0.01 < gossip["worst"]
+
+
+def test_errors_are_those_of_the_average_and_of_the_worst_node() -> None:
+    models = torch.tensor([[3.0, 4.0], [3.0, 0.0]])
+    assert convex.errors(models, torch.tensor([3.0, 4.0])) == pytest.approx((2 / 5, 4 / 5))
+
+
+def convex_run(algorithm: str, worst: float, **fields: Any) -> dict[str, Any]:
+    case = {"problem": "quadratics", "topology": "ring", "stress": convex.CALM, "steps": 3000}
+    return {
+        **case,
+        "algorithm": algorithm,
+        "average": worst,
+        "worst": worst,
+        "early": 1.0,
+        **fields,
+    }
+
+
+def test_the_convex_report_names_the_cases_that_are_not_exact(tmp_path: Path) -> None:
+    runs = [
+        convex_run("ecl", 1e-15),
+        convex_run("admm-isvr", 2e-5, topology="chain"),
+        convex_run("gossip", 0.2),
+        convex_run("gradient-tracking", 1e-14),
+        convex_run("gradient-tracking", 0.3, stress="30 % lost", steps=6000),
+        convex_run("ecl", 1e-15, stress="30 % lost", steps=6000),
+    ]
+    machine = {"cpu": "a processor", "cpus_usable": 2, "gpu": None}
+    results = {"command": "python -m x", "hardware": machine, "seconds": 60.0, "runs": runs}
+    text = convex.write(results, tmp_path).read_text()
+    assert "in 2 of 3 cases, not in:" in text
+    assert "- admm-isvr, quadratics, chain: 2.0e-05; after a third of the steps it was 1.0" in text
+    assert "| ring | **1e-15** / **1e-15** | - | 2.0e-01 / 2.0e-01 |" in text
+    assert "lost or pushed one way: the worst node between 3.0e-01 and 3.0e-01" in text
+    assert convex.render(json.loads((tmp_path / "convex.json").read_text())) == text
+
+
+# -- overhead ---------------------------------------------------------------------------------
+
+SMALL: dict[str, Value] = {
+    "mode": "consensus",
+    "small-width": 2,
+    "participants": 4,
+    "consensus.batch-size": 4,
+    "consensus.window": 6,
+    "consensus.steps": 12,
+    "consensus.references": "",
+}
+
+
+def overhead_events() -> list[dict[str, Any]]:
+    """Three windows of 3 s, of which 2.5 s are the hosts' and 0.2 s evaluation."""
+    return [
+        {
+            "event": "round",
+            "round": number,
+            "t_wall": 10 + 3.0 * number,
+            "seconds": 2.5,
+            "seconds_evaluation": 0.2,
+            "steps": 480 * number,
+            "messages": 160 * number,
+        }
+        for number in (1, 2, 3)
+    ]
+
+
+def test_the_steady_state_leaves_the_first_window_and_evaluation_out() -> None:
+    state = overhead.steady_state(overhead_events())
+    assert (state["start"], state["end"], state["windows"]) == (13.0, 19.0, 2)
+    assert state["seconds"] == pytest.approx(6 - 0.4)
+    assert (state["in_hosts"], state["evaluation"]) == pytest.approx((5.0, 0.4))
+    assert (state["steps"], state["messages"]) == (960, 320)
+
+
+def test_a_run_of_one_window_has_no_steady_state() -> None:
+    with pytest.raises(ValueError, match="1 windows are not more than the 1"):
+        overhead.steady_state(overhead_events()[:1])
+
+
+def test_phases_are_in_the_order_in_which_they_ended() -> None:
+    assert phases(10.0, {"b": 15.0, "a": 12.0}) == {"a": 2.0, "b": 3.0}
+    assert list(phases(10.0, {"b": 15.0, "a": 12.0})) == ["a", "b"]
+
+
+def test_numbers_are_rounded_to_four_digits_wherever_they_are() -> None:
+    assert rounded({"a": [0.123456, {"b": 12345.6}], "c": 7}) == {
+        "a": [0.1235, {"b": 12350.0}],
+        "c": 7,
+    }
+
+
+def test_only_takes_known_parts_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert overhead.parser().parse_args(["--only", "null,scale"]).only == ["null", "scale"]
+    with pytest.raises(SystemExit):
+        overhead.parser().parse_args(["--only", "nul"])
+    assert "nul: choose from hosts, arithmetic, null, scale" in capsys.readouterr().err
+
+
+def test_the_benchmarks_model_has_about_the_parameters_that_it_says() -> None:
+    values = {**overhead.SETTINGS, "consensus.steps": 240, "dataset": "cifar10"}
+    assert overhead.parameters_of(values) == 279_466
+
+
+def test_images_of_noise_are_a_data_set(tmp_path: Path) -> None:
+    overhead.random_images(tmp_path / "noise.npz")
+    dataset = load_dataset("files", "", str(tmp_path / "noise.npz"))
+    assert dataset.train.images.shape == (overhead.TRAINING_IMAGES, 3, 32, 32)
+    assert len(dataset.classes) == 10
+
+
+def test_a_stopwatch_does_what_the_algorithm_does_and_counts() -> None:
+    watch: Any = Stopwatch([3, 1, 2])
+    watch.sort()
+    assert watch.index(3) == 2
+    assert watch.calls == {"sort": 1, "index": 1}
+    assert watch.seconds.keys() == watch.calls.keys()
+
+
+def test_idle_nodes_exchange_and_stay_where_they_are() -> None:
+    nodes = Nodes(SMALL, idle=True)
+    before = [p.node.weights.clone() for p in nodes.participants]
+    nodes.run_window()
+    assert nodes.tally.steps == 4 * 6
+    assert nodes.tally.messages > 0
+    for participant, weights in zip(nodes.participants, before, strict=True):
+        torch.testing.assert_close(participant.node.weights, weights)
+    # w, the momentum and two anchors
+    assert nodes.vectors == 4 * nodes.parameters * 4
+
+
+def test_the_loops_of_a_benchmark_do_their_steps() -> None:
+    found = arithmetic(SMALL, 1)
+    assert 0 < found["share"] < 1
+    assert found["own"] < found["whole"]
+    idle = null(SMALL, 1)
+    assert (idle["nodes"], idle["models"]) == (4, 4.0)
+    assert idle["ms_per_exchange"] > 0
