@@ -109,7 +109,8 @@ def test_the_small_size_is_planned_to_fit_its_time_on_two_cores() -> None:
 
 def test_a_run_with_both_references_is_estimated_to_take_twice_as_long() -> None:
     [ours], [gossip] = (plan("small", (0,), ["core", row]) for row in (OURS, "gossip"))
-    assert ours.minutes / gossip.minutes == pytest.approx((8 + 1 + 8) / 8)
+    # 1 + 8 minibatches a step beside the nodes' 8, and two models more to evaluate than 9
+    assert (8 + 1 + 8) / 8 > ours.minutes / gossip.minutes > 1.8
 
 
 # -- numbers and report -----------------------------------------------------------------------

@@ -8,7 +8,10 @@ from experiments.planned_runs import Values, choose
 
 OURS = "ecl"
 INTERVAL = 6
-LEARNING_RATE = 0.05
+LEARNING_RATE = 0.2
+
+_BATCH = 32
+_TEST_IMAGES = 10_000  # of CIFAR-10, all of which are used in the end
 
 # The rows of the tables: what a node does. Everything else comes from the group and the size.
 ROWS: dict[str, Values] = {
@@ -77,7 +80,7 @@ _COMMON: Values = {
     "normalisation": "group",
     "consensus.topology": "ring",
     "consensus.interval": float(INTERVAL),
-    "consensus.batch-size": 32,
+    "consensus.batch-size": _BATCH,
     "consensus.learning-rate": LEARNING_RATE,
     "consensus.schedule": "cosine",
     "consensus.momentum": 0.9,
@@ -157,12 +160,17 @@ def plan(
                 "seed": seed,
                 "data-root": data_root,
             }
-            runs.append(Planned(name, row, seed, _minutes(values, given.step_seconds), values))
+            runs.append(Planned(name, row, seed, _minutes(values, given), values))
     return choose(runs, only)
 
 
-def _minutes(values: Values, step_seconds: float) -> float:
-    """What a run takes on one core: minibatches of all nodes and references."""
+def _minutes(values: Values, size: Size) -> float:
+    """What a run takes on one core: minibatches of all nodes and references, and evaluations, in
+    which an image costs a third of what it costs in training."""
     references, nodes = str(values["consensus.references"]), int(values["participants"])
-    minibatches = nodes + ("same-steps" in references) + nodes * ("same-samples" in references)
-    return int(values["consensus.steps"]) * minibatches * step_seconds / 60
+    same_steps, same_samples = "same-steps" in references, "same-samples" in references
+    steps = int(values["consensus.steps"])
+    minibatches = steps * (nodes + same_steps + nodes * same_samples)
+    models = nodes + 1 + same_steps + same_samples
+    images = models * (steps // size.window * size.evaluated + _TEST_IMAGES)
+    return (minibatches + images / _BATCH / 3) * size.step_seconds / 60
