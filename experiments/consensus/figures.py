@@ -17,7 +17,7 @@ from experiments.consensus.results import (
 from experiments.reporting import Results, band, select
 from fl_app.record import figures
 
-# Ours in black; the family by hue, what belongs together by line: PDMM solid, ADMM dashed.
+# Relatives share a hue: ECL of the two papers is blue (ADMM dashed), ours is green.
 STYLES: dict[str, dict[str, Any]] = {
     "isolated": {"color": figures.GREY, "ls": "-"},
     "gossip": {"color": figures.ORANGE, "ls": "-"},
