@@ -5,7 +5,7 @@
 #   make setup   only set up               make clean    remove .venv and caches
 
 UV_VERSION := 0.12.24
-BENCHMARKS := distill_overhead
+BENCHMARKS := distill_overhead consensus_overhead
 PYTHON_CANDIDATES := python3 python3.14 python3.13 python3.12 python3.11 python
 BIN := .venv/bin
 ARGS :=

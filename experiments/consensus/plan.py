@@ -8,7 +8,7 @@ from experiments.planned_runs import Values, choose
 
 OURS = "ecl"
 INTERVAL = 6
-LEARNING_RATE = 0.2
+LEARNING_RATE = 0.1
 
 _BATCH = 32
 _TEST_IMAGES = 10_000  # of CIFAR-10, all of which are used in the end
