@@ -83,7 +83,9 @@ def _read(class_name: str, root: Path, *, download: bool = False) -> tuple[Image
         )
         train, test = (reader(str(root), download=download, **split) for split in splits)
     except ImportError as error:  # torchvision reads SVHN's MATLAB files with SciPy
-        raise DataError(f"{class_name} needs a package that is missing: {error}") from error
+        raise DataError(
+            f"{class_name} needs a package that is missing ({error}): pip install 'edge-fl[svhn]'"
+        ) from error
     return _image_set(train), _image_set(test)
 
 
