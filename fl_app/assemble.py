@@ -31,6 +31,7 @@ def dataset_of(config: RunConfig) -> Dataset:
     return load_dataset(config.dataset, config.data_root, config.data_path)
 
 
+@lru_cache(maxsize=2)
 def split_of(config: RunConfig) -> Split:
     """Who has which training images. Raises ConfigError for a split that cannot be made."""
     try:
@@ -139,6 +140,13 @@ def nodes_of(config: RunConfig, text: str) -> tuple[Topology, Algorithm, Timetab
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    for window in range(1, config.rounds + 1):
+        t = window * timetable.window_seconds
+        if not any(timetable.present(i, t) for i in range(topology.size)):
+            raise ConfigError(
+                f"consensus.outages={c.outages!r}: nobody is on at {t:g} s, when window {window} "
+                f"ends; leave one of them out"
+            )
     return topology, algorithm, timetable
 
 

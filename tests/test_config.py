@@ -393,6 +393,10 @@ def test_consensus_that_cannot_work(overrides: dict[str, Any], message: str) -> 
         ({"consensus.outages": "cut:0-4@1-2"}, "'cut:0-4@1-2': ring has no link 0-4"),
         ({"consensus.outages": "sleep"}, "'sleep' must look like crash:3@200-400"),
         (
+            {"participants": 3, "consensus.outages": "leave:0@1, leave:1@5, pause:2@0-10"},
+            "consensus.outages='leave:0@1, leave:1@5, pause:2@0-10': nobody is on at ",
+        ),
+        (
             {"consensus.topology": "file", "consensus.topology-file": "/nowhere/sites.txt"},
             "consensus.topology-file='/nowhere/sites.txt' cannot be read: ",
         ),
