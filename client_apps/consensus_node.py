@@ -31,7 +31,7 @@ from strategies.evaluation import EvaluationSet, accuracy_and_loss, evaluation_s
 
 # A neighbour's host that sends nothing for so long is not there: see `run_window`.
 _PATIENCE_SECONDS = 20.0
-_MOST_EVENTS = 1500  # of a host: the slice of the trace that is drawn, and incidents
+_MOST_EVENTS = 1500  # of a host, in the slice of the trace that is drawn
 
 
 def meet(message: Message, context: Context) -> Message:
@@ -50,13 +50,14 @@ def run_window(message: Message, context: Context) -> Message:
 
     In: config window, nodes, host, carrier ("", "grid" or "ray"), broker (name of Ray's), mail
     (headers) with the arrays of the mail that has come, examples (of every participant), topology
-    (content of its file), directory (of the run), rate (eta), parked (go on in the middle), durable
-    (make sure that the states outlive a power cut), kept (the window from which a resumed run would
-    go on), slice (record events until then), started (what the run's clock shows).
-    Out: config done, and trace (what has happened); mail and its arrays, with the grid carrier; and
-    when the window is done, for each node, metrics accuracy and loss (-1 where the node is off),
-    norm (|w|^2) and its tally, config digests and heard, and the array sum (int64, see
-    `fixed_point`).
+    (content of its file), directory (of the run), rate (eta), stops (how often it has parked its
+    nodes in this window), collected (what Ray's broker may forget), durable (make sure that the
+    states outlive a power cut), kept (the window from which a resumed run would go on), slice
+    (record events until then), started (what the run's clock shows).
+    Out: config done, trace (what has happened) and collected (see `RayExchange`); mail and its
+    arrays, with the grid carrier; and when the window is done, for each node, metrics accuracy and
+    loss (-1 where the node is off), norm (|w|^2) and its tally, config digests and heard, and the
+    array sum (int64, see `fixed_point`).
 
     When mail that it cannot do without does not come, it parks its nodes and answers done = False.
     """
@@ -109,7 +110,8 @@ class _Journal:
     def __call__(
         self, t: float, what: str, node: int, peer: int | None, sent: float | None
     ) -> None:
-        if (t <= self._until or what in INCIDENTS) and len(self.events) < _MOST_EVENTS:
+        early = t <= self._until and len(self.events) < _MOST_EVENTS
+        if early or what in INCIDENTS:
             self.events.append((t, what, node, peer, sent))
 
 
@@ -152,8 +154,14 @@ class _Window:
         )
         done = self._run_nodes(host, participants, began)
         headers, arrays = to_arrays(exchange.outbox if isinstance(exchange, GridExchange) else [])
-        answer = {"done": done, "mail": headers, "trace": json.dumps(journal.events)}
-        place = self._window if done else PARKED
+        answer = {
+            "done": done,
+            "mail": headers,
+            "trace": json.dumps(journal.events),
+            "collected": exchange.collected if isinstance(exchange, RayExchange) else 0,
+        }
+        # Never over what it went on from: should the answer get lost, it does this once more.
+        place = self._window if done else self._parked(self._order["stops"] + 1)
         for participant in participants:
             state, metadata = pack(participant)
             durable = done and bool(self._order["durable"])
@@ -179,12 +187,13 @@ class _Window:
         algorithm = self._algorithm if node < n else self._reference
         neighbours = self._topology.neighbours[node] if node < n else ()
         weight = self._weight(node) if node < n else 1.0
-        if self._window == 1 and not self._order["parked"]:
+        stops: int = self._order["stops"]
+        if self._window == 1 and not stops:
             fresh = Node(node, self._initial.clone())
             algorithm.start(fresh)
             heard = dict.fromkeys(fresh.links, 0.0)
             return Participant(fresh, algorithm, neighbours, weight, heard=heard)
-        place = PARKED if self._order["parked"] else self._window - 1
+        place = self._parked(stops) if stops else self._window - 1
         return unpack(
             *self._store.load(place, node),
             algorithm,
@@ -192,6 +201,9 @@ class _Window:
             weight=weight,
             device=self._bench.device,
         )
+
+    def _parked(self, stops: int) -> str:
+        return f"{PARKED}-{stops % 2}"
 
     def _weight(self, node: int) -> float:
         """p_i = N n_i / sum_j n_j, so that sum_i p_i f_i is the loss on all data in one place."""
@@ -202,7 +214,8 @@ class _Window:
 
     def _exchange(self) -> Exchange | None:
         if self._order["carrier"] == "ray":
-            return RayExchange(self._order["broker"], self._order["host"])
+            order = self._order
+            return RayExchange(order["broker"], order["host"], order["collected"])
         if self._order["carrier"] == "grid":
             arrays: Any = self._message.content["arrays"]
             received = {name: array.numpy() for name, array in arrays.items()}

@@ -1,7 +1,7 @@
 """Where a host keeps what its nodes are, from one message to the next.
 
 One file per node and window: <root>/<window>/node-0003.safetensors is node 3 at the end of that
-window. <root>/parked has the nodes of a host that had to stop in the middle of one.
+window. <root>/parked-0 and parked-1 have, in turn, those of a host that had to stop in the middle.
 """
 
 import shutil

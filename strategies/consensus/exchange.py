@@ -65,16 +65,15 @@ class Broker:
     def collect(self, host: int, have: int = 0) -> tuple[int, list[Parcel]]:
         """(number of the last one, parcels for the nodes of `host` that came after number `have`).
 
-        What it has is forgotten; the rest is kept, since an answer may not have been received.
+        All are kept until they are forgotten: a host that fails asks for them again.
         """
-        box = {k: entry for k, entry in self._boxes.get(host, {}).items() if entry[0] > have}
-        self._boxes[host] = box
-        last = max((number for number, _ in box.values()), default=have)
-        return last, [parcel for _, parcel in box.values()]
+        new = [entry for entry in self._boxes.get(host, {}).values() if entry[0] > have]
+        return max((number for number, _ in new), default=have), [parcel for _, parcel in new]
 
-    def clear(self) -> None:
-        """Empty all mailboxes."""
-        self._boxes.clear()
+    def forget(self, host: int, last: int) -> None:
+        """The states of the host's nodes contain what came up to number `last`."""
+        box = self._boxes.get(host, {})
+        self._boxes[host] = {key: entry for key, entry in box.items() if entry[0] > last}
 
 
 class GridExchange:
@@ -107,13 +106,15 @@ def to_arrays(mails: Sequence[Mail]) -> tuple[list[str], dict[str, np.ndarray]]:
 
 
 def from_arrays(headers: Sequence[str], arrays: Mapping[str, np.ndarray]) -> list[Mail]:
-    """The mails of `to_arrays`. ValueError for headers that are none."""
-    contents: list[dict[str, torch.Tensor]] = [{} for _ in headers]
+    """The mails of `to_arrays`. ValueError for headers, and names of arrays, that are none."""
+    contents: dict[str, dict[str, torch.Tensor]] = {str(k): {} for k in range(len(headers))}
     for key, array in arrays.items():
         position, _, name = key.partition("/")
-        contents[int(position)][name] = torch.from_numpy(np.array(array))
+        if position not in contents:
+            raise ValueError(f"array {key!r} belongs to none of {len(headers)} mails")
+        contents[position][name] = torch.from_numpy(np.array(array))
     mails = []
-    for header, vectors in zip(headers, contents, strict=True):
+    for header, vectors in zip(headers, contents.values(), strict=True):
         sender, receiver, seq, sent = header.split(" ")
         mails.append(Mail(int(sender), int(receiver), int(seq), vectors, float(sent)))
     return mails
@@ -140,7 +141,10 @@ class _RayBroker:
         if self._broker.post(host, parcel):
             self._event(self._broker.placement[parcel.receiver]).set()
 
-    async def collect(self, host: int, have: int, patience: float) -> tuple[int, list[Parcel]]:
+    async def collect(
+        self, host: int, have: int, kept: int, patience: float
+    ) -> tuple[int, list[Parcel]]:
+        self._broker.forget(host, kept)
         last, parcels = self._broker.collect(host, have)
         if not parcels:
             event = self._event(host)
@@ -176,19 +180,25 @@ def start_ray_broker(name: str, edges: Iterable[Edge], newest: bool) -> Any:
 
 
 class RayExchange:
-    """Mail through the run's Ray broker; vectors lie in the object store of the machine."""
+    """Mail through the run's Ray broker; vectors lie in the object store of the machine.
 
-    def __init__(self, name: str, host: int) -> None:
+    kept: the number of the last mail that the nodes' states contain; `collected` is that of the
+    last one that has been collected.
+    """
+
+    def __init__(self, name: str, host: int, kept: int = 0) -> None:
         import ray
 
         self._ray, self._host = ray, host
         self._broker: Any = ray.get_actor(name)
-        self._have = 0
+        self.collected = self._kept = kept
         self._request = self._ask()
 
     def _ask(self) -> Any:
         # One is always under way, so that most mail is here before it is wanted.
-        return self._broker.collect.remote(self._host, self._have, _LONG_POLL_SECONDS)
+        return self._broker.collect.remote(
+            self._host, self.collected, self._kept, _LONG_POLL_SECONDS
+        )
 
     def post(self, mail: Mail) -> None:
         content = self._ray.put({name: v.cpu().numpy() for name, v in mail.vectors.items()})
@@ -204,7 +214,7 @@ class RayExchange:
             if not done:
                 return []
             try:
-                self._have, parcels = self._ray.get(self._request)
+                self.collected, parcels = self._ray.get(self._request)
             except self._ray.exceptions.RayError as error:
                 raise EdgeFlError(f"the broker of the neighbours' mail died: {error}") from error
             self._request = self._ask()

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -43,15 +44,20 @@ class Answer:
 
 @dataclass
 class _Seat:
-    """A host with its nodes, and what it is doing."""
+    """A host with its nodes, and what it is doing.
+
+    stops: how often it has parked its nodes in this window. mail: what its nodes' states do not
+    contain yet, and collected: the number of the last one that they do, of the Ray broker's.
+    """
 
     host: Host
     number: int
     nodes: list[int]
     window: int
-    parked: bool = False
+    stops: int = 0
     failures: int = 0
     mail: list[Mail] = field(default_factory=list)
+    collected: int = 0
     trace: list[list[Any]] = field(default_factory=list)  # of the window, up to where it is parked
 
 
@@ -115,10 +121,6 @@ class Fleet:
     def hosts(self) -> int:
         return len(self._seats)
 
-    @property
-    def busy(self) -> bool:
-        return bool(self._under_way)
-
     def _concurrent(self, hosts: Sequence[Host], name: str) -> int:
         """How many of the hosts work at the same time: fewer than there are if Flower gives them
         fewer processes, and then those that are left take all the nodes."""
@@ -148,7 +150,9 @@ class Fleet:
             "arrays": ArrayRecord({key: Array(value) for key, value in arrays.items()}),
         }
         message = Message(RecordDict(content), host.node_id, kind)
-        message_id = self._dispatcher.send(message, self._config.round_timeout)
+        # However long a simulated window takes: what dies there is told as an error.
+        timeout = math.inf if self._config.virtual else self._config.round_timeout
+        message_id = self._dispatcher.send(message, timeout)
         if message_id is None:
             raise EdgeFlError(f"the SuperLink did not take a message for {host.name}")
         return message_id
@@ -164,25 +168,25 @@ class Fleet:
             if self._config.virtual and seat.window > behind:
                 continue
             if self.carrier == "grid":
-                _, parcels = self._take(seat)
-                seat.mail += parcels
-                if seat.parked and not parcels:
+                seat.mail += self._take(seat)
+                if seat.stops and not seat.mail:
                     continue  # it would only find out again that it lacks mail
             order = {
                 **self._order,
                 **order_of(seat.window),
                 "nodes": seat.nodes,
                 "host": seat.number,
-                "parked": seat.parked,
+                "stops": seat.stops,
+                "collected": seat.collected,
             }
             self._under_way[self._send(seat.host, "train.consensus", order, seat.mail)] = seat
         if not self._under_way and behind <= last:
             raise EdgeFlError("no host can go on: each waits for mail that nobody has sent")
 
-    def _take(self, seat: _Seat) -> tuple[int, list[Mail]]:
+    def _take(self, seat: _Seat) -> list[Mail]:
         last, parcels = self._broker.collect(seat.number)
-        self._broker.collect(seat.number, last)  # what is taken is in the seat's own hands now
-        return last, [Mail(p.sender, p.receiver, p.seq, p.content, p.sent) for p in parcels]
+        self._broker.forget(seat.number, last)  # it is in the seat's own hands now
+        return [Mail(p.sender, p.receiver, p.seq, p.content, p.sent) for p in parcels]
 
     def collect(self) -> tuple[list[Answer], list[tuple[Host, str]]]:
         """(windows that hosts have done, hosts that failed and why); the latter try again.
@@ -192,21 +196,25 @@ class Fleet:
         answers, failures = [], []
         for reply in self._dispatcher.collect():
             seat = self._under_way.pop(reply.metadata.reply_to_message_id)
-            if reply.has_error():
+            try:
+                if reply.has_error():
+                    raise ValueError(last_line(reply.error.reason))
+                answer = self._read(seat, reply)
+            except ValueError as error:
                 seat.failures += 1
-                reason = last_line(reply.error.reason)
-                failures.append((seat.host, reason))
+                failures.append((seat.host, str(error)))
                 if seat.failures >= _ATTEMPTS:
                     raise EdgeFlError(
-                        f"{seat.host.name} has failed {_ATTEMPTS} times in a row: {reason}"
-                    )
+                        f"{seat.host.name} has failed {_ATTEMPTS} times in a row: {error}"
+                    ) from error
                 continue
             seat.failures = 0
-            if (answer := self._read(seat, reply)) is not None:
+            if answer is not None:
                 answers.append(answer)
         return answers, failures
 
     def _read(self, seat: _Seat, reply: Message) -> Answer | None:
+        """Take in what a host has done. ValueError for mail that is none; nothing is changed."""
         config: Any = reply.content["config"]
         arrays: Any = reply.content["arrays"]
         metrics: Any = reply.content["metrics"]
@@ -216,12 +224,12 @@ class Fleet:
                 seat.number, Parcel(mail.sender, mail.receiver, mail.seq, mail.sent, mail.vectors)
             )
         self.refused = self._broker.refused
-        seat.mail = []
-        seat.parked = not config["done"]
+        seat.mail, seat.collected = [], config["collected"]
         seat.trace += json.loads(config["trace"])
-        if seat.parked:
+        if not config["done"]:
+            seat.stops += 1
             return None
-        seat.window += 1
+        seat.window, seat.stops = seat.window + 1, 0
         trace, seat.trace = seat.trace, []
         described = {
             "digests": list(config["digests"]),

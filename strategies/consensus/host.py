@@ -111,7 +111,9 @@ class Participant:
         self.received[j], self.heard[j] = mail.seq, t
         self.tally.used += 1
         self.tally.age += t - mail.sent
-        self.algorithm.receive(self.node, j, mail.seq, mail.vectors)
+        device = self.node.weights.device  # carriers know the CPU alone
+        vectors = {name: vector.to(device) for name, vector in mail.vectors.items()}
+        self.algorithm.receive(self.node, j, mail.seq, vectors)
         return True
 
     def message(self, j: int, seq: int) -> Vectors:
@@ -170,20 +172,6 @@ class Host:
         self._waiting: dict[tuple[int, int, int], int] = {}  # mail -> who cannot go on without it
         # Heap of (time, kind, node) of next events: at one moment, all send before any receives.
         self._ready: list[tuple[float, int, int]] = []
-        self._actions: dict[Kind, Callable[[Participant, Event], None]] = {
-            Kind.DOWN: self._down,
-            Kind.UP: self._up,
-            Kind.RESTART: self._restart,
-            Kind.INVITE: self._invite,
-            Kind.ADOPT: self._adopt,
-            Kind.DISCONNECT: self._disconnect,
-            Kind.CONNECT: self._connect,
-            Kind.SEND: self._send,
-            Kind.LOST: self._lose,
-            Kind.RECEIVE: self._receive,
-            Kind.DUPLICATE: self._duplicate,
-            Kind.MIX: self._mix,
-        }
 
     # -- along timelines (the virtual clock) -----------------------------------------------------
 
@@ -236,7 +224,7 @@ class Host:
         if event.kind in (Kind.RECEIVE, Kind.ADOPT) and not self._has(participant, event):
             self._waiting[event.peer, index, event.seq] = index
             return
-        self._actions[event.kind](participant, event)
+        _ACTIONS[event.kind](self, participant, event)
         self._advance(participant, timelines[index])
 
     def _advance(self, participant: Participant, timeline: Sequence[Event]) -> None:
@@ -398,6 +386,23 @@ class Host:
         participant.mail.clear()
         for mail in newest.values():
             self._use(participant, mail, t)
+
+
+# Functions and not bound methods in each host, which would keep it alive in a cycle.
+_ACTIONS: dict[Kind, Callable[[Host, Participant, Event], None]] = {
+    Kind.DOWN: Host._down,
+    Kind.UP: Host._up,
+    Kind.RESTART: Host._restart,
+    Kind.INVITE: Host._invite,
+    Kind.ADOPT: Host._adopt,
+    Kind.DISCONNECT: Host._disconnect,
+    Kind.CONNECT: Host._connect,
+    Kind.SEND: Host._send,
+    Kind.LOST: Host._lose,
+    Kind.RECEIVE: Host._receive,
+    Kind.DUPLICATE: Host._duplicate,
+    Kind.MIX: Host._mix,
+}
 
 
 def _turns(steps: Mapping[int, range]) -> Iterator[list[tuple[int, int]]]:

@@ -1,0 +1,341 @@
+"""Carriers of mail: one contract for all of them, and what the broker behind them promises."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import pytest
+import torch
+
+from strategies.consensus.exchange import (
+    CARRIERS,
+    Broker,
+    GridExchange,
+    Parcel,
+    RayExchange,
+    from_arrays,
+    start_ray_broker,
+    to_arrays,
+)
+from strategies.consensus.host import Mail
+
+# Of Ray itself, when it finds no GPU.
+pytestmark = pytest.mark.filterwarnings("ignore:Tip. In future versions of Ray")
+
+# Nodes 0 and 1 are on host 0, 2 on host 1 and 3 on host 2.
+EDGES = frozenset({(0, 1), (1, 2), (2, 3), (0, 3)})
+PLACEMENT = {0: 0, 1: 0, 2: 1, 3: 2}
+
+
+def mail(sender: int, receiver: int, seq: int, value: float = 1.0) -> Mail:
+    vectors = {"reflection": torch.full((5,), value), "indices": torch.arange(3, dtype=torch.int32)}
+    return Mail(sender, receiver, seq, vectors, 0.1 * seq)
+
+
+def same(a: Mail, b: Mail) -> bool:
+    return (
+        (a.sender, a.receiver, a.seq, a.sent) == (b.sender, b.receiver, b.seq, b.sent)
+        and a.vectors.keys() == b.vectors.keys()
+        and all(torch.equal(a.vectors[k], b.vectors[k]) for k in a.vectors)
+        and all(a.vectors[k].dtype == b.vectors[k].dtype for k in a.vectors)
+    )
+
+
+# --------------------------------------------------------------------------- all carriers
+
+
+class Net(Protocol):
+    """A carrier between the hosts 0, 1 and 2."""
+
+    def post(self, host: int, mail: Mail) -> None: ...
+
+    def collect(self, host: int, count: int = 0) -> list[Mail]:
+        """What has come; waits for `count` of them."""
+        ...
+
+    def restart(self, host: int, collected: bool) -> None:
+        """The host's process goes on to its next message; `collected` if the states that it has
+        saved contain what it has collected."""
+        ...
+
+    def refused(self) -> int: ...
+
+
+class GridNet:
+    """What the fleet does with mail in messages, without the messages."""
+
+    def __init__(self, newest: bool) -> None:
+        self._broker = Broker(EDGES, PLACEMENT, newest)
+        self._seats: dict[int, list[Mail]] = {0: [], 1: [], 2: []}
+
+    def post(self, host: int, mail: Mail) -> None:
+        exchange = GridExchange()
+        exchange.post(mail)
+        for m in from_arrays(*to_arrays(exchange.outbox)):
+            self._broker.post(host, Parcel(m.sender, m.receiver, m.seq, m.sent, m.vectors))
+
+    def collect(self, host: int, count: int = 0) -> list[Mail]:
+        last, parcels = self._broker.collect(host)
+        self._broker.forget(host, last)
+        new = [Mail(p.sender, p.receiver, p.seq, p.content, p.sent) for p in parcels]
+        self._seats[host] += new
+        exchange = GridExchange(from_arrays(*to_arrays(new)))
+        return exchange.collect(10.0) + exchange.collect(10.0)  # the second time there is nothing
+
+    def restart(self, host: int, collected: bool) -> None:
+        again = [] if collected else self._seats[host]
+        for m in again:
+            self._broker.post(
+                PLACEMENT[m.sender], Parcel(m.sender, m.receiver, m.seq, m.sent, m.vectors)
+            )
+        self._seats[host] = []
+
+    def refused(self) -> int:
+        return self._broker.refused
+
+
+class RayNet:
+    """The real actor `name`, with an exchange per host and nothing of what happened before."""
+
+    def __init__(self, name: str) -> None:
+        import ray
+
+        self._ray, self._name, self._actor = ray, name, ray.get_actor(name)
+        self._kept = {h: ray.get(self._actor.collect.remote(h, 0, 0, 0.0))[0] for h in (0, 1, 2)}
+        self._exchanges = {host: RayExchange(name, host, kept) for host, kept in self._kept.items()}
+        self._refused = ray.get(self._actor.refused.remote())
+
+    def post(self, host: int, mail: Mail) -> None:
+        before = self._ray.get(self._actor.refused.remote())
+        self._exchanges[host].post(mail)
+        # Calls of one caller happen in their order: when this one has, the post is over.
+        assert self._ray.get(self._actor.refused.remote()) in (before, before + 1)
+
+    def collect(self, host: int, count: int = 0) -> list[Mail]:
+        found = self._exchanges[host].collect(0.3)
+        deadline = time.monotonic() + 30
+        while len(found) < count and time.monotonic() < deadline:
+            found += self._exchanges[host].collect(1.0)
+        return found
+
+    def restart(self, host: int, collected: bool) -> None:
+        if collected:
+            self._kept[host] = self._exchanges[host].collected
+        self._exchanges[host] = RayExchange(self._name, host, self._kept[host])
+
+    def refused(self) -> int:
+        return self._ray.get(self._actor.refused.remote()) - self._refused
+
+
+@pytest.fixture(scope="module")
+def brokers() -> Iterator[dict[bool, str]]:
+    """Names of brokers in a real Ray: one that keeps the newest mail, and one that keeps all."""
+    ray = pytest.importorskip("ray")
+    try:
+        ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    except Exception as error:
+        pytest.skip(f"Ray cannot start here: {error}")
+    names = {newest: f"broker-{newest}" for newest in (False, True)}
+    actors = [start_ray_broker(name, EDGES, newest) for newest, name in names.items()]
+    ray.get([actor.place.remote(PLACEMENT) for actor in actors])
+    yield names
+    ray.shutdown()
+
+
+@pytest.fixture(params=CARRIERS)
+def net_of(request: pytest.FixtureRequest) -> Callable[[bool], Net]:
+    """Makes a net, which keeps all mail or only the newest."""
+    if request.param == "grid":
+        return GridNet
+    names = request.getfixturevalue("brokers")
+    return lambda newest: RayNet(names[newest])
+
+
+def by_number(mails: list[Mail]) -> list[Mail]:
+    return sorted(mails, key=lambda m: m[:3])
+
+
+def test_mail_arrives_as_it_was_sent(net_of: Callable[[bool], Net]) -> None:
+    net = net_of(False)
+    sent = [mail(1, 2, (3 << 32) + 7, 0.1), Mail(3, 2, -1, {"model": torch.ones(2)}), mail(1, 2, 9)]
+    sent.append(Mail(1, 2, 10, {}, 1e9 + 0.125))
+    sent.append(Mail(1, 2, 11, {"wide": torch.full((2,), 1 / 3, dtype=torch.float64)}, 0.5))
+    for each in sent:
+        net.post(PLACEMENT[each.sender], each)
+    found = net.collect(1, len(sent))
+    assert len(found) == len(sent)
+    for a, b in zip(by_number(found), by_number(sent), strict=True):
+        assert same(a, b)
+    found[0].vectors.get("reflection", torch.zeros(1)).add_(1)  # it may be worked with
+    assert net.collect(1) == []
+
+
+def test_mail_can_be_used_when_the_sender_goes_on(net_of: Callable[[bool], Net]) -> None:
+    net, letter = net_of(False), mail(1, 2, 1, 0.5)
+    net.post(0, letter)
+    letter.vectors["reflection"].fill_(9)
+    [found] = net.collect(1, 1)
+    assert found.vectors["reflection"].tolist() == [0.5] * 5
+
+
+def test_everybody_gets_the_mail_of_its_own_nodes_only(net_of: Callable[[bool], Net]) -> None:
+    net = net_of(False)
+    for sender, receiver in [(1, 2), (2, 1), (2, 3), (3, 0), (0, 3)]:
+        net.post(PLACEMENT[sender], mail(sender, receiver, 1))
+    expected = {0: {(2, 1), (3, 0)}, 1: {(1, 2)}, 2: {(2, 3), (0, 3)}}
+    for host, pairs in expected.items():
+        assert {m[:2] for m in net.collect(host, len(pairs))} == pairs
+
+
+def test_the_virtual_clock_needs_every_mail(net_of: Callable[[bool], Net]) -> None:
+    net = net_of(False)
+    for seq in (5, 7, 6):
+        net.post(0, mail(1, 2, seq))
+    assert [m.seq for m in by_number(net.collect(1, 3))] == [5, 6, 7]
+
+
+def test_the_real_clock_needs_the_newest_mail(net_of: Callable[[bool], Net]) -> None:
+    """Of each neighbour, and an older one that comes late is none."""
+    net = net_of(True)
+    net.collect(1)
+    for seq in (5, 7, 6):
+        net.post(0, mail(1, 2, seq, float(seq)))
+    net.post(2, mail(3, 2, 2))
+    time.sleep(0.2)
+    net.restart(1, collected=True)  # an earlier request may have been answered with the first
+    found = net.collect(1, 2)
+    assert {(m.sender, m.seq) for m in found} >= {(1, 7), (3, 2)}
+    assert [m.seq for m in found if m.sender == 1][-1] == 7
+
+
+@pytest.mark.parametrize(
+    ("host", "sender", "receiver"),
+    [
+        (1, 1, 2),  # in the name of a node of host 0
+        (0, 0, 2),  # to a node that is no neighbour
+        (0, 0, 0),  # to itself
+        (0, 9, 1),  # from nobody
+        (0, 1, 9),  # to nobody
+    ],
+)
+def test_mail_that_is_not_allowed_is_refused(
+    net_of: Callable[[bool], Net], host: int, sender: int, receiver: int
+) -> None:
+    net = net_of(False)
+    net.post(host, mail(sender, receiver, 1))
+    net.post(0, mail(1, 2, 4))
+    assert [m.seq for m in net.collect(1, 1)] == [4]
+    assert net.refused() == 1
+
+
+def test_who_fails_gets_again_what_its_states_do_not_contain(net_of: Callable[[bool], Net]) -> None:
+    net = net_of(False)
+    net.post(0, mail(1, 2, 1))
+    assert [m.seq for m in net.collect(1, 1)] == [1]
+    net.restart(1, collected=False)
+    net.post(0, mail(1, 2, 2))
+    assert [m.seq for m in by_number(net.collect(1, 2))] == [1, 2]
+    net.restart(1, collected=True)
+    net.post(0, mail(1, 2, 3))
+    assert [m.seq for m in net.collect(1, 1)] == [3]
+
+
+# ------------------------------------------------------------------------------------- the broker
+
+
+def parcel(sender: int, receiver: int, seq: int) -> Parcel:
+    return Parcel(sender, receiver, seq, 0.0, f"{sender}-{receiver}-{seq}")
+
+
+def seqs(parcels: list[Parcel]) -> list[int]:
+    return [p.seq for p in parcels]
+
+
+def test_a_broker_gives_until_it_is_told_to_forget() -> None:
+    broker = Broker(EDGES, PLACEMENT, newest=False)
+    assert broker.collect(1) == (0, [])
+    broker.post(0, parcel(1, 2, 1))
+    broker.post(0, parcel(1, 2, 2))
+    last, parcels = broker.collect(1)
+    assert seqs(parcels) == [1, 2]
+    assert seqs(broker.collect(1)[1]) == [1, 2]
+    broker.post(0, parcel(1, 2, 3))
+    later, parcels = broker.collect(1, last)
+    assert seqs(parcels) == [3]
+    assert broker.collect(1, later) == (later, [])
+    broker.forget(1, last)
+    assert seqs(broker.collect(1)[1]) == [3]
+    broker.forget(1, later)
+    assert broker.collect(1) == (0, [])
+    broker.forget(7, 3)  # a host without mail
+
+
+def test_mail_that_is_posted_again_is_one() -> None:
+    """A host that failed in the middle of a window does it once more."""
+    broker = Broker(EDGES, PLACEMENT, newest=False)
+    for _ in range(2):
+        assert broker.post(0, parcel(1, 2, 1))
+    assert seqs(broker.collect(1)[1]) == [1]
+
+
+def test_the_newest_replaces_what_was_collected_but_not_forgotten() -> None:
+    broker = Broker(EDGES, PLACEMENT, newest=True)
+    broker.post(0, parcel(1, 2, 5))
+    last, _ = broker.collect(1)
+    broker.post(0, parcel(1, 2, 6))
+    broker.post(0, parcel(1, 2, 4))
+    broker.forget(1, last)
+    assert seqs(broker.collect(1, last)[1]) == [6]
+
+
+def test_what_is_not_allowed_is_counted() -> None:
+    broker = Broker(EDGES, PLACEMENT, newest=False)
+    assert not broker.post(1, parcel(1, 2, 1))
+    assert not broker.post(0, parcel(0, 2, 1))
+    assert broker.refused == 2
+    assert [broker.collect(host)[1] for host in (0, 1, 2)] == [[], [], []]
+
+
+# --------------------------------------------------------------------------------- mail as arrays
+
+
+def test_mails_as_arrays_and_back() -> None:
+    mails = [mail(1, 2, k, float(k)) for k in range(12)]
+    mails[3] = Mail(1, 2, 3, {}, 0.1 + 0.2)
+    headers, arrays = to_arrays(mails)
+    assert headers[3] == "1 2 3 0.30000000000000004"
+    assert arrays.keys() == {
+        f"{k}/{name}" for k in range(12) if k != 3 for name in ("reflection", "indices")
+    }
+    for a, b in zip(from_arrays(headers, arrays), mails, strict=True):
+        assert same(a, b)
+    assert from_arrays(*to_arrays([])) == []
+
+
+@pytest.mark.parametrize(
+    ("headers", "arrays"),
+    [
+        (["1 2"], {}),
+        (["1 2 x 0.0"], {}),
+        (["1 2 3 soon"], {}),
+        ([], {"0/reflection": np.zeros(2)}),
+        (["1 2 3 0.0"], {"1/reflection": np.zeros(2)}),
+        (["1 2 3 0.0"], {"-1/reflection": np.zeros(2)}),
+        (["1 2 3 0.0"], {"reflection": np.zeros(2)}),
+    ],
+)
+def test_what_is_no_mail(headers: list[str], arrays: Mapping[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        from_arrays(headers, arrays)
+
+
+# --------------------------------------------------------------------------------------- meetings
+
+
+def test_hosts_that_meet_are_counted_and_nobody_waits_for_ever(brokers: dict[bool, str]) -> None:
+    import ray
+
+    meet = ray.get_actor(brokers[False]).meet.remote
+    assert ray.get([meet(0, 2, 30.0), meet(1, 2, 30.0)]) == [2, 2]
+    assert ray.get(meet(2, 4, 0.1)) == 3  # a fourth one does not come
