@@ -87,7 +87,7 @@ class Fleet:
         run_name: str,
     ) -> None:
         self._config, self._order, self._dispatcher = config, order, Dispatcher(grid)
-        self.refused = 0
+        self._faults: list[tuple[Host, str]] = []  # of mail that was not for its sender to send
         everybody = list(range(config.participants + len(config.consensus.reference_list)))
         self.carrier = config.consensus.carrier
         bound = hosts[0].participant is not None
@@ -189,11 +189,13 @@ class Fleet:
         return [Mail(p.sender, p.receiver, p.seq, p.content, p.sent) for p in parcels]
 
     def collect(self) -> tuple[list[Answer], list[tuple[Host, str]]]:
-        """(windows that hosts have done, hosts that failed and why); the latter try again.
+        """(windows that hosts have done, hosts that failed or sent what they may not, and why).
+        Hosts that failed try again.
 
         Raises EdgeFlError when a host has failed three times in a row.
         """
-        answers, failures = [], []
+        answers: list[Answer] = []
+        failures: list[tuple[Host, str]] = []
         for reply in self._dispatcher.collect():
             seat = self._under_way.pop(reply.metadata.reply_to_message_id)
             try:
@@ -211,7 +213,8 @@ class Fleet:
             seat.failures = 0
             if answer is not None:
                 answers.append(answer)
-        return answers, failures
+        faults, self._faults = self._faults, []
+        return answers, failures + faults
 
     def _read(self, seat: _Seat, reply: Message) -> Answer | None:
         """Take in what a host has done. ValueError for mail that is none; nothing is changed."""
@@ -220,10 +223,10 @@ class Fleet:
         metrics: Any = reply.content["metrics"]
         posted = {name: array.numpy() for name, array in arrays.items() if name != "sum"}
         for mail in from_arrays(list(config["mail"]), posted):
-            self._broker.post(
-                seat.number, Parcel(mail.sender, mail.receiver, mail.seq, mail.sent, mail.vectors)
-            )
-        self.refused = self._broker.refused
+            parcel = Parcel(mail.sender, mail.receiver, mail.seq, mail.sent, mail.vectors)
+            if not self._broker.post(seat.number, parcel):
+                fault = f"it may not send from node {mail.sender} to node {mail.receiver}"
+                self._faults.append((seat.host, fault))
         seat.mail, seat.collected = [], config["collected"]
         seat.trace += json.loads(config["trace"])
         if not config["done"]:
