@@ -117,7 +117,9 @@ def test_run_passes_on_what_it_was_given(monkeypatch: pytest.MonkeyPatch) -> Non
         launch, "run", lambda values, **options: calls.append((values, options)) or 7
     )
     assert main(["run", "participants=5", "--superlink", "edge", "seed=3", "--verbose"]) == 7
-    assert calls == [({"participants": 5, "seed": 3}, {"superlink": "edge", "ray": "", "verbose": True})]
+    assert calls == [
+        ({"participants": 5, "seed": 3}, {"superlink": "edge", "ray": "", "verbose": True})
+    ]
 
 
 @pytest.mark.parametrize("words", [["run", "--fast"], ["models", "seed=1"], ["fly"], []])
