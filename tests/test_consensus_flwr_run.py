@@ -61,7 +61,7 @@ def test_hosts_spread_over_a_ray_cluster(tmp_path: Path, monkeypatch) -> None:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
         cluster.add_node(num_cpus=1)
-        assert launch({**TINY, "name": "cluster"}, ray=cluster.address) == 0
+        assert launch({**TINY, "name": "cluster"}, ray=str(cluster.address)) == 0
     finally:
         cluster.shutdown()
     summary = summary_of(tmp_path / "runs" / "cluster")
