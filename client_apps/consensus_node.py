@@ -143,12 +143,14 @@ class _Window:
         journal = _Journal(self._order["slice"])
         exchange = self._exchange()
         gradients = _gradients(self._config, tuple(self._nodes), self._own_data)
+        silence = self._config.consensus.silence_seconds
         host = Host(
             participants,
             gradients,
             initial=lambda _: self._initial,
             exchange=exchange,
-            silence=self._config.consensus.silence_seconds,
+            # Who exchanges with nobody cannot tell whether anybody is there.
+            silence=silence if math.isfinite(self._timetable.interval) else math.inf,
             together=isinstance(gradients, StackedGradients),
             listener=journal,
         )

@@ -41,7 +41,7 @@ STRESS: dict[str, Any] = {
     "consensus.duplication": 0.3,
     "consensus.speed-spread": 0.4,
     "consensus.silence-seconds": 4.0,
-    "consensus.outages": "crash:3@2-4.5, cut:0-1@1-9, leave:5@7, join:7@3.5, pause:2@4-8",
+    "consensus.outages": "crash:3@2-4.5, cut:0-1@0-9, leave:5@7, join:7@3.5, pause:2@4-8",
     "consensus.references": "same-steps",
 }
 
@@ -442,7 +442,7 @@ def test_incidents(tmp_path: Path) -> None:
     for expected in [
         (1, 2.0, 3, "down", None),
         (1, 4.5, 3, "up", None),
-        (1, 1.0, 0, "cut", 1),
+        (1, 0.0, 0, "cut", 1),
         (1, 3.5, 7, "up", None),
         (2, 7.0, 5, "down", None),
         (2, 8.0, 2, "up", None),
@@ -450,7 +450,7 @@ def test_incidents(tmp_path: Path) -> None:
     ]:
         assert found.count(expected) == 1
     silent = [(node, peer) for _, _, node, kind, peer in found if kind == "silent"]
-    assert {(0, 1), (1, 0)} & set(silent)  # the link was cut for 8 seconds, and 4 are silence
+    assert {(0, 1), (1, 0)} & set(silent)  # the link was cut for 9 seconds, and 4 are silence
     nodes = of_kind(directory.events(), "nodes")
     off = [[i for i, a in enumerate(event["accuracy"]) if a is None] for event in nodes]
     assert off == [[2], [5]]  # node 2 pauses from 4 s to 8 s
@@ -463,6 +463,21 @@ def test_lost_and_late_mail_is_counted(tmp_path: Path) -> None:
     assert 0 < first["lost"] < last["lost"] < last["messages"]
     assert last["duplicates"] > 0
     assert 0 < last["stale"] <= 4.0
+
+    def tallies(window: int) -> np.ndarray:
+        store = NodeStore(directory.path / NODES)
+        each = [store.load(window, node)[1]["tally"] for node in range(8)]
+        return np.array([[t["used"], t["age"]] for t in each]).sum(axis=0)
+
+    used, age = tallies(2) - tallies(1)
+    assert last["stale"] == last["age"] == pytest.approx(age / used)  # of this window alone
+
+
+def test_who_is_alone_misses_nobody(tmp_path: Path) -> None:
+    overrides = {"consensus.algorithm": "isolated", "consensus.silence-seconds": 2.0}
+    events = run(tmp_path, overrides).events()
+    assert of_kind(events, "incident") == []
+    assert of_kind(events, "round")[-1]["messages"] == 0
 
 
 # --------------------------------------------------------------------------------- the real clock

@@ -44,6 +44,7 @@ class Consensus(Strategy):
         self._clock = Clock()
         self._window = 0  # the last one that all nodes have done
         self._kept = 0  # the last one whose checkpoint outlives a power cut
+        self._applied = (0, 0.0)  # how many mails have been used until then, and their ages' sum
         self._answers: dict[int, list[Answer]] = {}
         self._average = np.zeros(0)
 
@@ -195,6 +196,8 @@ class Consensus(Strategy):
             name: sum(_merged(answers, f"tally.{name}")[i] for i in people)
             for name in ("steps", "messages", "bytes", "lost", "duplicates", "used", "age")
         }
+        used, age = tally["used"] - self._applied[0], tally["age"] - self._applied[1]
+        self._applied = tally["used"], tally["age"]
         heard = {int(i): times for a in answers for i, times in a.described["heard"].items()}
         self._run.emit(
             "nodes",
@@ -217,10 +220,8 @@ class Consensus(Strategy):
             bytes=tally["bytes"],
             lost=tally["lost"],
             duplicates=tally["duplicates"],
-            stale=tally["age"] / tally["used"] / config.consensus.step_seconds
-            if tally["used"] and config.virtual
-            else None,
-            age=tally["age"] / tally["used"] if tally["used"] else None,
+            stale=age / used / config.consensus.step_seconds if used and config.virtual else None,
+            age=age / used if used else None,
             distance=consensus_distance([norms[i] for i in on], self._average),
             eta=eta,
             seconds=max(answer.metrics["seconds"] for answer in answers),
@@ -242,7 +243,7 @@ class Consensus(Strategy):
         begin, end = ((w * self._timetable.window_seconds) for w in (window - 1, window))
         for outage in self._timetable.outages if self._config.virtual else ():
             for what, t in (("cut", outage.start), ("healed", outage.end)):
-                if outage.kind == "cut" and begin < t <= end:
+                if outage.kind == "cut" and (begin < t <= end or t == begin == 0):
                     incidents.append((t, outage.node, what, outage.peer))
         for t, node, what, peer in sorted(incidents, key=lambda incident: incident[:3]):
             self._run.emit("incident", round=window, t=t, node=node, kind=what, peer=peer)
@@ -274,7 +275,7 @@ class Consensus(Strategy):
                 {"average": self._average.astype(np.float32)},
                 {"checksum": checksum, "digests": own},
             )
-        metadata = {"window": self._window, "t": t}
+        metadata = {"window": self._window, "t": t, "applied": self._applied}
         self._run.save_checkpoint(CHECKPOINT, {"average": self._average}, metadata)
         self._kept = self._window
 
@@ -283,6 +284,7 @@ class Consensus(Strategy):
         if self._run.checkpoint_path(CHECKPOINT).exists():
             tensors, metadata = self._run.load_checkpoint(CHECKPOINT)
             self._window, self._average = metadata["window"], tensors["average"]
+            self._applied = tuple(metadata["applied"])
             self._kept = self._window
             self._clock = Clock(metadata["t"])
         if self._config.resume:
