@@ -148,11 +148,15 @@ class Simulation:
         )
 
     def run(self, windows: int) -> "Simulation":
-        """Hosts take turns, each until it lacks mail."""
+        """Hosts take turns, each until it lacks mail. Raises RuntimeError when all of them do."""
         for _ in range(windows):
             turns = [(self.host(h), self.timelines(h)) for h in range(self.hosts)]
             while turns:
-                turns = [(host, plan) for host, plan in turns if not host.run(*plan)]
+                before = [p.cursor for p in self.participants]
+                stuck = [(host, plan) for host, plan in turns if not host.run(*plan)]
+                if stuck == turns and before == [p.cursor for p in self.participants]:
+                    raise RuntimeError("each host waits for mail that nobody has sent")
+                turns = stuck
             self.window += 1
         return self
 

@@ -148,6 +148,21 @@ class Diary(LocalSGD):
         self.notes.append(("rescale", node.index, old_rate, new_rate))
 
 
+class Letters:
+    """Gives what it was given, at the first time of asking, and takes everything."""
+
+    def __init__(self, *mails: Mail) -> None:
+        self.mails, self.posted, self.patience = list(mails), list[Mail](), 0.0
+
+    def post(self, mail: Mail) -> None:
+        self.posted.append(mail)
+
+    def collect(self, patience: float) -> list[Mail]:
+        self.patience = max(self.patience, patience)
+        mails, self.mails = self.mails, []
+        return mails
+
+
 class Pair:
     """Nodes 0 and 1 that start at the model [0, 0], with a diary and a listener's record."""
 
@@ -257,6 +272,20 @@ def test_the_same_mail_is_used_once() -> None:
     assert not participant.use(mail, 5.0)
     assert participant.tally == Tally(used=2, age=4.0, duplicates=2)
     assert participant.heard == {0: 4.0}
+
+
+def test_mail_that_nobody_needs_any_more_is_forgotten() -> None:
+    """A carrier may bring again what was used in the window before."""
+    pair = Pair()
+    again = Mail(1, 0, 3, {"weights": torch.zeros(2)}, 0.5)
+    late = Mail(1, 0, 4, {"weights": torch.zeros(2)}, 0.9)
+    options: dict[str, Any] = {
+        "initial": lambda _: torch.zeros(2),
+        "exchange": Letters(again, late),
+    }
+    host = Host(pair.participants[:1], lambda due: (torch.ones(2) for _ in due), **options)
+    assert host.run({0: [Event(1.0, Kind.STEP)]}, {0: [(1, 4)]})
+    assert list(pair.participants[0].mail) == [(1, 4)]
 
 
 def test_rounds_end_by_mixing() -> None:
@@ -370,21 +399,11 @@ def test_who_comes_adopts_a_neighbours_model() -> None:
 
 
 def test_an_invitation_from_another_host() -> None:
-    class Post:
-        def __init__(self) -> None:
-            self.sent: list[Mail] = []
-
-        def post(self, mail: Mail) -> None:
-            self.sent.append(mail)
-
-        def collect(self, patience: float) -> list[Mail]:
-            return []
-
-    pair, post = Pair(), Post()
-    options: dict[str, Any] = {"initial": lambda _: torch.zeros(2), "exchange": post}
+    pair, letters = Pair(), Letters()
+    options: dict[str, Any] = {"initial": lambda _: torch.zeros(2), "exchange": letters}
     host = Host([pair.participants[1]], lambda due: (torch.ones(2) for _ in due), **options)
     assert host.run({1: [Event(9.0, Kind.INVITE, 0, -1)]}, {1: []})
-    [mail] = post.sent
+    [mail] = letters.posted
     assert mail[:3] == (1, 0, -1)
     assert mail.vectors[MODEL].tolist() == [0.0, 0.0]
     assert mail.size == 8
@@ -414,21 +433,6 @@ class Ticks:
 
     def __call__(self) -> float:
         return next(self._ticks) / 100
-
-
-class Letters:
-    """Gives what it was given, at the first time of asking, and takes everything."""
-
-    def __init__(self, *mails: Mail) -> None:
-        self.mails, self.posted = list(mails), list[Mail]()
-
-    def post(self, mail: Mail) -> None:
-        self.posted.append(mail)
-
-    def collect(self, patience: float) -> list[Mail]:
-        assert patience == 0.0  # nobody waits
-        mails, self.mails = self.mails, []
-        return mails
 
 
 @pytest.mark.parametrize("algorithm", ["pdmm-isvr", "ecl"])
@@ -476,6 +480,7 @@ def test_nobody_waits_for_somebody_who_is_not_there() -> None:
     )
     host.run_freely({0: range(2000)}, 5.0, Ticks(), seed=0)
     assert pair.participants[0].tally.steps == 2000
+    assert letters.patience == 0.0
     assert told.count("silent") == 1
     # 2000 steps at a chance of 1/5: 400 pushes with a deviation of 18.
     assert 330 < len(letters.posted) == told.count("send") < 470
