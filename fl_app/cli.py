@@ -49,16 +49,15 @@ def config(_arguments: argparse.Namespace) -> int:
 
 def runs(_arguments: argparse.Namespace) -> int:
     """list the runs, oldest first"""
-    from fl_app.record.modes import VIEWS
+    from fl_app.record.modes import view_of
     from fl_app.record.report import status
     from fl_app.record.run_dir import list_runs, runs_root
 
     found = list_runs(runs_root())
     width = max((len(run.name) for run in found), default=0)
     for run in found:
-        summary = run.summary()
-        final = summary.get("final") or {}
-        accuracy = final.get(VIEWS[summary["mode"]].headline) if final else None
+        final = run.summary().get("final") or {}
+        accuracy = final.get(view_of(run.config()).headline) if final else None
         shown = "" if accuracy is None else f"accuracy {accuracy:.3f}"
         print(f"{run.name:{width}}  {status(run, run.events()):12}  {shown}".rstrip())
     if not found:

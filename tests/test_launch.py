@@ -268,7 +268,7 @@ def test_the_run_gets_its_values_and_a_place_of_its_own(home: Path) -> None:
 @needs_proc
 def test_a_bad_configuration_starts_nothing(home: Path) -> None:
     with pytest.raises(ConfigError, match="participants"):
-        launch.run({"participants": 0})
+        launch.run({"participants": -1})
     assert [path.name for path in home.iterdir()] == ["bin"]
 
 
