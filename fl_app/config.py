@@ -501,6 +501,8 @@ def _check_consensus(config: RunConfig) -> None:
             raise ConfigError(
                 f"consensus.references={reference!r} is unknown; choose from: {choices}"
             )
+    if len(set(c.reference_list)) < len(c.reference_list):
+        raise ConfigError(f"consensus.references={c.references!r} names one twice")
     if ALGORITHMS[c.algorithm].exchange == "synchronous" and not c.synchronous:
         raise ConfigError(
             f"consensus.algorithm={c.algorithm!r} works in synchronous rounds; use "

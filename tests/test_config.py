@@ -325,6 +325,10 @@ def test_combinations_that_work(overrides: dict[str, Any]) -> None:
             "consensus.references='more-steps' is unknown; choose from: same-samples, same-steps",
         ),
         (
+            {"consensus.references": "same-steps, same-steps"},
+            "consensus.references='same-steps, same-steps' names one twice",
+        ),
+        (
             {"consensus.algorithm": "d-psgd", "consensus.exchange": "random"},
             "consensus.algorithm='d-psgd' works in synchronous rounds; use "
             "consensus.exchange='synchronous' (or 'auto')",

@@ -1,5 +1,6 @@
 """Carriers of mail: one contract for all of them, and what the broker behind them promises."""
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ from strategies.consensus.exchange import (
     Parcel,
     RayExchange,
     from_arrays,
+    mail_fault,
     start_ray_broker,
     to_arrays,
 )
@@ -339,3 +341,24 @@ def test_hosts_that_meet_are_counted_and_nobody_waits_for_ever(brokers: dict[boo
     meet = ray.get_actor(brokers[False]).meet.remote
     assert ray.get([meet(0, 2, 30.0), meet(1, 2, 30.0)]) == [2, 2]
     assert ray.get(meet(2, 4, 0.1)) == 3  # a fourth one does not come
+
+
+GOOD = {"reflection": torch.zeros(3)}
+
+
+@pytest.mark.parametrize(
+    ("vectors", "fault"),
+    [
+        (GOOD, None),
+        ({}, "has nothing, not reflection"),
+        ({**GOOD, "more": torch.zeros(3)}, "has more, reflection, not reflection"),
+        ({"reflection": torch.zeros(4)}, r"shape \(4,\), not torch.float32 of shape \(3,\)"),
+        ({"reflection": torch.zeros(3, 1)}, r"shape \(3, 1\)"),
+        ({"reflection": torch.zeros(3, dtype=torch.float64)}, "is torch.float64"),
+        ({"reflection": torch.tensor([0.0, float("nan"), 0.0])}, "NaN or infinite"),
+        ({"reflection": torch.tensor([0.0, float("inf"), 0.0])}, "NaN or infinite"),
+    ],
+)
+def test_mail_that_cannot_be_used_is_told_from_mail_that_can(vectors, fault: str | None) -> None:
+    found = mail_fault(Mail(1, 2, 0, vectors), {"reflection": (3, torch.float32)})
+    assert found is None if fault is None else re.search(fault, found or "")

@@ -120,6 +120,27 @@ def from_arrays(headers: Sequence[str], arrays: Mapping[str, np.ndarray]) -> lis
     return mails
 
 
+def mail_fault(mail: Mail, expected: Mapping[str, tuple[int, torch.dtype]]) -> str | None:
+    """Why `mail` is none that the receiver could use, or None if it is one.
+
+    expected: name -> (length, dtype) of its vectors.
+    """
+    who = f"mail from node {mail.sender} to node {mail.receiver}"
+    if mail.vectors.keys() != expected.keys():
+        names = (", ".join(sorted(vectors)) or "nothing" for vectors in (mail.vectors, expected))
+        return "{} has {}, not {}".format(who, *names)
+    for name, (length, dtype) in expected.items():
+        vector = mail.vectors[name]
+        if vector.dtype != dtype or vector.shape != (length,):
+            return (
+                f"{name} of {who} is {vector.dtype} of shape {tuple(vector.shape)}, not {dtype} of "
+                f"shape ({length},)"
+            )
+        if not torch.isfinite(vector).all():
+            return f"{name} of {who} has values that are NaN or infinite"
+    return None
+
+
 # -- Ray: the fast path of a simulation with several hosts ------------------------------------
 
 

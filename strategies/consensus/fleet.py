@@ -10,13 +10,21 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fl_app.config import RunConfig
 from fl_app.errors import EdgeFlError
 from strategies.checks import last_line
-from strategies.consensus.exchange import Broker, Parcel, from_arrays, start_ray_broker, to_arrays
+from strategies.consensus.exchange import (
+    Broker,
+    Parcel,
+    from_arrays,
+    mail_fault,
+    start_ray_broker,
+    to_arrays,
+)
 from strategies.consensus.host import Mail
 from strategies.consensus.topology import Topology
 from strategies.dispatch import Dispatcher
@@ -72,7 +80,8 @@ class Fleet:
     """Sends windows to hosts and collects what they answer.
 
     In the virtual clock all hosts work on one window at a time, in the real clock each goes on as
-    soon as it is done. first: the first window that is still to be done.
+    soon as it is done. first: the first window that is still to be done. lengths: the vectors that
+    a mail must have, by name, which is checked of all that passes through here.
     """
 
     def __init__(
@@ -85,8 +94,10 @@ class Fleet:
         first: int,
         order: dict[str, Any],
         run_name: str,
+        lengths: Callable[[Mail], dict[str, tuple[int, torch.dtype]]],
     ) -> None:
         self._config, self._order, self._dispatcher = config, order, Dispatcher(grid)
+        self._lengths = lengths
         self._faults: list[tuple[Host, str]] = []  # of mail that was not for its sender to send
         everybody = list(range(config.participants + len(config.consensus.reference_list)))
         self.carrier = config.consensus.carrier
@@ -222,7 +233,11 @@ class Fleet:
         arrays: Any = reply.content["arrays"]
         metrics: Any = reply.content["metrics"]
         posted = {name: array.numpy() for name, array in arrays.items() if name != "sum"}
-        for mail in from_arrays(list(config["mail"]), posted):
+        mails = from_arrays(list(config["mail"]), posted)
+        for mail in mails:
+            if fault := mail_fault(mail, self._lengths(mail)):
+                raise ValueError(fault)
+        for mail in mails:
             parcel = Parcel(mail.sender, mail.receiver, mail.seq, mail.sent, mail.vectors)
             if not self._broker.post(seat.number, parcel):
                 fault = f"it may not send from node {mail.sender} to node {mail.receiver}"

@@ -6,18 +6,19 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
+import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from fl_app.assemble import dataset_of, nodes_of, split_of, topology_text
+from fl_app.assemble import dataset_of, flat_model, nodes_of, split_of, topology_text
 from fl_app.config import RunConfig
 from fl_app.data import label_histogram
 from fl_app.record.run_dir import RunDirectory
 from strategies.clock import Clock
 from strategies.consensus.agreement import average, consensus_distance
 from strategies.consensus.fleet import Answer, Fleet
-from strategies.consensus.host import INCIDENTS
+from strategies.consensus.host import INCIDENTS, MODEL, Mail
 from strategies.consensus.rates import rate_of
 from strategies.evaluation import Evaluator, Task
 from strategies.roster import assemble_roster, prepare_hosts
@@ -40,7 +41,8 @@ class Consensus(Strategy):
     def __init__(self, config: RunConfig, run: RunDirectory) -> None:
         self._config, self._run = config, run
         self._text = topology_text(config)
-        self._topology, _, self._timetable = nodes_of(config, self._text)
+        self._topology, self._algorithm, self._timetable = nodes_of(config, self._text)
+        self._parameters = len(flat_model(config, "small").weights)
         self._clock = Clock()
         self._window = 0  # the last one that all nodes have done
         self._kept = 0  # the last one whose checkpoint outlives a power cut
@@ -80,6 +82,7 @@ class Consensus(Strategy):
                 first=self._window + 1,
                 order=self._order(examples),
                 run_name=self._run.name,
+                lengths=self._lengths,
             )
             self._describe(fleet)
             self._evaluate_forgotten(evaluator)
@@ -154,6 +157,12 @@ class Consensus(Strategy):
             "kept": self._kept,
             "started": self._clock.now(),
         }
+
+    def _lengths(self, mail: Mail) -> dict[str, tuple[int, torch.dtype]]:
+        """The vectors that a mail of this run has; one with a model invites who has just come."""
+        if mail.seq < 0:
+            return {MODEL: (self._parameters, torch.float32)}
+        return self._algorithm.lengths(self._parameters, mail.sender, mail.receiver, mail.seq)
 
     def _durable(self, window: int) -> bool:
         return window % self._config.checkpoint_every == 0 or window == self._config.rounds
