@@ -59,7 +59,7 @@ GROUPS: dict[str, Group] = {
         references="same-steps,same-samples",
         about="Who has which five classes is random.",
     ),
-    "long": Group("The same, three times as long", ("gossip", OURS), horizon=3),
+    "long": Group("The same, three times as long", ("gossip", "admm-isvr", OURS), horizon=3),
     "constant": Group("Constant step", _MAIN, {"consensus.schedule": "constant"}),
     "plain": Group("No momentum", _MAIN, {"consensus.momentum": 0.0}),
     "halves": Group(
