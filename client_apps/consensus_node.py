@@ -171,9 +171,10 @@ class _Window:
         self._store.prune(self._order["kept"])
         metrics: dict[str, Any] = {"seconds": time.monotonic() - began}
         if done:
-            arrays["sum"] = fixed_point([p.node.weights for p in self._present(participants)])
+            present = self._present(participants)
+            arrays["sum"] = fixed_point([p.node.weights for p in present])
             answer |= _described(participants)
-            metrics |= self._evaluated(participants)
+            metrics |= self._evaluated(participants, {p.node.index for p in present})
         content = {
             "config": ConfigRecord(answer),
             "metrics": MetricRecord(metrics),
@@ -260,10 +261,12 @@ class _Window:
         n = self._config.participants
         return [p for p in participants if p.node.index < n and on(p.node.index)]
 
-    def _evaluated(self, participants: Sequence[Participant]) -> Mapping[str, Any]:
+    def _evaluated(
+        self, participants: Sequence[Participant], present: set[int]
+    ) -> Mapping[str, Any]:
+        """Numbers of every node; accuracies of those that are `present`, and of the references."""
         began = time.monotonic()
-        present = {p.node.index for p in self._present(participants)}
-        present |= {i for i in self._nodes if i >= self._config.participants}
+        present = present | {i for i in self._nodes if i >= self._config.participants}
         data, model = _evaluation_set(self._config), self._bench.model
         accuracies, losses, norms = [], [], []
         for participant in participants:

@@ -20,7 +20,7 @@ from fl_app.errors import ConfigError
 from fl_app.models import MODELS, model_plan
 from fl_app.models.layers import NORMS
 from strategies.averaging import STALENESS_WEIGHTS
-from strategies.consensus.algorithms import ALGORITHMS
+from strategies.consensus.algorithms import ALGORITHMS, COMPRESSIONS, PENALTIES
 from strategies.consensus.rates import RATES
 from strategies.consensus.topology import TOPOLOGIES
 from strategies.distillation.growth import obstacle
@@ -132,10 +132,10 @@ class ConsensusConfig:
     theta: Annotated[float, Within(0, 1, above=True)]
     kappa: Annotated[float, Within(0, 1)]
     mult: Annotated[float, Within(0, above=True)]
-    penalty: Annotated[str, OneOf("fixed", "isvr")]
+    penalty: Annotated[str, OneOf(*PENALTIES)]
     alpha: Annotated[float, Within(0, above=True)]
     rho: Annotated[float, Within(0)]
-    compression: Annotated[str, OneOf("random-k", "top-k")]
+    compression: Annotated[str, OneOf(*COMPRESSIONS)]
     keep: Annotated[float, Within(0, 1, above=True)]
     gamma: Annotated[float, Within(0, 1, above=True)]
     weights: Annotated[str, OneOf("equal", "examples")]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from fl_app.config import CARRIERS
 from strategies.consensus.exchange import (
-    CARRIERS,
     Broker,
     GridExchange,
     Parcel,

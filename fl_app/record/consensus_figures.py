@@ -32,6 +32,7 @@ from fl_app.record.metrics import Event, latest, of_kind, series
 from fl_app.record.spacetime_figure import spacetime
 from fl_app.record.topology_figure import topology_figure
 from fl_app.record.view import Drawing
+from strategies.consensus.topology import edge_between
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -130,7 +131,7 @@ def topology(events: Sequence[Event], _clock: str, _: Sequence[float]) -> Figure
     names = node_names(events)
     heard: dict[tuple[int, int], float] = {}
     for i, j, seconds in last.get("heard") or ():
-        edge = (min(i, j), max(i, j))
+        edge = edge_between(i, j)
         heard[edge] = max(heard.get(edge, 0.0), seconds)
     return topology_figure(
         str(config.get("consensus.topology", "")),

@@ -26,7 +26,7 @@ from strategies.consensus.compression import (
 )
 from strategies.consensus.descent import LocalSGD
 from strategies.consensus.node import Node, Vectors
-from strategies.consensus.topology import Edge, Topology
+from strategies.consensus.topology import Edge, Topology, edge_between
 
 # Of the coordinates that top-k sends, one in so many is sent because it is its turn.
 _REFRESH = 4
@@ -46,7 +46,7 @@ class Penalty:
     per_rate: bool
 
     def strength(self, i: int, j: int) -> float:
-        return self.strengths[(i, j) if i < j else (j, i)]
+        return self.strengths[edge_between(i, j)]
 
     def pull(self, i: int, j: int, rate: float) -> float:
         """eta alpha_ij."""

@@ -18,9 +18,7 @@ import torch
 
 from fl_app.errors import EdgeFlError
 from strategies.consensus.host import Mail
-from strategies.consensus.topology import Edge
-
-CARRIERS = ("grid", "ray")
+from strategies.consensus.topology import Edge, edge_between
 
 
 class Parcel(NamedTuple):
@@ -50,7 +48,7 @@ class Broker:
 
     def post(self, host: int, parcel: Parcel) -> bool:
         """Put into the receiver's mailbox; False if `host` may not."""
-        edge = (min(parcel.sender, parcel.receiver), max(parcel.sender, parcel.receiver))
+        edge = edge_between(parcel.sender, parcel.receiver)
         if edge not in self.edges or self.placement.get(parcel.sender) != host:
             self.refused += 1
             return False

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from strategies.consensus.topology import Edge, Topology
+from strategies.consensus.topology import Edge, Topology, edge_between
 from strategies.randomness import rng
 
 # Guards the count of whole steps in an interval against the last bit of a float division.
@@ -285,7 +285,7 @@ class Timetable:
         if not self._synchronous:
             back = math.ceil(self.conditions.delay_seconds / self.window_seconds)
         for neighbour in self.topology.neighbours[node]:
-            edge = (min(node, neighbour), max(node, neighbour))
+            edge = edge_between(node, neighbour)
             for earlier in range(max(1, window - back), window + 1):
                 yield from self._mails(edge, earlier)
 
@@ -306,7 +306,7 @@ class Timetable:
                 arrives = min(sent + c.delay_seconds * float(delay), latest)
                 again = min(sent + c.delay_seconds * float(later), latest)
                 if twice >= c.duplication:
-                    arrives, again = arrives, math.inf
+                    again = math.inf
                 elif again < arrives:
                     arrives, again = again, arrives
                 if self.outages:
@@ -371,7 +371,7 @@ class Timetable:
         if outage.kind == "pause" or math.isinf(outage.end):
             return None
         for peer in self.topology.neighbours[outage.node]:
-            edge = (min(peer, outage.node), max(peer, outage.node))
+            edge = edge_between(peer, outage.node)
             # Just after the end, because a peer may come at the same moment with nothing itself.
             if self.present(peer, outage.end) and not self._cut(edge, outage.end):
                 return peer

@@ -18,7 +18,7 @@ from fl_app.record.run_dir import RunDirectory
 from strategies.clock import Clock
 from strategies.consensus.agreement import average, consensus_distance
 from strategies.consensus.fleet import Answer, Fleet
-from strategies.consensus.host import INCIDENTS, MODEL, Mail
+from strategies.consensus.host import INCIDENTS, MODEL, Mail, Tally
 from strategies.consensus.rates import rate_of
 from strategies.evaluation import Evaluator, Task
 from strategies.roster import assemble_roster, prepare_hosts
@@ -27,6 +27,8 @@ CHECKPOINT = "server"
 MODELS = "nodes"  # the checkpoint with which the run ends
 _POLL_SECONDS = 0.02
 _SLICE_STEPS = 24  # how much of the trace is recorded, in local steps
+_TALLY = tuple(vars(Tally()))
+_NUMBERS = ("accuracy", "loss", "norm", *(f"tally.{name}" for name in _TALLY))
 
 
 class Consensus(Strategy):
@@ -197,14 +199,12 @@ class Consensus(Strategy):
         window, config = self._window + 1, self._config
         t = window * self._timetable.window_seconds if config.virtual else self._clock.now()
         people = range(config.participants)
-        accuracy = _merged(answers, "accuracy")
-        norms = _merged(answers, "norm")
+        # Merged once: per node it would be work by the square of their number.
+        by_name = {name: _merged(answers, name) for name in _NUMBERS}
+        accuracy, loss, norms = (by_name[name] for name in ("accuracy", "loss", "norm"))
         on = [i for i in people if accuracy[i] >= 0]
         self._average = average([answer.total for answer in answers], len(on))
-        tally = {
-            name: sum(_merged(answers, f"tally.{name}")[i] for i in people)
-            for name in ("steps", "messages", "bytes", "lost", "duplicates", "used", "age")
-        }
+        tally = {name: sum(by_name[f"tally.{name}"][i] for i in people) for name in _TALLY}
         used, age = tally["used"] - self._applied[0], tally["age"] - self._applied[1]
         self._applied = tally["used"], tally["age"]
         heard = {int(i): times for a in answers for i, times in a.described["heard"].items()}
@@ -212,8 +212,8 @@ class Consensus(Strategy):
             "nodes",
             round=window,
             t=t,
-            accuracy=[accuracy[i] if i in on else None for i in people],
-            loss=[_merged(answers, "loss")[i] if i in on else None for i in people],
+            accuracy=[accuracy[i] if accuracy[i] >= 0 else None for i in people],
+            loss=[loss[i] if accuracy[i] >= 0 else None for i in people],
             heard=[[i, int(j), t - when] for i in people for j, when in heard[i].items()],
             reference={
                 name: accuracy[config.participants + position]

@@ -28,6 +28,11 @@ _EXACT = 1e-12  # a singular value below this is 0 up to rounding
 _SHOWN = 6  # names that an error message lists
 
 
+def edge_between(i: int, j: int) -> Edge:
+    """The edge of two nodes as it is kept: the smaller one first."""
+    return (i, j) if i < j else (j, i)
+
+
 @dataclass(frozen=True)
 class Topology:
     """A connected graph of `size` nodes, or a sequence of graphs whose union is connected.
@@ -66,7 +71,7 @@ class Topology:
 
     def weight(self, round_: int, i: int, j: int) -> float:
         """W_ij = W_ji of two different nodes in a round; 0 unless their edge is active in it."""
-        return self.rounds[round_ % len(self.rounds)].get((min(i, j), max(i, j)), 0.0)
+        return self.rounds[round_ % len(self.rounds)].get(edge_between(i, j), 0.0)
 
     def mixing_matrix(self, round_: int = 0) -> np.ndarray:
         """W of a round, (N, N)."""
