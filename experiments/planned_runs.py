@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from experiments.flower_runs import say
+from experiments.flower_runs import command, hardware, say
 from fl_app.config import Value, resolve
 from fl_app.errors import EdgeFlError, RunDirectoryError
 from fl_app.record.run_dir import RunDirectory
@@ -24,6 +24,9 @@ _PLACES = ("output", "name", "data-root")
 
 class Planned(Protocol):
     """A run: `words` say which one it is, `values` are its configuration."""
+
+    @property
+    def seed(self) -> int: ...
 
     @property
     def words(self) -> tuple[str, ...]: ...
@@ -78,6 +81,34 @@ def completed(planned: Planned, root: Path) -> RunDirectory | None:
     except RunDirectoryError:
         return None
     return run if run.summary().get("status") == "completed" else None
+
+
+def collect_entries(
+    runs: Sequence[P],
+    root: Path,
+    size: str,
+    invocation: str,
+    entry: Callable[[P, RunDirectory], dict[str, Any]],
+) -> dict[str, Any]:
+    """The results of the planned runs that are complete in `root`: of each what says which run it
+    is, and what `entry` takes from it."""
+    entries, machine = [], {}
+    for planned in runs:
+        run = completed(planned, root)
+        if run is None:
+            continue
+        machine = hardware(run.environment())
+        entries.append(
+            {
+                "seed": planned.seed,
+                "name": name_of(planned),
+                "started": run.environment().get("started"),
+                "command": command(portable(planned)),
+                "settings": portable(planned),
+                **entry(planned, run),
+            }
+        )
+    return {"size": size, "command": invocation, "hardware": machine, "runs": entries}
 
 
 def missing(runs: Sequence[P], root: Path) -> list[P]:

@@ -1,7 +1,9 @@
-"""What reports of several runs share: choosing runs, tables, curves, files. Pure."""
+"""What reports of several runs share: choosing runs, tables, curves, files. Pure but for
+`write_report`."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -66,3 +68,24 @@ def as_json(results: Results) -> str:
     head = json.dumps({k: v for k, v in results.items() if k != "runs"}, indent=1)
     runs = ",\n  ".join(json.dumps(entry) for entry in results["runs"])
     return f'{head[:-2]},\n "runs": [\n  {runs}\n ]\n}}\n'
+
+
+def write_report(
+    results: Results,
+    out: Path,
+    pictures: Mapping[str, bytes],
+    render: Callable[[Results, str], str],
+) -> Path:
+    """Write results.json, figures/NAME.png and report.md into `out`; returns the report's path.
+
+    render: from results and notes to the report. A file notes.md in `out`, written by hand, is the
+    notes.
+    """
+    (out / "figures").mkdir(parents=True, exist_ok=True)
+    for name, png in pictures.items():
+        (out / "figures" / f"{name}.png").write_bytes(png)
+    (out / "results.json").write_text(as_json(results))
+    notes = out / "notes.md"
+    path = out / "report.md"
+    path.write_text(render(results, notes.read_text() if notes.exists() else ""))
+    return path

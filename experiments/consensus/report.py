@@ -20,17 +20,16 @@ from experiments.consensus.results import (
 from experiments.reporting import (
     Entry,
     Results,
-    as_json,
     machine_line,
     many,
     present,
     select,
     shown_settings,
     table,
+    write_report,
 )
 from fl_app.record.figures import to_png
 
-NOTES = "notes.md"
 _PRESETS = ("pdmm-sgd", "admm-sgd", "pdmm-isvr", "admm-isvr")
 _COLUMNS: dict[str, tuple[Callable[[Entry], float], str]] = {
     "node mean %": (lambda e: 100 * node_mean(e), "{:.2f}"),
@@ -43,19 +42,14 @@ _COLUMNS: dict[str, tuple[Callable[[Entry], float], str]] = {
 
 
 def write(results: Results, out: Path) -> Path:
-    """Write results.json, figures/*.png and report.md into `out`; returns the report's path.
-
-    A file notes.md in `out`, written by hand, becomes the report's last section but one.
-    """
-    (out / "figures").mkdir(parents=True, exist_ok=True)
-    for group in present(results, "group", GROUPS):
-        for name, draw in (("accuracy", figures.accuracy), ("spread", figures.spread)):
-            (out / "figures" / f"{name}-{group}.png").write_bytes(to_png(draw(results, group)))
-    (out / "results.json").write_text(as_json(results))
-    notes = out / NOTES
-    path = out / "report.md"
-    path.write_text(render(results, notes.read_text() if notes.exists() else ""))
-    return path
+    """`write_report` with a picture of the accuracies and of the nodes' spread for each group."""
+    drawings = (("accuracy", figures.accuracy), ("spread", figures.spread))
+    pictures = {
+        f"{name}-{group}": to_png(draw(results, group))
+        for group in present(results, "group", GROUPS)
+        for name, draw in drawings
+    }
+    return write_report(results, out, pictures, render)
 
 
 def render(results: Results, notes: str = "") -> str:

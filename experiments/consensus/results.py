@@ -7,10 +7,10 @@ from statistics import mean
 
 from experiments.consensus.execute import final
 from experiments.consensus.plan import OURS, Planned
-from experiments.flower_runs import command, hardware
-from experiments.planned_runs import completed, name_of, portable
+from experiments.planned_runs import collect_entries
 from experiments.reporting import Entry, Results, select
 from fl_app.record.consensus_metrics import window_table
+from fl_app.record.run_dir import RunDirectory
 
 # How far below centralized training of as many steps our nodes may be, on a random split.
 AIM = 0.005
@@ -20,40 +20,31 @@ _CURVES = ("mean", "min", "max", "average", "distance")
 
 def collect(runs: Sequence[Planned], root: Path, size: str, invocation: str) -> Results:
     """Everything that the report needs, of the planned runs that are complete in `root`."""
-    entries, machine = [], {}
-    for planned in runs:
-        run = completed(planned, root)
-        if run is None:
-            continue
-        machine, summary = hardware(run.environment()), run.summary()
-        table, window = window_table(run.events()), int(planned.values["consensus.window"])
-        references = table[-1]["reference"] or {}
-        steps = [window * row["round"] for row in table]
-        entries.append(
-            {
-                "group": planned.group,
-                "row": planned.row,
-                "seed": planned.seed,
-                "name": name_of(planned),
-                "started": run.environment().get("started"),
-                "command": command(portable(planned)),
-                "settings": portable(planned),
-                "published": summary["published"],
-                "final": final(run),
-                "curves": {
-                    **{name: _curve(steps, [row[name] for row in table]) for name in _CURVES},
-                    **{
-                        name: _curve(steps, [row["reference"][name] for row in table])
-                        for name in references
-                    },
-                },
-                "distance": summary["distance"],
-                "messages": summary["messages"],
-                "bytes": summary["bytes"],
-                "wall_seconds": summary["wall_seconds"],
-            }
-        )
-    return {"size": size, "command": invocation, "hardware": machine, "runs": entries}
+    return collect_entries(runs, root, size, invocation, _entry)
+
+
+def _entry(planned: Planned, run: RunDirectory) -> Entry:
+    summary = run.summary()
+    table, window = window_table(run.events()), int(planned.values["consensus.window"])
+    references = table[-1]["reference"] or {}
+    steps = [window * row["round"] for row in table]
+    return {
+        "group": planned.group,
+        "row": planned.row,
+        "published": summary["published"],
+        "final": final(run),
+        "curves": {
+            **{name: _curve(steps, [row[name] for row in table]) for name in _CURVES},
+            **{
+                name: _curve(steps, [row["reference"][name] for row in table])
+                for name in references
+            },
+        },
+        "distance": summary["distance"],
+        "messages": summary["messages"],
+        "bytes": summary["bytes"],
+        "wall_seconds": summary["wall_seconds"],
+    }
 
 
 def _curve(steps: Sequence[int], values: Sequence[float | None]) -> list[tuple[int, float]]:

@@ -21,35 +21,27 @@ from experiments.distillation.results import (
 from experiments.reporting import (
     Entry,
     Results,
-    as_json,
     machine_line,
     many,
     present,
     select,
     shown_settings,
     table,
+    write_report,
 )
 from fl_app.record.figures import to_png
 
-NOTES = "notes.md"
 Columns = dict[str, Callable[[Entry], float | None]]  # a table's columns by their heads
 _AIM = PAPER["sync-forward"] / PAPER["async-continuous"]
 
 
 def write(results: Results, out: Path) -> Path:
-    """Write results.json, figures/*.png and report.md into `out`; returns the report's path.
-
-    A file notes.md in `out`, written by hand, becomes the report's last section.
-    """
-    (out / "figures").mkdir(parents=True, exist_ok=True)
-    for partition in present(results, "partition", PARTITIONS):
-        png = to_png(figures.accuracy(results, partition))
-        (out / "figures" / f"accuracy-{partition}.png").write_bytes(png)
-    (out / "results.json").write_text(as_json(results))
-    notes = out / NOTES
-    path = out / "report.md"
-    path.write_text(render(results, notes.read_text() if notes.exists() else ""))
-    return path
+    """`write_report` with a picture of the accuracies for each partition."""
+    pictures = {
+        f"accuracy-{partition}": to_png(figures.accuracy(results, partition))
+        for partition in present(results, "partition", PARTITIONS)
+    }
+    return write_report(results, out, pictures, render)
 
 
 def render(results: Results, notes: str = "") -> str:

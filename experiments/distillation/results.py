@@ -7,10 +7,10 @@ from statistics import mean
 from typing import Any
 
 from experiments.distillation.plan import TARGETS, Planned
-from experiments.flower_runs import command, hardware
-from experiments.planned_runs import completed, name_of, portable
+from experiments.planned_runs import collect_entries
 from experiments.reporting import Entry, Results
 from fl_app.record.metrics import Point, of_kind, series, time_to_target
+from fl_app.record.run_dir import RunDirectory
 
 # Seconds until the global model reaches 60 % on CIFAR-10, from Yajima et al.
 PAPER = {"sync-forward": 436, "sync": 406, "async-round": 308, "async-continuous": 244}
@@ -24,42 +24,31 @@ CURVES["ema"] = ("global", "accuracy_ema")
 
 def collect(runs: Sequence[Planned], root: Path, size: str, invocation: str) -> Results:
     """Everything that the report needs, of the planned runs that are complete in `root`."""
-    entries, machine = [], {}
-    for planned in runs:
-        run = completed(planned, root)
-        if run is None:
-            continue
-        machine = hardware(run.environment())
-        events = run.events()
-        curves = {name: series(events, *key) for name, key in CURVES.items()}
-        reverse = [s for s in of_kind(events, "segment") if s["kind"] == "reverse"]
-        summary = run.summary()
-        entries.append(
-            {
-                "clock": planned.clock,
-                "partition": planned.partition,
-                "variant": planned.variant,
-                "seed": planned.seed,
-                "name": name_of(planned),
-                "started": run.environment().get("started"),
-                "command": command(portable(planned)),
-                "in_process": planned.clock == "virtual",
-                "settings": portable(planned),
-                "published": "ema" if _publishes_ema(events) else "raw",
-                "curves": curves,
-                "times": {
-                    name: {f"{t:.2f}": time_to_target(curves[name], t, WINDOW) for t in TARGETS}
-                    for name in ("raw", "ema")
-                },
-                "steps": sum(segment["steps"] for segment in reverse),
-                "growth": [
-                    {key: value for key, value in event.items() if key not in ("event", "t_wall")}
-                    for event in of_kind(events, "growth")
-                ],
-                "summary": {key: value for key, value in summary.items() if key != "run_directory"},
-            }
-        )
-    return {"size": size, "command": invocation, "hardware": machine, "runs": entries}
+    return collect_entries(runs, root, size, invocation, _entry)
+
+
+def _entry(planned: Planned, run: RunDirectory) -> Entry:
+    events = run.events()
+    curves = {name: series(events, *key) for name, key in CURVES.items()}
+    reverse = [s for s in of_kind(events, "segment") if s["kind"] == "reverse"]
+    return {
+        "clock": planned.clock,
+        "partition": planned.partition,
+        "variant": planned.variant,
+        "in_process": planned.clock == "virtual",
+        "published": "ema" if _publishes_ema(events) else "raw",
+        "curves": curves,
+        "times": {
+            name: {f"{t:.2f}": time_to_target(curves[name], t, WINDOW) for t in TARGETS}
+            for name in ("raw", "ema")
+        },
+        "steps": sum(segment["steps"] for segment in reverse),
+        "growth": [
+            {key: value for key, value in event.items() if key not in ("event", "t_wall")}
+            for event in of_kind(events, "growth")
+        ],
+        "summary": {key: value for key, value in run.summary().items() if key != "run_directory"},
+    }
 
 
 def _publishes_ema(events: Iterable[dict[str, Any]]) -> bool:
