@@ -40,6 +40,7 @@ LAYERS: dict[int, tuple[str, ...]] = {
         "fl_app.fingerprint",
         "fl_app.models.*",
         "fl_app.record.*",
+        "fl_app.site",
     ),
     1: (
         "strategies",
