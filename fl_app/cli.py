@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fl_app.deploy.commands import add_commands
 from fl_app.errors import ConfigError, EdgeFlError, RunDirectoryError
 
 if TYPE_CHECKING:
@@ -270,6 +271,7 @@ def parser() -> argparse.ArgumentParser:
         help="global, small or, of mode=consensus, node-0, node-1 ... (default: the published one)",
     )
     command(models)
+    add_commands(commands.add_parser("deploy", help="real devices: set up and run a deployment"))
     sub = command(topology)
     sub.add_argument(
         "name",

@@ -13,7 +13,7 @@ PACKAGES = ("fl_app", "strategies", "client_apps", "experiments")
 # Modules by layer; "package.*" is the package and all that is in it.
 LAYERS: dict[int, tuple[str, ...]] = {
     5: ("experiments.*",),
-    4: ("fl_app.server_app", "fl_app.client_app", "fl_app.cli", "fl_app.launch.*"),
+    4: ("fl_app.server_app", "fl_app.client_app", "fl_app.cli", "fl_app.deploy.*", "fl_app.launch.*"),
     3: (
         "client_apps.*",
         "strategies.checks",

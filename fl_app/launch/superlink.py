@@ -122,7 +122,7 @@ def local_superlink(ray_address: str = "") -> Iterator[Link]:
         home, empty = Path(directory, "flower"), Path(directory, "empty")
         home.mkdir()
         empty.mkdir()
-        port = _free_port()
+        port = free_port()
         lines = ["[superlink]", f'default = "{CONNECTION}"', f"[superlink.{CONNECTION}]"]
         lines += [f'address = "127.0.0.1:{port}"', "insecure = true"]
         (home / "config.toml").write_text("\n".join(lines) + "\n")
@@ -176,7 +176,8 @@ def _environment(home: Path, directory: str, ray_address: str) -> dict[str, str]
     return environment
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -191,8 +192,9 @@ def _wait_until_healthy(port: int, superlink: subprocess.Popen[bytes], log: Path
             opener.open(f"http://127.0.0.1:{port}/health", timeout=2).close()
             return
         time.sleep(0.05)
-    raise EdgeFlError(f"the SuperLink did not start:\n{_tail(log)}")
+    raise EdgeFlError(f"the SuperLink did not start:\n{tail(log)}")
 
 
-def _tail(log: Path, lines: int = 15) -> str:
+def tail(log: Path, lines: int = 15) -> str:
+    """The end of a log file."""
     return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])

@@ -53,6 +53,12 @@ def _processes() -> list[tuple[int, int]]:
     return [(int(pid), int(parent)) for pid, state, parent in rows if not state.startswith("Z")]
 
 
+def adopt_orphans() -> None:
+    """Have the kernel hand every orphan below this process to it (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
 def end_descendants(root: int, grace: float = GRACE_SECONDS) -> None:
     """SIGTERM to everything below `root`; after `grace` seconds SIGKILL, until nothing is left."""
     deadline = time.monotonic() + grace
@@ -79,8 +85,7 @@ def main(parent: int, directory: str, command: list[str]) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, tell)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    adopt_orphans()
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     while child.poll() is None and not told and os.getppid() == parent:
         time.sleep(POLL_SECONDS)

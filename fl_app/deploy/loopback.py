@@ -1,0 +1,212 @@
+"""A whole deployment on one machine, as real processes that can be killed and started again."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from fl_app.deploy import directory as deployment
+from fl_app.deploy.nodes import list_nodes
+from fl_app.deploy.templates import CONNECTION
+from fl_app.errors import EdgeFlError
+from fl_app.launch import supervise
+from fl_app.launch.superlink import free_port, tail
+from fl_app.site import SERVER
+
+# Flower refuses a SuperNode for 60 s after it was killed; systemd would start it again, too.
+_AGAIN = 'while :; do "$@"; sleep 2; done'
+
+
+class Loopback:
+    """A deployment of `devices` in `directory`/site, all on 127.0.0.1, while the context lasts.
+
+        with Loopback(tmp_path, devices=["pi-1", "pi-2"]) as site:
+            subprocess.run(["flwr", "run", APP, site.connection], env=site.environment)
+
+    data: {device: path of its own images}. mail_port: of the mail router, None = a free one, 0 = no
+    router. On entering, everything is started and every device is on line; EdgeFlError with the end
+    of a log if not. Each machine has its log in `directory`/NAME.log ("server" is the server's).
+    On leaving, and when this process dies in whatever way, all processes end.
+    """
+
+    connection = CONNECTION
+
+    def __init__(
+        self,
+        directory: Path,
+        devices: Sequence[str],
+        *,
+        data: Mapping[str, Path] | None = None,
+        insecure: bool = False,
+        mail_port: int | None = None,
+        environment: Mapping[str, str] | None = None,
+        timeout: float = 120.0,
+    ) -> None:
+        self.directory, self.devices = directory.absolute(), tuple(devices)
+        self.site = self.directory / "site"
+        self.flwr_home = self.site / "flower"
+        self._data, self._timeout = dict(data or {}), timeout
+        self._insecure, self._mail_port = insecure, mail_port
+        # The programs of this Python environment, which need not be activated.
+        programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+        self.environment = {
+            **os.environ,
+            "PATH": programs,
+            "FLWR_HOME": str(self.flwr_home),
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            **(environment or {}),
+        }
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._ports: dict[str, int] = {}
+
+    def __enter__(self) -> "Loopback":
+        self.directory.mkdir(parents=True, exist_ok=True)
+        deployment.create(
+            self.site,
+            "127.0.0.1",
+            devices=self.devices,
+            port=free_port(),
+            mail_port=free_port() if self._mail_port is None else self._mail_port,
+            insecure=self._insecure,
+        )
+        try:
+            self.start(SERVER)
+            self._wait("the SuperLink", SERVER, self._registered)
+            for name in self.devices:
+                self.start(name)
+            self.wait_online()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def start(self, name: str) -> None:
+        """Start a device, or the server (`SERVER`). A device's start is repeated until it stays."""
+        self._log(name).touch()
+        place = deployment.machine(self.site, name)
+        if name == SERVER:
+            command, own = [str(place / "start-superlink.sh")], {}
+        else:
+            script = [str(place / "start-supernode.sh"), *map(str, self._own_data(name))]
+            port = self._ports.setdefault(name, free_port())
+            command, own = ["sh", "-c", _AGAIN, "sh", *script], {"EDGE_FL_PORT": str(port)}
+        scratch = tempfile.mkdtemp(prefix="edge-fl-")  # removed with the last process
+        supervisor = [sys.executable, "-P", supervise.__file__, str(os.getpid()), scratch]
+        with self._log(name).open("ab") as log:
+            self._running[name] = subprocess.Popen(
+                [*supervisor, *command],
+                env=self.environment | {"TMPDIR": scratch} | own,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def kill(self, name: str) -> None:
+        """Cut the power of a device, or of the server: SIGKILL to all of its processes."""
+        process = self._running.pop(name)
+        while alive := supervise.descendants(process.pid):
+            for pid in alive:
+                _kill(pid)
+        process.wait()
+
+    def kill_client_app(self, name: str) -> int:
+        """SIGKILL to the device's ClientApp process alone; returns how many there were."""
+        return self._kill_programs(name, "flwr-clientapp")
+
+    def kill_server_app(self) -> int:
+        """SIGKILL to the ServerApp process alone; returns how many there were."""
+        return self._kill_programs(SERVER, "flwr-serverapp")
+
+    def kill_superlink(self) -> int:
+        """SIGKILL to the SuperLink alone, which is then started again; returns how many."""
+        return self._kill_programs(SERVER, "fl_app.deploy.gate")
+
+    def pids(self, name: str, program: str = "") -> list[int]:
+        """The processes of a machine, or those of them that run `program`."""
+        below = supervise.descendants(self._running[name].pid)
+        return [pid for pid in below if not program or program in _words(pid)]
+
+    def online(self) -> list[str]:
+        """The devices that the SuperLink sees; insecure ones have no names there: "" each."""
+        nodes = list_nodes(self.site / SERVER)
+        return sorted(node.name for node in nodes if node.status == "online")
+
+    def wait_online(self, devices: Sequence[str] | None = None) -> None:
+        """Wait until these devices, or all that were started, are on line. EdgeFlError if not."""
+        started = [name for name in self._running if name != SERVER]
+        expected = started if devices is None else list(devices)
+        names = [""] * len(expected) if self._insecure else expected
+
+        def there() -> bool:
+            found = self.online()
+            return len(found) >= len(names) and set(names) <= set(found)
+
+        self._wait(
+            f"not on line: {', '.join(expected)}", expected[0] if expected else SERVER, there
+        )
+
+    def log(self, name: str) -> str:
+        """What a device, or the server, has printed so far."""
+        return self._log(name).read_text(errors="replace")
+
+    def close(self) -> None:
+        """End everything, in order: devices first."""
+        for name in reversed(list(self._running)):
+            self._running[name].terminate()
+        for name in reversed(list(self._running)):
+            self._running.pop(name).wait(supervise.GRACE_SECONDS + 30)
+
+    def _registered(self) -> bool:
+        return self._insecure or len(list_nodes(self.site / SERVER)) == len(self.devices)
+
+    def _own_data(self, name: str) -> list[Path]:
+        return [self._data[name]] if name in self._data else []
+
+    def _log(self, name: str) -> Path:
+        return self.directory / f"{name}.log"
+
+    def _wait(self, what: str, name: str, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + self._timeout
+        while not condition():
+            if time.monotonic() > deadline:
+                raise EdgeFlError(
+                    f"{what} after {self._timeout:g} s; the end of {self._log(name)}:\n"
+                    f"{tail(self._log(name))}"
+                )
+            time.sleep(0.2)
+
+    def _kill_programs(self, name: str, program: str) -> int:
+        found = self.pids(name, program)
+        for pid in found:
+            _kill(pid)
+        return len(found)
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _words(pid: int) -> list[str]:
+    """The words of a process's command line, without the folders of programs (Linux)."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return []
+    return [os.path.basename(os.fsdecode(word)) for word in words]

@@ -1,0 +1,114 @@
+"""The SuperNodes that a SuperLink knows: listed, and brought into line with the devices."""
+
+import contextlib
+import io
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fl_app.deploy.directory import settings_of
+from fl_app.errors import EdgeFlError
+
+ANSWER_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Node:
+    """A SuperNode as its SuperLink sees it. status: registered, online, offline, unregistered."""
+
+    node_id: int
+    name: str
+    key: bytes
+    status: str
+
+
+def list_nodes(server: Path) -> list[Node]:
+    """All SuperNodes that the SuperLink of the site `server` on this machine knows.
+
+    Raises EdgeFlError when it does not answer.
+    """
+    with _control(server) as control:
+        return _nodes(control)
+
+
+def register(server: Path, say: Callable[[str], None] = print) -> None:
+    """Make the SuperLink know exactly the devices in `server`/devices; can be repeated at any time.
+
+    A device that is not there any more is cut off at once. Waits until the SuperLink answers;
+    raises EdgeFlError when it does not.
+    """
+    from flwr.proto.control_pb2 import RegisterNodeRequest, UnregisterNodeRequest
+
+    keys = {path.stem: _key(path) for path in sorted((server / "devices").glob("*.pub"))}
+    if settings_of(server)["insecure"]:
+        return
+    with _control(server) as control:
+        known = [node for node in _nodes(control) if node.status != "unregistered"]
+        for node in known:
+            if node.key not in keys.values():
+                control.UnregisterNode(UnregisterNodeRequest(node_id=node.node_id))
+                say(f"cut off: {node.name or node.node_id}")
+        held = {node.key for node in known}
+        for name, key in keys.items():
+            if key not in held:
+                control.RegisterNode(RegisterNodeRequest(public_key=key, name=name))
+                say(f"registered: {name}")
+
+
+def _nodes(control: Any) -> list[Node]:
+    from flwr.proto.control_pb2 import ListNodesRequest
+
+    found = control.ListNodes(ListNodesRequest()).nodes_info
+    return [Node(node.node_id, node.name, node.public_key, node.status) for node in found]
+
+
+def _key(path: Path) -> bytes:
+    """A public key as the SuperLink compares them. EdgeFlError for what is none."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import load_ssh_public_key
+    from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+
+    try:
+        key = load_ssh_public_key(path.read_bytes())
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            raise ValueError("not of an elliptic curve")
+        return public_key_to_bytes(key)
+    except (OSError, ValueError, UnsupportedAlgorithm) as error:
+        raise EdgeFlError(f"{path} holds no public key of a SuperNode ({error})") from error
+
+
+@contextlib.contextmanager
+def _control(server: Path) -> Iterator[Any]:
+    """Flower's client of the SuperLink's Control interface, once it answers.
+
+    The `flwr supernode` command shows neither names nor keys, and starts a process per device.
+    """
+    import httpx
+    from flwr.cli.typing import SuperLinkConnection
+    from flwr.cli.utils import init_http_client_from_connection
+    from flwr.proto.control_pb2 import ListNodesRequest
+
+    settings = settings_of(server)
+    address, insecure = f"127.0.0.1:{settings['port']}", settings["insecure"]
+    root = None if insecure else str((server / "ca.crt").absolute())
+    connection = SuperLinkConnection("edge-fl", address, root, insecure=insecure)
+    with contextlib.redirect_stdout(io.StringIO()):  # it says every time where it connects to
+        control = init_http_client_from_connection(connection)
+    deadline = time.monotonic() + ANSWER_SECONDS
+    try:
+        while True:
+            try:
+                control.ListNodes(ListNodesRequest())
+                break
+            except httpx.TransportError as error:
+                if time.monotonic() > deadline:
+                    raise EdgeFlError(f"no SuperLink answers at {address}: {error}") from error
+                time.sleep(0.2)
+        yield control
+    except httpx.HTTPStatusError as error:
+        raise EdgeFlError(f"the SuperLink at {address} refuses: {error.response.text}") from error
+    finally:
+        control.close()

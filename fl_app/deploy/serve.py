@@ -1,0 +1,60 @@
+"""The server's processes without systemd: started, started again when they end, and ended."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+
+from fl_app.deploy.nodes import register
+from fl_app.errors import EdgeFlError
+from fl_app.launch.supervise import POLL_SECONDS, adopt_orphans, end_descendants
+
+PARTS = ("superlink", "superexec")
+AGAIN_SECONDS = 1.0
+
+
+class _StopError(Exception):
+    """A signal wants the server to stop."""
+
+
+def serve(server: Path) -> int:
+    """Run the SuperLink of the site `server` and what starts its ServerApps, until a signal.
+
+    They are two processes so that a run survives a crash of the SuperLink: its ServerApp is below
+    the other one. Returns 0; nothing that was started outlives this.
+    """
+
+    def tell(_number: int, _frame: FrameType | None) -> None:
+        raise _StopError
+
+    script = str(server / "start-superlink.sh")
+    adopt_orphans()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, tell)
+    try:
+        parts = {part: subprocess.Popen([script, part]) for part in PARTS}
+        threading.Thread(target=_register, args=(server,), daemon=True).start()
+        while True:
+            time.sleep(POLL_SECONDS)
+            for part, process in parts.items():
+                if process.poll() is not None:
+                    print(f"edge-fl: the {part} ended; starting it again", file=sys.stderr)
+                    time.sleep(AGAIN_SECONDS)
+                    parts[part] = subprocess.Popen([script, part])
+    except _StopError:
+        return 0
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        end_descendants(os.getpid())
+
+
+def _register(server: Path) -> None:
+    try:
+        register(server, lambda line: print(f"edge-fl: {line}", flush=True))
+    except EdgeFlError as error:
+        print(f"edge-fl: {error}", file=sys.stderr)

@@ -1,0 +1,60 @@
+#!/bin/sh
+# The server of this deployment.
+#
+#   start-superlink.sh              all of it, until Ctrl-C
+#   start-superlink.sh superlink    Flower's SuperLink alone      } what systemd and compose run, so
+#   start-superlink.sh superexec    what starts ServerApps        } that each outlives the other
+#   start-superlink.sh register     tell the SuperLink of devices that were added or removed
+#
+# Needs edge-fl and Flower's programs on the PATH or in $EDGE_FL_VENV/bin. Everything it writes goes
+# to $EDGE_FL_STATE (default: `state` beside this script).
+set -eu
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+if [ -n "${EDGE_FL_VENV:-}" ]; then PATH=$EDGE_FL_VENV/bin:$PATH; fi
+state=${EDGE_FL_STATE:-$here/state}
+mkdir -p -m 700 "$state" "$state/flower"
+cd "$state"
+
+# The ServerApp finds its site here. Telemetry and update checks cost seconds per process without a
+# way out; dependencies are installed once, by you, not by Flower before every run.
+export PATH EDGE_FL_SITE="$here" FLWR_HOME="$state/flower" \
+    FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1 \
+    FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1 FLWR_SUPEREXEC_TASK_POLL_INTERVAL=0.1
+
+security=@SECURITY@
+port=@PORT@
+listen=${EDGE_FL_LISTEN:-@LISTEN@}
+
+superlink() {
+    python=$(dirname -- "$(command -v edge-fl)")/python
+    set -- --isolation process --disable-runtime-dependency-installation \
+        --database "$state/superlink.db" --host "$listen" --port "$port"
+    if [ "$security" = tls ]; then
+        set -- "$@" --enable-supernode-auth --ssl-ca-certfile "$here/ca.crt" \
+            --ssl-certfile "$here/site.crt" --ssl-keyfile "$here/site.key" \
+            --superexec-auth-secret-file "$here/superexec.secret"
+    else
+        set -- "$@" --insecure
+    fi
+    # flower-superlink, behind a gate: other machines reach only what SuperNodes need.
+    exec "$python" -P -m fl_app.deploy.gate "$@"
+}
+
+superexec() {
+    set -- --runtime-api-address "127.0.0.1:$port"
+    if [ "$security" = tls ]; then
+        set -- "$@" --root-certificates "$here/ca.crt" \
+            --superexec-auth-secret-file "$here/superexec.secret"
+    else
+        set -- "$@" --insecure
+    fi
+    exec flower-superexec "$@"
+}
+
+case ${1:-all} in
+    superlink) superlink ;;
+    superexec) superexec ;;
+    register) exec edge-fl deploy register "$here" ;;
+    all) exec edge-fl deploy serve "$here" ;;
+    *) sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+esac
