@@ -13,7 +13,13 @@ PACKAGES = ("fl_app", "strategies", "client_apps", "experiments")
 # Modules by layer; "package.*" is the package and all that is in it.
 LAYERS: dict[int, tuple[str, ...]] = {
     5: ("experiments.*",),
-    4: ("fl_app.server_app", "fl_app.client_app", "fl_app.cli", "fl_app.deploy.*", "fl_app.launch.*"),
+    4: (
+        "fl_app.server_app",
+        "fl_app.client_app",
+        "fl_app.cli",
+        "fl_app.deploy.*",
+        "fl_app.launch.*",
+    ),
     3: (
         "client_apps.*",
         "strategies.checks",
@@ -22,6 +28,7 @@ LAYERS: dict[int, tuple[str, ...]] = {
         "strategies.consensus.strategy",
         "strategies.dispatch",
         "strategies.evaluation",
+        "strategies.link.*",
         "strategies.roster",
         "strategies.rules",
         "strategies.distillation.learner",
@@ -44,10 +51,12 @@ LAYERS: dict[int, tuple[str, ...]] = {
     ),
     1: (
         "strategies",
+        "strategies.attacks",
         "strategies.averaging",
         "strategies.clock",
         "strategies.consensus.*",
         "strategies.optimisers",
+        "strategies.privacy",
         "strategies.randomness",
         "strategies.rounds",
         "strategies.schedule",

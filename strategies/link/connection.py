@@ -1,0 +1,201 @@
+"""One party's connection to the mail router: outwards only, and for ever.
+
+Nobody who publishes ever waits for the network: what is published lies in an outbox until a thread
+has sent it. Mail that a newer one overtakes there is not sent at all, so a slow link gets less mail
+and not older mail.
+"""
+
+import contextlib
+import logging
+import socket
+import ssl
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from fl_app.site import Site
+from strategies.link.transport import MESSAGE_LIMIT, configuration, import_zenoh, open_session
+
+Callback = Callable[[str, bytes], None]
+
+_log = logging.getLogger(__name__)
+_RETRY_SECONDS = (0.5, 4.0)  # between attempts to connect at first: from, to
+_LINGER_SECONDS = 5.0  # that `close` gives to what is still in the outbox
+_URGENT_LIMIT = 1000  # of urgent messages in the outbox
+
+
+class Connection:
+    """A session of `site` with the mail router, which may come later and may be restarted.
+
+    dropped: messages that were not sent, for there was no connection, or they were too large.
+    overtaken: mails that a newer one of the same key replaced before they were sent.
+    failed: calls of callbacks that raised. Raises EdgeFlError where Zenoh is not installed.
+    """
+
+    def __init__(self, site: Site) -> None:
+        self._zenoh = import_zenoh()
+        self._site = site
+        self._session: Any = None
+        self._changed = threading.Condition()
+        self._urgent: deque[tuple[str, bytes]] = deque()
+        self._mail: dict[str, bytes] = {}
+        self._subscriptions: dict[int, tuple[str, Any]] = {}  # number -> (expression, callback)
+        self._subscribers: dict[int, Any] = {}
+        self._count = 0
+        self._closed = False
+        self.dropped = self.overtaken = self.failed = 0
+        self._thread = threading.Thread(target=self._work, name="mail router", daemon=True)
+        self._thread.start()
+
+    @property
+    def connected(self) -> bool:
+        """Whether the router is there; at most transport.LEASE_SECONDS after it is not."""
+        session = self._session
+        return session is not None and not self._closed and bool(session.info.routers_zid())
+
+    def publish(self, key: str, payload: bytes, *, urgent: bool = False) -> bool:
+        """Send `payload` as soon as the link takes it; False if it was dropped instead.
+
+        Of mail only the newest of each key is sent. What is urgent is sent first, all of it and in
+        its order. True does not mean that it arrived: links can be cut.
+        """
+        connected = self.connected
+        with self._changed:
+            full = urgent and len(self._urgent) >= _URGENT_LIMIT
+            if not connected or full or len(payload) > MESSAGE_LIMIT:
+                self.dropped += 1
+                return False
+            if urgent:
+                self._urgent.append((key, payload))
+            else:
+                # Taken out first, or a key that is often written would always be first in line.
+                self.overtaken += self._mail.pop(key, None) is not None
+                self._mail[key] = payload
+            self._changed.notify()
+        return True
+
+    def subscribe(self, expression: str, callback: Callback) -> Callable[[], None]:
+        """Call callback(key, payload) with what comes, until the function that is returned is
+        called. The calls come from a thread of Zenoh's, which reads nothing else meanwhile: so
+        that a flood waits in the network and not in memory, and a callback must be quick.
+        """
+
+        def hear(sample: Any) -> None:
+            try:
+                callback(str(sample.key_expr), sample.payload.to_bytes())
+            except Exception:
+                self.failed += 1
+                _log.exception("what came for %s could not be taken", sample.key_expr)
+
+        handler = self._zenoh.handlers.Callback(hear, indirect=False)
+        with self._changed:
+            self._count += 1
+            number = self._count
+            self._subscriptions[number] = (expression, handler)
+            if self._session is not None:
+                self._declare(number)
+
+        def end() -> None:
+            with self._changed:
+                self._subscriptions.pop(number, None)
+                subscriber = self._subscribers.pop(number, None)
+            if subscriber is not None and not self._closed:
+                subscriber.undeclare()
+
+        return end
+
+    def fault(self) -> str:
+        """Why there may be no connection, found out by an attempt of its own, which may take some
+        seconds; "" if there is nothing wrong with the way to the router."""
+        return link_fault(self._site)
+
+    def close(self) -> None:
+        """Send what is in the outbox, if there is a connection, and end it."""
+        with self._changed:
+            if self._closed:
+                return
+            self._closed = True
+            self._changed.notify()
+        self._thread.join(_LINGER_SECONDS)
+        if self._session is not None:
+            self._session.close()
+
+    # -- the thread ------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        if not self._open():
+            return
+        zenoh = self._zenoh
+        block, drop = zenoh.CongestionControl.BLOCK, zenoh.CongestionControl.DROP
+        first, later = zenoh.Priority.INTERACTIVE_HIGH, zenoh.Priority.DATA
+        while (message := self._next()) is not None:
+            key, payload, urgent = message
+            with contextlib.suppress(zenoh.ZError):  # the session is being closed
+                self._session.put(
+                    key,
+                    payload,
+                    # Mail that the router cannot get rid of must not hold up all that follows.
+                    congestion_control=block if urgent else drop,
+                    priority=first if urgent else later,
+                )
+
+    def _open(self) -> bool:
+        """Open the session, however long the router takes to come. From then on Zenoh itself
+        connects again whenever the link is lost, and declares the subscriptions again."""
+        pause, longest = _RETRY_SECONDS
+        while True:
+            try:
+                session = open_session(configuration(self._site, "connect"))
+                break
+            except self._zenoh.ZError as error:
+                _log.debug("no mail router at %s yet: %s", self._site.endpoint, error)
+            with self._changed:
+                if self._changed.wait_for(lambda: self._closed, pause):
+                    return False
+            pause = min(2 * pause, longest)
+        with self._changed:
+            self._session = session
+            for number in self._subscriptions:
+                self._declare(number)
+        return True
+
+    def _declare(self, number: int) -> None:
+        expression, handler = self._subscriptions[number]
+        self._subscribers[number] = self._session.declare_subscriber(expression, handler)
+
+    def _next(self) -> tuple[str, bytes, bool] | None:
+        """What to send next; None when the connection is closed and all is sent."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._urgent or self._mail or self._closed)
+            if self._urgent:
+                return *self._urgent.popleft(), True
+            for key in self._mail:
+                return key, self._mail.pop(key), False
+            return None
+
+
+def link_fault(site: Site, patience: float = 5.0) -> str:
+    """Why `site` cannot connect to the mail router, or "" if it can as far as TCP and TLS go.
+
+    Zenoh says it in its own log alone, and in words of its own.
+    """
+    where = f"the mail router at {site.endpoint}"
+    try:
+        with socket.create_connection((site.host, site.mail_port), patience) as raw:
+            if site.credentials is None:
+                return ""
+            context = ssl.create_default_context(cafile=str(site.credentials.authority))
+            context.load_cert_chain(site.credentials.certificate, site.credentials.key)
+            with context.wrap_socket(raw, server_hostname=site.host) as link:
+                # With TLS 1.3 a refusal of one's own certificate comes after the handshake.
+                link.settimeout(1.0)
+                with contextlib.suppress(TimeoutError):
+                    link.recv(1)
+    except ssl.SSLCertVerificationError as error:
+        return f"{where} has a certificate that is not trusted here: {error.verify_message}"
+    except ssl.SSLError as error:
+        return f"{where} does not take the certificate in {site.directory}: {error.reason}"
+    except OSError as error:
+        return f"{where} cannot be reached: {error}"
+    return ""

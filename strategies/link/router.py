@@ -1,0 +1,184 @@
+"""The mail router of a run: an Eclipse Zenoh router in a process of its own beside the ServerApp.
+
+All devices connect to it outwards, over TLS with their own certificates, and it gives everybody's
+publications and subscriptions the rules of `access_control`. It computes nothing and keeps nothing;
+one that dies is replaced by an empty one, to which everybody comes back.
+"""
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fl_app.errors import EdgeFlError
+from fl_app.site import SERVER, Site
+from strategies.link import keys
+from strategies.link.transport import configuration, open_session
+
+# Where the packages are: the process must import the code that runs here, not another copy.
+_APP = Path(__file__).resolve().parents[2]
+_READY = b"ready\n"
+# A killed router's port may be busy for a moment; somebody else's stays so.
+_LISTEN_SECONDS = 5.0
+_START_SECONDS = 30.0
+
+
+def access_control(
+    run: str, devices: Iterable[str], neighbours: Mapping[str, Collection[str]]
+) -> dict[str, Any]:
+    """Zenoh's rules for a run: nothing is allowed but what the keys of `keys` are for.
+
+    neighbours: of each device that has some, by name. A party is who its certificate says it is.
+    Raises ConfigError for names that cannot be part of a key.
+    """
+    devices = [keys.check_name(name) for name in devices]
+    rights = {SERVER: _server(run)}
+    for name in devices:
+        rights[name] = _device(run, name, neighbours.get(name, ()))
+    rules, policies = [], []
+    for name, (publish, subscribe) in rights.items():
+        # What comes in from a party, and what goes out to it: both are decided at its own link.
+        rules += [
+            _rule(f"{name} publishes", "ingress", ["put"], publish),
+            _rule(f"{name} subscribes", "ingress", ["declare_subscriber"], subscribe),
+            _rule(f"{name} receives", "egress", ["put"], subscribe),
+        ]
+        ids = [rule["id"] for rule in rules[-3:]]
+        policies.append({"rules": ids, "subjects": [name]})
+    return {
+        "enabled": True,
+        "default_permission": "deny",
+        "rules": rules,
+        "subjects": [{"id": name, "cert_common_names": [name]} for name in rights],
+        "policies": policies,
+    }
+
+
+def _server(run: str) -> tuple[list[str], list[str]]:
+    """Keys that the server may publish and subscribe to."""
+    return [keys.NOW, keys.order(run, "*")], [keys.beat(run, "*"), keys.reply(run, "*")]
+
+
+def _device(run: str, name: str, neighbours: Collection[str]) -> tuple[list[str], list[str]]:
+    """Keys that a device may publish and subscribe to."""
+    publish = [keys.beat(run, name), keys.reply(run, name), keys.announcement(run, name)]
+    publish += [keys.mail(run, other, name) for other in neighbours]
+    # In its mailbox is only what its neighbours were allowed to publish.
+    subscribe = [keys.NOW, keys.order(run, name), keys.mail(run, name, "*")]
+    subscribe += [keys.announcement(run, other) for other in neighbours]
+    return publish, subscribe
+
+
+def _rule(name: str, flow: str, messages: list[str], expressions: list[str]) -> dict[str, Any]:
+    return {
+        "id": name,
+        "flows": [flow],
+        "messages": messages,
+        "permission": "allow",
+        "key_exprs": expressions,
+    }
+
+
+class Router:
+    """The router process of `site`, which is the server's; it listens when this returns.
+
+    rules: of `access_control`; an insecure site knows nobody's name, so there they do nothing.
+    log: file to which the process writes what goes wrong.
+    restarts: how many times it has been started again. Raises EdgeFlError if it cannot listen.
+    """
+
+    def __init__(self, site: Site, rules: Mapping[str, Any], log: Path) -> None:
+        self._site, self._log = site, log
+        self._configuration = configuration(site, "listen")
+        if site.credentials is not None:
+            self._configuration["access_control"] = dict(rules)
+        self.restarts = 0
+        self._process = self._start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def tend(self) -> bool:
+        """Start the process again if it has died; whether it had. Raises EdgeFlError if it cannot
+        listen."""
+        if self._process.poll() is None:
+            return False
+        self.stop()
+        self._process = self._start()
+        self.restarts += 1
+        return True
+
+    def stop(self) -> None:
+        """End the process."""
+        process = self._process
+        process.kill()  # it has nothing to save
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        paths = [str(_APP), os.environ.get("PYTHONPATH", "")]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+        with open(self._log, "ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "strategies.link.router"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=environment,
+                cwd=_APP,
+            )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):  # then there are last words in the log
+            self._process.stdin.write(json.dumps(self._configuration).encode() + b"\n")
+            self._process.stdin.flush()
+        heard = select.select([self._process.stdout], [], [], _START_SECONDS)[0]
+        if not heard or self._process.stdout.readline() != _READY:
+            self.stop()
+            lines = self._log.read_text(errors="replace").strip().splitlines()[-3:]
+            raise EdgeFlError(
+                f"the mail router cannot listen on port {self._site.mail_port}: "
+                f"{' | '.join(lines) or 'it says nothing'}; is the port taken by another run? "
+                f"More may be in {self._log}"
+            )
+        return self._process
+
+
+def main() -> None:
+    """The process: reads its configuration from stdin, says that it is ready, and ends when stdin
+    does, or when its parent is gone (whose other children may hold the pipe open)."""
+    import zenoh
+
+    parent = os.getppid()
+    says = os.dup(1)
+    os.dup2(2, 1)  # Zenoh writes its log to stdout
+    zenoh.init_log_from_env_or("warn")
+    content = json.loads(sys.stdin.buffer.readline())
+    deadline = time.monotonic() + _LISTEN_SECONDS
+    while True:
+        try:
+            session = open_session(content)
+            break
+        except zenoh.ZError as error:
+            if time.monotonic() > deadline:
+                sys.exit(str(error))
+            time.sleep(0.2)
+    os.write(says, _READY)
+    while os.getppid() == parent:
+        if select.select([sys.stdin], [], [], 1.0)[0]:
+            break
+    session.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,376 @@
+"""The mail router and connections to it: real processes, mutual TLS, and what must not pass."""
+
+import json
+import os
+import queue
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fl_app.errors import ConfigError, EdgeFlError
+from fl_app.site import SERVER, Site
+from strategies.link import keys
+from strategies.link.connection import Connection
+from strategies.link.router import Router, access_control
+from strategies.link.transport import MESSAGE_LIMIT
+from tests.certificates import HOST, deployment, free_port, issue, make_ca
+
+pytest.importorskip("zenoh")
+
+RUN = "0123456789abcdef"
+NEIGHBOURS = {"ann": ["bob"], "bob": ["ann", "cyd"], "cyd": ["bob"]}
+PATIENCE = 30.0
+
+
+@contextmanager
+def connecting(*sites: Site) -> Iterator[list[Connection]]:
+    with ExitStack() as stack:
+        connections = [Connection(site) for site in sites]
+        for connection in connections:
+            stack.callback(connection.close)
+        yield connections
+
+
+def until(true: Callable[[], Any]) -> bool:
+    deadline = time.monotonic() + PATIENCE
+    while not true():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+class Heard(queue.SimpleQueue):
+    """Subscribes, and keeps what comes."""
+
+    def __init__(self, connection: Connection, expression: str) -> None:
+        self.end = connection.subscribe(expression, lambda key, data: self.put((key, data)))
+
+    def next(self) -> tuple[str, bytes]:
+        return self.get(timeout=PATIENCE)
+
+
+def sent(connection: Connection, key: str, heard: Heard, payload: bytes = b"hello") -> bool:
+    """Publish until it is heard: a subscription takes a moment to reach the router."""
+
+    def arrived() -> bool:
+        connection.publish(key, payload, urgent=True)
+        time.sleep(0.05)
+        return not heard.empty()
+
+    return until(arrived) and heard.next() == (key, payload)
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Site]:
+    return deployment(tmp_path_factory.mktemp("sites"), *NEIGHBOURS)
+
+
+@pytest.fixture(scope="module")
+def router(sites: dict[str, Site], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Router]:
+    rules = access_control(RUN, NEIGHBOURS, NEIGHBOURS)
+    router = Router(sites[SERVER], rules, tmp_path_factory.mktemp("log") / "router.log")
+    yield router
+    router.stop()
+
+
+# ------------------------------------------------------------------------------------- the rules
+
+
+def test_the_rules_name_nothing_but_a_partys_own_keys() -> None:
+    rules = access_control(RUN, ["ann", "bob", "cyd"], NEIGHBOURS)
+    assert (rules["enabled"], rules["default_permission"]) == (True, "deny")
+    assert {tuple(s["cert_common_names"]) for s in rules["subjects"]} == {
+        ("ann",), ("bob",), ("cyd",), ("server",)
+    }  # fmt: skip
+    allowed = {rule["id"]: set(rule["key_exprs"]) for rule in rules["rules"]}
+    start = f"edge-fl/{RUN}"
+    assert allowed["ann publishes"] == {
+        f"{start}/{rest}" for rest in ("beat/ann", "reply/ann", "key/ann", "mail/bob/ann")
+    }
+    hears = {f"{start}/{rest}" for rest in ("order/ann", "mail/ann/*", "key/bob")}
+    assert allowed["ann subscribes"] == allowed["ann receives"] == {*hears, "edge-fl/now"}
+    assert allowed["server publishes"] == {"edge-fl/now", f"{start}/order/*"}
+    assert allowed["server subscribes"] == {f"{start}/beat/*", f"{start}/reply/*"}
+    assert all(rule["permission"] == "allow" for rule in rules["rules"])
+
+
+@pytest.mark.parametrize("name", ["", "*", "a/b", "a b", "$*", "é", "a" * 64, "-a"])
+def test_a_name_that_would_be_more_than_a_name_in_a_key_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be called"):
+        access_control(RUN, [name], {})
+
+
+def test_who_needs_no_certificate_has_no_rules(tmp_path: Path) -> None:
+    """On the loopback interface alone, and asked for by name."""
+    found = deployment(tmp_path / "sites", "ann", insecure=True)
+    router = Router(found[SERVER], access_control(RUN, ["ann"], {}), tmp_path / "log")
+    try:
+        with connecting(found[SERVER], found["ann"]) as (server, ann):
+            heard = Heard(server, keys.beat(RUN, "*"))
+            assert until(lambda: ann.connected)
+            assert sent(ann, keys.beat(RUN, "ann"), heard)
+        with socket.socket() as probe:  # another address of the same machine
+            assert probe.connect_ex(("127.0.0.2", found[SERVER].mail_port)) != 0
+    finally:
+        router.stop()
+
+
+# --------------------------------------------------------------------------------- what may pass
+
+
+ALLOWED = {
+    "the run that is served": (SERVER, keys.NOW, "ann", keys.NOW),
+    "an order": (SERVER, keys.order(RUN, "ann"), "ann", keys.order(RUN, "ann")),
+    "a reply": ("ann", keys.reply(RUN, "ann"), SERVER, keys.reply(RUN, "*")),
+    "a beat": ("cyd", keys.beat(RUN, "cyd"), SERVER, keys.beat(RUN, "*")),
+    "mail": ("ann", keys.mail(RUN, "bob", "ann"), "bob", keys.mail(RUN, "bob", "*")),
+    "a public key": ("bob", keys.announcement(RUN, "bob"), "cyd", keys.announcement(RUN, "bob")),
+}
+
+
+@pytest.mark.parametrize("what", ALLOWED)
+def test_what_is_allowed_arrives(sites: dict[str, Site], router: Router, what: str) -> None:
+    sender, key, receiver, expression = ALLOWED[what]
+    with connecting(sites[sender], sites[receiver]) as (one, other):
+        heard = Heard(other, expression)
+        assert until(lambda: one.connected and other.connected)
+        assert sent(one, key, heard)
+
+
+FORBIDDEN = {
+    "mail to whom is no neighbour": ("ann", keys.mail(RUN, "cyd", "ann"), "cyd", "mail/cyd/*"),
+    "mail under another's name": ("ann", keys.mail(RUN, "bob", "cyd"), "bob", "mail/bob/*"),
+    "mail to everybody": ("ann", keys.mail(RUN, "*", "ann"), "bob", "mail/bob/*"),
+    "an order by a device": ("ann", keys.order(RUN, "bob"), "bob", "order/bob"),
+    "a reply of another device": ("ann", keys.reply(RUN, "bob"), SERVER, "reply/*"),
+    "a beat of another device": ("ann", keys.beat(RUN, "bob"), SERVER, "beat/*"),
+    "a public key of another": ("ann", keys.announcement(RUN, "bob"), "cyd", "key/bob"),
+    "a run by a device": ("ann", keys.NOW, "bob", ""),
+    "another run": ("ann", keys.beat("f" * 16, "ann"), SERVER, "beat/*"),
+    "mail by the server": (SERVER, keys.mail(RUN, "bob", "ann"), "bob", "mail/bob/*"),
+    # From here on the publication is fine, and the subscription is not.
+    "another's mailbox": ("ann", keys.mail(RUN, "bob", "ann"), "cyd", "mail/bob/ann"),
+    "all mailboxes": ("ann", keys.mail(RUN, "bob", "ann"), "cyd", "mail/**"),
+    "mail read by the server": ("ann", keys.mail(RUN, "bob", "ann"), SERVER, "mail/**"),
+    "everything": ("ann", keys.mail(RUN, "bob", "ann"), "cyd", "**"),
+    "another's orders": (SERVER, keys.order(RUN, "ann"), "bob", "order/*"),
+    "another's replies": ("ann", keys.reply(RUN, "ann"), "bob", "reply/ann"),
+}
+
+
+@pytest.mark.parametrize("what", FORBIDDEN)
+def test_what_is_forbidden_does_not(sites: dict[str, Site], router: Router, what: str) -> None:
+    """An allowed message that was sent later to the same receiver has come by then."""
+    sender, key, receiver, rest = FORBIDDEN[what]
+    sign = keys.beat(RUN, "bob") if receiver == SERVER else keys.order(RUN, receiver)
+    authors = {SERVER: sites["bob"], "bob": sites[SERVER], "cyd": sites[SERVER]}
+    with connecting(sites[sender], sites[receiver], authors[receiver]) as (one, other, author):
+        forbidden = Heard(other, f"edge-fl/{RUN}/{rest}" if rest else keys.NOW)
+        signs = Heard(other, sign)
+        assert until(lambda: one.connected and other.connected and author.connected)
+        assert sent(author, sign, signs)
+        for _ in range(3):
+            assert one.publish(key, b"forbidden", urgent=True)
+            time.sleep(0.05)
+        assert sent(author, sign, signs, b"later")
+        taken = [forbidden.get() for _ in range(forbidden.qsize())]
+        assert [payload for _, payload in taken if payload == b"forbidden"] == []
+
+
+STRANGERS = {
+    "no certificate": "",  # it does not even speak TLS
+    "foreign authority": "has a certificate that is not trusted here",
+    "foreign certificate": "does not take the certificate in .*: .*UNKNOWN_CA",
+    "expired": "does not take the certificate in .*: .*EXPIRED",
+}
+
+
+@pytest.mark.parametrize("who", STRANGERS)
+def test_strangers_cannot_connect(tmp_path: Path, who: str) -> None:
+    authority, foreign, port = make_ca(), make_ca("another authority"), free_port()
+    known = [issue(authority, name, tmp_path / name, port=port) for name in (SERVER, "ann")]
+    issuer = foreign if who.startswith("foreign") else authority
+    days, insecure = -1 if who == "expired" else 30, who == "no certificate"
+    place = tmp_path / "stranger"
+    stranger = issue(issuer, "bob", place, port=port, days=days, insecure=insecure)
+    if who == "foreign certificate":  # it trusts the router, but not the other way round
+        (place / "ca.crt").write_bytes((tmp_path / "ann" / "ca.crt").read_bytes())
+    router = Router(known[0], access_control(RUN, ["ann", "bob"], {}), tmp_path / "log")
+    try:
+        with connecting(stranger, known[1]) as (one, ann):
+            assert until(lambda: ann.connected)
+            time.sleep(1.0)  # two attempts
+            assert not one.connected
+            assert not one.publish(keys.beat(RUN, "bob"), b"")
+            assert one.dropped == 1
+            assert re.search(STRANGERS[who], one.fault())
+            assert ann.fault() == ""
+    finally:
+        router.stop()
+
+
+# ------------------------------------------------------------------------------------ the process
+
+
+def test_a_router_that_was_killed_comes_back_and_so_does_everybody(tmp_path: Path) -> None:
+    sites = deployment(tmp_path, "ann", "bob")
+    neighbours = {"ann": ["bob"], "bob": ["ann"]}
+    with connecting(sites["ann"], sites["bob"]) as (ann, bob):  # before there is a router
+        heard = Heard(bob, keys.mail(RUN, "bob", "*"))
+        assert not ann.connected
+        assert not ann.publish(keys.mail(RUN, "bob", "ann"), b"nobody is there")
+        assert "cannot be reached" in ann.fault()
+        router = Router(sites[SERVER], access_control(RUN, neighbours, neighbours), tmp_path / "l")
+        try:
+            assert until(lambda: ann.connected and bob.connected)
+            assert sent(ann, keys.mail(RUN, "bob", "ann"), heard)
+            assert not router.tend()
+            for killed in (1, 2):
+                os.kill(router.pid, 9)
+                assert until(lambda: not ann.connected and not bob.connected)
+                assert router.tend()
+                assert router.restarts == killed
+                assert until(lambda: ann.connected and bob.connected)
+                assert sent(ann, keys.mail(RUN, "bob", "ann"), heard, b"again %d" % killed)
+        finally:
+            router.stop()
+
+
+def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    site = deployment(tmp_path, insecure=True)[SERVER]
+    with socket.socket() as taken:
+        taken.bind((HOST, site.mail_port))
+        taken.listen()
+        with pytest.raises(EdgeFlError, match=rf"cannot listen on port {site.mail_port}: .*in use"):
+            Router(site, {}, tmp_path / "log")
+
+
+PARENT = """
+import json, sys, time
+from pathlib import Path
+from fl_app.site import read_site
+from strategies.link.router import Router
+router = Router(read_site(sys.argv[1]), {}, Path(sys.argv[2]))
+print(router.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_router_dies_with_its_parent(tmp_path: Path) -> None:
+    site = deployment(tmp_path, insecure=True)[SERVER]
+    command = [sys.executable, "-c", PARENT, str(site.directory), str(tmp_path / "log")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert Path(f"/proc/{pid}").exists()
+        parent.kill()
+
+    def gone() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex((HOST, site.mail_port)) != 0
+
+    assert until(gone)
+
+
+# -------------------------------------------------------------------------------- the connection
+
+
+def test_a_big_message_arrives_whole(sites: dict[str, Site], router: Router) -> None:
+    payload, key = os.urandom(10_000_000), keys.mail(RUN, "bob", "ann")
+    with connecting(sites["ann"], sites["bob"]) as (ann, bob):
+        heard = Heard(bob, keys.mail(RUN, "bob", "*"))
+        assert until(lambda: ann.connected and bob.connected)
+        assert sent(ann, key, heard)
+        while not heard.empty():
+            heard.get()
+        assert ann.publish(key, payload)
+        assert until(lambda: not heard.empty())
+        assert payload in [heard.next()[1] for _ in range(heard.qsize())]
+        assert not ann.publish(key, bytes(MESSAGE_LIMIT + 1))
+        assert ann.dropped == 1
+
+
+def test_what_was_published_is_sent_before_the_end(sites: dict[str, Site], router: Router) -> None:
+    key, replies = keys.reply(RUN, "ann"), [os.urandom(2_000_000) for _ in range(5)]
+    with connecting(sites[SERVER]) as (server,):
+        heard = Heard(server, keys.reply(RUN, "*"))
+        ann = Connection(sites["ann"])
+        assert until(lambda: ann.connected and server.connected)
+        assert sent(ann, key, heard)
+        for reply in replies:
+            assert ann.publish(key, reply, urgent=True)
+        ann.close()
+        assert not ann.connected
+        assert not ann.publish(key, b"too late", urgent=True)
+        ann.close()
+        found = [heard.next()[1] for _ in range(len(replies))]
+        while found[0] == b"hello":
+            found = [*found[1:], heard.next()[1]]
+        assert found == replies
+
+
+def test_a_callback_that_fails_is_counted_and_the_next_is_called(
+    sites: dict[str, Site], router: Router
+) -> None:
+    with connecting(sites[SERVER], sites["ann"]) as (server, ann):
+
+        def fail(key: str, payload: bytes) -> None:
+            raise ValueError(key)
+
+        ann.subscribe(keys.order(RUN, "ann"), fail)
+        heard = Heard(ann, keys.order(RUN, "ann"))
+        assert until(lambda: server.connected and ann.connected)
+        assert sent(server, keys.order(RUN, "ann"), heard)
+        assert until(lambda: ann.failed > 0)
+
+
+def test_a_subscription_ends(sites: dict[str, Site], router: Router) -> None:
+    with connecting(sites[SERVER], sites["ann"]) as (server, ann):
+        first = Heard(ann, keys.order(RUN, "ann"))
+        assert until(lambda: server.connected and ann.connected)
+        assert sent(server, keys.order(RUN, "ann"), first)
+        first.end()
+        while not first.empty():
+            first.get()
+        second = Heard(ann, keys.order(RUN, "ann"))
+        assert sent(server, keys.order(RUN, "ann"), second, b"later")
+        assert b"later" not in [first.get()[1] for _ in range(first.qsize())]
+
+
+def test_of_mail_in_the_outbox_the_newest_is_sent(sites: dict[str, Site], router: Router) -> None:
+    """More than the link can take at once; nobody waits, and the last one arrives."""
+    key = keys.mail(RUN, "bob", "ann")
+    with connecting(sites["ann"], sites["bob"]) as (ann, bob):
+        heard = Heard(bob, keys.mail(RUN, "bob", "*"))
+        assert until(lambda: ann.connected and bob.connected)
+        assert sent(ann, key, heard)
+        for number in range(100):
+            assert ann.publish(key, number.to_bytes(1, "big") * 5_000_000)
+        last = b"hello"
+        while last[0] != 99:
+            last = heard.next()[1]
+        assert ann.overtaken > 0
+
+
+def test_the_application_runs_without_zenoh(tmp_path: Path) -> None:
+    """It is imported when a connection is made, and its absence has a way out."""
+    site = deployment(tmp_path, insecure=True)[SERVER]
+    code = f"""
+import sys
+sys.modules["zenoh"] = None
+from fl_app.site import read_site
+from strategies.link.connection import Connection
+Connection(read_site({json.dumps(str(site.directory))}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert 'pip install "edge-fl[deploy]"' in done.stderr
