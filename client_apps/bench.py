@@ -9,6 +9,7 @@ from fl_app.assemble import dataset_of, flat_model, pick_device, split_of
 from fl_app.config import RunConfig
 from fl_app.data import ImageSet, load_shard, spec_of
 from fl_app.models import FlatModel
+from strategies.attacks import LABEL_FLIP, flipped_labels
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,18 @@ def bench_of(config: RunConfig) -> Bench:
 
 @lru_cache(maxsize=64)
 def shard_of(config: RunConfig, participant: int, own_data: str) -> ImageSet:
-    """The participant's images: the device's own, or its part of the run's data set.
+    """The participant's images: the device's own, or its part of the run's data set; with wrong
+    labels if it is to be an attacker of that kind.
 
     A number beyond the participants' means all of their data in one place.
     """
+    spec = spec_of(config.dataset, config.data_path)
     if own_data:
-        return load_shard(own_data, spec_of(config.dataset, config.data_path))
-    train, parts = dataset_of(config).train, split_of(config).participants
-    chosen = parts[participant] if participant < len(parts) else np.concatenate(parts)
-    return ImageSet(train.images[chosen], train.labels[chosen])
+        shard = load_shard(own_data, spec)
+    else:
+        train, parts = dataset_of(config).train, split_of(config).participants
+        chosen = parts[participant] if participant < len(parts) else np.concatenate(parts)
+        shard = ImageSet(train.images[chosen], train.labels[chosen])
+    if config.attack_of(participant) == LABEL_FLIP:
+        return ImageSet(shard.images, flipped_labels(shard.labels, spec.classes))
+    return shard

@@ -20,7 +20,9 @@ from fl_app.assemble import nodes_of
 from fl_app.config import RunConfig, resolve
 from fl_app.record.node_store import NODES, PARKED, NodeStore
 from fl_app.record.run_dir import runs_root
+from strategies.attacks import FORGERIES
 from strategies.consensus.agreement import fixed_point
+from strategies.consensus.byzantine import Attacker
 from strategies.consensus.descent import LocalSGD
 from strategies.consensus.exchange import GridExchange, RayExchange, from_arrays, to_arrays
 from strategies.consensus.host import INCIDENTS, Exchange, Host, Participant, Tally
@@ -188,6 +190,8 @@ class _Window:
         """The node as it was left, or as it starts."""
         n = self._config.participants
         algorithm = self._algorithm if node < n else self._reference
+        if (attack := self._config.attack_of(node)) in FORGERIES:
+            algorithm = Attacker(algorithm, attack, self._config.attack_scale, self._config.seed)
         neighbours = self._topology.neighbours[node] if node < n else ()
         weight = self._weight(node) if node < n else 1.0
         stops: int = self._order["stops"]

@@ -11,6 +11,8 @@ from client_apps.bench import bench_of, shard_of
 from client_apps.training import train_locally
 from fl_app.config import RunConfig, resolve
 from fl_app.errors import EdgeFlError
+from strategies.attacks import FORGERIES
+from strategies.privacy import noise_generator
 from strategies.randomness import rng
 
 
@@ -85,14 +87,23 @@ def _train_one(
     bench = bench_of(config)
     shard = shard_of(config, participant, own_data)
     bench.model.load(weights, buffers)
+    generator = rng(config.seed, "batches", participant, index)
+    if config.privacy.samples:  # its batches, too, have to stay secret
+        seed = config.seed if config.virtual else None
+        generator = noise_generator(seed, "samples", participant, index)
     loss = train_locally(
         bench.model,
         torch.from_numpy(shard.images).to(bench.device),
         torch.from_numpy(shard.labels).to(bench.device),
         config,
-        rng(config.seed, "batches", participant, index),
+        generator,
         mean=bench.mean,
         std=bench.std,
         flip=bench.flip,
     )
-    return loss, len(shard.labels), bench.model.state()
+    state = bench.model.state()
+    if (attack := config.attack_of(participant)) in FORGERIES:
+        generator = rng(config.seed, "attack", participant, index)
+        change = state["weights"] - weights
+        state["weights"] = weights + FORGERIES[attack](change, config.attack_scale, generator)
+    return loss, len(shard.labels), state

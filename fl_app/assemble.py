@@ -3,6 +3,7 @@
 import math
 from dataclasses import fields
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -150,10 +151,26 @@ def nodes_of(config: RunConfig, text: str) -> tuple[Topology, Algorithm, Timetab
     return topology, algorithm, timetable
 
 
+def _check_privacy(config: RunConfig, model: FlatModel) -> None:
+    """What differential privacy needs of the participants' model and of this machine."""
+    if not config.privacy.on:
+        return
+    if len(model.buffers):
+        raise ConfigError(
+            f"differential privacy needs normalisation='group', not {config.normalisation!r}: "
+            f"running statistics of the participants' images would travel without noise, and the "
+            f"gradient of an image depends on the others in its batch"
+        )
+    if find_spec("opacus") is None:
+        raise ConfigError(
+            'differential privacy needs the accountant of Opacus: pip install "edge-fl[privacy]"'
+        )
+
+
 def preflight(config: RunConfig) -> None:
     """Try everything that can be wrong before anything starts; raises EdgeFlError."""
     pick_device(config.device)
-    flat_model(config, "small")
+    _check_privacy(config, flat_model(config, "small"))
     if config.distils:
         flat_model(config, "large")
     if config.agrees:

@@ -19,18 +19,27 @@ from fl_app.data.sets import FILES
 from fl_app.errors import ConfigError
 from fl_app.models import MODELS, model_plan
 from fl_app.models.layers import NORMS
+from strategies.attacks import ATTACKS
 from strategies.averaging import STALENESS_WEIGHTS
 from strategies.consensus.algorithms import ALGORITHMS, COMPRESSIONS, PENALTIES
 from strategies.consensus.rates import RATES
 from strategies.consensus.topology import TOPOLOGIES
 from strategies.distillation.growth import obstacle
-from strategies.schedule import CostModel, DistillationPlan, Trace, distillation_trace
+from strategies.schedule import CostModel, DistillationPlan, Trace, cohort, distillation_trace
 
 Value = str | int | float | bool
 
 MODES = ("average", "consensus", "distill")
 CLOCKS = ("real", "virtual")
-FLOWER_RULES = ("fedadam", "fedavg", "fedprox", "fedtrimmedavg", "fedyogi", "krum")
+FLOWER_RULES = (
+    "bulyan", "fedadam", "fedavg", "fedmedian", "fedprox", "fedtrimmedavg", "fedyogi", "krum",
+    "multikrum",
+)  # fmt: skip
+# Of these, the ones that make the next model of the participants' mean alone: see `_check_privacy`.
+MEAN_RULES = ("fedadam", "fedavg", "fedprox", "fedyogi")
+# How many participants there must be for f malicious ones: a f + b.
+_ENOUGH = {"krum": (2, 3, "Blanchard et al. 2017"), "multikrum": (2, 3, "Blanchard et al. 2017"),
+           "bulyan": (4, 3, "El Mhamdi et al. 2018")}  # fmt: skip
 SINKS = ("tensorboard", "wandb")
 CARRIERS = ("grid", "ray")  # of neighbours' mail: see strategies.consensus.exchange
 REFERENCES = ("same-samples", "same-steps")
@@ -150,6 +159,7 @@ class ConsensusConfig:
     duplication: Annotated[float, Within(0, 1)]
     one_way: bool
     outages: str
+    clip: Annotated[float, Within(0)]
 
     @property
     def reference_list(self) -> tuple[str, ...]:
@@ -161,6 +171,28 @@ class ConsensusConfig:
         if self.exchange != "auto":
             return self.exchange == "synchronous"
         return ALGORITHMS[self.algorithm].exchange == "synchronous"
+
+
+@dataclass(frozen=True)
+class PrivacyConfig:
+    """Differential privacy of whole participants, and of single images; see docs/privacy.md."""
+
+    clients: Annotated[str, OneOf("adaptive", "fixed", "off")]
+    noise_multiplier: Annotated[float, Within(0, above=True)]
+    clipping_norm: Annotated[float, Within(0, above=True)]
+    clipping_quantile: Annotated[float, Within(0, 1)]
+    samples: bool
+    sample_noise_multiplier: Annotated[float, Within(0, above=True)]
+    sample_clipping_norm: Annotated[float, Within(0, above=True)]
+    delta: Annotated[float, Within(0, 0.1, above=True)]
+
+    @property
+    def of_clients(self) -> bool:
+        return self.clients != "off"
+
+    @property
+    def on(self) -> bool:
+        return self.of_clients or self.samples
 
 
 @dataclass(frozen=True)
@@ -219,8 +251,13 @@ class RunConfig:
     trim_fraction: Annotated[float, Within(0, 0.49)]  # Flower: below a half
     num_malicious_nodes: Annotated[int, Within(0)]
 
+    attack: Annotated[str, OneOf("none", *ATTACKS)]
+    attackers: Annotated[int, Within(0)]
+    attack_scale: Annotated[float, Within(0, above=True)]
+
     distill: DistillConfig
     consensus: ConsensusConfig
+    privacy: PrivacyConfig
     cost: CostModel
 
     @property
@@ -241,6 +278,17 @@ class RunConfig:
         participants: they train like a node, on all data, and exchange with nobody."""
         position = node - self.participants
         return self.consensus.reference_list[position] if position >= 0 else ""
+
+    def attack_of(self, node: int) -> str:
+        """What `node` does to harm the others, "" for an honest one: attackers are the last of the
+        participants."""
+        last = self.participants - self.attackers <= node < self.participants
+        return self.attack if last else ""
+
+    @property
+    def cohort(self) -> int:
+        """How many participants take part in a synchronous round."""
+        return len(cohort(self.participants, self.fraction_train, self.seed, 1))
 
     @property
     def rounds(self) -> int:
@@ -457,11 +505,25 @@ def _check(config: RunConfig) -> None:
         )
     if c.agrees:
         _check_consensus(c)
-    if c.averaging == "krum" and c.participants < 2 * c.num_malicious_nodes + 3:
+    if c.averaging in _ENOUGH:
+        times, more, source = _ENOUGH[c.averaging]
+        least = times * c.num_malicious_nodes + more
+        if c.cohort < least:
+            raise ConfigError(
+                f"averaging={c.averaging!r} against num-malicious-nodes={c.num_malicious_nodes} "
+                f"needs at least participants={least} in a round ({times} f + {more}, {source}), "
+                f"and there are {c.cohort}"
+            )
+    if (c.attack == "none") != (c.attackers == 0):
         raise ConfigError(
-            f"averaging='krum' against num-malicious-nodes={c.num_malicious_nodes} needs at least "
-            f"participants={2 * c.num_malicious_nodes + 3} (2 f + 3, Blanchard et al. 2017)"
+            f"attack={c.attack!r} and attackers={c.attackers} go together: say who and what"
         )
+    if c.attackers >= c.participants:
+        raise ConfigError(
+            f"attackers={c.attackers} must be fewer than participants={c.participants}"
+        )
+    if c.privacy.on:
+        _check_privacy(c)
     if c.buffered and c.fraction_train < 1:
         raise ConfigError(
             "fraction-train applies to rounds; averaging='buffered' has none: use 1.0"
@@ -481,6 +543,25 @@ def _check(config: RunConfig) -> None:
     for key, path in (("output", c.output), ("resume", c.resume), ("data-root", c.data_root)):
         if path and not Path(path).is_absolute():
             raise ConfigError(f"{key}={path!r} must be an absolute path: the app runs elsewhere")
+
+
+def _check_privacy(config: RunConfig) -> None:
+    name = "clients" if config.privacy.of_clients else "samples"
+    if config.agrees:
+        raise ConfigError(
+            f"privacy.{name} is for mode='distill' and 'average': no server makes an average "
+            f"here that could be given noise, and nodes train without it; see docs/privacy.md"
+        )
+    if config.privacy.of_clients and config.averaging not in MEAN_RULES:
+        reason = (
+            "lets participants come at times of their own, and some more often than others"
+            if config.buffered
+            else "does not bound what one participant can change by the clipping norm"
+        )
+        raise ConfigError(
+            f"privacy.clients={config.privacy.clients!r} cannot be with averaging="
+            f"{config.averaging!r}, which {reason}; use one of: {', '.join(MEAN_RULES)}"
+        )
 
 
 def _check_consensus(config: RunConfig) -> None:

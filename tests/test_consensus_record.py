@@ -104,7 +104,8 @@ def test_measures_of_a_hand_made_run() -> None:
         "end_seconds": 30.0,
         "wall_seconds": 5.5,
         "final": {
-            "node_mean": pytest.approx(0.6), "node_min": 0.5, "node_max": 0.7, "average": 0.7,
+            "node_mean": pytest.approx(0.6), "node_min": 0.5, "node_max": 0.7, "node_honest": None,
+            "average": 0.7,
             "reference": {"same-steps": 0.65},
         },
         "distance": 0.01,
@@ -122,7 +123,8 @@ def test_measures_of_a_hand_made_run() -> None:
 def test_a_run_that_recorded_nothing_has_measures_without_values() -> None:
     measured = measure([])
     assert measured["final"] == {
-        "node_mean": None, "node_min": None, "node_max": None, "average": None, "reference": {},
+        "node_mean": None, "node_min": None, "node_max": None, "node_honest": None,
+        "average": None, "reference": {},
     }  # fmt: skip
     assert (measured["rounds"], measured["stale"], measured["hosts"]) == (0, None, None)
 

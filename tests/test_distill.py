@@ -86,7 +86,18 @@ def test_gated_asynchronous_forward_distillation_is_deterministic(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "averaging", ["fedprox", "fedadam", "fedyogi", "krum", "fedtrimmedavg", "buffered"]
+    "averaging",
+    [
+        "fedprox",
+        "fedadam",
+        "fedyogi",
+        "krum",
+        "fedtrimmedavg",
+        "fedmedian",
+        "multikrum",
+        "bulyan",
+        "buffered",
+    ],
 )
 def test_baselines_without_a_distillation_server(averaging: str, tmp_path: Path) -> None:
     config = {

@@ -52,10 +52,12 @@ LAYERS: dict[int, tuple[str, ...]] = {
     1: (
         "strategies",
         "strategies.attacks",
+        "strategies.attacks",
         "strategies.averaging",
         "strategies.clock",
         "strategies.consensus.*",
         "strategies.optimisers",
+        "strategies.privacy",
         "strategies.privacy",
         "strategies.randomness",
         "strategies.rounds",

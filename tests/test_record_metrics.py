@@ -184,6 +184,7 @@ def test_measures_of_a_hand_made_run() -> None:
         "lost": 1,
         "bytes_up": 300,
         "bytes_down": 400,
+        "privacy": None,
     }  # fmt: skip
 
 

@@ -80,8 +80,9 @@ def measure(events: Sequence[Event], targets: Sequence[float] = TARGETS) -> dict
 
     - hosts, carrier: what worked the nodes, and how mail went between hosts
     - rounds: the last completed window; end_seconds on the run's clock; wall_seconds
-    - final {node_mean, node_min, node_max, average, reference {name}}: the last evaluation of each;
-      the average is the averaged model's, which no node has
+    - final {node_mean, node_min, node_max, node_honest, average, reference {name}}: the last
+      evaluation of each; the average is the averaged model's, which no node has; node_honest is the
+      mean of the nodes that do not attack, null where none does
     - distance: the last consensus distance
     - time_to_target {"0.50": seconds or null}: of the nodes' mean (see `time_to_target`)
     - messages, bytes, lost, duplicates: totals; rejected: count
@@ -95,6 +96,7 @@ def measure(events: Sequence[Event], targets: Sequence[float] = TARGETS) -> dict
         **span(events),
         "final": {
             **final,
+            "node_honest": _honest(events),
             "average": _last(series(events, "average")),
             "reference": {name: _last(points) for name, points in references(events).items()},
         },
@@ -102,12 +104,20 @@ def measure(events: Sequence[Event], targets: Sequence[float] = TARGETS) -> dict
         "time_to_target": times_to_targets(node_series(events), targets),
         **{name: last.get(name) for name in ("messages", "bytes", "lost", "duplicates")},
         **{name: _mean(e.get(name) for e in of_kind(events, "round")) for name in ("stale", "age")},
-        "rejected": len(of_kind(events, "rejected")),
+        "rejected": sum(event.get("count", 1) for event in of_kind(events, "rejected")),
     }
 
 
+def _honest(events: Sequence[Event]) -> float | None:
+    config = latest(events, "run_started").get("config") or {}
+    if not config.get("attackers"):
+        return None
+    # The attackers are the last of the participants.
+    return _mean((latest(events, "nodes").get("accuracy") or [])[: -config["attackers"]])
+
+
 def _mean(values: Iterable[float | None]) -> float | None:
-    """The mean over the windows in which mail was applied."""
+    """The mean of those that are known."""
     return spread(values)["mean"]
 
 

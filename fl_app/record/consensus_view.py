@@ -19,6 +19,7 @@ from fl_app.record.view import (
     Row,
     Table,
     View,
+    attack_settings,
 )
 
 
@@ -30,6 +31,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
         "algorithm": algorithm,
         "published": ALGORITHMS[algorithm].published or None,
         "topology": config["consensus.topology"],
+        **attack_settings(config),
     }
 
 
@@ -54,6 +56,7 @@ def _results(m: Measured) -> Pairs:
         ("final accuracy, mean of the nodes", share(final["node_mean"])),
         ("final accuracy, lowest node", share(final["node_min"])),
         ("final accuracy, highest node", share(final["node_max"])),
+        *_honest(final),
         (f"final accuracy, {DIAGNOSIS}", share(final["average"])),
         *(
             (f"final accuracy, {REFERENCES[name][0]}", share(value))
@@ -68,6 +71,11 @@ def _results(m: Measured) -> Pairs:
         ("mean age of applied mail (s)", number(m["age"], 2)),
         ("messages rejected", str(m["rejected"])),
     ]
+
+
+def _honest(final: Mapping[str, Any]) -> Pairs:
+    honest = final["node_honest"]
+    return [] if honest is None else [("final accuracy, mean of the honest nodes", share(honest))]
 
 
 def _age(row: Row) -> str:

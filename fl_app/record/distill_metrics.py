@@ -14,6 +14,7 @@ from fl_app.record.metrics import (
     span,
     times_to_targets,
 )
+from fl_app.record.privacy import described
 
 
 def published(events: Sequence[Event]) -> list[Point]:
@@ -78,6 +79,7 @@ def measure(events: Sequence[Event], targets: Sequence[float] = TARGETS) -> dict
     - worker_busy_fraction: share of the run's time in which the distillation server computed
     - teacher_staleness {mean, max}: versions, over the distillation steps
     - skipped_snapshots, rejected, lost: counts; bytes_up, bytes_down: totals
+    - privacy {delta, clients, clients_if_sampled, samples {participant}}: see `privacy.spent`
     """
     end = end_time(events)
     segments = of_kind(events, "segment")
@@ -99,6 +101,7 @@ def measure(events: Sequence[Event], targets: Sequence[float] = TARGETS) -> dict
         "lost": sum(job["status"] == "lost" for job in of_kind(events, "job")),
         "bytes_up": last_round.get("bytes_up"),
         "bytes_down": last_round.get("bytes_down"),
+        "privacy": described(latest(events, "privacy")),
     }
 
 

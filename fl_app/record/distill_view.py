@@ -11,6 +11,7 @@ from fl_app.record.distill_figures import FIGURES
 from fl_app.record.distill_metrics import measure, published, round_table
 from fl_app.record.formatting import megabytes, number, percent, share
 from fl_app.record.metrics import Event, of_kind, series
+from fl_app.record.privacy import spent
 from fl_app.record.view import (
     INCIDENTS,
     Column,
@@ -21,6 +22,7 @@ from fl_app.record.view import (
     Pairs,
     Row,
     View,
+    attack_settings,
 )
 from strategies.schedule import Aggregation, Job, idle_times
 
@@ -32,6 +34,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "variant": config.get(f"{config.get('mode')}.variant"),
         "averaging": config.get("averaging"),
+        **attack_settings(config),
     }
 
 
@@ -55,7 +58,25 @@ def _results(m: Measured) -> Pairs:
         ("contributions lost", str(m["lost"])),
         ("MB up", megabytes(m["bytes_up"])),
         ("MB down", megabytes(m["bytes_down"])),
+        *_epsilons(m["privacy"]),
     ]
+
+
+def _epsilons(privacy: Mapping[str, Any] | None) -> Pairs:
+    if privacy is None:
+        return []
+    samples, delta = privacy["samples"], f"at delta {privacy['delta']:g}"
+    pairs = []
+    if privacy["clients"] is not None:
+        pairs.append((f"epsilon of a participant, {delta}", number(privacy["clients"], 2)))
+    if samples:
+        worst = number(max(samples.values()), 2)
+        pairs.append((f"epsilon of an image, {delta}, at worst", worst))
+    return pairs
+
+
+def _conclude(events: Sequence[Event], config: RunConfig) -> list[Event]:
+    return [*_idle(events, config), *spent(events, config)]
 
 
 def _idle(events: Sequence[Event], config: RunConfig) -> list[Event]:
@@ -107,7 +128,7 @@ DISTILL = View(
     settings=_settings,
     rows=round_table,
     measure=measure,
-    conclude=_idle,
+    conclude=_conclude,
     lines=Lines(
         awaits=frozenset({("round", None), ("evaluate", "small"), ("evaluate", "global")}),
         columns=(

@@ -26,6 +26,7 @@ IDENTITY: dict[str, tuple[str, ...]] = {
     "labels": (),
     "hosts": (),
     "trace": (),
+    "privacy": (),
 }
 _COUNTERS = ("round", "job", "segment")
 
@@ -132,3 +133,15 @@ def span(events: Sequence[Event]) -> dict[str, Any]:
 def times_to_targets(points: Sequence[Point], targets: Sequence[float]) -> dict[str, float | None]:
     """Return {"0.50": seconds or None} (see `time_to_target`)."""
     return {f"{target:.2f}": time_to_target(points, target) for target in targets}
+
+
+def link_counts(events: Iterable[Event]) -> dict[str, Any]:
+    """Of a run on devices with sessions: processes {device: how many have served it} and
+    router_restarts; {} where there were none."""
+    processes: dict[str, int] = {}
+    told = of_kind(events, "sessions")
+    for event in told:
+        for name, count in event["started"].items():
+            processes[name] = processes.get(name, 0) + count
+    restarts = sum(event["router_restarts"] for event in told)
+    return {"processes": processes, "router_restarts": restarts} if told else {}

@@ -127,3 +127,9 @@ INCIDENTS: dict[str, Callable[[Event], tuple[str, str]]] = {  # of every mode
     "resumed": lambda e: (f"! resumed after round {e.get('round', 0)}", ""),
     "warning": lambda e: (f"! warning: {e['message']}", str(e["message"])),
 }
+
+
+def attack_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Who lied in the run and how, of every mode; nothing of one in which nobody did."""
+    names = ("attack", "attackers", "attack-scale")
+    return {n.replace("-", "_"): config[n] for n in names} if config.get("attackers") else {}

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from strategies.consensus.baselines import DPSGD, ChocoSGD, Gossip, MomentumTracking, RelaySGD
+from strategies.consensus.byzantine import Clipped
 from strategies.consensus.descent import LocalSGD
 from strategies.consensus.ecl import ECL, CompressedECL, Penalty, fixed_penalty, isvr_penalty
 from strategies.consensus.node import Algorithm
@@ -23,6 +24,7 @@ class Settings:
     momentum, weight_decay: of the local steps, see `LocalSGD`.
     keep: share of the coordinates that a compressed message has, chosen by `compression`.
     gamma: consensus step of CHOCO-SGD. seed: of the random coordinates.
+    clip: how far from the own model mail may lie, see `Clipped`; 0 = anywhere.
 
     Raises ValueError for a value out of its range.
     """
@@ -40,6 +42,7 @@ class Settings:
     compression: str
     gamma: float
     seed: int
+    clip: float = 0.0
 
     def __post_init__(self) -> None:
         _require(self, "interval", self.interval >= 1, "at least 1 local step")
@@ -47,7 +50,7 @@ class Settings:
             _require(self, name, 0 < getattr(self, name) <= 1, "above 0 and at most 1")
         for name in ("mult", "alpha"):
             _require(self, name, getattr(self, name) > 0, "above 0")
-        for name in ("rho", "weight_decay"):
+        for name in ("rho", "weight_decay", "clip"):
             _require(self, name, getattr(self, name) >= 0, "at least 0")
         _require(self, "kappa", 0 <= self.kappa <= 1, "between 0 and 1")
         _require(self, "momentum", 0 <= self.momentum < 1, "at least 0 and below 1")
@@ -74,6 +77,7 @@ class Entry:
     exact: whether its limit is the optimum of all nodes' data, however unequal they are.
     trees_only, static_only: it needs a tree; a graph that is the same in every round.
     overrides: the settings that the name stands for.
+    unclipped: why its mail cannot be clipped; "" if it can.
     """
 
     build: Callable[[Settings, Topology], Algorithm]
@@ -83,6 +87,7 @@ class Entry:
     trees_only: bool = False
     static_only: bool = False
     overrides: Mapping[str, str | float] = field(default_factory=dict)
+    unclipped: str = ""
 
 
 def _plain(algorithm: type[LocalSGD]) -> Callable[[Settings, Topology], Algorithm]:
@@ -126,12 +131,14 @@ def _preset(theta: float, penalty: str, published: str) -> Entry:
     return Entry(_ecl, "random", published, exact=True, overrides=overrides)
 
 
+_PARTS = "its mail has some coordinates only, and no distance from a model"
+_SUMS = "one mail that is not used as it was sent breaks the sums that it keeps, for good"
 _KDD = "Niwa et al., KDD 2020"
 _ICML = "Niwa et al., ICML 2021"
 
 ALGORITHMS: dict[str, Entry] = {
     "ecl": Entry(_ecl, "random", exact=True),
-    "c-ecl": Entry(_compressed_ecl, "random", exact=True),
+    "c-ecl": Entry(_compressed_ecl, "random", exact=True, unclipped=_PARTS),
     "pdmm-sgd": _preset(1.0, "fixed", _KDD),
     "admm-sgd": _preset(0.5, "fixed", _KDD),
     "pdmm-isvr": _preset(1.0, "isvr", _ICML),
@@ -140,18 +147,21 @@ ALGORITHMS: dict[str, Entry] = {
     "d-psgd": Entry(_plain(DPSGD), "synchronous", "Lian et al., NeurIPS 2017"),
     "gradient-tracking": Entry(
         _plain(MomentumTracking), "synchronous", "Nedic et al., SIAM J. Optim. 2017",
-        exact=True, overrides={"momentum": 0.0},
+        exact=True, overrides={"momentum": 0.0}, unclipped=_SUMS,
     ),
     "momentum-tracking": Entry(
-        _plain(MomentumTracking), "synchronous", "Takezawa et al., TMLR 2023", exact=True
+        _plain(MomentumTracking), "synchronous", "Takezawa et al., TMLR 2023", exact=True,
+        unclipped=_SUMS,
     ),
     "choco-sgd": Entry(
-        _choco_sgd, "synchronous", "Koloskova et al., ICML 2019", static_only=True
+        _choco_sgd, "synchronous", "Koloskova et al., ICML 2019", static_only=True,
+        unclipped=_PARTS,
     ),
     "relay-sgd": Entry(
-        _plain(RelaySGD), "synchronous", "Vogels et al., NeurIPS 2021", trees_only=True
+        _plain(RelaySGD), "synchronous", "Vogels et al., NeurIPS 2021", trees_only=True,
+        unclipped="its mail is the sum of a branch's models, in which a liar's cannot be told",
     ),
-    "isolated": Entry(_plain(LocalSGD), "random"),
+    "isolated": Entry(_plain(LocalSGD), "random", unclipped="it gets no mail"),
 }  # fmt: skip
 
 
@@ -171,4 +181,13 @@ def make_algorithm(name: str, settings: Settings, topology: Topology) -> Algorit
         raise ValueError(f"{name} needs a tree, such as chain, star or tree, not {topology.name}")
     if entry.static_only and not topology.static:
         raise ValueError(f"{name} needs the same graph in every round, not {topology.name}")
-    return entry.build(replace(settings, **entry.overrides), topology)  # type: ignore[arg-type]
+    algorithm = entry.build(replace(settings, **entry.overrides), topology)  # type: ignore[arg-type]
+    if not settings.clip:
+        return algorithm
+    if entry.unclipped:
+        others = ", ".join(sorted(n for n, each in ALGORITHMS.items() if not each.unclipped))
+        raise ValueError(
+            f"consensus.clip={settings.clip} must be 0 for {name}: {entry.unclipped}; those with a "
+            f"clip are: {others}"
+        )
+    return Clipped(algorithm, settings.clip, settings.interval)

@@ -60,3 +60,39 @@ class Algorithm(Protocol):
     ) -> dict[str, tuple[int, torch.dtype]]:
         """The vectors of a valid mail: name -> (length, dtype)."""
         ...
+
+
+@dataclass(frozen=True)
+class Around:
+    """An algorithm as it is; subclasses change what they are about."""
+
+    inner: Algorithm
+
+    def start(self, node: Node) -> None:
+        self.inner.start(node)
+
+    def connect(self, node: Node, j: int) -> None:
+        self.inner.connect(node, j)
+
+    def disconnect(self, node: Node, j: int) -> None:
+        self.inner.disconnect(node, j)
+
+    def step(self, node: Node, gradient: torch.Tensor, rate: float) -> None:
+        self.inner.step(node, gradient, rate)
+
+    def message(self, node: Node, j: int, seq: int) -> Vectors:
+        return self.inner.message(node, j, seq)
+
+    def receive(self, node: Node, j: int, seq: int, mail: Vectors) -> None:
+        self.inner.receive(node, j, seq, mail)
+
+    def mix(self, node: Node, round_: int) -> None:
+        self.inner.mix(node, round_)
+
+    def rescale(self, node: Node, old_rate: float, new_rate: float) -> None:
+        self.inner.rescale(node, old_rate, new_rate)
+
+    def lengths(
+        self, parameters: int, sender: int, receiver: int, seq: int
+    ) -> dict[str, tuple[int, torch.dtype]]:
+        return self.inner.lengths(parameters, sender, receiver, seq)
