@@ -41,7 +41,7 @@ class Gate:
 
 def allowed(path: str, client: tuple[str, int] | None) -> bool:
     """Whether `client`, its (address, port), may ask for `path`; an unknown client is remote."""
-    if path.startswith(OPEN_TO_ALL):
+    if path.startswith(OPEN_TO_ALL) and ".." not in path:
         return True
     try:
         address = ipaddress.ip_address(client[0] if client else "")

@@ -78,7 +78,7 @@ class Loopback:
         )
         try:
             self.start(SERVER)
-            self._wait("the SuperLink", SERVER, self._registered)
+            self.wait_for(SERVER, "knows the devices", self._registered)
             for name in self.devices:
                 self.start(name)
             self.wait_online()
@@ -157,9 +157,7 @@ class Loopback:
             found = self.online()
             return len(found) >= len(names) and set(names) <= set(found)
 
-        self._wait(
-            f"not on line: {', '.join(expected)}", expected[0] if expected else SERVER, there
-        )
+        self.wait_for(expected[0] if expected else SERVER, "and the others are on line", there)
 
     def log(self, name: str) -> str:
         """What a device, or the server, has printed so far."""
@@ -181,13 +179,14 @@ class Loopback:
     def _log(self, name: str) -> Path:
         return self.directory / f"{name}.log"
 
-    def _wait(self, what: str, name: str, condition: Callable[[], bool]) -> None:
+    def wait_for(self, name: str, what: str, condition: Callable[[], bool]) -> None:
+        """Wait until the machine called `name` does `what`; else EdgeFlError with its log's end."""
         deadline = time.monotonic() + self._timeout
         while not condition():
             if time.monotonic() > deadline:
                 raise EdgeFlError(
-                    f"{what} after {self._timeout:g} s; the end of {self._log(name)}:\n"
-                    f"{tail(self._log(name))}"
+                    f"within {self._timeout:g} s it did not happen that {name} {what}; "
+                    f"the end of {self._log(name)}:\n{tail(self._log(name))}"
                 )
             time.sleep(0.2)
 

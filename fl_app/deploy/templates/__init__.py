@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 CONNECTION = "edge"
+# Nobody else is served where nobody else is meant.
+_LOOPBACK = {"127.0.0.1": "127.0.0.1", "::1": "localhost", "localhost": "localhost"}
 _HERE = Path(__file__).parent
 
 
@@ -42,7 +44,7 @@ def _fill(template: str, settings: Mapping[str, Any]) -> str:
     bracketed = f"[{host}]" if ":" in host else host
     values = {
         "SECURITY": "insecure" if settings["insecure"] else "tls",
-        "LISTEN": "127.0.0.1" if settings["insecure"] else "0.0.0.0",
+        "LISTEN": _LOOPBACK.get(host, "0.0.0.0"),
         "SUPERLINK": f"{bracketed}:{settings['port']}",
         **{key.upper(): str(value) for key, value in settings.items()},
     }

@@ -23,18 +23,17 @@ export PATH EDGE_FL_SITE="$here" FLWR_HOME="$state/flower" \
 
 security=@SECURITY@
 port=@PORT@
-listen=${EDGE_FL_LISTEN:-@LISTEN@}
 
 superlink() {
     python=$(dirname -- "$(command -v edge-fl)")/python
     set -- --isolation process --disable-runtime-dependency-installation \
-        --database "$state/superlink.db" --host "$listen" --port "$port"
+        --database "$state/superlink.db" --port "$port"
     if [ "$security" = tls ]; then
-        set -- "$@" --enable-supernode-auth --ssl-ca-certfile "$here/ca.crt" \
+        set -- "$@" --host "${EDGE_FL_LISTEN:-@LISTEN@}" --enable-supernode-auth --ssl-ca-certfile "$here/ca.crt" \
             --ssl-certfile "$here/site.crt" --ssl-keyfile "$here/site.key" \
             --superexec-auth-secret-file "$here/superexec.secret"
     else
-        set -- "$@" --insecure
+        set -- "$@" --host @LISTEN@ --insecure
     fi
     # flower-superlink, behind a gate: other machines reach only what SuperNodes need.
     exec "$python" -P -m fl_app.deploy.gate "$@"

@@ -1,0 +1,278 @@
+"""The directory of a deployment: what is written, changed, renewed and refused."""
+
+import contextlib
+import json
+import ssl
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
+
+from fl_app.cli import main
+from fl_app.deploy import directory as deployment
+from fl_app.deploy.authority import Authority, certificate_pem, load_certificate
+from fl_app.deploy.check import check
+from fl_app.site import read_site
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    deployment.create(tmp_path / "site", "hub.example", devices=["pi-2", "pi-1"])
+    return tmp_path / "site"
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    found = (path for path in directory.rglob("*") if path.is_file())
+    return {str(path.relative_to(directory)): path.read_bytes() for path in found}
+
+
+def wrong(directory: Path) -> list[str]:
+    return [str(finding) for finding in check(directory) if finding.wrong]
+
+
+def test_every_machine_gets_its_site(site: Path) -> None:
+    server, device = read_site(site / "server"), read_site(site / "devices" / "pi-1")
+    assert (server.name, server.devices) == ("server", ("pi-1", "pi-2"))
+    assert (device.name, device.devices) == ("pi-1", ())
+    assert server.endpoint == device.endpoint == "tls/hub.example:7447"
+    ports = [json.loads(p.read_text())["port"] for p in site.glob("devices/*/site.json")]
+    assert len(set(ports)) == 2, "both devices can run on one host"
+
+
+def test_what_is_secret_is_for_its_owner_alone(site: Path) -> None:
+    for path in (site, *site.rglob("*")):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if path.is_dir():
+            assert mode == 0o700, path
+        elif b"PRIVATE KEY" in path.read_bytes() or path.name == "superexec.secret":
+            assert mode == 0o600, path
+        assert not mode & 0o022, path
+    private = {name.rsplit("/")[-1] for name, data in files(site).items() if b"PRIVATE" in data}
+    assert private == {"ca.key", "site.key", "supernode.key"}
+    assert not list((site / "server").rglob("ca.key"))
+    assert not list((site / "devices").rglob("ca.key"))
+
+
+def handshake(authority: Path, server: Path, client: Path, host: str) -> str:
+    """The client's common name as the server sees it after mutual TLS, both in this process."""
+    end = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    end.load_cert_chain(server / "site.crt", server / "site.key")
+    end.load_verify_locations(authority)
+    end.verify_mode = ssl.CERT_REQUIRED
+    begin = ssl.create_default_context(cafile=str(authority))
+    begin.load_cert_chain(client / "site.crt", client / "site.key")
+    a_in, a_out, b_in, b_out = (ssl.MemoryBIO() for _ in range(4))
+    one = begin.wrap_bio(a_in, a_out, server_hostname=host)
+    two = end.wrap_bio(b_in, b_out, server_side=True)
+    for _ in range(4):
+        for side in (one, two):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+            b_in.write(a_out.read())
+            a_in.write(b_out.read())
+    peer = two.getpeercert()
+    assert peer
+    return dict(pair[0] for pair in peer["subject"])["commonName"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("host", ["hub.example", "localhost", "127.0.0.1", "::1"])
+def test_server_and_device_accept_one_another(site: Path, host: str) -> None:
+    device = site / "devices" / "pi-1"
+    assert handshake(device / "ca.crt", site / "server", device, host) == "pi-1"
+
+
+def test_another_host_or_authority_is_not_accepted(site: Path, tmp_path: Path) -> None:
+    device = site / "devices" / "pi-1"
+    with pytest.raises(ssl.SSLCertVerificationError):
+        handshake(device / "ca.crt", site / "server", device, "other.example")
+    deployment.create(tmp_path / "foreign", "hub.example", devices=["pi-1"])
+    with pytest.raises(ssl.SSLError):
+        handshake(
+            site / "ca" / "ca.crt", site / "server", tmp_path / "foreign/devices/pi-1", "localhost"
+        )
+    # A device's key is no authority: what it signs for somebody else is worth nothing.
+    own = Authority.load(device / "site.crt", device / "site.key")
+    forged = own.sign("pi-2", own.key.public_key(), 30)
+    (device / "site.crt").write_bytes(certificate_pem(forged) + (device / "site.crt").read_bytes())
+    with pytest.raises(ssl.SSLError):
+        handshake(site / "ca" / "ca.crt", site / "server", device, "localhost")
+
+
+def test_a_supernode_key_is_what_ssh_keygen_would_write(site: Path) -> None:
+    device = site / "devices" / "pi-1"
+    private = load_ssh_private_key((device / "supernode.key").read_bytes(), password=None)
+    public = (device / "supernode.key.pub").read_bytes()
+    assert load_ssh_public_key(public) == private.public_key()
+    assert public.split()[0] == b"ecdsa-sha2-nistp384"
+    assert (site / "server" / "devices" / "pi-1.pub").read_bytes() == public
+
+
+def test_devices_come_and_go(site: Path) -> None:
+    before = files(site)
+    deployment.add_device(site, "jetson")
+    assert deployment.device_names(site) == ["jetson", "pi-1", "pi-2"]
+    assert wrong(site) == []
+    (site / "devices" / "jetson" / "start-supernode.sh").stat()
+    deployment.remove_device(site, "jetson")
+    assert files(site) == before
+
+
+def test_an_interrupted_addition_leaves_nothing_that_counts(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = files(site)
+    with monkeypatch.context() as patch:
+        patch.setattr(deployment, "node_key_pair", broken)
+        with pytest.raises(KeyboardInterrupt):
+            deployment.add_device(site, "jetson")
+    assert files(site) == before
+    with monkeypatch.context() as patch:
+        patch.setattr(deployment, "_list_devices", broken)
+        with pytest.raises(KeyboardInterrupt):
+            deployment.add_device(site, "jetson")
+    assert deployment.device_names(site) == ["pi-1", "pi-2"]
+    assert any("left over" in line for line in wrong(site))
+    deployment.add_device(site, "jetson")
+    assert wrong(site) == []
+
+
+def test_an_interrupted_creation_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deployment, "_add", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        deployment.create(tmp_path / "site", "hub.example", devices=["pi-1"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_renewal_keeps_keys_and_moves_the_end(site: Path) -> None:
+    place = site / "devices" / "pi-1"
+    settings = json.loads((site / "site.json").read_text()) | {"days": 20}
+    (site / "site.json").write_text(json.dumps(settings))
+    before, old = files(site), load_certificate(place / "site.crt")
+    assert deployment.renew(site, ["pi-1"]) == ["pi-1"]
+    new = load_certificate(place / "site.crt")
+    assert new.not_valid_after_utc < old.not_valid_after_utc
+    assert new.public_key() == old.public_key()
+    changed = {name for name, content in files(site).items() if content != before[name]}
+    assert changed == {"devices/pi-1/site.crt"}
+    assert wrong(site) == []
+    assert any("soon" in str(finding) for finding in check(site))
+    assert deployment.renew(site) == ["server", "pi-1", "pi-2"]
+
+
+def expired(site: Path) -> None:
+    place = site / "devices" / "pi-1"
+    authority = deployment.authority_of(site)
+    assert authority is not None
+    key = load_certificate(place / "site.crt").public_key()
+    old = authority.sign("pi-1", key, 0)  # type: ignore[arg-type]
+    (place / "site.crt").write_bytes(certificate_pem(old))
+
+
+def foreign(site: Path) -> None:
+    deployment.create(site.parent / "foreign", "hub.example", devices=["pi-1"])
+    for name in ("site.crt", "site.key"):
+        content = (site.parent / "foreign/devices/pi-1" / name).read_bytes()
+        (site / "devices" / "pi-1" / name).write_bytes(content)
+
+
+def exchanged(site: Path) -> None:
+    for name in ("site.crt", "site.key"):
+        content = (site / "devices" / "pi-2" / name).read_bytes()
+        (site / "devices" / "pi-1" / name).write_bytes(content)
+
+
+def moved(site: Path) -> None:
+    path = site / "server" / "site.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"host": "new.example"}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (expired, "pi-1: site.crt expired"),
+        (foreign, "not signed by the authority"),
+        (exchanged, "is of 'pi-2', not of 'pi-1'"),
+        (moved, "not for the host 'new.example'"),
+        (lambda site: (site / "devices/pi-1/site.key").chmod(0o644), "chmod 600"),
+        (lambda site: (site / "devices/pi-1").chmod(0o755), "chmod 700"),
+        (lambda site: (site / "ca/ca.key").chmod(0o640), "chmod 600"),
+        (lambda site: (site / "ca/ca.key").unlink(), "ca.key"),
+        (lambda site: (site / "server/site.key").write_text("no key"), "unreadable"),
+        (lambda site: (site / "devices/pi-1/site.crt").unlink(), "site.crt"),
+    ],
+)
+def test_check_finds_what_is_wrong(
+    damage, complaint: str, site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["deploy", "check", str(site)]) == 0
+    damage(site)
+    capsys.readouterr()
+    assert main(["deploy", "check", str(site)]) == 1
+    bad = [line for line in capsys.readouterr().out.splitlines() if line.startswith("WRONG")]
+    assert any(complaint in line for line in bad)
+
+
+def test_check_looks_at_one_machine_too(site: Path) -> None:
+    assert wrong(site / "devices" / "pi-1") == []
+    (site / "devices" / "pi-1" / "site.key").chmod(0o644)
+    assert len(wrong(site / "devices" / "pi-1")) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["init", "{site}", "--host", "hub.example"], "exists already"),
+        (["init", "{new}", "--host", "hub.example:8000"], "leave out the port"),
+        (["init", "{new}", "--host", "hub.example", "--device", "Pi_1"], "no name for a device"),
+        (["init", "{new}", "--host", "hub.example", "--device", "server"], "no name for a device"),
+        (["init", "{new}", "--host", "h", "--device", "a", "b", "a"], "already"),
+        (["init", "{new}", "--host", "hub.example", "--insecure-loopback"], "127.0.0.1"),
+        (["init", "{new}", "--host", "h", "--port", "7447"], "ports"),
+        (["init", "{new}", "--host", "h", "--days", "0"], "days=0"),
+        (["add-device", "{site}", "pi-1"], "already"),
+        (["add-device", "{site}", "../pi"], "no name for a device"),
+        (["add-device", "{new}", "pi-3"], "edge-fl deploy init"),
+        (["remove-device", "{site}", "pi-3"], "pi-1, pi-2"),
+        (["renew", "{site}", "pi-3"], "server, pi-1, pi-2"),
+        (["check", "{new}"], "no complete site directory"),
+    ],
+)
+def test_refusals_change_nothing(
+    words: list[str], complaint: str, site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = files(site.parent)
+    places = {"site": str(site), "new": str(site.parent / "new")}
+    assert main(["deploy", *(word.format(**places) for word in words)]) == 2
+    assert complaint in capsys.readouterr().err
+    assert files(site.parent) == before
+
+
+def test_insecure_needs_its_name_and_the_loopback_interface(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["deploy", "init", str(tmp_path / "trial"), "--host", "127.0.0.1", "--device", "a"]
+    assert main([*words, "--insecure-loopback"]) == 0
+    trial = tmp_path / "trial"
+    site = read_site(trial / "devices" / "a")
+    assert (site.credentials, site.endpoint) == (None, "tcp/127.0.0.1:7447")
+    assert "--host 127.0.0.1 --insecure" in (trial / "server" / "start-superlink.sh").read_text()
+    assert wrong(trial) == []
+    assert main(["deploy", "renew", str(trial)]) == 2
+    assert "insecure" in capsys.readouterr().err
+
+
+def test_scripts_are_valid_and_have_no_gaps(site: Path) -> None:
+    for path in site.rglob("*.sh"):
+        subprocess.run(["sh", "-n", str(path)], check=True)
+        assert path.stat().st_mode & 0o100
+    for path in site.rglob("*"):
+        if path.is_file() and path.suffix != ".crt":
+            text = path.read_text()
+            assert "@" not in text.replace("$@", "").replace('"$@"', ""), path

@@ -1,0 +1,131 @@
+"""A deployment as real processes: TLS, node authentication, the gate, kills, and a clean end."""
+
+import socket
+import ssl
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fl_app.deploy import directory as deployment
+from fl_app.deploy.gate import allowed
+from fl_app.deploy.loopback import Loopback
+from fl_app.deploy.nodes import register
+from fl_app.site import SERVER
+
+linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+
+
+@pytest.mark.parametrize(
+    ("path", "client", "passes"),
+    [
+        ("/v1/fleet/activate-node", ("10.0.0.7", 5000), True),
+        ("/health", ("10.0.0.7", 5000), True),
+        ("/v1/control/start-run", ("10.0.0.7", 5000), False),
+        ("/v1/control/start-run", ("2001:db8::7", 5000), False),
+        ("/v1/control/start-run", ("::ffff:10.0.0.7", 5000), False),
+        ("/v1/control/start-run", ("127.0.0.1", 5000), True),
+        ("/v1/control/start-run", ("::1", 5000), True),
+        ("/v1/control/start-run", ("::ffff:127.0.0.1", 5000), True),
+        ("/v1/control/start-run", None, False),
+        ("/v1/control/start-run", ("", 0), False),
+        ("/v1/runtime/acquire-task", ("10.0.0.7", 5000), False),
+        ("/v1/fleet/../control/start-run", ("10.0.0.7", 5000), False),
+        ("//v1/fleet/", ("10.0.0.7", 5000), False),
+        ("/docs", ("10.0.0.7", 5000), False),
+        ("/", ("10.0.0.7", 5000), False),
+    ],
+)
+def test_the_gate_lets_others_reach_the_fleet_interface_alone(
+    path: str, client: tuple[str, int] | None, passes: bool
+) -> None:
+    assert allowed(path, client) is passes
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
+    place = tmp_path_factory.mktemp("loopback")
+    with Loopback(place, ["pi-1", "pi-2"], environment={"EDGE_FL_LISTEN": "0.0.0.0"}) as running:
+        yield running
+        pids = [pid for name in (SERVER, "pi-1") for pid in running.pids(name)]
+        assert pids
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
+def other_address() -> str:
+    """This machine's address on some network, or ""."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing
+            return probe.getsockname()[0]
+        except OSError:
+            return ""
+
+
+def status(site: Loopback, host: str, path: str) -> int:
+    """The HTTP status of a POST there. The certificate is not for `host`: nobody looks at it."""
+    port = deployment.settings_of(site.site)["port"]
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    handlers = (urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
+    try:
+        with urllib.request.build_opener(*handlers).open(
+            f"https://{host}:{port}{path}", data=b"", timeout=30
+        ) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+@linux
+def test_devices_are_on_line_by_their_names(site: Loopback) -> None:
+    assert site.online() == ["pi-1", "pi-2"]
+    listed = subprocess.run(
+        [Path(sys.executable).with_name("flwr"), "supernode", "list", site.connection],
+        env=site.environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert listed.stdout.count("online") == 2, "the connection entry works for Flower's own command"
+
+
+@linux
+def test_other_machines_cannot_start_runs(site: Loopback) -> None:
+    address = other_address()
+    if not address or address.startswith("127."):
+        pytest.skip("this machine has no other address")
+    assert status(site, address, "/v1/control/start-run") == 403
+    assert status(site, address, "/v1/runtime/acquire-task") == 403
+    # Past the gate, Flower itself refuses what is no request.
+    assert status(site, address, "/v1/fleet/activate-node") not in (403, 404)
+    assert status(site, "127.0.0.1", "/v1/control/start-run") not in (403, 404)
+
+
+@linux
+def test_who_is_not_registered_stays_out_and_who_is_removed_is_cut_off(site: Loopback) -> None:
+    deployment.add_device(site.site, "pi-3")
+    site.start("pi-3")
+    site.wait_for("pi-3", "is refused", lambda: "Failed to activate" in site.log("pi-3"))
+    said: list[str] = []
+    register(site.site / SERVER, said.append)
+    site.wait_online(["pi-1", "pi-2", "pi-3"])
+    deployment.remove_device(site.site, "pi-3")
+    register(site.site / SERVER, said.append)
+    register(site.site / SERVER, said.append)  # again: nothing to do
+    assert said == ["registered: pi-3", "cut off: pi-3"]
+    assert site.online() == ["pi-1", "pi-2"]
+    site.kill("pi-3")
+
+
+@linux
+def test_the_superlink_comes_back_with_all_it_knew(site: Loopback) -> None:
+    starter = site.pids(SERVER, "flower-superexec")
+    assert site.kill_superlink() == 1
+    site.wait_online()
+    assert site.online() == ["pi-1", "pi-2"]
+    assert site.pids(SERVER, "flower-superexec") == starter, "its ServerApps live on"
