@@ -79,8 +79,6 @@ def create(
         _directory(place / "devices")
         for name in devices:
             _add(place, settings, authority, name)
-        for name, text in templates.shared(settings).items():
-            _write(place / name, text)
         # The only file with this directory's own path in it: a Flower configuration for here.
         _directory(place / "flower")
         _write(place / "flower" / "config.toml", templates.connection(settings, directory))

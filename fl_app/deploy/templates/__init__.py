@@ -1,31 +1,46 @@
 """The scripts, units and container files of a site: templates with @NAMES@ in them."""
 
+import re
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 CONNECTION = "edge"
-# Nobody else is served where nobody else is meant.
-_LOOPBACK = {"127.0.0.1": "127.0.0.1", "::1": "localhost", "localhost": "localhost"}
+SERVER_FILES = (
+    "start-superlink.sh",
+    "edge-fl-superlink.service",
+    "edge-fl-superexec.service",
+    "compose.yaml",
+)
+DEVICE_FILES = (
+    "start-supernode.sh",
+    "edge-fl-device.service",
+    "requirements-device.txt",
+    "Dockerfile",
+    "compose.yaml",
+)
+# Where only this machine is meant, nobody else is served.
+_LISTEN = {"127.0.0.1": "127.0.0.1", "::1": "localhost", "localhost": "localhost"}
 _HERE = Path(__file__).parent
+_GAP = re.compile("@([A-Z-]+)@")
 
 
 def server(settings: Mapping[str, Any]) -> dict[str, str]:
     """{file name: text} of what goes to the server beside its credentials."""
-    files = ("start-superlink.sh",)
-    return {name: _fill(f"server/{name}", settings) for name in files}
+    values = _values(settings)
+    values["DOCKERFILE"] = indent(_filled("server/Dockerfile", values), " " * 8).rstrip()
+    return {name: _filled(f"server/{name}", values) for name in SERVER_FILES}
 
 
 def device(settings: Mapping[str, Any], name: str, port: int) -> dict[str, str]:
-    """{file name: text} of what goes to the device called `name` beside its credentials."""
-    values = {**settings, "device": name, "node-port": port}
-    files = ("start-supernode.sh",)
-    return {file: _fill(f"device/{file}", values) for file in files}
+    """{file name: text} of what goes to the device called `name` beside its credentials.
 
-
-def shared(settings: Mapping[str, Any]) -> dict[str, str]:
-    """{file name: text} of what is the same for all machines: containers, requirements."""
-    return {}
+    port: between its SuperNode and the processes that it starts.
+    """
+    values = _values(settings) | {"DEVICE": name, "NODE-PORT": str(port)}
+    return {file: _filled(f"device/{file}", values) for file in DEVICE_FILES}
 
 
 def connection(settings: Mapping[str, Any], directory: Path) -> str:
@@ -38,16 +53,19 @@ def connection(settings: Mapping[str, Any], directory: Path) -> str:
     )
 
 
-def _fill(template: str, settings: Mapping[str, Any]) -> str:
-    text = (_HERE / template).read_text()
-    host = str(settings["host"])
-    bracketed = f"[{host}]" if ":" in host else host
-    values = {
+def _values(settings: Mapping[str, Any]) -> dict[str, str]:
+    host, port = str(settings["host"]), str(settings["port"])
+    return {
         "SECURITY": "insecure" if settings["insecure"] else "tls",
-        "LISTEN": _LOOPBACK.get(host, "0.0.0.0"),
-        "SUPERLINK": f"{bracketed}:{settings['port']}",
-        **{key.upper(): str(value) for key, value in settings.items()},
+        "LISTEN": _LISTEN.get(host, "0.0.0.0"),
+        "SUPERLINK": f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+        "PORT": port,
+        "HARDENING": (_HERE / "hardening.conf").read_text(),
+        # A device speaks to this very server, so it gets this machine's versions.
+        "FLWR": version("flwr"),
+        "ZENOH": version("eclipse-zenoh"),
     }
-    for key, value in values.items():
-        text = text.replace(f"@{key}@", value)
-    return text
+
+
+def _filled(template: str, values: Mapping[str, str]) -> str:
+    return _GAP.sub(lambda gap: values[gap[1]], (_HERE / template).read_text())
