@@ -333,6 +333,23 @@ def test_a_callback_that_fails_is_counted_and_the_next_is_called(
         assert until(lambda: ann.failed > 0)
 
 
+def test_a_callback_may_answer(sites: dict[str, Site], router: Router) -> None:
+    with connecting(sites[SERVER], sites["ann"]) as (server, ann):
+        answer = keys.reply(RUN, "ann")
+        ann.subscribe(keys.order(RUN, "ann"), lambda key, data: ann.publish(answer, data * 2))
+        heard = Heard(server, answer)
+        assert until(lambda: server.connected and ann.connected)
+
+        def answered() -> bool:
+            server.publish(keys.order(RUN, "ann"), b"go", urgent=True)
+            time.sleep(0.05)
+            return not heard.empty()
+
+        assert until(answered)
+        assert heard.next() == (answer, b"gogo")
+        assert ann.failed == 0
+
+
 def test_a_subscription_ends(sites: dict[str, Site], router: Router) -> None:
     with connecting(sites[SERVER], sites["ann"]) as (server, ann):
         first = Heard(ann, keys.order(RUN, "ann"))

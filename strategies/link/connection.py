@@ -23,6 +23,7 @@ _log = logging.getLogger(__name__)
 _RETRY_SECONDS = (0.5, 4.0)  # between attempts to connect at first: from, to
 _LINGER_SECONDS = 5.0  # that `close` gives to what is still in the outbox
 _URGENT_LIMIT = 1000  # of urgent messages in the outbox
+_NAME = "mail router"  # of threads
 
 
 class Connection:
@@ -45,7 +46,7 @@ class Connection:
         self._count = 0
         self._closed = False
         self.dropped = self.overtaken = self.failed = 0
-        self._thread = threading.Thread(target=self._work, name="mail router", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=_NAME, daemon=True)
         self._thread.start()
 
     @property
@@ -72,7 +73,7 @@ class Connection:
                 # Taken out first, or a key that is often written would always be first in line.
                 self.overtaken += self._mail.pop(key, None) is not None
                 self._mail[key] = payload
-            self._changed.notify()
+            self._changed.notify_all()
         return True
 
     def subscribe(self, expression: str, callback: Callback) -> Callable[[], None]:
@@ -116,29 +117,32 @@ class Connection:
             if self._closed:
                 return
             self._closed = True
-            self._changed.notify()
+            self._changed.notify_all()
         self._thread.join(_LINGER_SECONDS)
         if self._session is not None:
             self._session.close()
 
-    # -- the thread ------------------------------------------------------------------------------
+    # -- the threads -----------------------------------------------------------------------------
 
     def _work(self) -> None:
         if not self._open():
             return
+        # Beside each other, so that a big mail on a slow link does not hold up a heartbeat.
+        mail = threading.Thread(target=self._send, args=(self._next_mail,), name=_NAME, daemon=True)
+        mail.start()
+        self._send(self._next_urgent, urgent=True)
+        mail.join()
+
+    def _send(
+        self, following: Callable[[], tuple[str, bytes] | None], urgent: bool = False
+    ) -> None:
         zenoh = self._zenoh
-        block, drop = zenoh.CongestionControl.BLOCK, zenoh.CongestionControl.DROP
-        first, later = zenoh.Priority.INTERACTIVE_HIGH, zenoh.Priority.DATA
-        while (message := self._next()) is not None:
-            key, payload, urgent = message
+        # Mail that the router cannot get rid of must not hold up all that follows.
+        control = zenoh.CongestionControl.BLOCK if urgent else zenoh.CongestionControl.DROP
+        priority = zenoh.Priority.INTERACTIVE_HIGH if urgent else zenoh.Priority.DATA
+        while (message := following()) is not None:
             with contextlib.suppress(zenoh.ZError):  # the session is being closed
-                self._session.put(
-                    key,
-                    payload,
-                    # Mail that the router cannot get rid of must not hold up all that follows.
-                    congestion_control=block if urgent else drop,
-                    priority=first if urgent else later,
-                )
+                self._session.put(*message, congestion_control=control, priority=priority)
 
     def _open(self) -> bool:
         """Open the session, however long the router takes to come. From then on Zenoh itself
@@ -164,15 +168,17 @@ class Connection:
         expression, handler = self._subscriptions[number]
         self._subscribers[number] = self._session.declare_subscriber(expression, handler)
 
-    def _next(self) -> tuple[str, bytes, bool] | None:
+    def _next_urgent(self) -> tuple[str, bytes] | None:
         """What to send next; None when the connection is closed and all is sent."""
         with self._changed:
-            self._changed.wait_for(lambda: self._urgent or self._mail or self._closed)
-            if self._urgent:
-                return *self._urgent.popleft(), True
-            for key in self._mail:
-                return key, self._mail.pop(key), False
-            return None
+            self._changed.wait_for(lambda: self._urgent or self._closed)
+            return self._urgent.popleft() if self._urgent else None
+
+    def _next_mail(self) -> tuple[str, bytes] | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._mail or self._closed)
+            key = next(iter(self._mail), None)
+            return None if key is None else (key, self._mail.pop(key))
 
 
 def link_fault(site: Site, patience: float = 5.0) -> str:

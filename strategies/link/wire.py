@@ -31,10 +31,9 @@ class WireError(ValueError):
 def encode(kind: str, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes:
     """A message of `kind` with a header of JSON's types and arrays of numbers, by name."""
     head = {"kind": kind, "header": dict(header), "schema": schema(arrays)}
-    text = json.dumps(head).encode()
     # safetensors takes the memory as it lies there, without a look at the strides.
     body = safetensors.numpy.save({name: np.asarray(a, order="C") for name, a in arrays.items()})
-    return b"".join((_MAGIC, len(text).to_bytes(4, "big"), text, body))
+    return frame(head, body)
 
 
 def decode(
@@ -45,6 +44,21 @@ def decode(
     limit: bytes of the longest message that is looked at. Whether the arrays are those that one
     wants, and finite, is for the caller to check. Raises WireError.
     """
+    head, body = unframe(payload, kind=kind, limit=limit)
+    arrays = _arrays(body)
+    if head.get("schema") != schema(arrays):
+        raise WireError("wrong schema", "its arrays are not those that its header tells of")
+    return head["header"], arrays
+
+
+def frame(head: Mapping[str, Any], body: bytes) -> bytes:
+    """A message with any bytes as its body; `head` has a "kind" and a "header"."""
+    text = json.dumps(head).encode()
+    return b"".join((_MAGIC, len(text).to_bytes(4, "big"), text, body))
+
+
+def unframe(payload: bytes, *, kind: str, limit: int) -> tuple[dict[str, Any], bytes]:
+    """(head, body) of a message of `kind`, with nothing of the body looked at. Raises WireError."""
     if len(payload) > limit:
         raise WireError("too long", f"{len(payload)} bytes, at most {limit} were expected")
     if payload[:4] != _MAGIC:
@@ -55,12 +69,9 @@ def decode(
     if len(payload) < 8 + length:
         raise WireError("truncated", f"{len(payload)} bytes, the header alone ends at {8 + length}")
     head = _head(payload[8 : 8 + length])
-    if head["kind"] != kind:
-        raise WireError("wrong kind", f"it is {head['kind']!r:.40}, not {kind!r}")
-    arrays = _arrays(payload[8 + length :])
-    if head["schema"] != schema(arrays):
-        raise WireError("wrong schema", "its arrays are not those that its header tells of")
-    return head["header"], arrays
+    if head.get("kind") != kind:
+        raise WireError("wrong kind", f"it is {head.get('kind')!r:.40}, not {kind!r}")
+    return head, payload[8 + length :]
 
 
 def schema(arrays: Mapping[str, np.ndarray]) -> str:
@@ -76,7 +87,7 @@ def _head(text: bytes) -> dict[str, Any]:
         raise WireError("bad header", f"it is no JSON ({error})") from error
     if not isinstance(head, dict) or not isinstance(head.get("header"), dict):
         raise WireError("bad header", "it is no JSON object with a header in it")
-    return {"kind": None, "schema": None} | head
+    return head
 
 
 def _arrays(body: bytes) -> dict[str, np.ndarray]:

@@ -1,0 +1,169 @@
+"""The carrier of neighbours' mail between real devices, through the run's mail router.
+
+Mail of the real clock: of each neighbour the newest is kept, and nothing that comes is believed.
+Whatever is sent to a node, it costs the memory of one mail per neighbour.
+"""
+
+import math
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Protocol
+
+import torch
+
+from strategies.consensus.exchange import mail_fault
+from strategies.consensus.host import MODEL, Mail
+from strategies.link import keys
+from strategies.link.wire import WireError, decode, encode, unframe
+
+_KIND = "mail"
+_OVERHEAD = 1 << 16  # bytes of a mail that are no numbers
+_MOST = 1 << 62  # of a sequence number
+
+
+class Carrier(Protocol):
+    """What is needed of a `strategies.link.connection.Connection`."""
+
+    def publish(self, key: str, payload: bytes, *, urgent: bool = False) -> bool: ...
+
+    def subscribe(
+        self, expression: str, callback: Callable[[str, bytes], None]
+    ) -> Callable[[], None]: ...
+
+
+class ZenohExchange:
+    """An `Exchange` of the nodes `own` with their neighbours on other devices.
+
+    names: of the devices, by node; own: of those, the nodes here. neighbours: of the nodes here;
+    everybody, if there is none (a router with rules lets nobody else through).
+    expected: the vectors of a valid mail with this sender, receiver and number (see `mail_fault`).
+
+    sent, unsent: mails that were given to the link, and that it could not take. received: mails
+    that came; overwritten: those of them that a newer one replaced before they were collected;
+    refused: those that were none, by a few fixed reasons.
+    """
+
+    def __init__(
+        self,
+        connection: Carrier,
+        run: str,
+        own: Mapping[int, str],
+        names: Mapping[int, str],
+        expected: Callable[[Mail], Mapping[str, tuple[int, torch.dtype]]],
+        neighbours: Mapping[int, Collection[int]] | None = None,
+    ) -> None:
+        self._connection, self._run, self._names = connection, run, names
+        self._expected = expected
+        # By key: whose mail comes under it, and how long it may be.
+        self._edges: dict[str, tuple[int, int, int]] = {}
+        for receiver in own:
+            for sender in names if neighbours is None else neighbours[receiver]:
+                if sender != receiver:
+                    limit = self._limit(sender, receiver)
+                    self._edges[self._key(sender, receiver)] = (sender, receiver, limit)
+        # Not decoded before they are wanted; mail of newcomers beside the other (its seq is < 0).
+        self._boxes: dict[tuple[str, bool], tuple[int, bytes]] = {}
+        self._arrived = threading.Condition()
+        self.sent = self.unsent = self.received = self.overwritten = 0
+        self.refused: Counter[str] = Counter()
+        self._ends = [
+            connection.subscribe(keys.mail(run, name, "*"), self._take) for name in own.values()
+        ]
+
+    def post(self, mail: Mail) -> None:
+        header = {"run": self._run, **mail._asdict()}
+        del header["vectors"]
+        arrays = {name: vector.cpu().numpy() for name, vector in mail.vectors.items()}
+        payload = encode(_KIND, header, arrays)
+        if self._connection.publish(self._key(mail.sender, mail.receiver), payload):
+            self.sent += 1
+        else:
+            self.unsent += 1
+
+    def collect(self, patience: float) -> list[Mail]:
+        deadline = time.monotonic() + patience
+        while True:
+            with self._arrived:
+                left = max(0.0, deadline - time.monotonic())
+                self._arrived.wait_for(lambda: self._boxes, left)
+                boxes, self._boxes = self._boxes, {}
+            mails = [
+                mail
+                for (key, _), (_, payload) in boxes.items()
+                if (mail := self._open(key, payload))
+            ]
+            if mails or not boxes:
+                return mails
+
+    def close(self) -> None:
+        """Hear nothing more."""
+        for end in self._ends:
+            end()
+
+    def _key(self, sender: int, receiver: int) -> str:
+        return keys.mail(self._run, self._names[receiver], self._names[sender])
+
+    def _limit(self, sender: int, receiver: int) -> int:
+        """Bytes of the longest mail of an edge: an ordinary one, or one with a whole model."""
+        ordinary = Mail(sender, receiver, 0, {})
+        greeting = Mail(sender, receiver, -1, {MODEL: torch.empty(0)})
+        sizes = (
+            sum(length * dtype.itemsize for length, dtype in self._expected(mail).values())
+            for mail in (ordinary, greeting)
+        )
+        return max(sizes) + _OVERHEAD
+
+    def _take(self, key: str, payload: bytes) -> None:
+        """Keep what came, if its header is good and nothing newer is there; in Zenoh's thread."""
+        try:
+            if key not in self._edges:
+                raise WireError("wrong sender", f"{key} is no neighbour's")
+            seq = self._check(key, payload)["seq"]
+        except WireError as error:
+            self._refuse(error.reason)
+            return
+        slot = key, seq < 0
+        with self._arrived:
+            self.received += 1
+            self.overwritten += slot in self._boxes
+            if slot not in self._boxes or seq > self._boxes[slot][0] or seq < 0:
+                self._boxes[slot] = seq, payload
+                self._arrived.notify()
+
+    def _check(self, key: str, payload: bytes) -> dict[str, Any]:
+        """The header of a mail. Raises WireError unless it fits the key that the router let it
+        through with."""
+        sender, receiver, limit = self._edges[key]
+        header = unframe(payload, kind=_KIND, limit=limit)[0]["header"]
+        if header.get("run") != self._run:
+            raise WireError("wrong run", f"{header.get('run')!r:.40}, not {self._run}")
+        if (header.get("sender"), header.get("receiver")) != (sender, receiver):
+            raise WireError("wrong sender", f"the header does not tell what {key} tells")
+        seq, sent = header.get("seq"), header.get("sent")
+        if type(seq) is not int or abs(seq) >= _MOST or type(sent) not in (int, float):
+            raise WireError("bad header", "seq or sent are no numbers")
+        if not math.isfinite(sent):
+            raise WireError("not finite", "sent")
+        return header
+
+    def _open(self, key: str, payload: bytes) -> Mail | None:
+        """The mail, if its vectors are what they should be."""
+        sender, receiver, limit = self._edges[key]
+        try:
+            header, arrays = decode(payload, kind=_KIND, limit=limit)
+        except WireError as error:
+            self._refuse(error.reason)
+            return None
+        vectors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        mail = Mail(sender, receiver, header["seq"], vectors, float(header["sent"]))
+        fault = mail_fault(mail, self._expected(mail))
+        if fault is not None:
+            self._refuse("not finite" if fault.endswith("infinite") else "wrong shape")
+            return None
+        return mail
+
+    def _refuse(self, reason: str) -> None:
+        with self._arrived:
+            self.refused[reason] += 1

@@ -1,0 +1,324 @@
+"""Neighbours' mail through the mail router, and what happens to all that is none."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fl_app.site import SERVER
+from strategies.consensus.algorithms import Settings, make_algorithm
+from strategies.consensus.host import MODEL, Host, Mail, Participant
+from strategies.consensus.node import Node
+from strategies.consensus.topology import build_topology
+from strategies.consensus.zenoh_exchange import ZenohExchange
+from strategies.link import keys
+from strategies.link.connection import Connection
+from strategies.link.router import Router, access_control
+from strategies.link.wire import encode
+from tests.certificates import deployment
+from tests.convex import SETTINGS, quadratics, worst_error
+
+RUN = "0123456789abcdef"
+NAMES = {0: "ann", 1: "bob", 2: "cyd", 3: "dan"}
+RING = build_topology("ring", 4)
+PATIENCE = 30.0
+
+
+def expected(mail: Mail) -> dict[str, tuple[int, torch.dtype]]:
+    if mail.seq < 0:
+        return {MODEL: (50, torch.float32)} if mail.vectors else {}
+    return {"reflection": (5, torch.float32), "indices": (3, torch.int32)}
+
+
+def mail(sender: int, receiver: int, seq: int, value: float = 1.0) -> Mail:
+    vectors = {"reflection": torch.full((5,), value), "indices": torch.arange(3, dtype=torch.int32)}
+    return Mail(sender, receiver, seq, vectors, 0.1 * seq)
+
+
+def same(a: Mail, b: Mail) -> bool:
+    return (
+        (a.sender, a.receiver, a.seq, a.sent) == (b.sender, b.receiver, b.seq, b.sent)
+        and a.vectors.keys() == b.vectors.keys()
+        and all(torch.equal(a.vectors[k], b.vectors[k]) for k in a.vectors)
+    )
+
+
+def exchange_of(
+    node: int, connection: Any, topology: Any = RING, lengths: Any = expected
+) -> ZenohExchange:
+    return ZenohExchange(
+        connection, RUN, {node: NAMES[node]}, NAMES, lengths, {node: topology.neighbours[node]}
+    )
+
+
+# --------------------------------------------------------------------- through a real router
+
+
+@pytest.fixture(scope="module")
+def connections(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Connection]]:
+    """Of every node to a router with the rules of a ring, over mutual TLS."""
+    pytest.importorskip("zenoh")
+    root = tmp_path_factory.mktemp("sites")
+    sites = deployment(root, *NAMES.values())
+    neighbours = {NAMES[i]: [NAMES[j] for j in RING.neighbours[i]] for i in NAMES}
+    with ExitStack() as stack:
+        router = Router(sites[SERVER], access_control(RUN, neighbours, neighbours), root / "log")
+        stack.callback(router.stop)
+        found = {node: Connection(sites[name]) for node, name in NAMES.items()}
+        for connection in found.values():
+            stack.callback(connection.close)
+        deadline = time.monotonic() + PATIENCE
+        while not all(c.connected for c in found.values()):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        yield found
+
+
+@pytest.fixture
+def exchanges(connections: dict[int, Connection]) -> Iterator[dict[int, ZenohExchange]]:
+    """Of every node; all of them hear each other."""
+    found = {node: exchange_of(node, connection) for node, connection in connections.items()}
+    lacking = {(j, i) for i in NAMES for j in RING.neighbours[i]}
+    deadline = time.monotonic() + PATIENCE
+    while lacking and time.monotonic() < deadline:
+        for j, i in lacking:
+            found[j].post(Mail(j, i, -1, {}))
+        time.sleep(0.05)
+        lacking -= {(m.sender, i) for i, e in found.items() for m in e.collect(0.0)}
+    assert not lacking
+    time.sleep(0.1)  # what was posted twice
+    for each in found.values():
+        each.collect(0.0)
+    yield found
+    for each in found.values():
+        each.close()
+
+
+def wait_for(exchange: ZenohExchange, count: int = 1) -> list[Mail]:
+    found, deadline = [], time.monotonic() + PATIENCE
+    while len(found) < count and time.monotonic() < deadline:
+        found += exchange.collect(1.0)
+    return found
+
+
+def test_mail_arrives_as_it_was_sent(exchanges: dict[int, ZenohExchange]) -> None:
+    sent = [
+        mail(1, 2, (3 << 32) + 7, 0.1),
+        Mail(1, 2, -1, {MODEL: torch.linspace(0, 1, 50)}, 1e9 + 0.125),
+    ]
+    for each in sent:
+        exchanges[1].post(each)
+        for vector in each.vectors.values():
+            vector.add_(1)  # the sender goes on
+        [found] = wait_for(exchanges[2])
+        for vector in found.vectors.values():
+            vector.add_(1)  # the receiver may work with it
+        assert same(found, each)
+    assert exchanges[2].collect(0.0) == []
+
+
+def test_everybody_gets_its_own_mail_only(exchanges: dict[int, ZenohExchange]) -> None:
+    edges = [(j, i) for i in NAMES for j in RING.neighbours[i]]
+    for sender, receiver in edges:
+        exchanges[sender].post(mail(sender, receiver, 1))
+    for node, exchange in exchanges.items():
+        pairs = {(s, r) for s, r in edges if r == node}
+        assert {m[:2] for m in wait_for(exchange, len(pairs))} == pairs
+
+
+def test_the_newest_mail_is_enough(exchanges: dict[int, ZenohExchange]) -> None:
+    """Of each neighbour, and an older one that comes late is none."""
+    for seq in (5, 7, 6):
+        exchanges[1].post(mail(1, 2, seq))
+        time.sleep(0.1)  # or the outbox would keep the last of them alone
+    exchanges[3].post(mail(3, 2, 2))
+    time.sleep(0.1)
+    assert {(m.sender, m.seq) for m in wait_for(exchanges[2], 2)} == {(1, 7), (3, 2)}
+    assert exchanges[2].overwritten == 2
+
+
+@pytest.mark.parametrize(
+    ("host", "sender", "receiver"),
+    [
+        (0, 1, 2),  # in the name of another
+        (0, 0, 2),  # to a node that is no neighbour
+    ],
+)
+def test_mail_that_is_not_allowed_does_not_come(
+    exchanges: dict[int, ZenohExchange], host: int, sender: int, receiver: int
+) -> None:
+    exchanges[host].post(mail(sender, receiver, 9))
+    time.sleep(0.1)
+    exchanges[1].post(mail(1, 2, 4))
+    assert [m.seq for m in wait_for(exchanges[2])] == [4]
+    assert exchanges[2].refused == {}
+
+
+def test_nodes_on_real_links_agree_on_the_optimum_of_all(
+    connections: dict[int, Connection],
+) -> None:
+    """Four hosts, each with a node of its own curvature and its own minimum, run freely."""
+    problem, rate = quadratics(4, parameters=10, condition=5.0, seed=3), 0.2
+    algorithm = make_algorithm("ecl", Settings(**SETTINGS), RING)
+
+    def lengths(mail: Mail) -> dict[str, tuple[int, torch.dtype]]:
+        return {"reflection": (10, torch.float64)}
+
+    def initial(_: int) -> torch.Tensor:
+        return torch.zeros(10, dtype=torch.float64)
+
+    def gradients(due):
+        time.sleep(0.001)  # a step takes longer than a mail
+        return list(problem.gradients(due))
+
+    participants, threads = [], []
+    began = time.monotonic()
+    exchanges = [exchange_of(i, connections[i], RING, lengths) for i in NAMES]
+    for index, exchange in enumerate(exchanges):
+        node = Node(index, initial(index))
+        algorithm.start(node)
+        heard = dict.fromkeys(node.links, 0.0)
+        participant = Participant(node, algorithm, RING.neighbours[index], 1.0, rate, heard=heard)
+        host = Host([participant], gradients, initial=initial, exchange=exchange)
+        run = ({index: range(1500)}, 4.0, lambda: time.monotonic() - began, 0)
+        participants.append(participant)
+        threads.append(threading.Thread(target=host.run_freely, args=run))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for exchange in exchanges:
+        exchange.close()
+    assert all(p.tally.steps == 1500 and p.tally.used > 100 for p in participants)
+    assert all(e.refused == {} for e in exchanges)
+    optimum = problem.optimum(dict.fromkeys(NAMES, 1.0))
+    assert worst_error([p.node.weights for p in participants], optimum) < 1e-3
+
+
+# -------------------------------------------------------------------- what comes is not believed
+
+
+class Loopback:
+    """Carries what is published to whoever subscribes, at once and with no rules."""
+
+    def __init__(self) -> None:
+        self.callbacks: list[Callable[[str, bytes], None]] = []
+        self.up = True
+
+    def publish(self, key: str, payload: bytes, *, urgent: bool = False) -> bool:
+        for callback in self.callbacks if self.up else ():
+            callback(key, payload)
+        return self.up
+
+    def subscribe(
+        self, expression: str, callback: Callable[[str, bytes], None]
+    ) -> Callable[[], None]:
+        self.callbacks.append(callback)
+        return lambda: self.callbacks.remove(callback)
+
+
+KEY = keys.mail(RUN, "cyd", "bob")
+HEADER = {"run": RUN, "sender": 1, "receiver": 2, "seq": 8, "sent": 0.5}
+ARRAYS = {"reflection": np.ones(5, np.float32), "indices": np.arange(3, dtype=np.int32)}
+GOOD = encode("mail", HEADER, ARRAYS)
+
+
+def with_header(**changes: Any) -> bytes:
+    return encode("mail", HEADER | changes, ARRAYS)
+
+
+def with_vector(reflection: np.ndarray, **more: np.ndarray) -> bytes:
+    return encode("mail", HEADER, {**ARRAYS, "reflection": reflection, **more})
+
+
+FAULTS = {
+    "ten times too large": (KEY, GOOD + bytes(1 << 20), "too long"),
+    "another's model": (KEY, with_vector(np.ones(6, np.float32)), "wrong shape"),
+    "another type": (KEY, with_vector(np.ones(5, np.float64)), "wrong shape"),
+    "one vector more": (KEY, with_vector(ARRAYS["reflection"], more=np.ones(1)), "wrong shape"),
+    "no vectors": (KEY, encode("mail", HEADER, {}), "wrong shape"),
+    "nan": (KEY, with_vector(np.full(5, np.nan, np.float32)), "not finite"),
+    "infinite": (KEY, with_vector(np.full(5, np.inf, np.float32)), "not finite"),
+    "truncated": (KEY, GOOD[:50], "truncated"),
+    "truncated vectors": (KEY, GOOD[:-5], "bad arrays"),
+    "noise": (KEY, bytes(range(256)), "bad magic"),
+    "a pickle": (KEY, b"\x80\x04\x95\x00", "bad magic"),
+    "another kind": (KEY, encode("order", HEADER, ARRAYS), "wrong kind"),
+    "another run": (KEY, with_header(run="f" * 16), "wrong run"),
+    "another sender": (KEY, with_header(sender=3), "wrong sender"),
+    "another receiver": (KEY, with_header(receiver=0), "wrong sender"),
+    "no neighbour": (keys.mail(RUN, "cyd", "ann"), with_header(sender=0), "wrong sender"),
+    "nobody": (keys.mail(RUN, "cyd", "eve"), GOOD, "wrong sender"),
+    "no number": (KEY, with_header(seq="8"), "bad header"),
+    "a huge number": (KEY, with_header(seq=1 << 80), "bad header"),
+    "a number that is a truth": (KEY, with_header(seq=True), "bad header"),
+    "no time": (KEY, with_header(sent=None), "bad header"),
+    "a time that is none": (KEY, with_header(sent=float("nan")), "not finite"),
+    "a greeting of another model": (
+        KEY, encode("mail", HEADER | {"seq": -1}, {MODEL: np.ones(51, np.float32)}), "wrong shape"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", FAULTS)
+def test_what_is_no_mail_is_dropped_and_counted(what: str) -> None:
+    link = Loopback()
+    exchange = exchange_of(2, link)
+    key, payload, reason = FAULTS[what]
+    link.publish(key, payload)
+    assert exchange.collect(0.0) == []
+    assert exchange.refused == {reason: 1}
+    link.publish(KEY, GOOD)
+    assert [m.seq for m in exchange.collect(0.0)] == [8]
+
+
+def test_a_flood_costs_the_memory_of_one_mail() -> None:
+    link = Loopback()
+    exchange = exchange_of(2, link)
+    for seq in range(1000):
+        link.publish(KEY, with_header(seq=seq))
+        link.publish(keys.mail(RUN, "cyd", f"eve-{seq}"), GOOD)
+    assert len(exchange._boxes) == 1
+    assert [m.seq for m in exchange.collect(0.0)] == [999]
+    assert (exchange.received, exchange.overwritten) == (1000, 999)
+    assert exchange.refused == {"wrong sender": 1000}
+
+
+def test_mail_of_newcomers_and_other_mail_do_not_replace_each_other() -> None:
+    link = Loopback()
+    exchange = exchange_of(2, link)
+    for seq, arrays in ((-1, {}), (8, ARRAYS), (-1, {MODEL: np.ones(50, np.float32)})):
+        link.publish(KEY, encode("mail", HEADER | {"seq": seq}, arrays))
+    found = {m.seq: m.vectors.keys() for m in exchange.collect(0.0)}
+    assert found == {8: ARRAYS.keys(), -1: {MODEL}}
+
+
+def test_nobody_waits_longer_than_its_patience() -> None:
+    link = Loopback()
+    exchange = exchange_of(2, link)
+    assert exchange.collect(0.05) == []
+    threading.Timer(0.05, link.publish, (KEY, GOOD)).start()
+    assert [m.seq for m in exchange.collect(PATIENCE)] == [8]
+
+
+def test_mail_that_the_link_does_not_take_is_counted() -> None:
+    link = Loopback()
+    exchange = exchange_of(1, link)
+    exchange.post(mail(1, 2, 1))
+    link.up = False
+    exchange.post(mail(1, 2, 2))
+    assert (exchange.sent, exchange.unsent) == (1, 1)
+
+
+def test_an_exchange_that_is_closed_hears_nothing() -> None:
+    link = Loopback()
+    exchange = exchange_of(2, link)
+    exchange.close()
+    link.publish(KEY, GOOD)
+    assert exchange.collect(0.0) == []
+    assert exchange.received == 0
