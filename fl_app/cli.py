@@ -113,12 +113,16 @@ def check(arguments: argparse.Namespace) -> int:
     settings = resolve(parse_assignments([*arguments.values, f"data-path={path}"]))
     if settings.dataset == FILES:
         dataset = load_dataset(FILES, data_path=path)
-        parts = {"train": dataset.train, "test": dataset.test}
+        parts, classes = {"train": dataset.train, "test": dataset.test}, dataset.classes
     else:
-        parts = {"train": load_shard(path, spec_of(settings.dataset))}
+        spec = spec_of(settings.dataset)
+        parts, classes = {"train": load_shard(path, spec)}, spec.class_names
     for name, images in parts.items():
         shape = "x".join(map(str, images.images.shape[1:]))
         print(f"{name}: {len(images.labels)} images of {shape}, fit dataset={settings.dataset}")
+        counts = [int((images.labels == label).sum()) for label in range(len(classes))]
+        for held, label in zip(counts, classes, strict=True):
+            print(f"{held:9}  {label}")
     return 0
 
 
