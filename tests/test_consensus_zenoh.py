@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from fl_app.site import SERVER
+from fl_app.site import SERVER, Site
 from strategies.consensus.algorithms import Settings, make_algorithm
 from strategies.consensus.host import MODEL, Host, Mail, Participant
 from strategies.consensus.node import Node
@@ -19,6 +19,7 @@ from strategies.consensus.zenoh_exchange import ZenohExchange
 from strategies.link import keys
 from strategies.link.connection import Connection
 from strategies.link.router import Router, access_control
+from strategies.link.sealing import Sealing
 from strategies.link.wire import encode
 from tests.certificates import deployment
 from tests.convex import SETTINGS, quadratics, worst_error
@@ -49,25 +50,29 @@ def same(a: Mail, b: Mail) -> bool:
 
 
 def exchange_of(
-    node: int, connection: Any, topology: Any = RING, lengths: Any = expected
+    node: int, connection: Any, lengths: Any = expected, sealing: Sealing | None = None
 ) -> ZenohExchange:
-    return ZenohExchange(
-        connection, RUN, {node: NAMES[node]}, NAMES, lengths, {node: topology.neighbours[node]}
-    )
+    own, neighbours = {node: NAMES[node]}, {node: RING.neighbours[node]}
+    return ZenohExchange(connection, RUN, own, NAMES, lengths, neighbours, sealing)
 
 
 # --------------------------------------------------------------------- through a real router
 
 
 @pytest.fixture(scope="module")
-def connections(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Connection]]:
+def sites(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Site]:
+    pytest.importorskip("cryptography")
+    return deployment(tmp_path_factory.mktemp("sites"), *NAMES.values())
+
+
+@pytest.fixture(scope="module")
+def connections(sites: dict[str, Site], tmp_path_factory) -> Iterator[dict[int, Connection]]:
     """Of every node to a router with the rules of a ring, over mutual TLS."""
     pytest.importorskip("zenoh")
-    root = tmp_path_factory.mktemp("sites")
-    sites = deployment(root, *NAMES.values())
+    log = tmp_path_factory.mktemp("router") / "log"
     neighbours = {NAMES[i]: [NAMES[j] for j in RING.neighbours[i]] for i in NAMES}
     with ExitStack() as stack:
-        router = Router(sites[SERVER], access_control(RUN, neighbours, neighbours), root / "log")
+        router = Router(sites[SERVER], access_control(RUN, neighbours, neighbours), log)
         stack.callback(router.stop)
         found = {node: Connection(sites[name]) for node, name in NAMES.items()}
         for connection in found.values():
@@ -79,10 +84,15 @@ def connections(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, 
         yield found
 
 
-@pytest.fixture
-def exchanges(connections: dict[int, Connection]) -> Iterator[dict[int, ZenohExchange]]:
+@pytest.fixture(params=[False, True], ids=["plain", "sealed"])
+def exchanges(
+    request: pytest.FixtureRequest, sites: dict[str, Site], connections: dict[int, Connection]
+) -> Iterator[dict[int, ZenohExchange]]:
     """Of every node; all of them hear each other."""
-    found = {node: exchange_of(node, connection) for node, connection in connections.items()}
+    found = {
+        node: exchange_of(node, connection, expected, sealing_of(node, sites, request.param))
+        for node, connection in connections.items()
+    }
     lacking = {(j, i) for i in NAMES for j in RING.neighbours[i]}
     deadline = time.monotonic() + PATIENCE
     while lacking and time.monotonic() < deadline:
@@ -97,6 +107,10 @@ def exchanges(connections: dict[int, Connection]) -> Iterator[dict[int, ZenohExc
     yield found
     for each in found.values():
         each.close()
+
+
+def sealing_of(node: int, sites: dict[str, Site], sealed: bool = True) -> Sealing | None:
+    return Sealing(sites[NAMES[node]], RUN) if sealed else None
 
 
 def wait_for(exchange: ZenohExchange, count: int = 1) -> list[Mail]:
@@ -178,7 +192,7 @@ def test_nodes_on_real_links_agree_on_the_optimum_of_all(
 
     participants, threads = [], []
     began = time.monotonic()
-    exchanges = [exchange_of(i, connections[i], RING, lengths) for i in NAMES]
+    exchanges = [exchange_of(i, connections[i], lengths) for i in NAMES]
     for index, exchange in enumerate(exchanges):
         node = Node(index, initial(index))
         algorithm.start(node)
@@ -207,19 +221,20 @@ class Loopback:
     """Carries what is published to whoever subscribes, at once and with no rules."""
 
     def __init__(self) -> None:
-        self.callbacks: list[Callable[[str, bytes], None]] = []
+        self.subscriptions: list[tuple[str, Callable[[str, bytes], None]]] = []
         self.up = True
 
     def publish(self, key: str, payload: bytes, *, urgent: bool = False) -> bool:
-        for callback in self.callbacks if self.up else ():
-            callback(key, payload)
+        for expression, callback in list(self.subscriptions) if self.up else ():
+            if expression in (key, key.rsplit("/", 1)[0] + "/*"):
+                callback(key, payload)
         return self.up
 
     def subscribe(
         self, expression: str, callback: Callable[[str, bytes], None]
     ) -> Callable[[], None]:
-        self.callbacks.append(callback)
-        return lambda: self.callbacks.remove(callback)
+        self.subscriptions.append((expression, callback))
+        return lambda: self.subscriptions.remove((expression, callback))
 
 
 KEY = keys.mail(RUN, "cyd", "bob")
@@ -322,3 +337,45 @@ def test_an_exchange_that_is_closed_hears_nothing() -> None:
     link.publish(KEY, GOOD)
     assert exchange.collect(0.0) == []
     assert exchange.received == 0
+
+
+# ------------------------------------------------------------------------------------- sealed mail
+
+
+def test_sealed_mail_is_for_its_receiver_alone(sites: dict[str, Site]) -> None:
+    """The carrier sees who writes to whom and how much; plain mail is not taken for sealed mail."""
+    link, carried = Loopback(), []
+    link.subscribe(KEY, lambda _, payload: carried.append(payload))
+    one = exchange_of(1, link, sealing=sealing_of(1, sites))
+    one.post(mail(1, 2, 1))
+    assert (one.sent, one.unsent, carried) == (0, 1, [])  # nobody's key has come
+    other = exchange_of(2, link, sealing=sealing_of(2, sites))
+    other.collect(0.0)  # it announces its key, and is answered
+    letter = mail(1, 2, 2, 1 / 3)
+    one.post(letter)
+    assert letter.vectors["reflection"].numpy().tobytes()[:4] not in carried[0]
+    [found] = other.collect(0.0)
+    assert same(found, letter)
+    link.publish(KEY, carried[0])
+    link.publish(KEY, carried[0].replace(b'"seq": 2', b'"seq": 3'))
+    assert other.collect(0.0) == []
+    link.publish(KEY, carried[0])
+    assert other.collect(0.0) == []
+    link.publish(KEY, GOOD)
+    link.publish(keys.announcement(RUN, "bob"), b"")
+    assert other.collect(0.0) == []
+    assert other.refused == {"forged": 1, "replayed": 1, "wrong kind": 1, "bad magic": 1}
+
+
+def test_a_device_that_restarts_is_heard_again(sites: dict[str, Site]) -> None:
+    link = Loopback()
+    other = exchange_of(2, link, sealing=sealing_of(2, sites))
+    for seq in (1, 2):
+        one = exchange_of(1, link, sealing=sealing_of(1, sites))
+        one.collect(0.0)
+        one.post(mail(1, 2, seq))
+        assert [m.seq for m in other.collect(0.0)] == [seq]
+        other.post(mail(2, 1, seq))
+        assert [m.seq for m in one.collect(0.0)] == [seq]
+        one.close()
+    assert other.refused == {}

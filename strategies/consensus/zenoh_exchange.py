@@ -16,9 +16,11 @@ import torch
 from strategies.consensus.exchange import mail_fault
 from strategies.consensus.host import MODEL, Mail
 from strategies.link import keys
-from strategies.link.wire import WireError, decode, encode, unframe
+from strategies.link.sealing import Sealing
+from strategies.link.wire import WireError, decode, encode, frame, unframe
 
-_KIND = "mail"
+_MAIL, _SEALED = "mail", "sealed"
+_ANNOUNCE_SECONDS = 3.0  # latecomers miss what was published before they came
 _OVERHEAD = 1 << 16  # bytes of a mail that are no numbers
 _MOST = 1 << 62  # of a sequence number
 
@@ -39,6 +41,8 @@ class ZenohExchange:
     names: of the devices, by node; own: of those, the nodes here. neighbours: of the nodes here;
     everybody, if there is none (a router with rules lets nobody else through).
     expected: the vectors of a valid mail with this sender, receiver and number (see `mail_fault`).
+    sealing: of the device, if its mail is to be read by the receiver alone; then the neighbours
+    must seal theirs, too, and mail can go to those only whose keys have come.
 
     sent, unsent: mails that were given to the link, and that it could not take. received: mails
     that came; overwritten: those of them that a newer one replaced before they were collected;
@@ -53,9 +57,11 @@ class ZenohExchange:
         names: Mapping[int, str],
         expected: Callable[[Mail], Mapping[str, tuple[int, torch.dtype]]],
         neighbours: Mapping[int, Collection[int]] | None = None,
+        sealing: Sealing | None = None,
     ) -> None:
         self._connection, self._run, self._names = connection, run, names
-        self._expected = expected
+        self._own, self._expected, self._sealing = own, expected, sealing
+        self._kind = _SEALED if sealing else _MAIL
         # By key: whose mail comes under it, and how long it may be.
         self._edges: dict[str, tuple[int, int, int]] = {}
         for receiver in own:
@@ -71,18 +77,24 @@ class ZenohExchange:
         self._ends = [
             connection.subscribe(keys.mail(run, name, "*"), self._take) for name in own.values()
         ]
+        self._announced = -math.inf
+        if sealing is not None:
+            senders = {names[sender] for sender, _, _ in self._edges.values()}
+            self._ends += [
+                connection.subscribe(keys.announcement(run, name), self._hear) for name in senders
+            ]
 
     def post(self, mail: Mail) -> None:
-        header = {"run": self._run, **mail._asdict()}
-        del header["vectors"]
-        arrays = {name: vector.cpu().numpy() for name, vector in mail.vectors.items()}
-        payload = encode(_KIND, header, arrays)
-        if self._connection.publish(self._key(mail.sender, mail.receiver), payload):
+        self._announce(_ANNOUNCE_SECONDS)
+        payload = self._write(mail)
+        key = self._key(mail.sender, mail.receiver)
+        if payload is not None and self._connection.publish(key, payload):
             self.sent += 1
         else:
             self.unsent += 1
 
     def collect(self, patience: float) -> list[Mail]:
+        self._announce(_ANNOUNCE_SECONDS)
         deadline = time.monotonic() + patience
         while True:
             with self._arrived:
@@ -115,6 +127,46 @@ class ZenohExchange:
         )
         return max(sizes) + _OVERHEAD
 
+    def _write(self, mail: Mail) -> bytes | None:
+        """`mail` as bytes; None if its receiver's key has not come yet."""
+        header = {"run": self._run, **mail._asdict()}
+        del header["vectors"]
+        arrays = {name: vector.cpu().numpy() for name, vector in mail.vectors.items()}
+        if self._sealing is None:
+            return encode(_MAIL, header, arrays)
+        receiver = self._names[mail.receiver]
+        if not self._sealing.knows(receiver):
+            return None
+        body = self._sealing.seal(encode(_MAIL, {}, arrays), receiver, header)
+        return frame({"kind": _SEALED, "header": header}, body)
+
+    def _read(self, key: str, payload: bytes) -> tuple[dict[str, Any], Mapping[str, Any]]:
+        """(header, arrays) of what came. Raises WireError."""
+        sender, _, limit = self._edges[key]
+        if self._sealing is None:
+            return decode(payload, kind=_MAIL, limit=limit)
+        head, body = unframe(payload, kind=_SEALED, limit=limit)
+        plain = self._sealing.open(body, self._names[sender], head["header"])
+        return head["header"], decode(plain, kind=_MAIL, limit=limit)[1]
+
+    def _announce(self, pause: float) -> None:
+        """Tell the neighbours the device's public key, unless that was `pause` seconds ago."""
+        now = time.monotonic()
+        if self._sealing is not None and now - self._announced >= pause:
+            for name in self._own.values():
+                key = keys.announcement(self._run, name)
+                if self._connection.publish(key, self._sealing.announcement):
+                    self._announced = now
+
+    def _hear(self, key: str, payload: bytes) -> None:
+        """Take a neighbour's announcement, and answer one that is new; in Zenoh's thread."""
+        assert self._sealing is not None
+        try:
+            if self._sealing.hear(key.rsplit("/", 1)[1], payload):
+                self._announce(0.0)
+        except WireError as error:
+            self._refuse(error.reason)
+
     def _take(self, key: str, payload: bytes) -> None:
         """Keep what came, if its header is good and nothing newer is there; in Zenoh's thread."""
         try:
@@ -129,6 +181,7 @@ class ZenohExchange:
             self.received += 1
             self.overwritten += slot in self._boxes
             if slot not in self._boxes or seq > self._boxes[slot][0] or seq < 0:
+                self._boxes.pop(slot, None)  # in the order in which they came: seals have numbers
                 self._boxes[slot] = seq, payload
                 self._arrived.notify()
 
@@ -136,7 +189,7 @@ class ZenohExchange:
         """The header of a mail. Raises WireError unless it fits the key that the router let it
         through with."""
         sender, receiver, limit = self._edges[key]
-        header = unframe(payload, kind=_KIND, limit=limit)[0]["header"]
+        header = unframe(payload, kind=self._kind, limit=limit)[0]["header"]
         if header.get("run") != self._run:
             raise WireError("wrong run", f"{header.get('run')!r:.40}, not {self._run}")
         if (header.get("sender"), header.get("receiver")) != (sender, receiver):
@@ -150,9 +203,9 @@ class ZenohExchange:
 
     def _open(self, key: str, payload: bytes) -> Mail | None:
         """The mail, if its vectors are what they should be."""
-        sender, receiver, limit = self._edges[key]
+        sender, receiver, _ = self._edges[key]
         try:
-            header, arrays = decode(payload, kind=_KIND, limit=limit)
+            header, arrays = self._read(key, payload)
         except WireError as error:
             self._refuse(error.reason)
             return None

@@ -17,7 +17,7 @@ from typing import Any
 from fl_app.site import Site
 from strategies.link.transport import MESSAGE_LIMIT, configuration, import_zenoh, open_session
 
-Callback = Callable[[str, bytes], None]
+Callback = Callable[[str, bytes], object]
 
 _log = logging.getLogger(__name__)
 _RETRY_SECONDS = (0.5, 4.0)  # between attempts to connect at first: from, to
