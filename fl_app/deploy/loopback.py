@@ -19,9 +19,6 @@ from fl_app.launch import supervise
 from fl_app.launch.superlink import free_port, tail
 from fl_app.site import SERVER
 
-# Flower refuses a SuperNode for 60 s after it was killed; systemd would start it again, too.
-_AGAIN = 'while :; do "$@"; sleep 2; done'
-
 
 class Loopback:
     """A deployment of `devices` in `directory`/site, all on 127.0.0.1, while the context lasts.
@@ -97,16 +94,16 @@ class Loopback:
         self.close()
 
     def start(self, name: str) -> None:
-        """Start a device, or the server (`SERVER`). A device's start is repeated until it stays."""
+        """Start a device, or the server (`SERVER`). Each keeps itself alive, like under systemd."""
         self._log(name).touch()
         self._began[name] = self._log(name).stat().st_size
         place = deployment.machine(self.site, name)
         if name == SERVER:
             command, own = [str(place / "start-superlink.sh")], {}
         else:
-            script = [str(place / "start-supernode.sh"), *map(str, self._own_data(name))]
+            command = [str(place / "start-supernode.sh"), *map(str, self._own_data(name))]
             port = self._ports.setdefault(name, free_port())
-            command, own = ["sh", "-c", _AGAIN, "sh", *script], {"EDGE_FL_PORT": str(port)}
+            own = {"EDGE_FL_PORT": str(port), "EDGE_FL_AGAIN": "2"}
         scratch = tempfile.mkdtemp(prefix="edge-fl-")  # removed with the last process
         supervisor = [sys.executable, "-P", supervise.__file__, str(os.getpid()), scratch]
         with self._log(name).open("ab") as log:

@@ -4,8 +4,11 @@
 #   start-supernode.sh [DATA]
 #
 # DATA, or $EDGE_FL_DATA: its own images, an .npz file or a folder of them; they never leave it.
-# Without, the device takes its share of the run's data set. Flower refuses a SuperNode that comes
-# back within a minute of being cut off: start it again until it stays (systemd does).
+# Without, the device takes its share of the run's data set.
+#
+# When the SuperNode ends it is started again, after $EDGE_FL_AGAIN seconds (default 10): Flower
+# refuses one that is not registered yet, or comes back within a minute of a power cut, and one ends
+# by itself when the SuperLink has forgotten it.
 #
 # Needs Flower's programs on the PATH or in $EDGE_FL_VENV/bin. Everything it writes goes to
 # $EDGE_FL_STATE (default: `state` beside this script).
@@ -34,4 +37,13 @@ if [ "@SECURITY@" = tls ]; then
 else
     set -- "$@" --insecure
 fi
-exec flower-supernode "$@"
+child=
+trap 'kill "$child" 2>/dev/null || true; wait "$child" || true; exit 0' HUP INT TERM
+while :; do
+    flower-supernode "$@" &
+    child=$!
+    wait "$child" || true
+    sleep "${EDGE_FL_AGAIN:-10}" &
+    child=$!
+    wait "$child" || true
+done

@@ -55,5 +55,5 @@ case ${1:-all} in
     superexec) superexec ;;
     register) exec edge-fl deploy register "$here" ;;
     all) exec edge-fl deploy serve "$here" ;;
-    *) sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+    *) sed -n '2,7s/^# \{0,1\}//p' "$here/start-superlink.sh" >&2; exit 2 ;;
 esac
