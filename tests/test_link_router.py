@@ -4,6 +4,7 @@ import json
 import os
 import queue
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -146,35 +147,41 @@ def test_what_is_allowed_arrives(sites: dict[str, Site], router: Router, what: s
         assert sent(one, key, heard)
 
 
+OURS = f"edge-fl/{RUN}/"
 FORBIDDEN = {
-    "mail to whom is no neighbour": ("ann", keys.mail(RUN, "cyd", "ann"), "cyd", "mail/cyd/*"),
-    "mail under another's name": ("ann", keys.mail(RUN, "bob", "cyd"), "bob", "mail/bob/*"),
-    "mail to everybody": ("ann", keys.mail(RUN, "*", "ann"), "bob", "mail/bob/*"),
-    "an order by a device": ("ann", keys.order(RUN, "bob"), "bob", "order/bob"),
-    "a reply of another device": ("ann", keys.reply(RUN, "bob"), SERVER, "reply/*"),
-    "a beat of another device": ("ann", keys.beat(RUN, "bob"), SERVER, "beat/*"),
-    "a public key of another": ("ann", keys.announcement(RUN, "bob"), "cyd", "key/bob"),
-    "a run by a device": ("ann", keys.NOW, "bob", ""),
-    "another run": ("ann", keys.beat("f" * 16, "ann"), SERVER, "beat/*"),
-    "mail by the server": (SERVER, keys.mail(RUN, "bob", "ann"), "bob", "mail/bob/*"),
+    "mail to whom is no neighbour": (
+        "ann",
+        keys.mail(RUN, "cyd", "ann"),
+        "cyd",
+        OURS + "mail/cyd/*",
+    ),
+    "mail under another's name": ("ann", keys.mail(RUN, "bob", "cyd"), "bob", OURS + "mail/bob/*"),
+    "mail to everybody": ("ann", keys.mail(RUN, "*", "ann"), "bob", OURS + "mail/bob/*"),
+    "an order by a device": ("ann", keys.order(RUN, "bob"), "bob", OURS + "order/bob"),
+    "a reply of another device": ("ann", keys.reply(RUN, "bob"), SERVER, OURS + "reply/*"),
+    "a beat of another device": ("ann", keys.beat(RUN, "bob"), SERVER, OURS + "beat/*"),
+    "a public key of another": ("ann", keys.announcement(RUN, "bob"), "cyd", OURS + "key/bob"),
+    "a run by a device": ("ann", keys.NOW, "bob", keys.NOW),
+    "another run": ("ann", keys.beat("f" * 16, "ann"), SERVER, keys.beat("f" * 16, "ann")),
+    "mail by the server": (SERVER, keys.mail(RUN, "bob", "ann"), "bob", OURS + "mail/bob/*"),
     # From here on the publication is fine, and the subscription is not.
-    "another's mailbox": ("ann", keys.mail(RUN, "bob", "ann"), "cyd", "mail/bob/ann"),
-    "all mailboxes": ("ann", keys.mail(RUN, "bob", "ann"), "cyd", "mail/**"),
-    "mail read by the server": ("ann", keys.mail(RUN, "bob", "ann"), SERVER, "mail/**"),
+    "another's mailbox": ("ann", keys.mail(RUN, "bob", "ann"), "cyd", OURS + "mail/bob/ann"),
+    "all mailboxes": ("ann", keys.mail(RUN, "bob", "ann"), "cyd", OURS + "mail/**"),
+    "mail read by the server": ("ann", keys.mail(RUN, "bob", "ann"), SERVER, OURS + "mail/**"),
     "everything": ("ann", keys.mail(RUN, "bob", "ann"), "cyd", "**"),
-    "another's orders": (SERVER, keys.order(RUN, "ann"), "bob", "order/*"),
-    "another's replies": ("ann", keys.reply(RUN, "ann"), "bob", "reply/ann"),
+    "another's orders": (SERVER, keys.order(RUN, "ann"), "bob", OURS + "order/*"),
+    "another's replies": ("ann", keys.reply(RUN, "ann"), "bob", OURS + "reply/ann"),
 }
 
 
 @pytest.mark.parametrize("what", FORBIDDEN)
 def test_what_is_forbidden_does_not(sites: dict[str, Site], router: Router, what: str) -> None:
     """An allowed message that was sent later to the same receiver has come by then."""
-    sender, key, receiver, rest = FORBIDDEN[what]
+    sender, key, receiver, expression = FORBIDDEN[what]
     sign = keys.beat(RUN, "bob") if receiver == SERVER else keys.order(RUN, receiver)
     authors = {SERVER: sites["bob"], "bob": sites[SERVER], "cyd": sites[SERVER]}
     with connecting(sites[sender], sites[receiver], authors[receiver]) as (one, other, author):
-        forbidden = Heard(other, f"edge-fl/{RUN}/{rest}" if rest else keys.NOW)
+        forbidden = Heard(other, expression)
         signs = Heard(other, sign)
         assert until(lambda: one.connected and other.connected and author.connected)
         assert sent(author, sign, signs)
@@ -243,6 +250,20 @@ def test_a_router_that_was_killed_comes_back_and_so_does_everybody(tmp_path: Pat
                 assert sent(ann, keys.mail(RUN, "bob", "ann"), heard, b"again %d" % killed)
         finally:
             router.stop()
+
+
+def test_a_router_that_hangs_is_noticed(tmp_path: Path) -> None:
+    sites = deployment(tmp_path, "ann")
+    router = Router(sites[SERVER], access_control(RUN, ["ann"], {}), tmp_path / "log")
+    try:
+        with connecting(sites["ann"]) as (ann,):
+            assert until(lambda: ann.connected)
+            os.kill(router.pid, signal.SIGSTOP)
+            assert until(lambda: not ann.connected)
+            os.kill(router.pid, signal.SIGCONT)
+            assert until(lambda: ann.connected)
+    finally:
+        router.stop()
 
 
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:

@@ -25,12 +25,11 @@ def configuration(site: Site, side: str) -> dict[str, Any]:
         "transport/shared_memory/enabled": False,
         "transport/link/tx/lease": 1000 * LEASE_SECONDS,
         "transport/link/rx/max_message_size": MESSAGE_LIMIT,
-        # A message is cut into pieces of 64 KB. One that a slow link does not take for this long
-        # (microseconds) is given up with its message; the default of 50 ms would lose every
-        # message of 10 MB below 10 Mbit/s.
+        # A message that a slow link has not taken by then (microseconds) is given up; the default
+        # of 50 ms would lose every message of 10 MB below 1.6 Gbit/s. A dead link ends before.
         "transport/link/tx/queue/congestion_control/drop": {
-            "wait_before_drop": 1_000_000,
-            "max_wait_before_drop_fragments": 5_000_000,
+            "wait_before_drop": 500_000,
+            "max_wait_before_drop_fragments": 60_000_000,
         },
     }
     if side == "listen":
