@@ -18,4 +18,5 @@ HANDLERS = {
     "query.prepare": "client_apps.local_training:prepare",
     "train.consensus": "client_apps.consensus_node:run_window",
     "train.local": "client_apps.local_training:train",
+    "train.session": "client_apps.session:serve",
 }

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -24,15 +25,25 @@ from strategies.attacks import FORGERIES
 from strategies.consensus.agreement import fixed_point
 from strategies.consensus.byzantine import Attacker
 from strategies.consensus.descent import LocalSGD
-from strategies.consensus.exchange import GridExchange, RayExchange, from_arrays, to_arrays
+from strategies.consensus.exchange import (
+    GridExchange,
+    RayExchange,
+    expected_vectors,
+    from_arrays,
+    to_arrays,
+)
 from strategies.consensus.host import INCIDENTS, Exchange, Host, Participant, Tally
 from strategies.consensus.node import Node
 from strategies.consensus.state import pack, unpack
 from strategies.consensus.topology import Topology
+from strategies.consensus.zenoh_exchange import ZenohExchange
 from strategies.evaluation import EvaluationSet, accuracy_and_loss, evaluation_set
+from strategies.link.line import Line, current_line
+from strategies.link.sealing import Sealing
 
 # A neighbour's host that sends nothing for so long is not there: see `run_window`.
 _PATIENCE_SECONDS = 20.0
+_ADOPT_SECONDS = 10.0  # a newcomer waits so long for a neighbour's model
 _MOST_EVENTS = 1500  # of a host, in the slice of the trace that is drawn
 
 
@@ -50,7 +61,8 @@ def meet(message: Message, context: Context) -> Message:
 def run_window(message: Message, context: Context) -> Message:
     """Run the nodes named in the message to the end of a window.
 
-    In: config window, nodes, host, carrier ("", "grid" or "ray"), broker (name of Ray's), mail
+    In: config window, nodes, host, carrier ("", "grid", "ray" or "zenoh"), broker (name of Ray's),
+    names (of the devices that are participants), states (where a device keeps its nodes), mail
     (headers) with the arrays of the mail that has come, examples (of every participant), topology
     (content of its file), directory (of the run), rate (eta), stops (how often it has parked its
     nodes in this window), collected (what Ray's broker may forget), durable (make sure that the
@@ -58,8 +70,8 @@ def run_window(message: Message, context: Context) -> Message:
     (record events until then), started (what the run's clock shows).
     Out: config done, trace (what has happened) and collected (see `RayExchange`); mail and its
     arrays, with the grid carrier; and when the window is done, for each node, metrics accuracy and
-    loss (-1 where the node is off), norm (|w|^2) and its tally, config digests and heard, and the
-    array sum (int64, see `fixed_point`).
+    loss (-1 where the node is off), norm (|w|^2) and its tally, config digests, heard, examples and
+    refused (mails by the reason why they were), and the array sum (int64, see `fixed_point`).
 
     When mail that it cannot do without does not come, it parks its nodes and answers done = False.
     """
@@ -102,6 +114,25 @@ def _initial(config: RunConfig, device: str) -> torch.Tensor:
     return bench_of(config).model.weights.clone()  # asked for before anything has been trained
 
 
+@lru_cache(maxsize=1)
+def _zenoh_exchange(
+    config: RunConfig, topology: str, line: Line, names: tuple[str, ...]
+) -> ZenohExchange:
+    """Kept from window to window, so that mail can come between them."""
+    graph, algorithm, _ = nodes_of(config, topology)
+    node = names.index(line.site.name)
+    parameters = len(bench_of(config).model.weights)
+    return ZenohExchange(
+        line.connection,
+        line.run,
+        own={node: line.site.name},
+        names=dict(enumerate(names)),
+        expected=lambda mail: expected_vectors(mail, algorithm, parameters),
+        neighbours={node: graph.neighbours[node]},
+        sealing=Sealing(line.site, line.run) if config.consensus.encrypt else None,
+    )
+
+
 class _Journal:
     """Keeps what is told of the first moments of a window (`until`), and incidents at any time."""
 
@@ -134,7 +165,10 @@ class _Window:
         self._reference = LocalSGD(alone, c.momentum, c.weight_decay)
         simulated = int(context.node_config.get("partition-id", -1)) >= 0
         run = Path(order["directory"])
-        self._store = NodeStore(run / NODES if simulated else runs_root().parent / NODES / run.name)
+        own = runs_root().parent / NODES / order["states"]
+        self._store = NodeStore(run / NODES if simulated else own)
+        self._line = current_line() if order["carrier"] == "zenoh" else None
+        self._newcomers: list[int] = []
 
     def run(self) -> Message:
         began = time.monotonic()
@@ -176,6 +210,10 @@ class _Window:
             present = self._present(participants)
             arrays["sum"] = fixed_point([p.node.weights for p in present])
             answer |= _described(participants)
+            answer["examples"] = [self._examples(node) for node in self._nodes]
+            refused = exchange.refused if isinstance(exchange, ZenohExchange) else Counter()
+            answer["refused"] = json.dumps(dict(refused))
+            refused.clear()
             metrics |= self._evaluated(participants, {p.node.index for p in present})
         content = {
             "config": ConfigRecord(answer),
@@ -216,13 +254,21 @@ class _Window:
         """p_i = N n_i / sum_j n_j, so that sum_i p_i f_i is the loss on all data in one place."""
         if self._config.consensus.weights == "equal":
             return 1.0
-        examples: Sequence[int] = self._order["examples"]
-        return len(examples) * examples[node] / sum(examples)
+        examples: list[int] = list(self._order["examples"])
+        examples[node] = self._examples(node)  # of a device, the server may not know it yet
+        known = [count for count in examples if count]
+        return len(known) * examples[node] / sum(known)
+
+    def _examples(self, node: int) -> int:
+        return len(shard_of(self._config, node, self._own_data).labels)
 
     def _exchange(self) -> Exchange | None:
         if self._order["carrier"] == "ray":
             order = self._order
             return RayExchange(order["broker"], order["host"], order["collected"])
+        if self._line is not None:
+            names = tuple(self._order["names"])
+            return _zenoh_exchange(self._config, self._order["topology"], self._line, names)
         if self._order["carrier"] == "grid":
             arrays: Any = self._message.content["arrays"]
             received = {name: array.numpy() for name, array in arrays.items()}
@@ -246,11 +292,20 @@ class _Window:
             )
         length = self._config.consensus.window
         steps = range((self._window - 1) * length, self._window * length)
+        line = self._line
+
+        def now() -> float:
+            return self._order["started"] + time.monotonic() - began
+
+        if line is not None:
+            host.adopt(self._newcomers, now, _ADOPT_SECONDS)
         host.run_freely(
             dict.fromkeys(self._nodes, steps),
             timetable.interval,
-            lambda: self._order["started"] + time.monotonic() - began,
+            now,
             self._config.seed,
+            link=timetable.conditions,
+            over=lambda: line is not None and line.window > self._window,
         )
         return True
 

@@ -13,6 +13,7 @@ from fl_app.data import Dataset, Split, load_dataset, make_split, spec_of
 from fl_app.data.proxy import ProxyData
 from fl_app.errors import ConfigError, DataError
 from fl_app.models import FlatModel, build_model
+from fl_app.site import Site
 from strategies.consensus.algorithms import Settings, make_algorithm
 from strategies.consensus.node import Algorithm
 from strategies.consensus.schedule import Conditions, Timetable, parse_outages
@@ -149,6 +150,32 @@ def nodes_of(config: RunConfig, text: str) -> tuple[Topology, Algorithm, Timetab
                 f"ends; leave one of them out"
             )
     return topology, algorithm, timetable
+
+
+def devices_of(config: RunConfig, site: Site) -> tuple[str, ...]:
+    """The names of the devices that are participants 0, 1 ... on the server's `site`: those of the
+    configuration, or of the topology's file, or all. Raises ConfigError naming what is wrong."""
+    own = ()
+    if config.agrees:
+        own = topology_of(config, topology_text(config)).names
+    chosen = own or config.device_list or tuple(sorted(site.devices))
+    known = ", ".join(sorted(site.devices)) or "none"
+    if own and config.device_list and set(own) != set(config.device_list):
+        raise ConfigError(
+            f"devices={config.devices!r}, but consensus.topology-file names {', '.join(own)}"
+        )
+    if unknown := [name for name in chosen if name not in site.devices]:
+        raise ConfigError(
+            f"unknown device(s): {', '.join(unknown)}; this site has: {known} (see `edge-fl deploy "
+            f"add-device`)"
+        )
+    if len(chosen) != config.participants:
+        raise ConfigError(
+            f"participants={config.participants}, but there are {len(chosen)} device(s): "
+            f"{', '.join(chosen) or 'none'}; use participants={len(chosen)}, or name others with "
+            f"devices=NAME,NAME..."
+        )
+    return chosen
 
 
 def _check_privacy(config: RunConfig, model: FlatModel) -> None:

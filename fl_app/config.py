@@ -41,7 +41,7 @@ MEAN_RULES = ("fedadam", "fedavg", "fedprox", "fedyogi")
 _ENOUGH = {"krum": (2, 3, "Blanchard et al. 2017"), "multikrum": (2, 3, "Blanchard et al. 2017"),
            "bulyan": (4, 3, "El Mhamdi et al. 2018")}  # fmt: skip
 SINKS = ("tensorboard", "wandb")
-CARRIERS = ("grid", "ray")  # of neighbours' mail: see strategies.consensus.exchange
+CARRIERS = ("grid", "ray", "zenoh")  # of neighbours' mail: see strategies.consensus.exchange
 REFERENCES = ("same-samples", "same-steps")
 SWITCH = ("auto", "off", "on")
 
@@ -151,6 +151,7 @@ class ConsensusConfig:
     silence_seconds: Annotated[float, Within(0, above=True)]
     references: str
     carrier: Annotated[str, OneOf("auto", *CARRIERS)]
+    encrypt: bool
     engine: Annotated[str, OneOf("auto", "sequential", "stacked")]
     step_seconds: Annotated[float, Within(0, above=True)]
     speed_spread: Annotated[float, Within(0)]
@@ -163,7 +164,7 @@ class ConsensusConfig:
 
     @property
     def reference_list(self) -> tuple[str, ...]:
-        return tuple(part.strip() for part in self.references.split(",") if part.strip())
+        return _words(self.references)
 
     @property
     def synchronous(self) -> bool:
@@ -214,6 +215,11 @@ class RunConfig:
     name: str
     resume: str
     sinks: str
+
+    devices: str
+    min_participants: Annotated[int, Within(0)]
+    sessions: Annotated[str, OneOf(*SWITCH)]
+    link_patience: Annotated[float, Within(5)]
 
     dataset: Annotated[str, OneOf(*DATASETS, FILES)]
     data_root: str
@@ -347,7 +353,11 @@ class RunConfig:
 
     @property
     def sink_list(self) -> tuple[str, ...]:
-        return tuple(part.strip() for part in self.sinks.split(",") if part.strip())
+        return _words(self.sinks)
+
+    @property
+    def device_list(self) -> tuple[str, ...]:
+        return _words(self.devices)
 
     def partition_parameters(self) -> dict[str, Value]:
         """The parameters of the partition scheme, by the names it knows."""
@@ -360,6 +370,10 @@ class RunConfig:
     def flat(self) -> dict[str, Value]:
         """All keys with their values, as pyproject.toml and the command line spell them."""
         return {key: _get(self, path) for key, (path, _) in _schema().items()}
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _grows(config: RunConfig) -> bool:
@@ -538,6 +552,13 @@ def _check(config: RunConfig) -> None:
                 f"distill.grow='on': {c.small_model} cannot grow into {c.large_model} at these "
                 f"widths; use cnn6 and cnn12 with large-width >= 2 x small-width"
             )
+    if c.min_participants > (0 if c.virtual else c.participants):
+        raise ConfigError(
+            f"min-participants={c.min_participants} can be at most participants={c.participants}, "
+            f"and on clock='virtual' everybody takes part from the start: leave it at 0"
+        )
+    if len(set(c.device_list)) < len(c.device_list):
+        raise ConfigError(f"devices={c.devices!r} names one twice")
     if c.dataset == FILES and not c.data_path:
         raise ConfigError(f"dataset={FILES!r} needs data-path=PATH (an .npz file or a folder)")
     for key, path in (("output", c.output), ("resume", c.resume), ("data-root", c.data_root)):
@@ -593,6 +614,16 @@ def _check_consensus(config: RunConfig) -> None:
         raise ConfigError(
             "clock='real' has no synchronous rounds, for nobody waits there; use clock='virtual' "
             "or an algorithm of random exchanges"
+        )
+    if config.virtual and c.carrier == "zenoh":
+        raise ConfigError(
+            "consensus.carrier='zenoh' drops mail that a newer one overtakes, and clock='virtual' "
+            "needs all of it; use clock='real', or consensus.carrier=grid"
+        )
+    if c.encrypt and (config.virtual or c.carrier not in ("auto", "zenoh")):
+        raise ConfigError(
+            "consensus.encrypt=true is for mail over zenoh: on devices, with clock='real' and "
+            "consensus.carrier=zenoh"
         )
     if (c.topology == "file") != bool(c.topology_file):
         raise ConfigError("consensus.topology='file' and consensus.topology-file=PATH go together")

@@ -10,6 +10,7 @@ from fl_app.assemble import preflight
 from fl_app.config import RunConfig, resolve
 from fl_app.record.books import recorded
 from strategies import STRATEGIES
+from strategies.link.opening import linked
 
 app = ServerApp()
 
@@ -20,8 +21,8 @@ def main(grid: Grid, context: Context) -> None:
     preflight(config)
     # One thread: the server's own work is small, and the cores belong to those who train.
     torch.set_num_threads(1)
-    with recorded(config) as run:
-        _strategy(config)(config, run).start(grid)
+    with recorded(config) as run, linked(grid, config, run) as devices:
+        _strategy(config)(config, run).start(devices)
 
 
 def _strategy(config: RunConfig):

@@ -11,6 +11,7 @@ from flwr.serverapp import Grid
 from fl_app.errors import ConfigError, DataError, EdgeFlError
 from fl_app.fingerprint import fingerprint
 from strategies.dispatch import Dispatcher
+from strategies.link.sessions import SessionGrid
 
 _POLL_SECONDS = 0.05
 _REMIND_SECONDS = 30.0
@@ -29,15 +30,23 @@ class Host:
 
 
 def assemble_roster(
-    grid: Grid, participants: int, timeout: float, say: Callable[[str], None]
+    grid: Grid,
+    participants: int,
+    timeout: float,
+    say: Callable[[str], None],
+    least: int = 0,
 ) -> tuple[Host, ...]:
     """Wait for enough nodes and return them.
 
     In a simulation a node can host any participant, so one is enough. Devices host one participant
-    each, in the order of their names; there must be as many as participants.
+    each, in the order of their names; there must be as many as participants. Of devices that have
+    sessions `least` are enough, if it is not 0: the others are hosts that may come later.
 
     Raises EdgeFlError when too few come within `timeout` seconds or a node runs other code.
     """
+    if isinstance(grid, SessionGrid):
+        _await_devices(grid, least or participants, timeout, say)
+        return tuple(Host(i + 1, name, i) for i, name in enumerate(grid.names))
     known: dict[int, dict] = {}
     asked: dict[str, int] = {}
     dispatcher = Dispatcher(grid)
@@ -77,18 +86,41 @@ def assemble_roster(
         time.sleep(_POLL_SECONDS)
 
 
+def _await_devices(
+    grid: SessionGrid, least: int, timeout: float, say: Callable[[str], None]
+) -> None:
+    deadline, reminder = time.monotonic() + timeout, time.monotonic() + _REMIND_SECONDS
+    while len(here := grid.here()) < least:
+        lacking = [name for name in grid.names if name not in here]
+        reasons = grid.unreachable()
+        told = ", ".join(f"{n} ({reasons[n]})" if n in reasons else n for n in lacking)
+        now = time.monotonic()
+        if now > deadline:
+            raise ConfigError(
+                f"only {len(here)} of {least} devices came within {timeout:g} s; lacking: {told}; "
+                f"start them, or use min-participants"
+            )
+        if now > reminder:
+            say(f"waiting for devices; lacking: {told}")
+            reminder = now + _REMIND_SECONDS
+        time.sleep(_POLL_SECONDS)
+
+
 def prepare_hosts(
     grid: Grid, hosts: Sequence[Host], participants: int, timeout: float
 ) -> dict[int, int]:
-    """Let every host load its model and data, so that what is wrong with them shows before the
-    first round, and the first round takes no longer than the others.
+    """Let every host that is there load its model and data, so that what is wrong with them shows
+    before the first round, and the first round takes no longer than the others.
 
-    Returns how many training images each participant has. Raises DataError that names the hosts
-    that cannot take part, with their reasons.
+    Returns how many training images each participant has (0: not known yet). Raises DataError that
+    names the hosts that cannot take part, with their reasons.
     """
     dispatcher, faults, asked = Dispatcher(grid), [], {}
-    examples: dict[int, int] = {}
+    examples = dict.fromkeys(range(participants), 0)
+    here = set(grid.get_node_ids())
     for position, host in enumerate(hosts):
+        if host.node_id not in here and isinstance(grid, SessionGrid):
+            continue
         own = [p for p in range(participants) if host.participant == p]
         some = own or list(range(position, participants, len(hosts)))
         content = RecordDict({"config": ConfigRecord({"participants": some})})

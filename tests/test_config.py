@@ -134,9 +134,17 @@ def test_a_whole_number_will_do_as_a_number() -> None:
 # ---------------------------------------------------------------------------------- wrong values
 
 # Texts that are free; the others have a list of choices.
-FREE = {"targets", "output", "name", "resume", "sinks", "data-root", "data-path", "partition"} | {
-    f"consensus.{name}" for name in ("outages", "references", "topology-file")
-}
+FREE = {
+    "targets",
+    "output",
+    "name",
+    "resume",
+    "sinks",
+    "data-root",
+    "data-path",
+    "partition",
+    "devices",
+} | {f"consensus.{name}" for name in ("outages", "references", "topology-file")}
 
 
 @pytest.mark.parametrize("key", sorted(set(keys_of(str)) - FREE))

@@ -7,6 +7,7 @@ from typing import Any
 from fl_app.config import RunConfig
 from fl_app.errors import ConfigError, RunDirectoryError
 from fl_app.record.console import console_listener, say
+from fl_app.record.metrics import link_counts
 from fl_app.record.modes import VIEWS
 from fl_app.record.report import render
 from fl_app.record.run_dir import RunDirectory, runs_root
@@ -92,6 +93,7 @@ def close_books(run: RunDirectory, config: RunConfig, status: str, reason: str) 
         "participants": config.participants,
         "seed": config.seed,
         **measured,
+        **link_counts(run.events()),
         "virtual_seconds": seconds if config.virtual else None,
         "checksum": _checksum(run, view.checkpoint),
         "run_directory": str(run.path),

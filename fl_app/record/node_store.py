@@ -4,12 +4,14 @@ One file per node and window: <root>/<window>/node-0003.safetensors is node 3 at
 window. <root>/parked-0 and parked-1 have, in turn, those of a host that had to stop in the middle.
 """
 
+import contextlib
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fl_app.errors import RunDirectoryError
 from fl_app.record.checkpoint import atomic_save, load_tensors
 
 NODES = "nodes"  # the directory of a run that is the <root>
@@ -40,6 +42,15 @@ class NodeStore:
     def load(self, place: int | str, node: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """What was saved. RunDirectoryError if it is missing or damaged."""
         return load_tensors(self.path(place, node))
+
+    def newest(self, most: int, node: int) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+        """What was saved last of a node, at the end of window `most` or before, and can be read."""
+        found = self.root.iterdir() if self.root.is_dir() else ()
+        windows = [int(place.name) for place in found if place.name.isdigit()]
+        for window in sorted((w for w in windows if w <= most), reverse=True):
+            with contextlib.suppress(RunDirectoryError):
+                return self.load(window, node)
+        return None
 
     def path(self, place: int | str, node: int) -> Path:
         name = place if isinstance(place, str) else f"{place:06d}"

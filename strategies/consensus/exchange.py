@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from fl_app.errors import EdgeFlError
-from strategies.consensus.host import Mail
+from strategies.consensus.host import MODEL, Mail
+from strategies.consensus.node import Algorithm
 from strategies.consensus.topology import Edge, edge_between
 
 
@@ -116,6 +117,16 @@ def from_arrays(headers: Sequence[str], arrays: Mapping[str, np.ndarray]) -> lis
         sender, receiver, seq, sent = header.split(" ")
         mails.append(Mail(int(sender), int(receiver), int(seq), vectors, float(sent)))
     return mails
+
+
+def expected_vectors(
+    mail: Mail, algorithm: Algorithm, parameters: int
+) -> dict[str, tuple[int, torch.dtype]]:
+    """The vectors that a mail must have: name -> (length, dtype). Mail with a negative number is of
+    newcomers: an empty one asks for a model, and one with a model answers that, or invites."""
+    if mail.seq < 0:
+        return {MODEL: (parameters, torch.float32)} if mail.vectors else {}
+    return algorithm.lengths(parameters, mail.sender, mail.receiver, mail.seq)
 
 
 def mail_fault(mail: Mail, expected: Mapping[str, tuple[int, torch.dtype]]) -> str | None:

@@ -28,11 +28,13 @@ from strategies.consensus.exchange import (
 from strategies.consensus.host import Mail
 from strategies.consensus.topology import Topology
 from strategies.dispatch import Dispatcher
+from strategies.link.sessions import SessionGrid
 from strategies.roster import Host
 
 _MEET_SECONDS = 3.0
 # A host whose window failed is asked again so often in a row before the run gives up.
 _ATTEMPTS = 3
+_LONGEST_PAUSE = 60.0  # seconds until a device that keeps failing is asked again
 
 
 @dataclass
@@ -56,6 +58,7 @@ class _Seat:
 
     stops: how often it has parked its nodes in this window. mail: what its nodes' states do not
     contain yet, and collected: the number of the last one that they do, of the Ray broker's.
+    failures: in a row. not_before: when it may be asked again. out: nobody waits for it now.
     """
 
     host: Host
@@ -64,6 +67,8 @@ class _Seat:
     window: int
     stops: int = 0
     failures: int = 0
+    not_before: float = 0.0
+    out: bool = False
     mail: list[Mail] = field(default_factory=list)
     collected: int = 0
     trace: list[list[Any]] = field(default_factory=list)  # of the window, up to where it is parked
@@ -80,8 +85,11 @@ class Fleet:
     """Sends windows to hosts and collects what they answer.
 
     In the virtual clock all hosts work on one window at a time, in the real clock each goes on as
-    soon as it is done. first: the first window that is still to be done. lengths: the vectors that
-    a mail must have, by name, which is checked of all that passes through here.
+    soon as it is done. Devices may come and go then: a window is over without those that are not
+    there, and who comes back goes on with the window of the others.
+
+    first: the first window that is still to be done. lengths: the vectors that a mail must have, by
+    name, which is checked of all that passes through here.
     """
 
     def __init__(
@@ -97,15 +105,19 @@ class Fleet:
         lengths: Callable[[Mail], dict[str, tuple[int, torch.dtype]]],
     ) -> None:
         self._config, self._order, self._dispatcher = config, order, Dispatcher(grid)
+        self._sessions = grid if isinstance(grid, SessionGrid) else None
         self._lengths = lengths
         self._faults: list[tuple[Host, str]] = []  # of mail that was not for its sender to send
         everybody = list(range(config.participants + len(config.consensus.reference_list)))
         self.carrier = config.consensus.carrier
         bound = hosts[0].participant is not None
+        self._live = bound and not config.virtual
+        self._last_work = time.monotonic()
         if bound and len(everybody) > config.participants:
             raise EdgeFlError('consensus.references need all data in one place; use "" on devices')
         if self.carrier == "auto":
-            self.carrier = "grid" if bound else "ray"
+            mailed = self._sessions is not None and not config.virtual
+            self.carrier = "zenoh" if mailed else "grid" if bound else "ray"
         hosts = hosts[: len(everybody)]
         self._ray: Any = None
         name = f"edge-fl-mail-{run_name}"
@@ -126,6 +138,7 @@ class Fleet:
 
             ray.get(self._ray.place.remote(placement))
         self._order |= {"broker": name, "carrier": self.carrier}
+        self._order["names"] = [host.name for host in hosts] if bound else []
         self._under_way: dict[str, _Seat] = {}
 
     @property
@@ -174,7 +187,7 @@ class Fleet:
         busy = {seat.number for seat in self._under_way.values()}
         behind = min(seat.window for seat in self._seats)
         for seat in self._seats:
-            if seat.number in busy or seat.window > last:
+            if seat.number in busy or seat.window > last or self._is_out(seat):
                 continue
             if self._config.virtual and seat.window > behind:
                 continue
@@ -191,8 +204,33 @@ class Fleet:
                 "collected": seat.collected,
             }
             self._under_way[self._send(seat.host, "train.consensus", order, seat.mail)] = seat
-        if not self._under_way and behind <= last:
+        if self._under_way or behind > last:
+            self._last_work = time.monotonic()
+        elif not self._live:
             raise EdgeFlError("no host can go on: each waits for mail that nobody has sent")
+        elif time.monotonic() - self._last_work > self._config.round_timeout:
+            raise EdgeFlError(
+                f"no device could work for {self._config.round_timeout:g} s; continue the run when "
+                f"they are back, with: edge-fl resume RUN"
+            )
+
+    def _is_out(self, seat: _Seat) -> bool:
+        """Whether the seat's device is away, or has failed and is left alone for a while."""
+        if not self._live:
+            return False
+        away = self._sessions is not None and not self._sessions.is_here(seat.host.node_id)
+        seat.out = away or time.monotonic() < seat.not_before
+        return seat.out
+
+    def complete(self, window: int) -> bool:
+        """Whether everybody has done `window` who is there."""
+        return all(seat.window > window or seat.out for seat in self._seats)
+
+    def close(self, window: int) -> None:
+        """`window` is over: who was away goes on with the next one."""
+        for seat in self._seats:
+            if seat.window <= window:
+                seat.window, seat.stops, seat.trace = window + 1, 0, []
 
     def _take(self, seat: _Seat) -> list[Mail]:
         last, parcels = self._broker.collect(seat.number)
@@ -216,7 +254,11 @@ class Fleet:
             except ValueError as error:
                 seat.failures += 1
                 failures.append((seat.host, str(error)))
-                if seat.failures >= _ATTEMPTS:
+                if self._live:
+                    seat.out = True
+                    pause = min(_LONGEST_PAUSE, 2.0 ** (seat.failures - 1))
+                    seat.not_before = time.monotonic() + pause
+                elif seat.failures >= _ATTEMPTS:
                     raise EdgeFlError(
                         f"{seat.host.name} has failed {_ATTEMPTS} times in a row: {error}"
                     ) from error
@@ -224,6 +266,10 @@ class Fleet:
             seat.failures = 0
             if answer is not None:
                 answers.append(answer)
+                if self._live and self._sessions is not None:
+                    # The fastest says when a window is over, or the slowest would make all others
+                    # go on without it.
+                    self._sessions.announce(max(a.window for a in answers) + 1)
         faults, self._faults = self._faults, []
         return answers, failures + faults
 
@@ -251,6 +297,8 @@ class Fleet:
         trace, seat.trace = seat.trace, []
         described = {
             "digests": list(config["digests"]),
+            "examples": list(config["examples"]),
+            "refused": json.loads(config["refused"]),
             "heard": json.loads(config["heard"]),
             "trace": trace,
         }

@@ -16,10 +16,13 @@ from typing import NamedTuple, Protocol
 import torch
 
 from strategies.consensus.node import Algorithm, Node, Vectors
-from strategies.consensus.schedule import Event, Kind
+from strategies.consensus.schedule import Conditions, Event, Kind
 from strategies.randomness import rng
 
 MODEL = "model"  # the vector of a mail with which a node invites one that has only just come
+NEWCOMER = -1  # the number of a mail that asks for a model, and of its answer, in the real clock
+_ASK_AGAIN_SECONDS = 1.0
+PERFECT = Conditions()
 
 
 class Mail(NamedTuple):
@@ -172,6 +175,7 @@ class Host:
         self._waiting: dict[tuple[int, int, int], int] = {}  # mail -> who cannot go on without it
         # Heap of (time, kind, node) of next events: at one moment, all send before any receives.
         self._ready: list[tuple[float, int, int]] = []
+        self._late: list[tuple[float, int, int, int, Mail]] = []  # heap, of the real clock
 
     # -- along timelines (the virtual clock) -----------------------------------------------------
 
@@ -353,15 +357,25 @@ class Host:
     # -- without timelines (the real clock) ------------------------------------------------------
 
     def run_freely(
-        self, steps: Mapping[int, range], interval: float, now: Callable[[], float], seed: int
+        self,
+        steps: Mapping[int, range],
+        interval: float,
+        now: Callable[[], float],
+        seed: int,
+        *,
+        link: Conditions = PERFECT,
+        over: Callable[[], bool] = lambda: False,
     ) -> None:
         """Let every participant do its steps, one after the other in turn, and push to each
         neighbour with probability 1 / interval after each step. Mail is used when it is there.
 
-        steps: by node, the numbers of the steps to do. now: seconds on the run's clock.
+        steps: by node, the numbers of the steps to do. now: seconds on the run's clock. link: its
+        loss, duplication and delay are done to mail on purpose. over: whether to stop before all
+        steps are done, asked after each turn.
         """
         for turn in _turns(steps):
             self._collect(0.0)
+            self._post_late(now())
             for index, number in turn:
                 participant, t = self._participants[index], now()
                 self._use_newest(participant, t)
@@ -371,17 +385,63 @@ class Host:
                 self._apply(participant, gradient)
                 t = now()
                 self._tell(t, "step", index, None, None)
-                draws = rng(seed, "push", index, number).random(len(participant.neighbours))
-                for j, draw in zip(participant.neighbours, draws, strict=True):
+                draws, neighbours = rng(seed, "push", index, number), participant.neighbours
+                for j, draw in zip(neighbours, draws.random(len(neighbours)), strict=True):
                     if draw < 1 / interval:
-                        self._send(participant, Event(t, Kind.SEND, j, number))
+                        fate = draws.random(4).tolist()
+                        self._push(participant, Event(t, Kind.SEND, j, number), link, fate)
+            if over():
+                break
         self._collect(0.0)
+
+    def adopt(self, newcomers: Iterable[int], now: Callable[[], float], patience: float) -> None:
+        """Let nodes that start where others are far already take a neighbour's model: ask all
+        neighbours, and wait for the first answer, at most `patience` seconds."""
+        waiting, began, asked = set(newcomers), now(), -math.inf
+        while waiting and self._exchange is not None and now() < began + patience:
+            if now() > asked + _ASK_AGAIN_SECONDS:
+                asked = now()
+                for index in waiting:
+                    for j in self._participants[index].neighbours:
+                        self._post(Mail(index, j, NEWCOMER, {}, asked))
+            self._collect(_ASK_AGAIN_SECONDS)
+            for index in list(waiting):
+                participant = self._participants[index]
+                models = [m for m in participant.mail.values() if MODEL in m.vectors]
+                if models:
+                    participant.node.weights.copy_(models[0].vectors[MODEL])
+                    self._begin(participant, now())
+                    self._tell(now(), "up", index, models[0].sender, None)
+                    waiting.discard(index)
+
+    def _push(
+        self, participant: Participant, event: Event, link: Conditions, fate: Sequence[float]
+    ) -> None:
+        """Send as over a bad link: lost, late, twice."""
+        lost, late, twice, later = fate
+        if lost < link.loss:
+            self._lose(participant, event)
+            return
+        mail = self._write(participant, event, "send")
+        delays = [late] if twice >= link.duplication else [late, later]
+        for delay in delays:
+            due = event.t + delay * link.delay_seconds
+            heapq.heappush(self._late, (due, participant.node.index, event.peer, event.seq, mail))
+        self._post_late(event.t)
+
+    def _post_late(self, t: float) -> None:
+        while self._late and self._late[0][0] <= t:
+            self._post(heapq.heappop(self._late)[-1])
 
     def _use_newest(self, participant: Participant, t: float) -> None:
         """Use the newest mail of every neighbour, and drop what it has overtaken."""
         newest: dict[int, Mail] = {}
         for mail in participant.mail.values():
-            if mail.sender not in newest or mail.seq > newest[mail.sender].seq:
+            if mail.seq == NEWCOMER:
+                if not mail.vectors:
+                    model = {MODEL: participant.node.weights.clone()}
+                    self._post(Mail(participant.node.index, mail.sender, NEWCOMER, model, t))
+            elif mail.sender not in newest or mail.seq > newest[mail.sender].seq:
                 newest[mail.sender] = mail
         participant.mail.clear()
         for mail in newest.values():

@@ -17,8 +17,9 @@ from fl_app.data import label_histogram
 from fl_app.record.run_dir import RunDirectory
 from strategies.clock import Clock
 from strategies.consensus.agreement import average, consensus_distance
+from strategies.consensus.exchange import expected_vectors
 from strategies.consensus.fleet import Answer, Fleet
-from strategies.consensus.host import INCIDENTS, MODEL, Mail, Tally
+from strategies.consensus.host import INCIDENTS, Mail, Tally
 from strategies.consensus.rates import rate_of
 from strategies.evaluation import Evaluator, Task
 from strategies.roster import assemble_roster, prepare_hosts
@@ -50,6 +51,9 @@ class Consensus(Strategy):
         self._kept = 0  # the last one whose checkpoint outlives a power cut
         self._applied = (0, 0.0)  # how many mails have been used until then, and their ages' sum
         self._answers: dict[int, list[Answer]] = {}
+        self._examples: list[int] = []  # of every participant; 0 until it has come
+        self._numbers: dict[str, dict[int, Any]] = {}  # the newest of every node, by name
+        self._digests: dict[int, str] = {}
         self._average = np.zeros(0)
 
     def start(
@@ -74,15 +78,18 @@ class Consensus(Strategy):
         self._begin()
         evaluator = Evaluator(config, lambda **fields: self._run.emit("evaluate", **fields))
         try:
-            hosts = assemble_roster(grid, config.participants, timeout, self._warn)
+            hosts = assemble_roster(
+                grid, config.participants, timeout, self._warn, config.min_participants
+            )
             examples = prepare_hosts(grid, hosts, config.participants, timeout)
+            self._examples = [examples[p] for p in range(config.participants)]
             fleet = Fleet(
                 config,
                 self._topology,
                 grid,
                 hosts,
                 first=self._window + 1,
-                order=self._order(examples),
+                order=self._order(),
                 run_name=self._run.name,
                 lengths=self._lengths,
             )
@@ -99,12 +106,15 @@ class Consensus(Strategy):
                     )
                 for answer in answers:
                     self._answers.setdefault(answer.window, []).append(answer)
-                if not self._complete(fleet):
+                    self._hear(answer)
+                window = self._window + 1
+                if window not in self._answers or not fleet.complete(window):
                     time.sleep(_POLL_SECONDS)
                     continue
                 each = (time.monotonic() - began) / (self._window + 1 - first)
                 eta = each * (config.rounds - self._window - 1)
-                self._close_window(self._answers.pop(self._window + 1), eta, evaluator)
+                self._close_window(self._answers.pop(window), eta, evaluator)
+                fleet.close(window)
         finally:
             evaluator.close()
         result.arrays = ArrayRecord({"average": Array(self._average.astype(np.float32))})
@@ -139,13 +149,15 @@ class Consensus(Strategy):
 
     # -- what hosts are told ------------------------------------------------------------------
 
-    def _order(self, examples: dict[int, int]) -> dict[str, Any]:
+    def _order(self) -> dict[str, Any]:
         """What every host is told in every window."""
         seconds = _SLICE_STEPS * self._config.consensus.step_seconds
+        started = str(self._run.environment().get("started"))
         return {
             "topology": self._text,
-            "examples": [examples[p] for p in range(self._config.participants)],
             "directory": str(self._run.path),
+            # A device may have the states of an earlier run of that name.
+            "states": f"{self._run.name}-{hashlib.sha256(started.encode()).hexdigest()[:8]}",
             "slice": 0.0 if self._window else seconds,
         }
 
@@ -157,14 +169,12 @@ class Consensus(Strategy):
             "rate": rate_of(c.schedule, c.learning_rate, window, self._config.rounds),
             "durable": self._durable(window),
             "kept": self._kept,
+            "examples": self._examples,
             "started": self._clock.now(),
         }
 
     def _lengths(self, mail: Mail) -> dict[str, tuple[int, torch.dtype]]:
-        """The vectors that a mail of this run has; one with a model invites who has just come."""
-        if mail.seq < 0:
-            return {MODEL: (self._parameters, torch.float32)}
-        return self._algorithm.lengths(self._parameters, mail.sender, mail.receiver, mail.seq)
+        return expected_vectors(mail, self._algorithm, self._parameters)
 
     def _durable(self, window: int) -> bool:
         return window % self._config.checkpoint_every == 0 or window == self._config.rounds
@@ -191,16 +201,35 @@ class Consensus(Strategy):
         histogram = label_histogram(dataset.train.labels, parts, len(dataset.classes))
         self._run.emit("labels", histogram=histogram, classes=dataset.classes)
 
-    def _complete(self, fleet: Fleet) -> bool:
-        return len(self._answers.get(self._window + 1, ())) == fleet.hosts
+    def _hear(self, answer: Answer) -> None:
+        """What a host tells besides of itself and its nodes."""
+        for node, examples in zip(answer.nodes, answer.described["examples"], strict=True):
+            if node < self._config.participants:
+                self._examples[node] = examples
+        refused: dict[str, int] = answer.described["refused"]
+        if refused:
+            self._run.emit(
+                "rejected",
+                participant=", ".join(map(str, answer.nodes)),
+                round=answer.window,
+                count=sum(refused.values()),
+                reason="mail refused: " + ", ".join(f"{n} {why}" for why, n in refused.items()),
+            )
 
     def _close_window(self, answers: list[Answer], eta: float, evaluator: Evaluator) -> None:
         """Record what all hosts say of the next window, and write the checkpoint."""
         window, config = self._window + 1, self._config
         t = window * self._timetable.window_seconds if config.virtual else self._clock.now()
         people = range(config.participants)
-        # Merged once: per node it would be work by the square of their number.
-        by_name = {name: _merged(answers, name) for name in _NUMBERS}
+        everybody = range(config.participants + len(config.consensus.reference_list))
+        # Of nodes that were away: no accuracy, and of what they have done the last that is known.
+        for name in _NUMBERS:
+            off = -1.0 if name in ("accuracy", "loss") else 0
+            known = {} if name in ("accuracy", "loss") else self._numbers.get(name, {})
+            self._numbers[name] = dict.fromkeys(everybody, off) | known
+            for answer in answers:
+                self._numbers[name] |= answer.of(name)
+        by_name = self._numbers
         accuracy, loss, norms = (by_name[name] for name in ("accuracy", "loss", "norm"))
         on = [i for i in people if accuracy[i] >= 0]
         self._average = average([answer.total for answer in answers], len(on))
@@ -208,13 +237,15 @@ class Consensus(Strategy):
         used, age = tally["used"] - self._applied[0], tally["age"] - self._applied[1]
         self._applied = tally["used"], tally["age"]
         heard = {int(i): times for a in answers for i, times in a.described["heard"].items()}
+        for answer in answers:
+            self._digests |= dict(zip(answer.nodes, answer.described["digests"], strict=True))
         self._run.emit(
             "nodes",
             round=window,
             t=t,
             accuracy=[accuracy[i] if accuracy[i] >= 0 else None for i in people],
             loss=[loss[i] if accuracy[i] >= 0 else None for i in people],
-            heard=[[i, int(j), t - when] for i in people for j, when in heard[i].items()],
+            heard=[[i, int(j), t - when] for i in sorted(heard) for j, when in heard[i].items()],
             reference={
                 name: accuracy[config.participants + position]
                 for position, name in enumerate(config.consensus.reference_list)
@@ -239,7 +270,7 @@ class Consensus(Strategy):
         self._record_trace(window, answers)
         self._evaluate(evaluator, window, t)
         self._window = window
-        self._save(t, answers)
+        self._save(t)
 
     def _record_trace(self, window: int, answers: list[Answer]) -> None:
         """What happened to nodes and links in the window and, of the first, the slice."""
@@ -267,17 +298,12 @@ class Consensus(Strategy):
 
     # -- saving and resuming ------------------------------------------------------------------
 
-    def _save(self, t: float, answers: list[Answer]) -> None:
+    def _save(self, t: float) -> None:
         """The server's part of the checkpoint of a window, after that of every node."""
         if not self._durable(self._window):
             return
         if self._window == self._config.rounds:
-            digests = {
-                node: digest
-                for answer in answers
-                for node, digest in zip(answer.nodes, answer.described["digests"], strict=True)
-            }
-            own = [digests[i] for i in range(self._config.participants)]
+            own = [self._digests.get(i, "") for i in range(self._config.participants)]
             checksum = hashlib.sha256("".join(own).encode()).hexdigest()
             self._run.save_checkpoint(
                 MODELS,
@@ -308,10 +334,3 @@ class Consensus(Strategy):
         times = {e["round"]: e["t"] for e in events if e["event"] == "round"}
         if self._window not in done:
             self._evaluate(evaluator, self._window, times[self._window])
-
-
-def _merged(answers: list[Answer], name: str) -> dict[int, Any]:
-    merged: dict[int, Any] = {}
-    for answer in answers:
-        merged |= answer.of(name)
-    return merged

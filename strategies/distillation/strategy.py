@@ -19,12 +19,14 @@ from strategies.clock import Clock
 from strategies.dispatch import Dispatcher
 from strategies.distillation.publisher import Publisher
 from strategies.evaluation import Evaluator, Task
+from strategies.link.sessions import SessionGrid
 from strategies.roster import Host, assemble_roster, prepare_hosts
 from strategies.rounds import Live, Replay, Rounds
 from strategies.rules import Update, make_rule
 from strategies.schedule import Aggregation, Job
 
-# A pull of nothing costs microseconds in a simulation and a request over the network on devices.
+# A pull of nothing costs microseconds, and a request over the network with Flower's own messages to
+# devices.
 _POLL_SECONDS = 0.02
 _DEVICE_POLL_SECONDS = 0.2
 # When every participant has failed so many times in a row, the run cannot get anywhere.
@@ -105,14 +107,17 @@ class Distillation(Strategy):
                 self._publisher = Publisher(
                     config, self._run, self._clock, evaluator, self._version, self._segments
                 )
-            self._hosts = assemble_roster(grid, config.participants, timeout, self._warn)
+            self._hosts = assemble_roster(
+                grid, config.participants, timeout, self._warn, config.min_participants
+            )
             prepare_hosts(grid, self._hosts, config.participants, timeout)
             publisher = self._publisher
             if publisher is not None and not config.virtual:
                 self._wait(lambda: publisher.ready)
             self._evaluate_forgotten(evaluator)
             self._clock.restart()  # everybody's preparations are no part of the run
-            poll = _POLL_SECONDS if self._hosts[0].participant is None else _DEVICE_POLL_SECONDS
+            remote = self._hosts[0].participant is not None and not isinstance(grid, SessionGrid)
+            poll = _DEVICE_POLL_SECONDS if remote else _POLL_SECONDS
             dispatcher = self._dispatcher = Dispatcher(grid)
             order = train_config or ConfigRecord()
             arrays = _record(self._versions[self._version])

@@ -1,0 +1,136 @@
+"""A device's line to the server, for as long as one of its processes serves a run.
+
+Orders come and replies go through the mail router, so that a job costs no new process. Whatever
+gets lost on the way is sent again: the server repeats an order until it is answered, and an order
+that has been answered is answered again, never done twice.
+"""
+
+import queue
+import secrets
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fl_app.site import Site
+from strategies.link import keys
+from strategies.link.connection import Connection
+from strategies.link.transport import MESSAGE_LIMIT
+from strategies.link.wire import decode, encode
+
+BEAT_SECONDS = 2.0
+_LIMIT = 1 << 30  # bytes of an order; who sends it is the server, or the router would refuse it
+
+
+class Order(NamedTuple):
+    """One message of the server: its number, its Flower message type, and its content."""
+
+    number: int
+    kind: str
+    header: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+
+
+class Line:
+    """The device's end.
+
+    facts: what every beat tells besides, such as the fingerprint of the code. patience: seconds
+    without a word from the server after which an idle device gives it up.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        site: Site,
+        run: str,
+        facts: Mapping[str, Any],
+        patience: float,
+    ) -> None:
+        self.connection, self.site, self.run = connection, site, run
+        self._facts = {**facts, "session": secrets.token_hex(8)}
+        self._patience = patience
+        self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
+        self._newest = 0  # number of the newest order that has come
+        self._answered: tuple[int, bytes] = (0, b"")
+        self._heard = time.monotonic()
+        self.window = 0  # the newest that the server wants to be worked on
+        self.over = ""  # why there is nothing more to do
+        self._beating = threading.Event()
+        connection.subscribe(keys.order(run, site.name), self._take)
+        connection.subscribe(keys.NOW, self._note)
+        self._thread = threading.Thread(target=self._beat, name="beat", daemon=True)
+        self._thread.start()
+
+    def next(self) -> Order | None:
+        """The next order, as soon as there is one; None when there will be no more."""
+        while not self.over:
+            try:
+                return self._orders.get(timeout=0.5)
+            except queue.Empty:
+                if time.monotonic() - self._heard > self._patience:
+                    self.over = f"nothing heard from the server for {self._patience:g} s"
+        return None
+
+    def answer(self, order: Order, header: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
+        """Send the reply to an order; it is kept, in case it gets lost."""
+        payload = encode("reply", {**header, "number": order.number}, arrays)
+        if len(payload) > MESSAGE_LIMIT:
+            error = f"a reply of {len(payload)} bytes is too long; use sessions=off"
+            payload = encode("reply", {"error": error, "number": order.number}, {})
+        self._answered = (order.number, payload)
+        self._reply()
+        self._heard = time.monotonic()  # of the time that the order took, silence is no sign
+
+    def close(self) -> None:
+        """Stop beating."""
+        self._beating.set()
+        self._thread.join()
+
+    def _reply(self) -> None:
+        self.connection.publish(
+            keys.reply(self.run, self.site.name), self._answered[1], urgent=True
+        )
+
+    def _beat(self) -> None:
+        while True:
+            state = {"newest": self._newest, "answered": self._answered[0]}
+            beat = encode("beat", {**self._facts, **state}, {})
+            self.connection.publish(keys.beat(self.run, self.site.name), beat, urgent=True)
+            if self._beating.wait(BEAT_SECONDS):
+                return
+
+    def _take(self, _key: str, payload: bytes) -> None:
+        header, arrays = decode(payload, kind="order", limit=_LIMIT)
+        number = int(header.pop("number"))
+        self._heard = time.monotonic()
+        if number == self._answered[0]:
+            self._reply()
+        elif number > self._newest:
+            self._newest = number
+            self._orders.put(Order(number, str(header.pop("kind")), header, arrays))
+
+    def _note(self, _key: str, payload: bytes) -> None:
+        header, _ = decode(payload, kind="now", limit=1 << 16)
+        if header["run"] != self.run:
+            self.over = "the server serves another run now"
+        elif header["over"]:
+            self.over = "the run is over"
+        else:
+            self.window = int(header["window"])
+            self._heard = time.monotonic()
+
+
+# The line of this process, for what an order's handler has to do with it besides its reply.
+_lines: list[Line] = []
+
+
+def current_line() -> Line | None:
+    """The line that this process serves, if it serves one."""
+    return _lines[-1] if _lines else None
+
+
+def serve_on(line: Line) -> None:
+    """Make `line` the process's own."""
+    _lines[:] = [line]

@@ -1,0 +1,90 @@
+"""How a run reaches its devices: by sessions over the mail router, or by Flower's own messages."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+
+from flwr.serverapp import Grid
+
+from fl_app.assemble import devices_of, flat_model, topology_of, topology_text
+from fl_app.config import RunConfig
+from fl_app.errors import ConfigError, EdgeFlError
+from fl_app.record.run_dir import RunDirectory
+from fl_app.site import Site, server_site
+from strategies.link.sessions import SessionGrid
+from strategies.link.transport import MESSAGE_LIMIT
+
+_SMALL = 1 << 22  # bytes of a reply besides its vectors: numbers, a slice of the trace
+
+
+@contextmanager
+def linked(grid: Grid, config: RunConfig, run: RunDirectory) -> Iterator[Grid]:
+    """The grid that a strategy is to work with: `grid` in a simulation and where devices can have
+    no sessions, and else one of sessions, which end with the context.
+
+    Raises ConfigError for devices that do not fit the configuration, and where sessions are
+    demanded and cannot be had.
+    """
+    site = server_site()
+    if site is None:
+        if config.sessions == "on" or config.consensus.carrier == "zenoh":
+            raise ConfigError(
+                "sessions are for devices: the SuperLink must be started with EDGE_FL_SITE set, as "
+                "the script of `edge-fl deploy` does"
+            )
+        yield grid
+        return
+    names = devices_of(config, site)
+    why = _obstacle(config, site)
+    sessions = None
+    if not why:
+        try:
+            sessions = _open(grid, config, site, names, run)
+        except EdgeFlError as error:
+            why = str(error)
+    if sessions is None:
+        if config.sessions == "on" or config.consensus.carrier == "zenoh":
+            raise ConfigError(f"devices cannot have sessions: {why}")
+        run.emit("warning", message=f"every message to a device starts a process there: {why}")
+        yield grid
+        return
+    try:
+        yield sessions
+    finally:
+        sessions.close()
+        run.emit("sessions", router_restarts=sessions.restarts, started=sessions.started)
+
+
+def _obstacle(config: RunConfig, site: Site) -> str:
+    """Why there can be no sessions; "" if they can be tried."""
+    if config.sessions == "off":
+        return "sessions=off"
+    if not site.mail_port:
+        return "the site has no port for mail"
+    if find_spec("zenoh") is None:
+        return 'eclipse-zenoh is not installed; pip install "edge-fl[deploy]"'
+    return ""
+
+
+def _open(
+    grid: Grid, config: RunConfig, site: Site, names: tuple[str, ...], run: RunDirectory
+) -> SessionGrid:
+    neighbours: dict[str, list[str]] = {}
+    if config.agrees:
+        topology = topology_of(config, topology_text(config))
+        for node, others in enumerate(topology.neighbours):
+            neighbours[names[node]] = [names[other] for other in others]
+    model = flat_model(config, "small")
+    state = model.state()
+    vectors = 4 * sum(vector.nbytes for vector in state.values())
+    return SessionGrid(
+        grid,
+        site,
+        names,
+        neighbours,
+        patience=config.link_patience,
+        # With the grid carrier a reply has all the mail of a window, however much that is.
+        limit=MESSAGE_LIMIT if config.agrees and config.virtual else _SMALL + vectors,
+        log=run.path / "mail-router.log",
+        say=lambda message: run.emit("warning", message=message),
+    )

@@ -1,0 +1,39 @@
+"""Flower's records as what the mail router carries: JSON for numbers and texts, and arrays."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+
+def parts_of(content: RecordDict) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """(header, arrays) of a message's records; an array's name is "record/name"."""
+    header: dict[str, Any] = {"config": {}, "metrics": {}}
+    arrays: dict[str, np.ndarray] = {}
+    header["arrays"] = list(content.array_records)
+    for name, record in content.config_records.items():
+        header["config"][name] = dict(record)
+    for name, record in content.metric_records.items():
+        header["metrics"][name] = dict(record)
+    for name, record in content.array_records.items():
+        arrays |= {f"{name}/{key}": array.numpy() for key, array in record.items()}
+    return header, arrays
+
+
+def content_of(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> RecordDict:
+    """The records of `parts_of`. Raises ValueError for what is none."""
+    try:
+        content = RecordDict()
+        for name, values in header["config"].items():
+            content[name] = ConfigRecord(values)
+        for name, values in header["metrics"].items():
+            content[name] = MetricRecord(values)
+        for name in header["arrays"]:
+            own = {k: v for k, v in arrays.items() if k.startswith(f"{name}/")}
+            content[name] = ArrayRecord(
+                {key.removeprefix(f"{name}/"): Array(array) for key, array in own.items()}
+            )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"no records of a message: {error!r}") from error
+    return content

@@ -1,0 +1,363 @@
+"""The server's end of the devices' sessions: a Flower grid whose messages go through the router."""
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from flwr.app import ConfigRecord, Error, Message, RecordDict
+from flwr.serverapp import Grid
+
+from fl_app.errors import EdgeFlError
+from fl_app.fingerprint import fingerprint
+from fl_app.site import Site
+from strategies.link import keys
+from strategies.link.connection import Connection
+from strategies.link.line import BEAT_SECONDS
+from strategies.link.records import content_of, parts_of
+from strategies.link.router import Router, access_control
+from strategies.link.transport import MESSAGE_LIMIT
+from strategies.link.wire import decode, encode
+
+_TICK_SECONDS = 0.2
+_ONLINE_SECONDS = 1.0  # between two questions to Flower which nodes are online
+_INVITATION_SECONDS = 30 * 24 * 3600.0  # how long a session may last
+_REPEAT_SECONDS = 5.0  # of an order that nobody seems to be working on; doubles each time
+_MOST_REPEAT_SECONDS = 60.0
+# An order that has ended so many processes of its device will end the next one too.
+_MOST_PROCESSES = 3
+_BEAT_LIMIT = 1 << 16
+_FAILED = 2  # Flower's error code of a ClientApp that raised
+_AWAY = 5  # and of a node that is not there
+
+
+@dataclass
+class _Order:
+    """A message under way. repeat: when it is to be sent again, and how long after that."""
+
+    message: Message
+    number: int
+    payload: bytes
+    processes: int = 0
+    repeat: float = 0.0
+    pause: float = _REPEAT_SECONDS
+
+
+@dataclass
+class _Device:
+    """What the server knows of a device.
+
+    session: the process that serves it, sessions: how many have; heard: when it last told of
+    itself. numbers: how many orders it has been given. refused: why it cannot have a session.
+    """
+
+    name: str
+    session: str = ""
+    heard: float = -1e9
+    order: _Order | None = None
+    refused: str = ""
+    sessions: int = 0
+    numbers: int = 0
+
+
+class SessionGrid(Grid):
+    """Messages to devices as orders over the mail router, one at a time to each.
+
+    Every device is a node: number i + 1 is the i-th of `names`, whether or not it is there. To one
+    that is not there a message fails at once.
+
+    grid: Flower's own, over which devices are invited. patience: seconds without a sign of life
+    after which a device is not there. limit: bytes of the largest reply. say: is told what happens
+    to devices and the router.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        site: Site,
+        names: Sequence[str],
+        neighbours: Mapping[str, Collection[str]],
+        *,
+        patience: float,
+        limit: int,
+        log: Path,
+        say: Callable[[str], None],
+    ) -> None:
+        self._grid, self.names = grid, tuple(names)
+        self.token = secrets.token_hex(8)
+        self._patience, self._limit, self._say = patience, limit, say
+        self._devices = {name: _Device(name) for name in names}
+        self._done: dict[str, Message] = {}
+        self._lock = threading.RLock()
+        self._window, self._over = 0, False
+        self._invited: dict[str, int] = {}  # Flower's message id -> node
+        self._spare: set[int] = set()  # nodes that are not asked for
+        self._router = Router(site, access_control(self.token, names, neighbours), log)
+        try:
+            self._connection = Connection(site)
+            self._connection.subscribe(keys.beat(self.token, "*"), self._on_beat)
+            self._connection.subscribe(keys.reply(self.token, "*"), self._on_reply)
+        except BaseException:
+            self._router.stop()
+            raise
+        self._closing = threading.Event()
+        self._fault: BaseException | None = None
+        self._thread = threading.Thread(target=self._tend, name="sessions", daemon=True)
+        self._thread.start()
+
+    # -- Flower's interface -------------------------------------------------------------------
+
+    def set_run(self, run: Any) -> None:
+        """Flower's hook; the run is that of its own grid."""
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> Any:
+        """Flower's run."""
+        return self._grid.run
+
+    def create_message(self, *args: Any, **kwargs: Any) -> Message:
+        """Flower's deprecated way to make a message."""
+        return self._grid.create_message(*args, **kwargs)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """The devices that are there."""
+        self._check()
+        return [i + 1 for i, name in enumerate(self.names) if self._is_here(name)]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Send; the ids. Whoever is not there or has an order already fails at once."""
+        self._check()
+        return [self._push(message) for message in messages]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """The replies that have come."""
+        self._check()
+        with self._lock:
+            return [self._done.pop(i) for i in list(message_ids) if i in self._done]
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Send, and wait for the replies."""
+        ids = set(self.push_messages(messages))
+        deadline = time.monotonic() + timeout if timeout is not None else float("inf")
+        replies: list[Message] = []
+        while ids and time.monotonic() < deadline:
+            replies += self.pull_messages(ids)
+            ids -= {reply.metadata.reply_to_message_id for reply in replies}
+            time.sleep(0.01)
+        return replies
+
+    # -- what Flower's grid has not -----------------------------------------------------------
+
+    def announce(self, window: int) -> None:
+        """Tell all devices that no window before this one is to be worked on any more."""
+        if window > self._window:
+            self._window = window
+            self._publish_now()
+
+    def is_here(self, node_id: int) -> bool:
+        """Whether that device is there."""
+        return self._is_here(self.names[node_id - 1])
+
+    def here(self) -> list[str]:
+        """The names of the devices that are there."""
+        return [name for name in self.names if self._is_here(name)]
+
+    @property
+    def restarts(self) -> int:
+        """How often the router has been started again."""
+        return self._router.restarts
+
+    @property
+    def started(self) -> dict[str, int]:
+        """By device, how many processes have served it."""
+        return {device.name: device.sessions for device in self._devices.values()}
+
+    def unreachable(self) -> dict[str, str]:
+        """Devices that cannot have a session, and why."""
+        return {d.name: d.refused for d in self._devices.values() if d.refused}
+
+    def close(self) -> None:
+        """End the sessions and the router."""
+        self._closing.set()
+        self._thread.join()
+        self._over = True
+        for _ in range(3):  # whoever misses it is patient for a while, and then goes too
+            self._publish_now()
+            time.sleep(_TICK_SECONDS)
+        self._connection.close()
+        self._router.stop()
+
+    # -- to the devices -----------------------------------------------------------------------
+
+    def _push(self, message: Message) -> str:
+        name = self.names[message.metadata.dst_node_id - 1]
+        with self._lock:
+            device = self._devices[name]
+            device.numbers += 1
+            # As Flower's own grids do it: a reply names what it answers by this.
+            message_id = f"{self.token}.{name}.{device.numbers}"
+            message.metadata.__dict__["_message_id"] = message_id
+            if not self._is_here(name):
+                self._finish(message, Error(_AWAY, self._absence(device)))
+            elif device.order is not None:
+                self._finish(message, Error(_AWAY, f"{name} is still busy with an earlier order"))
+            else:
+                header, arrays = parts_of(message.content)
+                kind = message.metadata.message_type
+                header |= {"kind": kind, "number": device.numbers}
+                payload = encode("order", header, arrays)
+                if len(payload) > MESSAGE_LIMIT:
+                    reason = f"{len(payload)} bytes are too many for an order; use sessions=off"
+                    self._finish(message, Error(_FAILED, reason))
+                else:
+                    device.order = _Order(message, device.numbers, payload)
+                    self._send(device)
+        return message_id
+
+    def _send(self, device: _Device) -> None:
+        order = device.order
+        assert order is not None
+        self._connection.publish(keys.order(self.token, device.name), order.payload, urgent=True)
+        order.repeat = time.monotonic() + order.pause
+        order.pause = min(2 * order.pause, _MOST_REPEAT_SECONDS)
+
+    def _publish_now(self) -> None:
+        now = {"run": self.token, "window": self._window, "over": self._over}
+        self._connection.publish(keys.NOW, encode("now", now, {}), urgent=True)
+
+    def _finish(self, message: Message, result: RecordDict | Error) -> None:
+        reply = Message(result, reply_to=message)  # type: ignore[call-overload]
+        self._done[message.metadata.message_id] = reply
+
+    # -- from the devices ---------------------------------------------------------------------
+
+    def _on_beat(self, key: str, payload: bytes) -> None:
+        header, _ = decode(payload, kind="beat", limit=_BEAT_LIMIT)
+        device = self._devices[key.rsplit("/", 1)[1]]
+        if header["fingerprint"] != fingerprint():
+            device.refused = "it runs other code than the server"
+            return
+        with self._lock:
+            device.heard, device.refused = time.monotonic(), ""
+            if device.session != header["session"]:
+                device.session = header["session"]
+                device.sessions += 1
+                if device.sessions > 1:
+                    self._say(f"{device.name} is back with a new process")
+                self._begin_again(device)
+            order = device.order
+            lacks = order is not None and (
+                header["newest"] < order.number or header["answered"] == order.number
+            )
+            if order is not None and lacks and time.monotonic() > order.repeat:
+                self._send(device)
+
+    def _begin_again(self, device: _Device) -> None:
+        """The process that had the device's order is gone: give it to the new one."""
+        order = device.order
+        if order is None:
+            return
+        order.processes += 1
+        if order.processes > _MOST_PROCESSES:
+            device.order = None
+            reason = f"{device.name} has lost {_MOST_PROCESSES} processes over one order"
+            self._finish(order.message, Error(_FAILED, reason))
+        else:
+            order.pause = _REPEAT_SECONDS
+            self._send(device)
+
+    def _on_reply(self, key: str, payload: bytes) -> None:
+        device = self._devices[key.rsplit("/", 1)[1]]
+        result: RecordDict | Error
+        try:
+            header, arrays = decode(payload, kind="reply", limit=self._limit)
+            number = header.get("number")
+            if "error" in header:
+                result = Error(_FAILED, str(header["error"]))
+            else:
+                result = content_of(header, arrays)
+        except ValueError as error:
+            # Whose number it is cannot be known; there is one order at a time.
+            number, result = None, Error(_FAILED, f"a reply that is none: {error}")
+        with self._lock:
+            order = device.order
+            if order is None or (number is not None and number != order.number):
+                return  # given up meanwhile, or answered twice
+            device.order = None
+            self._finish(order.message, result)
+
+    # -- beside the run -----------------------------------------------------------------------
+
+    def _tend(self) -> None:
+        """Keep the router alive, invite devices, and notice those that went."""
+        beat = online = 0.0
+        while not self._closing.wait(_TICK_SECONDS):
+            try:
+                if self._router.tend():
+                    self._say("the mail router died and has been started again")
+                now = time.monotonic()
+                if now > beat:
+                    self._publish_now()
+                    beat = now + BEAT_SECONDS
+                if now > online:
+                    self._invite()
+                    online = now + _ONLINE_SECONDS
+                self._give_up_silent()
+            except httpx.HTTPError:
+                continue  # the SuperLink is away for a moment; the sessions do without it
+            except BaseException as error:
+                self._fault = error  # told to whoever uses the grid next
+                return
+
+    def _invite(self) -> None:
+        """Open a session on every node that is online and has none."""
+        for reply in self._grid.pull_messages(list(self._invited)) if self._invited else ():
+            node = self._invited.pop(reply.metadata.reply_to_message_id, None)
+            self._session_over(node, reply)
+        busy = set(self._invited.values()) | self._spare
+        for node in self._grid.get_node_ids():
+            if node in busy:
+                continue
+            order = {"run": self.token, "patience": self._patience, "names": list(self.names)}
+            content = RecordDict({"config": ConfigRecord(order)})
+            message = Message(content, node, "train.session", ttl=_INVITATION_SECONDS)
+            ids = list(self._grid.push_messages([message]))
+            if ids and ids[0]:
+                self._invited[ids[0]] = node
+
+    def _session_over(self, node: int | None, reply: Message) -> None:
+        if reply.has_error() or node is None:
+            return  # it is invited again as soon as it is online
+        answer: Any = reply.content["config"]
+        name, why = str(answer["name"]), str(answer["why"])
+        if name not in self._devices:
+            self._spare.add(node)
+            self._say(f"{name or node} is none of this run's devices" + (f": {why}" if why else ""))
+        elif why and not self._is_here(name):
+            self._devices[name].refused = why
+
+    def _give_up_silent(self) -> None:
+        with self._lock:
+            for device in self._devices.values():
+                if device.order is not None and not self._is_here(device.name):
+                    order, device.order = device.order, None
+                    self._finish(order.message, Error(_AWAY, self._absence(device)))
+
+    def _is_here(self, name: str) -> bool:
+        return time.monotonic() - self._devices[name].heard < self._patience
+
+    def _absence(self, device: _Device) -> str:
+        if not device.session:
+            return f"{device.name} has not come yet"
+        return f"{device.name} has been silent for {self._patience:g} s"
+
+    def _check(self) -> None:
+        if self._fault is not None:
+            raise EdgeFlError(f"the devices' sessions cannot go on: {self._fault}") from self._fault

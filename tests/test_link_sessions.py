@@ -1,0 +1,290 @@
+"""Sessions: orders to devices and their replies over a real router, through what can go wrong."""
+
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+
+from fl_app.errors import EdgeFlError
+from fl_app.fingerprint import fingerprint
+from fl_app.site import Site, read_site
+from strategies.dispatch import Dispatcher
+from strategies.link import keys, sessions
+from strategies.link.connection import Connection
+from strategies.link.line import Line, Order
+from strategies.link.records import content_of, parts_of
+from strategies.link.sessions import SessionGrid
+from strategies.link.wire import encode
+from tests.fake_grid import FakeGrid
+
+RUN_CONFIG = {"participants": 2}
+
+
+def wait(done: Callable[[], bool], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def site_of(tmp_path: Path) -> Callable[[str], Site]:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+
+    def make(name: str) -> Site:
+        place = tmp_path / name
+        place.mkdir(exist_ok=True)
+        content = {"name": name, "host": "127.0.0.1", "mail-port": port, "insecure": True}
+        (place / "site.json").write_text(json.dumps(content))
+        return read_site(place)
+
+    return make
+
+
+class Setup:
+    """A server with two devices, of which "one" is in the hands of a fake grid if asked for."""
+
+    def __init__(self, tmp_path: Path, site_of: Callable[[str], Site], patience: float) -> None:
+        self.site_of, self.said = site_of, list[str]()
+        node = {"name": "one", "site": str(site_of("one").directory)}
+        self.flower = FakeGrid(RUN_CONFIG, node_configs=[node])
+        self.flower.contexts = {}  # nobody is online
+        self.node = FakeGrid(RUN_CONFIG, node_configs=[node]).contexts
+        self.grid = SessionGrid(
+            self.flower,
+            site_of("server"),
+            ("one", "two"),
+            {},
+            patience=patience,
+            limit=1 << 20,
+            log=tmp_path / "router.log",
+            say=self.said.append,
+        )
+        self.dispatcher = Dispatcher(self.grid)
+        self.closing: list[Callable[[], None]] = []
+
+    def line(self, name: str = "one", kind: type[Line] = Line) -> Line:
+        """A device that the test plays."""
+        connection = Connection(self.site_of(name))
+        wait(lambda: connection.connected)
+        facts = {"fingerprint": fingerprint(), "node": 7}
+        line = kind(connection, self.site_of(name), self.grid.token, facts, 20.0)
+        self.closing += [line.close, connection.close]
+        wait(lambda: name in self.grid.here())
+        return line
+
+    def send(self, kind: str = "train.local", node: int = 1, **config: int) -> str:
+        message = Message(RecordDict({"config": ConfigRecord({**config})}), node, kind)
+        message_id = self.dispatcher.send(message, 60.0)
+        assert message_id
+        return message_id
+
+    def reply(self) -> Message:
+        found: list[Message] = []
+        wait(lambda: bool(found.extend(self.dispatcher.collect()) or found))
+        return found[0]
+
+    def fault(self) -> str:
+        return self.reply().error.reason or ""
+
+
+@pytest.fixture
+def make(tmp_path: Path, site_of: Callable[[str], Site]) -> Iterator[Callable[..., Setup]]:
+    made: list[Setup] = []
+
+    def start(patience: float = 20.0) -> Setup:
+        made.append(Setup(tmp_path, site_of, patience))
+        return made[-1]
+
+    yield start
+    for setup in made:
+        for close in setup.closing:
+            close()
+        setup.grid.close()
+
+
+def answer(line: Line, order: Order | None, **config: int) -> None:
+    assert order is not None
+    line.answer(order, {"config": {"config": config}, "metrics": {}, "arrays": []}, {})
+
+
+def test_records_are_the_same_after_the_journey() -> None:
+    content = RecordDict(
+        {
+            "config": ConfigRecord({"a": [1, 2], "b": 0.1, "c": "x", "d": True, "e": []}),
+            "metrics": MetricRecord({"loss": 1 / 3, "tally": [1, 2]}),
+            "arrays": ArrayRecord({"w/x": Array(np.arange(3.0)), "b": Array(np.zeros(0))}),
+            "none": ArrayRecord({}),
+        }
+    )
+    header, arrays = parts_of(content)
+    again = content_of(json.loads(json.dumps(header)), arrays)
+    assert again == content
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {},
+        {"config": 1, "metrics": {}, "arrays": []},
+        {"config": {"config": {"a": None}}, "metrics": {}, "arrays": []},
+        {"config": {}, "metrics": {"m": {"a": "text"}}, "arrays": []},
+        {"config": {}, "metrics": {}, "arrays": 5},
+    ],
+)
+def test_what_is_no_record_is_refused(header: dict) -> None:
+    with pytest.raises(ValueError, match="no records"):
+        content_of(header, {})
+
+
+def test_a_device_is_invited_and_serves_orders(make: Callable[..., Setup]) -> None:
+    setup = make()
+    setup.flower.contexts |= setup.node
+    wait(lambda: setup.grid.here() == ["one"])
+    assert list(setup.grid.get_node_ids()) == [1]
+    setup.send("query.hello")
+    config = dict(setup.reply().content["config"])  # type: ignore[call-overload]
+    assert (config["name"], config["fingerprint"]) == ("one", fingerprint())
+    setup.send("query.prepare", participants=0)  # a number where there must be a list
+    assert setup.fault().startswith("TypeError")
+    setup.send("query.hello")
+    assert not setup.reply().has_error()  # and goes on
+    invitation = setup.flower.sent[0]
+    assert invitation.metadata.message_type == "train.session"
+    setup.grid.close()
+    found: list[Message] = []
+    ids = [invitation.metadata.message_id]
+    wait(lambda: bool(found.extend(setup.flower.pull_messages(ids)) or found))
+    assert dict(found[0].content["config"])["served"] == 3  # type: ignore[call-overload]
+
+
+def test_who_is_not_there_fails_at_once(make: Callable[..., Setup]) -> None:
+    setup = make()
+    setup.send(node=2)
+    assert setup.fault() == "two has not come yet"
+
+
+def test_a_silent_device_is_given_up(make: Callable[..., Setup]) -> None:
+    setup = make(patience=3.0)
+    line = setup.line()
+    setup.send()
+    assert line.next() is not None
+    line.close()
+    assert "silent for 3 s" in setup.fault()
+    assert setup.grid.here() == []
+
+
+def test_an_order_goes_to_the_process_that_replaces_another(make: Callable[..., Setup]) -> None:
+    setup = make()
+    for _ in range(sessions._MOST_PROCESSES):
+        line = setup.line()
+        if not setup.dispatcher.busy():
+            setup.send(index=4)
+        order = line.next()
+        assert order is not None
+        assert order.header["config"] == {"config": {"index": 4}}
+        line.close()
+        line.connection.close()
+    answer(setup.line(), order, index=5)
+    assert dict(setup.reply().content["config"]) == {"index": 5}  # type: ignore[call-overload]
+    assert setup.said == ["one is back with a new process"] * sessions._MOST_PROCESSES
+
+
+def test_an_order_that_ends_every_process_is_given_up(make: Callable[..., Setup]) -> None:
+    setup = make()
+    line = setup.line()
+    setup.send()
+    for _ in range(sessions._MOST_PROCESSES + 1):
+        line.close()
+        line = setup.line()
+    assert "has lost 3 processes" in setup.fault()
+
+
+class Deaf(Line):
+    """Misses the first order, and loses its first reply."""
+
+    def __init__(self, *arguments) -> None:
+        self.missed, self.lost = 0, 0
+        super().__init__(*arguments)
+
+    def _take(self, key: str, payload: bytes) -> None:
+        self.missed += 1
+        if self.missed > 1:
+            super()._take(key, payload)
+
+    def _reply(self) -> None:
+        self.lost += 1
+        if self.lost > 1:
+            super()._reply()
+
+
+def test_what_gets_lost_is_sent_again_and_done_once(
+    make: Callable[..., Setup], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "_REPEAT_SECONDS", 0.1)
+    setup = make()
+    line = setup.line(kind=Deaf)
+    setup.send()
+    answer(line, line.next(), index=1)
+    assert dict(setup.reply().content["config"]) == {"index": 1}  # type: ignore[call-overload]
+    assert line._orders.empty()
+
+
+def test_a_reply_that_is_none_is_an_error(make: Callable[..., Setup]) -> None:
+    setup = make()
+    line = setup.line()
+    setup.send()
+    assert line.next() is not None
+    payload = encode("reply", {"number": 1, "config": 3}, {})
+    line.connection.publish(keys.reply(line.run, "one"), payload, urgent=True)
+    assert "a reply that is none" in setup.fault()
+
+
+def test_other_code_is_refused(make: Callable[..., Setup]) -> None:
+    setup = make()
+    connection = Connection(setup.site_of("one"))
+    wait(lambda: connection.connected)
+    line = Line(connection, setup.site_of("one"), setup.grid.token, {"fingerprint": "old"}, 20.0)
+    setup.closing += [line.close, connection.close]
+    wait(lambda: setup.grid.unreachable() == {"one": "it runs other code than the server"})
+    assert setup.grid.here() == []
+
+
+def test_the_server_ends_a_window_and_the_run(make: Callable[..., Setup]) -> None:
+    setup = make()
+    line = setup.line()
+    setup.grid.announce(3)
+    wait(lambda: line.window == 3)
+    setup.grid.announce(2)
+    setup.grid.close()
+    wait(lambda: line.over == "the run is over")
+    assert line.window == 3
+    assert line.next() is None
+
+
+def test_a_router_that_dies_is_replaced(make: Callable[..., Setup]) -> None:
+    setup = make()
+    line = setup.line()
+    setup.grid._router._process.kill()
+    wait(lambda: setup.grid.restarts == 1)
+    setup.send(index=1)
+    answer(line, line.next(), index=2)
+    assert dict(setup.reply().content["config"]) == {"index": 2}  # type: ignore[call-overload]
+    assert "the mail router died and has been started again" in setup.said
+
+
+def test_flowers_failure_is_told_to_who_uses_the_grid(make: Callable[..., Setup]) -> None:
+    setup = make()
+
+    def broken() -> list[int]:
+        raise RuntimeError("no such run")
+
+    setup.flower.get_node_ids = broken  # type: ignore[method-assign]
+    with pytest.raises(EdgeFlError, match="no such run"):
+        wait(lambda: bool(list(setup.grid.get_node_ids())))
