@@ -25,11 +25,15 @@ def configuration(site: Site, side: str) -> dict[str, Any]:
         "transport/shared_memory/enabled": False,
         "transport/link/tx/lease": 1000 * LEASE_SECONDS,
         "transport/link/rx/max_message_size": MESSAGE_LIMIT,
-        # A message that a slow link has not taken by then (microseconds) is given up; the default
-        # of 50 ms would lose every message of 10 MB below 1.6 Gbit/s. A dead link ends before.
-        "transport/link/tx/queue/congestion_control/drop": {
-            "wait_before_drop": 500_000,
-            "max_wait_before_drop_fragments": 60_000_000,
+        # Microseconds that a slow link may take for a message before it is given up (mail), or
+        # the link is (what is urgent). With the defaults of 50 ms and 5 s no message of 10 MB gets
+        # through 10 Mbit/s. A dead link ends by its lease, long before.
+        "transport/link/tx/queue/congestion_control": {
+            "drop": {
+                "wait_before_drop": 500_000,
+                "max_wait_before_drop_fragments": 60_000_000,
+            },
+            "block": {"wait_before_close": 600_000_000},
         },
     }
     if side == "listen":
