@@ -47,6 +47,8 @@ def flwr(command: str, *arguments: str) -> int:
         if SCENARIO == "completed":
             (RUN / "summary.json").write_text('{"status": "completed"}')
         print(LOG.format(run=RUN), flush=True)
+        if "--show" in arguments:  # the stream has ended a moment too early
+            print("again\nagain\nround 1/1 accuracy 0.9")
         while SCENARIO == "endless":
             time.sleep(1)
     elif command == "list":

@@ -243,6 +243,9 @@ def test_exit_code_and_output(
         assert output.splitlines() == [
             "round 1/1 accuracy 0.9",
             "WARNING :   participant 2 was rejected",
+            "again",
+            "again",
+            "round 1/1 accuracy 0.9",  # which the stream had once, and the whole log has twice
             f"run directory: {home}/runs/one",
         ]
     if scenario != "broken":

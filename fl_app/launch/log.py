@@ -1,6 +1,8 @@
 """The log of a Flower run, made readable."""
 
 import re
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -9,7 +11,8 @@ _RUN_DIRECTORY = re.compile(r"run directory: (/.*\S)")
 _NOISE = re.compile(
     r"""^\s*(
         (INFO\s*:\s*)?$
-      | INFO\s*:\s*(Starting\ (logstream|Flower\ Simulation)|Federation\ `|To\ change\ federation
+      | INFO\s*:\s*(Starting\ (logstream|Flower\ Simulation)|Printing\ logstream
+          |Federation\ `|To\ change\ federation
           |\s*flwr\ federation\ simulation-config)
       | WARNING\s*:\s*Since\ flwr\ 1\.32
       | Using\ SuperLink:
@@ -31,9 +34,11 @@ class LogReader:
     def __init__(self, verbose: bool = False) -> None:
         self.verbose = verbose
         self.run_directory: Path | None = None
+        self._seen: Counter[str] = Counter()
 
     def read(self, line: str) -> str | None:
         """The line to show for `line`, or None."""
+        self._seen[line.rstrip()] += 1
         plain = _ANSI.sub("", line).rstrip()
         if found := _RUN_DIRECTORY.search(plain):
             self.run_directory = Path(found[1])
@@ -41,3 +46,13 @@ class LogReader:
         if self.verbose:
             return line.rstrip("\n")
         return None if _NOISE.match(plain) else plain
+
+    def left_out(self, lines: Iterable[str]) -> list[str]:
+        """Those of `lines`, a whole log, that have not been read yet; as often as they lack."""
+        seen, found = self._seen.copy(), []
+        for line in lines:
+            if seen[line.rstrip()]:
+                seen[line.rstrip()] -= 1
+            else:
+                found.append(line)
+        return found

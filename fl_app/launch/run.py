@@ -25,7 +25,7 @@ from fl_app.launch.sizing import (
     count_gpus,
     simulation_size,
 )
-from fl_app.launch.superlink import Link, local_superlink
+from fl_app.launch.superlink import ANSWER_SECONDS, Link, local_superlink
 from fl_app.launch.values import toml_lines
 from fl_app.record.books import close_books
 from fl_app.record.run_dir import CHECKPOINTS, RunDirectory, runs_root
@@ -126,6 +126,7 @@ def _run_on(
         if problem := _follow(link, run_id, reader):
             return problem
         status, details = _status(link, run_id)
+        _show_rest(link, run_id, reader)
     except BaseException:
         # A local SuperLink is about to end with all it has started; another one must be told.
         if link.supervisor is None:
@@ -169,6 +170,21 @@ def _follow(link: Link, run_id: str, reader: LogReader) -> str:
     finally:
         stream.kill()
         stream.wait()
+
+
+def _show_rest(link: Link, run_id: str, reader: LogReader) -> None:
+    """Show what the stream of the log has left out: Flower looks whether the run has finished after
+    it has looked for lines, and what comes between the two does not come at all."""
+    whole = link.flwr("log", run_id, link.connection, "--show")
+    try:
+        output, _ = whole.communicate(timeout=ANSWER_SECONDS)
+    except subprocess.TimeoutExpired:
+        return  # of a run that has ended all the same
+    finally:
+        whole.kill()
+    for line in reader.left_out(output.splitlines(keepends=True)):
+        if (text := reader.read(line)) is not None:
+            print(text, flush=True)
 
 
 class _Watch:
