@@ -82,14 +82,14 @@ in one place would have given.
 - CIFAR-10 at 32x32; a ring of 8; every node has 5 of the 10 classes, each of which 4 nodes have; an
   edge exchanges at random times, on average every K = {INTERVAL} local steps (`d-psgd` and
   `momentum-tracking`: all edges at once, every {INTERVAL} steps).
-- *Centralized* is plain SGD on all data in one place with the same model, step sizes, momentum and
-  augmentation: as many steps as a node (batch 32), or as many samples as all nodes (batch 256).
+- *Centralized* is plain SGD on all data in one place with the same model, step sizes and momentum:
+  as many steps as a node (batch 32), or as many samples as all nodes (batch 256).
 - Accuracies are of all {", ".join(f"{n:,}" for n in examples)} test images, of the models that
   nodes have in the end (on the way, in the figures, of fewer images). The averaged model is a
   diagnosis: no node has it.
 - Momentum is the running mean M <- 0.9 M + 0.1 g.
 - Several seeds are given as mean [one value a seed].
-- `ecl` is ours (theta 0.75, and kappa 1, which is not in the papers); the rows named after a paper
+- `ecl` is ours (theta 1/2, and kappa 1, which is not in the papers); the rows named after a paper
   are as published. `c-ecl` sends 10 % of the coordinates, with our theta and kappa.
 - Every run is on the virtual clock, in one process without Flower's start-up; a `flwr run` of its
   command gives the same models, bit for bit."""
