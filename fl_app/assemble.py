@@ -13,7 +13,7 @@ from fl_app.data import Dataset, Split, load_dataset, make_split, spec_of
 from fl_app.data.proxy import ProxyData
 from fl_app.errors import ConfigError, DataError
 from fl_app.models import FlatModel, build_model
-from fl_app.site import Site
+from fl_app.site import Site, server_site
 from strategies.consensus.algorithms import Settings, make_algorithm
 from strategies.consensus.node import Algorithm
 from strategies.consensus.schedule import Conditions, Timetable, parse_outages
@@ -150,6 +150,12 @@ def nodes_of(config: RunConfig, text: str) -> tuple[Topology, Algorithm, Timetab
                 f"ends; leave one of them out"
             )
     return topology, algorithm, timetable
+
+
+def expected_devices(config: RunConfig) -> tuple[str, ...]:
+    """`devices_of` the site of this server; () where it has none, as in a simulation."""
+    site = server_site()
+    return devices_of(config, site) if site else ()
 
 
 def devices_of(config: RunConfig, site: Site) -> tuple[str, ...]:

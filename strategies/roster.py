@@ -1,7 +1,7 @@
 """Who takes part: nodes are asked who they are, and participants are given hosts."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,14 +35,17 @@ def assemble_roster(
     timeout: float,
     say: Callable[[str], None],
     least: int = 0,
+    names: Sequence[str] = (),
 ) -> tuple[Host, ...]:
     """Wait for enough nodes and return them.
 
     In a simulation a node can host any participant, so one is enough. Devices host one participant
-    each, in the order of their names; there must be as many as participants. Of devices that have
-    sessions `least` are enough, if it is not 0: the others are hosts that may come later.
+    each, in the order of `names`, or of their own names where it is not known who they should be;
+    there must be as many as participants. Of devices that have sessions `least` are enough, if it
+    is not 0: the others are hosts that may come later.
 
-    Raises EdgeFlError when too few come within `timeout` seconds or a node runs other code.
+    Raises EdgeFlError when too few come within `timeout` seconds, two have one name, or a node runs
+    other code.
     """
     if isinstance(grid, SessionGrid):
         _await_devices(grid, least or participants, timeout, say)
@@ -67,23 +70,40 @@ def assemble_roster(
         if simulated and len(answers) == len(online):
             ordered = sorted(simulated, key=lambda node: answers[node]["partition-id"])
             return tuple(Host(node, f"host-{answers[node]['partition-id']}") for node in ordered)
-        if not simulated and len(answers) >= participants:
-            ordered = sorted(answers, key=lambda node: (answers[node]["name"], node))
+        called = _called(answers, names)
+        if not simulated and len(called) >= participants:
+            ordered = names or sorted(called)
             return tuple(
-                Host(node, answers[node]["name"] or str(node), participant)
-                for participant, node in enumerate(ordered[:participants])
+                Host(called[name], name, participant)
+                for participant, name in enumerate(ordered[:participants])
             )
         now = time.monotonic()
-        names = ", ".join(sorted(a["name"] or str(n) for n, a in answers.items())) or "none"
+        here = ", ".join(sorted(called)) or "none"
+        lacking = ", ".join(name for name in names if name not in called)
+        here += f"; lacking: {lacking}" if lacking else ""
         if now > deadline:
             raise ConfigError(
-                f"participants={participants}, but only {len(answers)} node(s) came within "
-                f"{timeout:g} s: {names}; start the others, or use fewer participants"
+                f"participants={participants}, but only {len(called)} node(s) came within "
+                f"{timeout:g} s: {here}; start the others, or use fewer participants"
             )
         if now > reminder:
-            say(f"waiting for nodes; here: {names}")
+            say(f"waiting for nodes; here: {here}")
             reminder = now + _REMIND_SECONDS
         time.sleep(_POLL_SECONDS)
+
+
+def _called(answers: Mapping[int, dict], names: Sequence[str]) -> dict[str, int]:
+    """{name: node} of those that are asked for. ConfigError for two of one name."""
+    called: dict[str, int] = {}
+    for node, answer in sorted(answers.items()):
+        name = answer["name"] or str(node)
+        if name in called:
+            raise ConfigError(
+                f"two devices are called {name!r}; `name` in a node-config is one's own"
+            )
+        if not names or name in names:
+            called[name] = node
+    return called
 
 
 def _await_devices(

@@ -11,14 +11,22 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from fl_app.assemble import dataset_of, flat_model, nodes_of, split_of, topology_text
+from fl_app.assemble import (
+    dataset_of,
+    expected_devices,
+    flat_model,
+    nodes_of,
+    split_of,
+    topology_text,
+)
 from fl_app.config import RunConfig
 from fl_app.data import label_histogram
 from fl_app.record.run_dir import RunDirectory
 from strategies.clock import Clock
 from strategies.consensus.agreement import average, consensus_distance
+from strategies.consensus.answers import METRICS, Answer
 from strategies.consensus.exchange import expected_vectors
-from strategies.consensus.fleet import Answer, Fleet
+from strategies.consensus.fleet import Fleet
 from strategies.consensus.host import INCIDENTS, Mail, Tally
 from strategies.consensus.rates import rate_of
 from strategies.evaluation import Evaluator, Task
@@ -29,7 +37,6 @@ MODELS = "nodes"  # the checkpoint with which the run ends
 _POLL_SECONDS = 0.02
 _SLICE_STEPS = 24  # how much of the trace is recorded, in local steps
 _TALLY = tuple(vars(Tally()))
-_NUMBERS = ("accuracy", "loss", "norm", *(f"tally.{name}" for name in _TALLY))
 
 
 class Consensus(Strategy):
@@ -79,7 +86,12 @@ class Consensus(Strategy):
         evaluator = Evaluator(config, lambda **fields: self._run.emit("evaluate", **fields))
         try:
             hosts = assemble_roster(
-                grid, config.participants, timeout, self._warn, config.min_participants
+                grid,
+                config.participants,
+                timeout,
+                self._warn,
+                config.min_participants,
+                expected_devices(config),
             )
             examples = prepare_hosts(grid, hosts, config.participants, timeout)
             self._examples = [examples[p] for p in range(config.participants)]
@@ -92,6 +104,7 @@ class Consensus(Strategy):
                 order=self._order(),
                 run_name=self._run.name,
                 lengths=self._lengths,
+                parameters=self._parameters,
             )
             self._describe(fleet)
             self._evaluate_forgotten(evaluator)
@@ -223,7 +236,7 @@ class Consensus(Strategy):
         people = range(config.participants)
         everybody = range(config.participants + len(config.consensus.reference_list))
         # Of nodes that were away: no accuracy, and of what they have done the last that is known.
-        for name in _NUMBERS:
+        for name in METRICS:
             off = -1.0 if name in ("accuracy", "loss") else 0
             known = {} if name in ("accuracy", "loss") else self._numbers.get(name, {})
             self._numbers[name] = dict.fromkeys(everybody, off) | known
@@ -236,7 +249,7 @@ class Consensus(Strategy):
         tally = {name: sum(by_name[f"tally.{name}"][i] for i in people) for name in _TALLY}
         used, age = tally["used"] - self._applied[0], tally["age"] - self._applied[1]
         self._applied = tally["used"], tally["age"]
-        heard = {int(i): times for a in answers for i, times in a.described["heard"].items()}
+        heard = {i: times for a in answers for i, times in a.described["heard"].items()}
         for answer in answers:
             self._digests |= dict(zip(answer.nodes, answer.described["digests"], strict=True))
         self._run.emit(
@@ -245,7 +258,7 @@ class Consensus(Strategy):
             t=t,
             accuracy=[accuracy[i] if accuracy[i] >= 0 else None for i in people],
             loss=[loss[i] if accuracy[i] >= 0 else None for i in people],
-            heard=[[i, int(j), t - when] for i in sorted(heard) for j, when in heard[i].items()],
+            heard=[[i, j, t - when] for i in sorted(heard) for j, when in heard[i].items()],
             reference={
                 name: accuracy[config.participants + position]
                 for position, name in enumerate(config.consensus.reference_list)

@@ -9,7 +9,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from fl_app.assemble import flat_model
+from fl_app.assemble import expected_devices, flat_model
 from fl_app.config import RunConfig
 from fl_app.errors import EdgeFlError, WorkerError
 from fl_app.record.run_dir import RunDirectory
@@ -108,7 +108,12 @@ class Distillation(Strategy):
                     config, self._run, self._clock, evaluator, self._version, self._segments
                 )
             self._hosts = assemble_roster(
-                grid, config.participants, timeout, self._warn, config.min_participants
+                grid,
+                config.participants,
+                timeout,
+                self._warn,
+                config.min_participants,
+                expected_devices(config),
             )
             prepare_hosts(grid, self._hosts, config.participants, timeout)
             publisher = self._publisher

@@ -1,5 +1,6 @@
 """How a run reaches its devices: by sessions over the mail router, or by Flower's own messages."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -14,6 +15,7 @@ from fl_app.site import Site, server_site
 from strategies.link.sessions import SessionGrid
 from strategies.link.transport import MESSAGE_LIMIT
 
+_POLL_SECONDS = 0.1
 _SMALL = 1 << 22  # bytes of a reply besides its vectors: numbers, a slice of the trace
 
 
@@ -40,8 +42,12 @@ def linked(grid: Grid, config: RunConfig, run: RunDirectory) -> Iterator[Grid]:
     if not why:
         try:
             sessions = _open(grid, config, site, names, run)
+            why = _first_answer(sessions, config.round_timeout)
         except EdgeFlError as error:
             why = str(error)
+    if sessions is not None and why:
+        sessions.close()
+        sessions = None
     if sessions is None:
         if config.sessions == "on" or config.consensus.carrier == "zenoh":
             raise ConfigError(f"devices cannot have sessions: {why}")
@@ -63,6 +69,16 @@ def _obstacle(config: RunConfig, site: Site) -> str:
         return "the site has no port for mail"
     if find_spec("zenoh") is None:
         return 'eclipse-zenoh is not installed; pip install "edge-fl[deploy]"'
+    return ""
+
+
+def _first_answer(sessions: SessionGrid, timeout: float) -> str:
+    """Wait for the first device: why it can have no session, "" if it has one or nobody comes."""
+    deadline = time.monotonic() + timeout
+    while not sessions.here() and time.monotonic() < deadline:
+        if reasons := sessions.unreachable():
+            return "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        time.sleep(_POLL_SECONDS)
     return ""
 
 

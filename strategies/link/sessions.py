@@ -28,6 +28,7 @@ _ONLINE_SECONDS = 1.0  # between two questions to Flower which nodes are online
 _INVITATION_SECONDS = 30 * 24 * 3600.0  # how long a session may last
 _REPEAT_SECONDS = 5.0  # of an order that nobody seems to be working on; doubles each time
 _MOST_REPEAT_SECONDS = 60.0
+_REFUSED_SECONDS = 30.0  # until a device that could not have a session is asked again
 # An order that has ended so many processes of its device will end the next one too.
 _MOST_PROCESSES = 3
 _BEAT_LIMIT = 1 << 16
@@ -96,6 +97,7 @@ class SessionGrid(Grid):
         self._window, self._over = 0, False
         self._invited: dict[str, int] = {}  # Flower's message id -> node
         self._spare: set[int] = set()  # nodes that are not asked for
+        self._not_before: dict[int, float] = {}  # by node, when it is worth to ask it again
         self._router = Router(site, access_control(self.token, names, neighbours), log)
         try:
             self._connection = Connection(site)
@@ -322,8 +324,9 @@ class SessionGrid(Grid):
             node = self._invited.pop(reply.metadata.reply_to_message_id, None)
             self._session_over(node, reply)
         busy = set(self._invited.values()) | self._spare
+        now = time.monotonic()
         for node in self._grid.get_node_ids():
-            if node in busy:
+            if node in busy or now < self._not_before.get(node, now):
                 continue
             order = {"run": self.token, "patience": self._patience, "names": list(self.names)}
             content = RecordDict({"config": ConfigRecord(order)})
@@ -342,6 +345,7 @@ class SessionGrid(Grid):
             self._say(f"{name or node} is none of this run's devices" + (f": {why}" if why else ""))
         elif why and not self._is_here(name):
             self._devices[name].refused = why
+            self._not_before[node] = time.monotonic() + _REFUSED_SECONDS
 
     def _give_up_silent(self) -> None:
         with self._lock:

@@ -1,0 +1,102 @@
+"""Who takes part: devices by name, from the site, the configuration or the topology."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from fl_app.assemble import devices_of, expected_devices
+from fl_app.config import resolve
+from fl_app.errors import ConfigError
+from fl_app.site import Site, read_site
+from strategies.roster import Host, assemble_roster
+from tests.fake_grid import FakeGrid
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    content = {"name": "server", "host": "127.0.0.1", "mail-port": 0, "insecure": True}
+    content["devices"] = ["cyd", "ann", "bob"]
+    (tmp_path / "site.json").write_text(json.dumps(content))
+    return read_site(tmp_path)
+
+
+def roster(names: list[str], participants: int, expected: tuple[str, ...]) -> tuple[Host, ...]:
+    grid = FakeGrid({}, node_configs=[{"name": name} for name in names])
+    return assemble_roster(grid, participants, 0.5, print, names=expected)
+
+
+def test_all_devices_of_the_site_in_the_order_of_their_names(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = resolve({"participants": 3})
+    assert expected_devices(config) == ()
+    monkeypatch.setenv("EDGE_FL_SITE", str(site.directory))
+    assert expected_devices(config) == ("ann", "bob", "cyd")
+
+
+def test_the_configuration_chooses(site: Site) -> None:
+    assert devices_of(resolve({"participants": 2, "devices": "cyd, ann"}), site) == ("cyd", "ann")
+
+
+def topology(tmp_path: Path, *names: str) -> dict:
+    path = tmp_path / "topology.json"
+    pairs = [list(pair) for pair in pairwise(names)]
+    path.write_text(json.dumps({"nodes": list(names), "edges": pairs}))
+    return {
+        "mode": "consensus",
+        "participants": len(names),
+        "consensus.topology": "file",
+        "consensus.topology-file": str(path),
+    }
+
+
+def test_a_topology_file_names_devices(site: Site, tmp_path: Path) -> None:
+    config = resolve(topology(tmp_path, "bob", "cyd", "ann"))
+    assert devices_of(config, site) == ("bob", "cyd", "ann")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"participants": 8}, r"participants=8, but there are 3 device\(s\): ann, bob, cyd"),
+        ({"participants": 2, "devices": "ann,eve"}, r"unknown device\(s\): eve; .*ann, bob, cyd"),
+        ({"participants": 3, "devices": "ann,bob"}, "use participants=2"),
+    ],
+)
+def test_devices_that_do_not_fit_are_named(values: dict, message: str, site: Site) -> None:
+    with pytest.raises(ConfigError, match=message):
+        devices_of(resolve(values), site)
+
+
+def test_names_of_topology_and_configuration_must_agree(site: Site, tmp_path: Path) -> None:
+    values = topology(tmp_path, "ann", "bob") | {"devices": "ann,cyd"}
+    with pytest.raises(ConfigError, match="topology-file names ann, bob"):
+        devices_of(resolve(values), site)
+    with pytest.raises(ConfigError, match=r"unknown device\(s\): eve"):
+        devices_of(resolve(topology(tmp_path, "ann", "eve")), site)
+
+
+def test_one_device_cannot_be_named_twice() -> None:
+    with pytest.raises(ConfigError, match="names one twice"):
+        resolve({"devices": "ann,ann"})
+
+
+def test_hosts_are_those_that_are_asked_for() -> None:
+    hosts = roster(["cyd", "ann", "eve", "bob"], 2, ("cyd", "bob"))
+    assert hosts == (Host(11, "cyd", 0), Host(14, "bob", 1))
+
+
+def test_without_a_site_they_are_taken_by_their_names() -> None:
+    assert [host.name for host in roster(["cyd", "ann", "bob"], 2, ())] == ["ann", "bob"]
+
+
+def test_who_is_lacking_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"only 1 node.*: ann; lacking: bob"):
+        roster(["ann", "eve"], 2, ("ann", "bob"))
+
+
+def test_two_of_one_name_are_refused() -> None:
+    with pytest.raises(ConfigError, match="two devices are called 'ann'"):
+        roster(["ann", "ann"], 2, ())
