@@ -130,6 +130,7 @@ def _zenoh_exchange(
         expected=lambda mail: expected_vectors(mail, algorithm, parameters),
         neighbours={node: graph.neighbours[node]},
         sealing=Sealing(line.site, line.run) if config.consensus.encrypt else None,
+        parameters=parameters,
     )
 
 

@@ -360,5 +360,5 @@ GOOD = {"reflection": torch.zeros(3)}
     ],
 )
 def test_mail_that_cannot_be_used_is_told_from_mail_that_can(vectors, fault: str | None) -> None:
-    found = mail_fault(Mail(1, 2, 0, vectors), {"reflection": (3, torch.float32)})
+    found = mail_fault(Mail(1, 2, 0, vectors), {"reflection": (3, torch.float32)}, 3)
     assert found is None if fault is None else re.search(fault, found or "")

@@ -53,7 +53,7 @@ def exchange_of(
     node: int, connection: Any, lengths: Any = expected, sealing: Sealing | None = None
 ) -> ZenohExchange:
     own, neighbours = {node: NAMES[node]}, {node: RING.neighbours[node]}
-    return ZenohExchange(connection, RUN, own, NAMES, lengths, neighbours, sealing)
+    return ZenohExchange(connection, RUN, own, NAMES, lengths, neighbours, sealing, parameters=50)
 
 
 # --------------------------------------------------------------------- through a real router
@@ -251,9 +251,15 @@ def with_vector(reflection: np.ndarray, **more: np.ndarray) -> bytes:
     return encode("mail", HEADER, {**ARRAYS, "reflection": reflection, **more})
 
 
+def with_indices(*indices: int) -> bytes:
+    return encode("mail", HEADER, ARRAYS | {"indices": np.array(indices, np.int32)})
+
+
 FAULTS = {
     "ten times too large": (KEY, GOOD + bytes(1 << 20), "too long"),
     "another's model": (KEY, with_vector(np.ones(6, np.float32)), "wrong shape"),
+    "indices of another model": (KEY, with_indices(0, 1, 50), "wrong shape"),
+    "indices before the first": (KEY, with_indices(0, -1, 1), "wrong shape"),
     "another type": (KEY, with_vector(np.ones(5, np.float64)), "wrong shape"),
     "one vector more": (KEY, with_vector(ARRAYS["reflection"], more=np.ones(1)), "wrong shape"),
     "no vectors": (KEY, encode("mail", HEADER, {}), "wrong shape"),

@@ -23,6 +23,7 @@ LAYERS: dict[int, tuple[str, ...]] = {
     3: (
         "client_apps.*",
         "strategies.checks",
+        "strategies.consensus.answers",
         "strategies.consensus.exchange",
         "strategies.consensus.fleet",
         "strategies.consensus.strategy",

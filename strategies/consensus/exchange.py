@@ -47,10 +47,14 @@ class Broker:
     _boxes: dict[int, dict[tuple[int, int, int], tuple[int, Parcel]]] = field(default_factory=dict)
     _count: int = 0
 
+    def may_send(self, host: int, sender: int, receiver: int) -> bool:
+        """Whether `host` may send in the name of `sender` to `receiver`."""
+        edge = edge_between(sender, receiver)
+        return edge in self.edges and self.placement.get(sender) == host
+
     def post(self, host: int, parcel: Parcel) -> bool:
         """Put into the receiver's mailbox; False if `host` may not."""
-        edge = edge_between(parcel.sender, parcel.receiver)
-        if edge not in self.edges or self.placement.get(parcel.sender) != host:
+        if not self.may_send(host, parcel.sender, parcel.receiver):
             self.refused += 1
             return False
         box = self._boxes.setdefault(self.placement[parcel.receiver], {})
@@ -129,10 +133,12 @@ def expected_vectors(
     return algorithm.lengths(parameters, mail.sender, mail.receiver, mail.seq)
 
 
-def mail_fault(mail: Mail, expected: Mapping[str, tuple[int, torch.dtype]]) -> str | None:
+def mail_fault(
+    mail: Mail, expected: Mapping[str, tuple[int, torch.dtype]], parameters: int
+) -> str | None:
     """Why `mail` is none that the receiver could use, or None if it is one.
 
-    expected: name -> (length, dtype) of its vectors.
+    expected: name -> (length, dtype) of its vectors. parameters: of a model; indices are of them.
     """
     who = f"mail from node {mail.sender} to node {mail.receiver}"
     if mail.vectors.keys() != expected.keys():
@@ -147,6 +153,9 @@ def mail_fault(mail: Mail, expected: Mapping[str, tuple[int, torch.dtype]]) -> s
             )
         if not torch.isfinite(vector).all():
             return f"{name} of {who} has values that are NaN or infinite"
+    indices = mail.vectors.get("indices", torch.empty(0))
+    if len(indices) and not (int(indices.min()) >= 0 and int(indices.max()) < parameters):
+        return f"indices of {who} are no coordinates of a vector of {parameters}"
     return None
 
 

@@ -1,7 +1,6 @@
 """The hosts of a consensus run: who hosts whom, how mail travels, and messages to and fro."""
 
 import contextlib
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -9,7 +8,6 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
@@ -17,10 +15,10 @@ from flwr.serverapp import Grid
 from fl_app.config import RunConfig
 from fl_app.errors import EdgeFlError
 from strategies.checks import last_line
+from strategies.consensus.answers import Answer, read_reply
 from strategies.consensus.exchange import (
     Broker,
     Parcel,
-    from_arrays,
     mail_fault,
     start_ray_broker,
     to_arrays,
@@ -35,21 +33,6 @@ _MEET_SECONDS = 3.0
 # A host whose window failed is asked again so often in a row before the run gives up.
 _ATTEMPTS = 3
 _LONGEST_PAUSE = 60.0  # seconds until a device that keeps failing is asked again
-
-
-@dataclass
-class Answer:
-    """What a host says of a window: numbers per node, in the order of `nodes`."""
-
-    window: int
-    nodes: list[int]
-    metrics: dict[str, Any]
-    described: dict[str, Any]
-    total: np.ndarray
-
-    def of(self, name: str) -> dict[int, Any]:
-        """By node, the number that is called `name`."""
-        return dict(zip(self.nodes, self.metrics[name], strict=True))
 
 
 @dataclass
@@ -89,7 +72,7 @@ class Fleet:
     there, and who comes back goes on with the window of the others.
 
     first: the first window that is still to be done. lengths: the vectors that a mail must have, by
-    name, which is checked of all that passes through here.
+    name, which is checked of all that passes through here. parameters: of a model.
     """
 
     def __init__(
@@ -103,12 +86,14 @@ class Fleet:
         order: dict[str, Any],
         run_name: str,
         lengths: Callable[[Mail], dict[str, tuple[int, torch.dtype]]],
+        parameters: int,
     ) -> None:
         self._config, self._order, self._dispatcher = config, order, Dispatcher(grid)
         self._sessions = grid if isinstance(grid, SessionGrid) else None
-        self._lengths = lengths
+        self._lengths, self._parameters = lengths, parameters
         self._faults: list[tuple[Host, str]] = []  # of mail that was not for its sender to send
         everybody = list(range(config.participants + len(config.consensus.reference_list)))
+        self._everybody = len(everybody)
         self.carrier = config.consensus.carrier
         bound = hosts[0].participant is not None
         self._live = bound and not config.virtual
@@ -274,36 +259,33 @@ class Fleet:
         return answers, failures + faults
 
     def _read(self, seat: _Seat, reply: Message) -> Answer | None:
-        """Take in what a host has done. ValueError for mail that is none; nothing is changed."""
-        config: Any = reply.content["config"]
-        arrays: Any = reply.content["arrays"]
-        metrics: Any = reply.content["metrics"]
-        posted = {name: array.numpy() for name, array in arrays.items() if name != "sum"}
-        mails = from_arrays(list(config["mail"]), posted)
-        for mail in mails:
-            if fault := mail_fault(mail, self._lengths(mail)):
+        """Take in what a host has done. ValueError for what is no reply; nothing is changed."""
+        told = read_reply(reply, seat.nodes, self._everybody, self._parameters)
+        if self._live and not told.done:
+            raise ValueError("its window is not done, and there is nothing that it had to wait for")
+        allowed = [mail for mail in told.mails if self._may_send(seat, mail)]
+        for mail in allowed:
+            if fault := mail_fault(mail, self._lengths(mail), self._parameters):
                 raise ValueError(fault)
-        for mail in mails:
+        for mail in allowed:
             parcel = Parcel(mail.sender, mail.receiver, mail.seq, mail.sent, mail.vectors)
-            if not self._broker.post(seat.number, parcel):
-                fault = f"it may not send from node {mail.sender} to node {mail.receiver}"
-                self._faults.append((seat.host, fault))
-        seat.mail, seat.collected = [], config["collected"]
-        seat.trace += json.loads(config["trace"])
-        if not config["done"]:
+            self._broker.post(seat.number, parcel)
+        seat.mail, seat.collected = [], told.collected
+        seat.trace += told.trace
+        if not told.done:
             seat.stops += 1
             return None
         seat.window, seat.stops = seat.window + 1, 0
         trace, seat.trace = seat.trace, []
-        described = {
-            "digests": list(config["digests"]),
-            "examples": list(config["examples"]),
-            "refused": json.loads(config["refused"]),
-            "heard": json.loads(config["heard"]),
-            "trace": trace,
-        }
-        total = arrays["sum"].numpy()
-        return Answer(seat.window - 1, seat.nodes, dict(metrics), described, total)
+        described = told.described | {"trace": trace}
+        return Answer(seat.window - 1, seat.nodes, told.metrics, described, told.total)
+
+    def _may_send(self, seat: _Seat, mail: Mail) -> bool:
+        if self._broker.may_send(seat.number, mail.sender, mail.receiver):
+            return True
+        fault = f"it may not send from node {mail.sender} to node {mail.receiver}"
+        self._faults.append((seat.host, fault))
+        return False
 
 
 def _ray_broker(name: str, topology: Topology, newest: bool) -> Any:

@@ -140,6 +140,7 @@ class Participant:
 
 # Of what a listener is told, what happens to a node or a link now and then.
 INCIDENTS = ("down", "up", "silent", "returned")
+HAPPENINGS = (*INCIDENTS, "step", "send", "lost", "receive", "drop", "duplicate")
 # Told of what happens: (t, what, node, peer or None, when a mail was sent or None).
 Listener = Callable[[float, str, int, int | None, float | None], None]
 

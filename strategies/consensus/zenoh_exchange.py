@@ -43,6 +43,7 @@ class ZenohExchange:
     expected: the vectors of a valid mail with this sender, receiver and number (see `mail_fault`).
     sealing: of the device, if its mail is to be read by the receiver alone; then the neighbours
     must seal theirs, too, and mail can go to those only whose keys have come.
+    parameters: of a model.
 
     sent, unsent: mails that were given to the link, and that it could not take. received: mails
     that came; overwritten: those of them that a newer one replaced before they were collected;
@@ -58,8 +59,11 @@ class ZenohExchange:
         expected: Callable[[Mail], Mapping[str, tuple[int, torch.dtype]]],
         neighbours: Mapping[int, Collection[int]] | None = None,
         sealing: Sealing | None = None,
+        *,
+        parameters: int,
     ) -> None:
         self._connection, self._run, self._names = connection, run, names
+        self._parameters = parameters
         self._own, self._expected, self._sealing = own, expected, sealing
         self._kind = _SEALED if sealing else _MAIL
         # By key: whose mail comes under it, and how long it may be.
@@ -209,9 +213,13 @@ class ZenohExchange:
         except WireError as error:
             self._refuse(error.reason)
             return None
-        vectors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        try:
+            vectors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        except TypeError:  # one that torch does not know
+            self._refuse("wrong shape")
+            return None
         mail = Mail(sender, receiver, header["seq"], vectors, float(header["sent"]))
-        fault = mail_fault(mail, self._expected(mail))
+        fault = mail_fault(mail, self._expected(mail), self._parameters)
         if fault is not None:
             self._refuse("not finite" if fault.endswith("infinite") else "wrong shape")
             return None
