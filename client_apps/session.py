@@ -1,29 +1,34 @@
 """A session: one long message of Flower's, in which a device serves the orders of a whole run.
 
 Flower starts a process for every message to a device, which costs seconds; here one process stays,
-keeps model and data, and gets its orders through the mail router.
+keeps model and data, and gets its orders through the mail router. It is a child of Flower's, which
+only keeps it alive: what dies of too little memory is started again within seconds, where Flower
+would take a minute to notice (see `client_apps.session_worker` for the other way round).
 """
 
+import json
+import os
+import subprocess
+import sys
 import time
-from collections.abc import Callable
-from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
-from client_apps import HANDLERS
 from fl_app.errors import EdgeFlError
-from fl_app.fingerprint import fingerprint
-from fl_app.site import device_site
-from strategies.link.connection import Connection
-from strategies.link.line import Line, Order, serve_on
-from strategies.link.records import content_of, parts_of
+from fl_app.site import Site, device_site
 
-_CONNECT_SECONDS = 20.0
+# Where the packages are: the process must import the code that runs here, not another copy.
+_APP = Path(__file__).resolve().parents[1]
+_SHORT_SECONDS = 30.0  # a process that has lived for less has not got far
+_MOST_SHORT = 3  # so many of them in a row are no accident
+_PAUSES = (0.0, 2.0, 8.0)  # seconds, after a first, second ... short life
 
 
 def serve(message: Message, context: Context) -> Message:
-    """Serve until the server says that the run is over, or is silent for too long.
+    """Have the device's process serve until the server says that the run is over, or is silent for
+    too long.
 
     In: config run (the token of the run), patience (seconds of silence), names (of the devices that
     take part). Out: config name (of the device), why, "" or what kept it from taking part at all,
@@ -32,7 +37,11 @@ def serve(message: Message, context: Context) -> Message:
     order: Any = message.content["config"]
     served, why = 0, ""
     try:
-        served = _serve(message, context, order["run"], order["patience"], list(order["names"]))
+        site = device_site(context.node_config)
+        if site is None:
+            raise EdgeFlError("its node configuration has no `site`")
+        if site.name in order["names"]:
+            served, why = _kept_alive(site, _errand(order, context))
     except EdgeFlError as error:
         why = str(error)
     name = str(context.node_config.get("name", ""))
@@ -40,43 +49,51 @@ def serve(message: Message, context: Context) -> Message:
     return Message(RecordDict({"config": answer}), reply_to=message)
 
 
-def _serve(message: Message, context: Context, run: str, patience: float, names: list[str]) -> int:
-    site = device_site(context.node_config)
-    if site is None:
-        raise EdgeFlError("its node configuration has no `site`")
-    if site.name not in names:
-        return 0  # it is not asked for
-    served = 0
-    connection = Connection(site)
-    try:
-        deadline = time.monotonic() + _CONNECT_SECONDS
-        while not connection.connected:
-            if time.monotonic() > deadline:
-                why = connection.fault() or f"the mail router at {site.endpoint} does not answer"
-                raise EdgeFlError(why)
-            time.sleep(0.05)
-        facts = {"fingerprint": fingerprint(), "node": context.node_id}
-        line = Line(connection, site, run, facts, patience)
-        serve_on(line)
-        try:
-            while (order := line.next()) is not None:
-                line.answer(order, *_done(order, message, context))
-                served += 1
-        finally:
-            line.close()
-    finally:
-        connection.close()
-    return served
+def _errand(order: Any, context: Context) -> dict[str, Any]:
+    """All that the process needs, as JSON."""
+    return {
+        "run": order["run"],
+        "patience": order["patience"],
+        # Whose end means that the device is to stop: that of the start script, if it says so, and
+        # else that of Flower's SuperExec, which has started this process.
+        "keeper": int(os.environ.get("EDGE_FL_KEEPER") or os.getppid()),
+        "run_id": context.run_id,
+        "node_id": context.node_id,
+        "node_config": dict(context.node_config),
+        "run_config": dict(context.run_config),
+    }
 
 
-def _done(
-    order: Order, message: Message, context: Context
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Do an order as if it had come as Flower's own message; header and arrays of the reply."""
-    try:
-        module, name = HANDLERS[order.kind].split(":")
-        handle: Callable[[Message, Context], Message] = getattr(import_module(module), name)
-        content = content_of(order.header, order.arrays)
-        return parts_of(handle(Message(content, reply_to=message), context).content)
-    except Exception as error:  # whatever it is, the server must hear of it
-        return {"error": f"{type(error).__name__}: {error}"}, {}
+def _kept_alive(site: Site, errand: dict[str, Any]) -> tuple[int, str]:
+    """(orders done, why it could not serve) of the process that got to the end. Raises EdgeFlError
+    for processes that do not live."""
+    short = 0
+    while True:
+        began = time.monotonic()
+        result, status = _work(errand)
+        if result is not None:
+            return int(result["served"]), str(result["why"])
+        how = f"signal {-status}" if status < 0 else f"exit status {status}"
+        short = short + 1 if time.monotonic() - began < _SHORT_SECONDS else 0
+        if short >= _MOST_SHORT:
+            raise EdgeFlError(
+                f"its process has ended {short} times within {_SHORT_SECONDS:g} s of its start, at "
+                f"last with {how}; why may be in the device's log"
+            )
+        print(
+            f"edge-fl: the process of {site.name} ended with {how}; starting it again", flush=True
+        )
+        time.sleep(_PAUSES[short])
+
+
+def _work(errand: dict[str, Any]) -> tuple[dict[str, Any] | None, int]:
+    """Start the process and wait for its end: what it says at last, and its exit status."""
+    paths = [str(_APP), os.environ.get("PYTHONPATH", "")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "client_apps.session_worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)},
+    )
+    said, _ = process.communicate(json.dumps(errand).encode() + b"\n")
+    return (json.loads(said) if said and not process.returncode else None), process.returncode

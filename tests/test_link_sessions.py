@@ -1,6 +1,8 @@
 """Sessions: orders to devices and their replies over a real router, through what can go wrong."""
 
 import json
+import os
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +14,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 
 from fl_app.errors import EdgeFlError
 from fl_app.fingerprint import fingerprint
+from fl_app.launch.supervise import descendants
 from fl_app.site import Site, read_site
 from strategies.dispatch import Dispatcher
 from strategies.link import keys, sessions
@@ -162,6 +165,28 @@ def test_a_device_is_invited_and_serves_orders(make: Callable[..., Setup]) -> No
     ids = [invitation.metadata.message_id]
     wait(lambda: bool(found.extend(setup.flower.pull_messages(ids)) or found))
     assert dict(found[0].content["config"])["served"] == 3  # type: ignore[call-overload]
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+def test_a_devices_process_that_dies_is_started_again(make: Callable[..., Setup]) -> None:
+    setup = make()
+    setup.flower.contexts |= setup.node
+    wait(lambda: setup.grid.here() == ["one"])
+    [worker] = workers()
+    os.kill(worker, signal.SIGKILL)
+    wait(lambda: setup.grid.started["one"] == 2)
+    setup.send("query.hello")
+    assert not setup.reply().has_error()
+    assert len(setup.flower.sent) == 1, "no new message of Flower's"
+
+
+def workers() -> list[int]:
+    """The processes that serve sessions and come from this one."""
+    return [
+        pid
+        for pid in descendants(os.getpid())
+        if b"client_apps.session_worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
 
 
 def test_who_is_not_there_fails_at_once(make: Callable[..., Setup]) -> None:

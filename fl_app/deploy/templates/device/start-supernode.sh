@@ -29,6 +29,8 @@ cd "$state"
 
 export PATH FLWR_HOME="$state/flower" FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1 \
     FLWR_SUPEREXEC_TASK_POLL_INTERVAL=0.1
+# What serves a run goes on while this script lives, whatever becomes of the SuperNode.
+export EDGE_FL_KEEPER=$$
 
 set -- --superlink "@SUPERLINK@" --node-config "$config" \
     --host 127.0.0.1 --port "${EDGE_FL_PORT:-@NODE-PORT@}"

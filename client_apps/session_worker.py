@@ -1,0 +1,133 @@
+"""The process that serves a device's session; `client_apps.session` starts it, and starts it again.
+
+It goes on when that process of Flower's dies, or the whole SuperNode: its orders do not come that
+way. Only when the device is to stop it does, too. Flower notices the death after a minute, and the
+session that it then begins waits for the end of this one.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from typing import Any
+
+from fl_app.errors import EdgeFlError
+from fl_app.site import SITE_FILE, Site, read_site
+
+_CONNECT_SECONDS = 20.0
+_WATCH_SECONDS = 0.5
+
+
+def main() -> None:
+    """Do the errand that comes on stdin (see `session._errand`), and say on stdout how it went."""
+    says = os.dup(1)
+    os.dup2(2, 1)
+    errand = json.loads(sys.stdin.buffer.readline())
+    site = read_site(errand["node_config"]["site"])
+    serving = threading.Event()
+    watch = (os.getppid(), errand["keeper"], serving)
+    threading.Thread(target=_end_with_the_device, args=watch, daemon=True).start()
+    served, why = 0, ""
+    with _alone(site):
+        serving.set()
+        try:
+            served = _serve(site, errand)
+        except EdgeFlError as error:
+            why = str(error)
+    with contextlib.suppress(BrokenPipeError):  # its parent is gone; nobody asks any more
+        os.write(says, json.dumps({"served": served, "why": why}).encode())
+
+
+def _end_with_the_device(parent: int, keeper: int, serving: threading.Event) -> None:
+    """End this process when its parent is gone, unless it serves and the device is still kept."""
+    while os.getppid() == parent or (serving.is_set() and _exists(keeper)):
+        time.sleep(_WATCH_SECONDS)
+    os._exit(1)
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+@contextlib.contextmanager
+def _alone(site: Site) -> Iterator[None]:
+    """Wait until no other process serves this device, and be the one that does."""
+    with (site.directory / SITE_FILE).open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # given back by the kernel, however the process ends
+        yield
+
+
+def _serve(site: Site, errand: dict[str, Any]) -> int:
+    """Connect, and do orders until there are no more; how many it has been. Raises EdgeFlError
+    when the router cannot be reached."""
+    # Here, for a process that only waits for its turn needs nothing of this.
+    from fl_app.fingerprint import fingerprint
+    from strategies.link.connection import Connection
+    from strategies.link.line import Line, serve_on
+
+    served = 0
+    connection = Connection(site)
+    try:
+        deadline = time.monotonic() + _CONNECT_SECONDS
+        while not connection.connected:
+            if time.monotonic() > deadline:
+                why = connection.fault() or f"the mail router at {site.endpoint} does not answer"
+                raise EdgeFlError(why)
+            time.sleep(0.05)
+        facts = {"fingerprint": fingerprint(), "node": errand["node_id"]}
+        line = Line(connection, site, errand["run"], facts, errand["patience"])
+        serve_on(line)
+        try:
+            while (order := line.next()) is not None:
+                line.answer(order, *_done(order, errand))
+                served += 1
+        finally:
+            line.close()
+    finally:
+        connection.close()
+    return served
+
+
+def _done(order: Any, errand: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Do an order as if it had come as Flower's own message; header and arrays of the reply."""
+    from flwr.app import Context, Message, Metadata, RecordDict
+
+    from client_apps import HANDLERS
+    from strategies.link.records import content_of, parts_of
+
+    node, run = errand["node_id"], errand["run_id"]
+    try:
+        module, name = HANDLERS[order.kind].split(":")
+        handle: Callable[[Message, Context], Message] = getattr(import_module(module), name)
+        metadata = Metadata(
+            run_id=run,
+            message_id=str(order.number),
+            src_node_id=1,
+            dst_node_id=node,
+            reply_to_message_id="",
+            group_id="",
+            created_at=time.time(),
+            ttl=1e6,
+            message_type=order.kind,
+        )
+        content = content_of(order.header, order.arrays)
+        message = Message(content, metadata=metadata)  # type: ignore[call-overload]
+        context = Context(run, node, errand["node_config"], RecordDict(), errand["run_config"])
+        return parts_of(handle(message, context).content)
+    except Exception as error:  # whatever it is, the server must hear of it
+        return {"error": f"{type(error).__name__}: {error}"}, {}
+
+
+if __name__ == "__main__":
+    main()
