@@ -168,6 +168,7 @@ class _Window:
         run = Path(order["directory"])
         own = runs_root().parent / NODES / order["states"]
         self._store = NodeStore(run / NODES if simulated else own)
+        self._live = not simulated and not config.virtual
         self._line = current_line() if order["carrier"] == "zenoh" else None
         self._newcomers: list[int] = []
 
@@ -233,20 +234,32 @@ class _Window:
             algorithm = Attacker(algorithm, attack, self._config.attack_scale, self._config.seed)
         neighbours = self._topology.neighbours[node] if node < n else ()
         weight = self._weight(node) if node < n else 1.0
-        stops: int = self._order["stops"]
-        if self._window == 1 and not stops:
+        found = self._saved(node)
+        if found is None:
             fresh = Node(node, self._initial.clone())
             algorithm.start(fresh)
-            heard = dict.fromkeys(fresh.links, 0.0)
+            if self._window > 1:
+                self._newcomers.append(node)
+            heard = dict.fromkeys(fresh.links, self._order["started"] if self._live else 0.0)
             return Participant(fresh, algorithm, neighbours, weight, heard=heard)
-        place = self._parked(stops) if stops else self._window - 1
         return unpack(
-            *self._store.load(place, node),
+            *found,
             algorithm,
             neighbours=neighbours,
             weight=weight,
             device=self._bench.device,
         )
+
+    def _saved(self, node: int) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+        """The node's state, with which it goes on; None if it starts. RunDirectoryError where
+        there must be one and is none."""
+        stops: int = self._order["stops"]
+        if stops:
+            return self._store.load(self._parked(stops), node)
+        if self._live:
+            # A device goes on with what it has: it may have been away while others did windows.
+            return self._store.newest(self._window - 1, node)
+        return self._store.load(self._window - 1, node) if self._window > 1 else None
 
     def _parked(self, stops: int) -> str:
         return f"{PARKED}-{stops % 2}"
