@@ -117,6 +117,16 @@ def test_log_drops_noise_and_keeps_the_rest() -> None:
     assert [LogReader(verbose=True).read(line + "\n") for line in noise] == noise
 
 
+def test_a_log_that_begins_again_is_shown_from_where_it_broke_off() -> None:
+    reader = LogReader()
+    assert [reader.read(line) for line in ("one\n", "two\n")] == ["one", "two"]
+    for _ in range(2):
+        reader.begin_again()
+        shown = [reader.read(line) for line in ("one\n", "two\n", "two\n", "three\n")]
+        assert [line for line in shown if line] in (["two", "three"], [])
+    assert reader.left_out(["two\n", "two\n", "four\n"]) == ["four\n"]
+
+
 @pytest.mark.parametrize("prefix", ["", "INFO :      ", "\x1b[92mINFO \x1b[0m:      "])
 def test_log_keeps_the_run_directory_to_itself(prefix: str) -> None:
     reader = LogReader(verbose=True)
@@ -147,21 +157,32 @@ def test_a_run_elsewhere_has_completed_if_flower_says_so() -> None:
     assert not launch.completed("finished:completed", None)  # it never told its directory
 
 
-def test_the_end_of_a_stopped_run_is_recorded(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_end_of_a_stopped_run_is_recorded(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path, resolve({"participants": 2}).flat(), name="one")
     run.emit("run_started")
     run.save_checkpoint("server", {"weights": np.zeros(2, np.float32)})
     launch._close(run.path, "stopped", "interrupted")
     assert run.summary()["status"] == "stopped"
-    assert f"edge-fl resume {run.path}" in capsys.readouterr().err
     # What the ServerApp wrote itself stands; a resumed run has no end of its own yet.
     launch._close(run.path, "failed", "later")
     assert run.summary()["status"] == "stopped"
     run.emit("resumed", round=0)
     launch._close(run.path, "failed", "again")
     assert (run.summary()["status"], run.summary()["reason"]) == ("failed", "again")
+
+
+@pytest.mark.parametrize("superlink", ["", "edge"])
+def test_a_run_that_can_go_on_says_how(
+    superlink: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunDirectory.create(tmp_path, resolve({"participants": 2}).flat(), name="one")
+    launch._point_to_resume(run.path, superlink)
+    launch._point_to_resume(tmp_path / "on another machine", superlink)
+    assert capsys.readouterr().err == ""
+    run.save_checkpoint("server", {"weights": np.zeros(2, np.float32)})
+    launch._point_to_resume(run.path, superlink)
+    place = " --superlink edge" if superlink else ""
+    assert capsys.readouterr().err == f"edge-fl: to go on: edge-fl resume {run.path}{place}\n"
 
 
 def test_output_that_cannot_be_written_is_refused(tmp_path: Path) -> None:

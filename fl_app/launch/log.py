@@ -35,10 +35,18 @@ class LogReader:
         self.verbose = verbose
         self.run_directory: Path | None = None
         self._seen: Counter[str] = Counter()
+        self._again: Counter[str] = Counter()  # what is not to be shown a second time
+
+    def begin_again(self) -> None:
+        """What comes from now on is the log from its beginning: what has been read is left out."""
+        self._again, self._seen = self._seen, Counter()
 
     def read(self, line: str) -> str | None:
         """The line to show for `line`, or None."""
         self._seen[line.rstrip()] += 1
+        if self._again[line.rstrip()] > 0:
+            self._again[line.rstrip()] -= 1
+            return None
         plain = _ANSI.sub("", line).rstrip()
         if found := _RUN_DIRECTORY.search(plain):
             self.run_directory = Path(found[1])

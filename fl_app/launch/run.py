@@ -33,6 +33,9 @@ from fl_app.record.run_dir import CHECKPOINTS, RunDirectory, runs_root
 APP = Path(__file__).resolve().parents[2]
 # Flower notices a dead ServerApp by its missing heartbeats after 60 s; we look at the process.
 LOST_SECONDS = 10.0
+# A SuperLink of others that was restarted is back by then, or it is not about to come back.
+BACK_SECONDS = 90.0
+_ASK_SECONDS = 1.0
 FAILED, INTERRUPTED, TERMINATED = 1, 130, 143
 
 
@@ -55,8 +58,7 @@ def run(
         preflight(config)
         check_output(config)
         size = _size(config, ray)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _stop)
+    heed_signals()
     reader = LogReader(verbose)
     code, problem = 0, ""
     try:
@@ -72,6 +74,8 @@ def run(
     if reader.run_directory:
         if problem and not superlink:
             _close(reader.run_directory, "failed" if code == FAILED else "stopped", problem)
+        if problem:
+            _point_to_resume(reader.run_directory, superlink)
         print(f"run directory: {reader.run_directory}", flush=True)
     return code
 
@@ -83,10 +87,16 @@ def _close(directory: Path, status: str, reason: str) -> None:
         ends = [e["event"] for e in run.events() if e["event"] in ("finished", "resumed")]
         if not ends or ends[-1] == "resumed":
             close_books(run, resolve(run.config()), status, reason)
-        if any((directory / CHECKPOINTS).iterdir()):
-            print(f"edge-fl: to go on: edge-fl resume {directory}", file=sys.stderr)
     except (EdgeFlError, OSError) as error:
         print(f"edge-fl: the end of the run could not be recorded: {error}", file=sys.stderr)
+
+
+def _point_to_resume(directory: Path, superlink: str) -> None:
+    """Say how to go on, if there is a checkpoint; what is on another machine cannot be seen."""
+    checkpoints = directory / CHECKPOINTS
+    if checkpoints.is_dir() and any(checkpoints.iterdir()):
+        place = f" --superlink {superlink}" if superlink else ""
+        print(f"edge-fl: to go on: edge-fl resume {directory}{place}", file=sys.stderr)
 
 
 class Stopped(BaseException):
@@ -95,6 +105,12 @@ class Stopped(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__("interrupted" if number == signal.SIGINT else "terminated")
         self.code = INTERRUPTED if number == signal.SIGINT else TERMINATED
+
+
+def heed_signals() -> None:
+    """Have the next SIGINT, SIGTERM or SIGHUP raise Stopped in the main thread, once."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stop)
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
@@ -123,8 +139,11 @@ def _run_on(
     """Submit the app and follow it to its end; returns why it did not complete, or ""."""
     run_id = _submit(link, overrides, size)
     try:
-        if problem := _follow(link, run_id, reader):
-            return problem
+        while problem := _follow(link, run_id, reader):
+            if not _is_back(link, run_id):
+                return problem
+            print(f"edge-fl: SuperLink {link.connection!r} was away and is back", file=sys.stderr)
+            reader.begin_again()
         status, details = _status(link, run_id)
         _show_rest(link, run_id, reader)
     except BaseException:
@@ -170,6 +189,17 @@ def _follow(link: Link, run_id: str, reader: LogReader) -> str:
     finally:
         stream.kill()
         stream.wait()
+
+
+def _is_back(link: Link, run_id: str) -> bool:
+    """Whether a SuperLink that was lost answers again within BACK_SECONDS, and knows the run; one
+    of our own never does."""
+    deadline = time.monotonic() + BACK_SECONDS
+    while link.supervisor is None and time.monotonic() < deadline:
+        with contextlib.suppress(EdgeFlError, IndexError):
+            return bool(link.ask("list", "--run-id", run_id, link.connection)["runs"][0])
+        time.sleep(_ASK_SECONDS)
+    return False
 
 
 def _show_rest(link: Link, run_id: str, reader: LogReader) -> None:
