@@ -71,7 +71,8 @@ def run_window(message: Message, context: Context) -> Message:
     Out: config done, trace (what has happened) and collected (see `RayExchange`); mail and its
     arrays, with the grid carrier; and when the window is done, for each node, metrics accuracy and
     loss (-1 where the node is off), norm (|w|^2) and its tally, config digests, heard, examples and
-    refused (mails by the reason why they were), and the array sum (int64, see `fixed_point`).
+    refused (mails by the reason why they were), and the array sum (int64, see `fixed_point`;
+    empty without a diagnosis).
 
     When mail that it cannot do without does not come, it parks its nodes and answers done = False.
     """
@@ -166,6 +167,7 @@ class _Window:
         self._reference = LocalSGD(alone, c.momentum, c.weight_decay)
         simulated = int(context.node_config.get("partition-id", -1)) >= 0
         run = Path(order["directory"])
+        self._diagnosed = config.consensus.diagnosis in ("on", "auto" if simulated else "on")
         own = runs_root().parent / NODES / order["states"]
         self._store = NodeStore(run / NODES if simulated else own)
         self._live = not simulated and not config.virtual
@@ -210,7 +212,8 @@ class _Window:
         metrics: dict[str, Any] = {"seconds": time.monotonic() - began}
         if done:
             present = self._present(participants)
-            arrays["sum"] = fixed_point([p.node.weights for p in present])
+            diagnosed = present if self._diagnosed else []
+            arrays["sum"] = fixed_point([p.node.weights for p in diagnosed])
             answer |= _described(participants)
             answer["examples"] = [self._examples(node) for node in self._nodes]
             refused = exchange.refused if isinstance(exchange, ZenohExchange) else Counter()

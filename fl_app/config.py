@@ -151,6 +151,7 @@ class ConsensusConfig:
     silence_seconds: Annotated[float, Within(0, above=True)]
     references: str
     carrier: Annotated[str, OneOf("auto", *CARRIERS)]
+    diagnosis: Annotated[str, OneOf(*SWITCH)]
     encrypt: bool
     engine: Annotated[str, OneOf("auto", "sequential", "stacked")]
     step_seconds: Annotated[float, Within(0, above=True)]

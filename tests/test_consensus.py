@@ -525,3 +525,27 @@ def test_too_few_devices_are_named(tmp_path: Path) -> None:
     config = {"participants": 3, "round-timeout": 1.0}
     with pytest.raises(ConfigError, match=r"only 2 node.*anna, bert"):
         run(tmp_path, config, node_configs=[{"name": "anna"}, {"name": "bert"}])
+
+
+@pytest.mark.parametrize("diagnosis", ["auto", "on"])
+def test_the_server_sees_a_devices_model_on_demand_only(
+    diagnosis: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGE_FL_HOME", str(tmp_path / "home"))
+    sums: list[int] = []
+
+    def look(message: Message, reply: Message) -> Message:
+        if message.metadata.message_type == "train.consensus":
+            arrays: Any = reply.content["arrays"]
+            sums.append(len(arrays["sum"].numpy()))
+        return reply
+
+    devices = [{"name": f"device-{i}"} for i in range(3)]
+    config = {"clock": "real", "participants": 3, "consensus.diagnosis": diagnosis}
+    directory = run(tmp_path, config, node_configs=devices, tamper=look)
+    assert all(bool(length) == (diagnosis == "on") for length in sums)
+    for event in of_kind(directory.events(), "round"):
+        assert (event["distance"] is None) == (diagnosis == "auto")
+    averages = [e["accuracy"] for e in directory.events() if e.get("model") == "average"]
+    assert len(averages) == len(of_kind(directory.events(), "round"))
+    assert (averages[-1] is None) == (diagnosis == "auto")

@@ -45,7 +45,8 @@ class Consensus(Strategy):
 
     The server says who works on which window and takes note; with its carriers of mail it knows
     who may write to whom, but no model passes through its hands except, for the diagnosis of how
-    far the nodes agree, the sum over all nodes of a host.
+    far the nodes agree, the sum over all nodes of a host (on a device, which is one node, on demand
+    only).
     """
 
     def __init__(self, config: RunConfig, run: RunDirectory) -> None:
@@ -245,7 +246,9 @@ class Consensus(Strategy):
         by_name = self._numbers
         accuracy, loss, norms = (by_name[name] for name in ("accuracy", "loss", "norm"))
         on = [i for i in people if accuracy[i] >= 0]
-        self._average = average([answer.total for answer in answers], len(on))
+        totals = [answer.total for answer in answers if len(answer.total)]
+        self._average = average(totals, len(on)) if totals else np.zeros(0)
+        distance = consensus_distance([norms[i] for i in on], self._average) if totals else None
         tally = {name: sum(by_name[f"tally.{name}"][i] for i in people) for name in _TALLY}
         used, age = tally["used"] - self._applied[0], tally["age"] - self._applied[1]
         self._applied = tally["used"], tally["age"]
@@ -275,7 +278,7 @@ class Consensus(Strategy):
             duplicates=tally["duplicates"],
             stale=age / used / config.consensus.step_seconds if used and config.virtual else None,
             age=age / used if used else None,
-            distance=consensus_distance([norms[i] for i in on], self._average),
+            distance=distance,
             eta=eta,
             seconds=max(answer.metrics["seconds"] for answer in answers),
             seconds_evaluation=max(answer.metrics["seconds-evaluation"] for answer in answers),
@@ -302,6 +305,10 @@ class Consensus(Strategy):
             self._run.emit("incident", round=window, t=t, node=node, kind=what, peer=peer)
 
     def _evaluate(self, evaluator: Evaluator, window: int, t: float) -> None:
+        if not len(self._average):  # said, because the line of the window waits for it
+            fields = {"model": "average", "accuracy": None, "loss": None}
+            self._run.emit("evaluate", round=window, t=t, **fields)
+            return
         vectors = {"weights": self._average.astype(np.float32), "buffers": np.zeros(0, np.float32)}
         fields = {"round": window, "t": t, "model": "average"}
         evaluator.put(Task("small", vectors, None, fields))
