@@ -3,6 +3,7 @@
 #   make test    set up, then run the tests;      ARGS="-n 0 tests/test_cli.py" runs some of them
 #   make lint    ruff and pyright          make bench    benchmarks, JSON on stdout
 #   make setup   only set up               make clean    remove .venv and caches
+#   make deploy-demo   a server and four devices on this machine, both systems, and a device that dies
 
 UV_VERSION := 0.12.24
 BENCHMARKS := distill_overhead consensus_overhead
@@ -11,10 +12,10 @@ BIN := .venv/bin
 ARGS :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint bench clean
+.PHONY: help setup run test lint bench deploy-demo clean
 
 help:
-	@sed -n '2,5s/^# //p' Makefile
+	@sed -n '2,6s/^# //p' Makefile
 
 setup: .venv/.ready
 	@:
@@ -57,6 +58,9 @@ lint: setup
 
 bench: setup
 	@set -e; for name in $(BENCHMARKS); do $(BIN)/python -m experiments.benchmarks.$$name $(ARGS); done
+
+deploy-demo: setup
+	@$(BIN)/edge-fl deploy demo
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis dist

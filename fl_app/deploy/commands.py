@@ -91,6 +91,13 @@ def serve(arguments: argparse.Namespace) -> int:
     return serve(Path(arguments.directory).absolute())
 
 
+def demo(arguments: argparse.Namespace) -> int:
+    """show it: a server and four devices on this machine, both systems, and a device that dies"""
+    from fl_app.deploy.demo import demo
+
+    return demo()
+
+
 def add_commands(deploy: argparse.ArgumentParser) -> None:
     """The subcommands of `edge-fl deploy`."""
     commands = deploy.add_subparsers(required=True, metavar="COMMAND")
@@ -101,7 +108,8 @@ def add_commands(deploy: argparse.ArgumentParser) -> None:
         name = function.__name__.replace("_", "-")
         made = commands.add_parser(name, help=function.__doc__, description=function.__doc__)
         made.set_defaults(function=function)
-        made.add_argument("directory", metavar=what)
+        if what:
+            made.add_argument("directory", metavar=what)
         return made
 
     sub = command(init)
@@ -130,3 +138,4 @@ def add_commands(deploy: argparse.ArgumentParser) -> None:
     command(check)
     command(register, "SERVER")
     command(serve, "SERVER")
+    command(demo, "")
