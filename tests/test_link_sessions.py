@@ -28,7 +28,7 @@ from tests.fake_grid import FakeGrid
 RUN_CONFIG = {"participants": 2}
 
 
-def wait(done: Callable[[], bool], seconds: float = 30.0) -> None:
+def wait(done: Callable[[], bool], seconds: float = 120.0) -> None:
     deadline = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < deadline

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from fl_app.deploy import directory as deployment
 from fl_app.deploy.nodes import list_nodes
@@ -64,7 +65,7 @@ class Loopback:
         self._ports: dict[str, int] = {}
         self._began: dict[str, int] = {}  # where in its log a machine's last start is
 
-    def __enter__(self) -> "Loopback":
+    def __enter__(self) -> Self:
         self.directory.mkdir(parents=True, exist_ok=True)
         deployment.create(
             self.site,

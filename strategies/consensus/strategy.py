@@ -261,6 +261,7 @@ class Consensus(Strategy):
             t=t,
             accuracy=[accuracy[i] if accuracy[i] >= 0 else None for i in people],
             loss=[loss[i] if accuracy[i] >= 0 else None for i in people],
+            steps=[by_name["tally.steps"][i] for i in people],
             heard=[[i, j, t - when] for i in sorted(heard) for j, when in heard[i].items()],
             reference={
                 name: accuracy[config.participants + position]

@@ -45,7 +45,10 @@ while :; do
     flower-supernode "$@" &
     child=$!
     wait "$child" || true
-    sleep "${EDGE_FL_AGAIN:-10}" &
+    again=${EDGE_FL_AGAIN:-10}
+    echo "edge-fl: the SuperNode of @DEVICE@ ended; again in $again s. If it was refused: is it" \
+        "registered, has it been off for a minute, is its clock right? Here it is $(date -u)." >&2
+    sleep "$again" &
     child=$!
     wait "$child" || true
 done
