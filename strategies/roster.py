@@ -124,6 +124,8 @@ def _await_devices(
             say(f"waiting for devices; lacking: {told}")
             reminder = now + _REMIND_SECONDS
         time.sleep(_POLL_SECONDS)
+    if lacking := [name for name in grid.names if name not in here]:
+        say(f"starting without {', '.join(lacking)}, who may come later")
 
 
 def prepare_hosts(

@@ -136,12 +136,13 @@ def times_to_targets(points: Sequence[Point], targets: Sequence[float]) -> dict[
 
 
 def link_counts(events: Iterable[Event]) -> dict[str, Any]:
-    """Of a run on devices with sessions: processes {device: how many have served it} and
-    router_restarts; {} where there were none."""
+    """Of a run on devices with sessions: processes {device: how many have served it}, away (the
+    devices that were not there at its end) and router_restarts; {} where there were none."""
     processes: dict[str, int] = {}
     told = of_kind(events, "sessions")
     for event in told:
         for name, count in event["started"].items():
             processes[name] = processes.get(name, 0) + count
     restarts = sum(event["router_restarts"] for event in told)
-    return {"processes": processes, "router_restarts": restarts} if told else {}
+    away = told[-1]["away"] if told else []
+    return {"processes": processes, "away": away, "router_restarts": restarts} if told else {}

@@ -42,7 +42,8 @@ def linked(grid: Grid, config: RunConfig, run: RunDirectory) -> Iterator[Grid]:
     if not why:
         try:
             sessions = _open(grid, config, site, names, run)
-            why = _first_answer(sessions, config.round_timeout)
+            least = config.min_participants or len(names)
+            why = _first_answer(sessions, least, config.round_timeout)
         except EdgeFlError as error:
             why = str(error)
     if sessions is not None and why:
@@ -57,8 +58,13 @@ def linked(grid: Grid, config: RunConfig, run: RunDirectory) -> Iterator[Grid]:
     try:
         yield sessions
     finally:
+        run.emit(
+            "sessions",
+            router_restarts=sessions.restarts,
+            started=sessions.started,
+            away=[name for name in names if name not in sessions.here()],
+        )
         sessions.close()
-        run.emit("sessions", router_restarts=sessions.restarts, started=sessions.started)
 
 
 def _obstacle(config: RunConfig, site: Site) -> str:
@@ -72,11 +78,13 @@ def _obstacle(config: RunConfig, site: Site) -> str:
     return ""
 
 
-def _first_answer(sessions: SessionGrid, timeout: float) -> str:
-    """Wait for the first device: why it can have no session, "" if it has one or nobody comes."""
+def _first_answer(sessions: SessionGrid, least: int, timeout: float) -> str:
+    """Wait for the first device with a session: "" when there is one or nobody comes, and else why
+    so many have none that `least` cannot come together."""
     deadline = time.monotonic() + timeout
     while not sessions.here() and time.monotonic() < deadline:
-        if reasons := sessions.unreachable():
+        reasons = sessions.unreachable()
+        if len(sessions.names) - len(reasons) < least:
             return "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
         time.sleep(_POLL_SECONDS)
     return ""

@@ -29,6 +29,9 @@ _INVITATION_SECONDS = 30 * 24 * 3600.0  # how long a session may last
 _REPEAT_SECONDS = 5.0  # of an order that nobody seems to be working on; doubles each time
 _MOST_REPEAT_SECONDS = 60.0
 _REFUSED_SECONDS = 30.0  # until a device that could not have a session is asked again
+# A device that the server has given up is cut off, perhaps, and goes on when it is back; so it
+# waits longer for the server than the server waits for it.
+_DEVICE_PATIENCE = 10.0
 # An order that has ended so many processes of its device will end the next one too.
 _MOST_PROCESSES = 3
 _BEAT_LIMIT = 1 << 16
@@ -328,7 +331,8 @@ class SessionGrid(Grid):
         for node in self._grid.get_node_ids():
             if node in busy or now < self._not_before.get(node, now):
                 continue
-            order = {"run": self.token, "patience": self._patience, "names": list(self.names)}
+            patience = _DEVICE_PATIENCE * self._patience
+            order = {"run": self.token, "patience": patience, "names": list(self.names)}
             content = RecordDict({"config": ConfigRecord(order)})
             message = Message(content, node, "train.session", ttl=_INVITATION_SECONDS)
             ids = list(self._grid.push_messages([message]))
@@ -344,6 +348,8 @@ class SessionGrid(Grid):
             self._spare.add(node)
             self._say(f"{name or node} is none of this run's devices" + (f": {why}" if why else ""))
         elif why and not self._is_here(name):
+            if why != self._devices[name].refused:
+                self._say(f"{name} cannot take part: {why}")
             self._devices[name].refused = why
             self._not_before[node] = time.monotonic() + _REFUSED_SECONDS
 
