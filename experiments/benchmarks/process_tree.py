@@ -9,6 +9,15 @@ from fl_app.launch.supervise import descendants
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _NAMES = (  # (in the command line, what it is)
+    ("client_apps.session_worker", "session"),
+    ("strategies.link.router", "mail router"),
+    ("fl_app.deploy.gate", "SuperLink"),
+    ("fl_app.deploy.serve", "server script"),
+    ("supervise.py", "supervisor"),
+    ("start-supernode.sh", "start script"),
+    ("flower-supernode", "SuperNode"),
+    ("flwr-clientapp", "ClientApp"),
+    ("flwr-serverapp", "ServerApp"),
     ("strategies.distillation.worker", "distillation server"),
     ("ClientAppActor", "clients"),
     ("flwr-simulation", "ServerApp and simulation"),
