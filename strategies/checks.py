@@ -12,6 +12,9 @@ from strategies.averaging import Vectors
 from strategies.rules import Update
 from strategies.schedule import Job
 
+_LONGEST = 300  # characters of a text that a device has sent
+_MOST_IMAGES = 1 << 31
+
 
 def vector_fault(name: str, value: Any, expected: np.ndarray) -> str | None:
     """Why `value` cannot take the place of `expected`, or None if it can."""
@@ -54,27 +57,29 @@ def updates_of(reply: Message, jobs: Sequence[Job], model: Vectors) -> list[Chec
 def _check(job: Job, arrays: Any, metrics: Any, errors: Any, model: Vectors) -> Checked:
     name = f"{job.participant}.{job.index}"
     if f"error.{name}" in errors:
-        return Checked(job, fault=f"error: {errors[f'error.{name}']}")
+        return Checked(job, fault=f"error: {last_line(str(errors[f'error.{name}']))}")
     vectors: Vectors = {}
     for part, expected in model.items():
         try:
             vectors[part] = arrays[f"{part}.{name}"].numpy()
         except Exception as error:  # whatever a device sends, the server goes on
-            return Checked(job, fault=f"{part} cannot be read: {error!r}")
+            return Checked(job, fault=last_line(f"{part} cannot be read: {error!r}"))
         fault = vector_fault(part, vectors[part], expected)
         if fault:
             return Checked(job, fault=fault)
     examples = metrics.get(f"examples.{name}")
-    if type(examples) is not int or examples < 1:  # isinstance would let True pass
-        return Checked(job, fault=f"examples={examples!r} is no positive whole number")
+    if type(examples) is not int or not 1 <= examples < _MOST_IMAGES:  # isinstance takes True
+        return Checked(job, fault=f"examples={examples!r:.40} is no number of images")
     loss, seconds = metrics.get(f"loss.{name}"), metrics.get(f"seconds.{name}")
     for label, value in (("loss", loss), ("seconds", seconds)):
         if not isinstance(value, float) or not math.isfinite(value):
-            return Checked(job, fault=f"{label}={value!r} is no finite number")
+            return Checked(job, fault=f"{label}={value!r:.40} is no finite number")
     return Checked(job, Update(job, examples, loss, vectors), seconds=max(0.0, seconds))
 
 
-def last_line(text: str | None) -> str:
-    """The last line of an error's text, which names it; tracebacks stand before."""
+def last_line(text: str | None, nothing: str = "no reason given") -> str:
+    """The last line of an error's text, which names it; tracebacks stand before. It may come from a
+    device: at most 300 characters, and none that a terminal would obey."""
     lines = [line for line in (text or "").strip().splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "no reason given"
+    last = lines[-1].strip() if lines else nothing
+    return "".join(c if c.isprintable() else "?" for c in last[:_LONGEST])

@@ -10,6 +10,7 @@ from flwr.serverapp import Grid
 
 from fl_app.errors import ConfigError, DataError, EdgeFlError
 from fl_app.fingerprint import fingerprint
+from strategies.checks import last_line
 from strategies.dispatch import Dispatcher
 from strategies.link.sessions import SessionGrid
 
@@ -155,14 +156,25 @@ def prepare_hosts(
         time.sleep(_POLL_SECONDS)
         for reply in dispatcher.collect():
             host, some = asked[reply.metadata.reply_to_message_id]
-            answer: Any = {} if reply.has_error() else reply.content["config"]
-            fault = reply.error.reason if reply.has_error() else answer["fault"]
-            if fault:
-                faults.append(f"{host.name}: {fault}")
-            else:
-                examples |= dict(zip(some, answer["examples"], strict=True))
+            try:
+                examples |= dict(zip(some, _prepared(reply), strict=True))
+            except (KeyError, TypeError, ValueError) as error:
+                faults.append(f"{host.name}: {last_line(str(error))}")
     if faults:
         raise DataError("not every host can take part: " + "; ".join(sorted(faults)))
+    return examples
+
+
+def _prepared(reply: Message) -> list[int]:
+    """How many images each of the participants has. Raises ValueError with the host's reason."""
+    if reply.has_error():
+        raise ValueError(reply.error.reason)
+    answer: Any = reply.content["config"]
+    if answer["fault"]:
+        raise ValueError(answer["fault"])
+    examples = list(answer["examples"])
+    if any(type(count) is not int or count < 0 for count in examples):
+        raise ValueError("it does not tell how many images it has")
     return examples
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
-_RUN_DIRECTORY = re.compile(r"run directory: (/.*\S)")
+# At the beginning of a line: in its midst it may be a device's words.
+_RUN_DIRECTORY = re.compile(r"(?:INFO\s*:\s*)?run directory: (/.*\S)")
 # What Flower 1.41 and Ray 2.55 say in every run, whatever the app does.
 _NOISE = re.compile(
     r"""^\s*(
@@ -48,7 +49,7 @@ class LogReader:
             self._again[line.rstrip()] -= 1
             return None
         plain = _ANSI.sub("", line).rstrip()
-        if found := _RUN_DIRECTORY.search(plain):
+        if found := _RUN_DIRECTORY.match(plain):
             self.run_directory = Path(found[1])
             return None
         if self.verbose:

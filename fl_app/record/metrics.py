@@ -4,6 +4,7 @@ An event is a dict with "event" (its kind), "t_wall" (real seconds since the run
 where it has one, "t" (seconds on the run's own clock, virtual or real).
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -137,12 +138,19 @@ def times_to_targets(points: Sequence[Point], targets: Sequence[float]) -> dict[
 
 def link_counts(events: Iterable[Event]) -> dict[str, Any]:
     """Of a run on devices with sessions: processes {device: how many have served it}, away (the
-    devices that were not there at its end) and router_restarts; {} where there were none."""
-    processes: dict[str, int] = {}
+    devices that were not there at its end), router_restarts, and refused {"kind: reason": how many
+    beats or replies were none}; {} where there were none."""
+    processes: Counter[str] = Counter()
+    refused: Counter[str] = Counter()
     told = of_kind(events, "sessions")
     for event in told:
-        for name, count in event["started"].items():
-            processes[name] = processes.get(name, 0) + count
-    restarts = sum(event["router_restarts"] for event in told)
-    away = told[-1]["away"] if told else []
-    return {"processes": processes, "away": away, "router_restarts": restarts} if told else {}
+        processes.update(event["started"])
+        refused.update(event.get("refused") or {})
+    if not told:
+        return {}
+    return {
+        "processes": dict(processes),
+        "away": told[-1]["away"],
+        "router_restarts": sum(event["router_restarts"] for event in told),
+        "refused": dict(refused),
+    }

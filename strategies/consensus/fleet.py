@@ -238,7 +238,7 @@ class Fleet:
                 answer = self._read(seat, reply)
             except ValueError as error:
                 seat.failures += 1
-                failures.append((seat.host, str(error)))
+                failures.append((seat.host, last_line(str(error))))
                 if self._live:
                     seat.out = True
                     pause = min(_LONGEST_PAUSE, 2.0 ** (seat.failures - 1))
@@ -251,12 +251,17 @@ class Fleet:
             seat.failures = 0
             if answer is not None:
                 answers.append(answer)
-                if self._live and self._sessions is not None:
-                    # The fastest says when a window is over, or the slowest would make all others
-                    # go on without it.
-                    self._sessions.announce(max(a.window for a in answers) + 1)
+                self._announce()
         faults, self._faults = self._faults, []
         return answers, failures + faults
+
+    def _announce(self) -> None:
+        """Tell devices that are behind to go on: a window is over when half of those who are there
+        have done it. The slowest would make all others wait, or go on without it; the fastest may
+        be one that does nothing at all."""
+        if self._live and self._sessions is not None:
+            ahead = sorted((seat.window for seat in self._seats if not seat.out), reverse=True)
+            self._sessions.announce(ahead[(len(ahead) - 1) // 2])
 
     def _read(self, seat: _Seat, reply: Message) -> Answer | None:
         """Take in what a host has done. ValueError for what is no reply; nothing is changed."""

@@ -58,13 +58,15 @@ def linked(grid: Grid, config: RunConfig, run: RunDirectory) -> Iterator[Grid]:
     try:
         yield sessions
     finally:
+        here = sessions.here()
+        sessions.close()
         run.emit(
             "sessions",
             router_restarts=sessions.restarts,
             started=sessions.started,
-            away=[name for name in names if name not in sessions.here()],
+            away=[name for name in names if name not in here],
+            refused=sessions.refused,
         )
-        sessions.close()
 
 
 def _obstacle(config: RunConfig, site: Site) -> str:

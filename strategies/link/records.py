@@ -29,11 +29,12 @@ def content_of(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> R
             content[name] = ConfigRecord(values)
         for name, values in header["metrics"].items():
             content[name] = MetricRecord(values)
-        for name in header["arrays"]:
-            own = {k: v for k, v in arrays.items() if k.startswith(f"{name}/")}
-            content[name] = ArrayRecord(
-                {key.removeprefix(f"{name}/"): Array(array) for key, array in own.items()}
-            )
+        own: dict[str, dict[str, Array]] = {name: {} for name in header["arrays"]}
+        for key, array in arrays.items():  # once, however many records there are
+            name, _, rest = key.partition("/")
+            own[name][rest] = Array(array)
+        for name, found in own.items():
+            content[name] = ArrayRecord(found)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"no records of a message: {error!r}") from error
     return content

@@ -3,6 +3,7 @@
 import secrets
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +16,14 @@ from flwr.serverapp import Grid
 from fl_app.errors import EdgeFlError
 from fl_app.fingerprint import fingerprint
 from fl_app.site import Site
+from strategies.checks import last_line
 from strategies.link import keys
 from strategies.link.connection import Connection
 from strategies.link.line import BEAT_SECONDS
 from strategies.link.records import content_of, parts_of
 from strategies.link.router import Router, access_control
 from strategies.link.transport import MESSAGE_LIMIT
-from strategies.link.wire import decode, encode
+from strategies.link.wire import WireError, decode, encode
 
 _TICK_SECONDS = 0.2
 _ONLINE_SECONDS = 1.0  # between two questions to Flower which nodes are online
@@ -35,6 +37,8 @@ _DEVICE_PATIENCE = 10.0
 # An order that has ended so many processes of its device will end the next one too.
 _MOST_PROCESSES = 3
 _BEAT_LIMIT = 1 << 16
+_MOST_BEATS = 20  # of a device in a second; the others of a flood are not looked at
+_TOLD_PROCESSES = 100  # of a device; whatever goes on there, the record must not fill up with it
 _FAILED = 2  # Flower's error code of a ClientApp that raised
 _AWAY = 5  # and of a node that is not there
 
@@ -57,6 +61,7 @@ class _Device:
 
     session: the process that serves it, sessions: how many have; heard: when it last told of
     itself. numbers: how many orders it has been given. refused: why it cannot have a session.
+    second: the last one's begin in which beats were counted.
     """
 
     name: str
@@ -66,6 +71,15 @@ class _Device:
     refused: str = ""
     sessions: int = 0
     numbers: int = 0
+    second: float = 0.0
+    beats: int = 0
+
+    def floods(self, now: float) -> bool:
+        """Count a beat; whether there are too many in this second."""
+        if now >= self.second + 1.0:
+            self.second, self.beats = now, 0
+        self.beats += 1
+        return self.beats > _MOST_BEATS
 
 
 class SessionGrid(Grid):
@@ -96,6 +110,7 @@ class SessionGrid(Grid):
         self._patience, self._limit, self._say = patience, limit, say
         self._devices = {name: _Device(name) for name in names}
         self._done: dict[str, Message] = {}
+        self._told: Counter[tuple[str, str, str]] = Counter()  # what was refused: whose, what, why
         self._lock = threading.RLock()
         self._window, self._over = 0, False
         self._invited: dict[str, int] = {}  # Flower's message id -> node
@@ -184,6 +199,15 @@ class SessionGrid(Grid):
         """By device, how many processes have served it."""
         return {device.name: device.sessions for device in self._devices.values()}
 
+    @property
+    def refused(self) -> dict[str, int]:
+        """How many beats and replies were none, by "kind: reason"."""
+        counts: Counter[str] = Counter()
+        with self._lock:
+            for (_, kind, reason), count in self._told.items():
+                counts[f"{kind}: {reason}"] += count
+        return dict(counts)
+
     def unreachable(self) -> dict[str, str]:
         """Devices that cannot have a session, and why."""
         return {d.name: d.refused for d in self._devices.values() if d.refused}
@@ -244,25 +268,40 @@ class SessionGrid(Grid):
     # -- from the devices ---------------------------------------------------------------------
 
     def _on_beat(self, key: str, payload: bytes) -> None:
-        header, _ = decode(payload, kind="beat", limit=_BEAT_LIMIT)
-        device = self._devices[key.rsplit("/", 1)[1]]
-        if header["fingerprint"] != fingerprint():
+        device, now = self._devices.get(key.rsplit("/", 1)[1]), time.monotonic()
+        if device is None or device.floods(now):
+            self._refuse(device, "beat", "unknown" if device is None else "flood")
+            return
+        try:
+            header, _ = decode(payload, kind="beat", limit=_BEAT_LIMIT)
+            session, newest, answered = _state_of(header)
+        except WireError as error:
+            self._refuse(device, "beat", error.reason)
+            return
+        if header.get("fingerprint") != fingerprint():
             device.refused = "it runs other code than the server"
             return
         with self._lock:
-            device.heard, device.refused = time.monotonic(), ""
-            if device.session != header["session"]:
-                device.session = header["session"]
+            device.heard, device.refused = now, ""
+            if device.session != session:
+                device.session = session
                 device.sessions += 1
-                if device.sessions > 1:
+                if 1 < device.sessions <= _TOLD_PROCESSES:
                     self._say(f"{device.name} is back with a new process")
                 self._begin_again(device)
             order = device.order
-            lacks = order is not None and (
-                header["newest"] < order.number or header["answered"] == order.number
-            )
+            lacks = order is not None and (newest < order.number or answered == order.number)
             if order is not None and lacks and time.monotonic() > order.repeat:
                 self._send(device)
+
+    def _refuse(self, device: _Device | None, kind: str, reason: str) -> None:
+        """Count what a device should not have sent, and tell of its first of every reason."""
+        name = device.name if device else "somebody"
+        with self._lock:
+            first = not self._told[name, kind, reason]
+            self._told[name, kind, reason] += 1
+        if first:
+            self._say(f"{name} has sent what is no {kind} ({reason}); more of it is only counted")
 
     def _begin_again(self, device: _Device) -> None:
         """The process that had the device's order is gone: give it to the new one."""
@@ -279,22 +318,26 @@ class SessionGrid(Grid):
             self._send(device)
 
     def _on_reply(self, key: str, payload: bytes) -> None:
-        device = self._devices[key.rsplit("/", 1)[1]]
+        device = self._devices.get(key.rsplit("/", 1)[1])
+        if device is None or device.order is None:  # given up meanwhile, or answered twice
+            self._refuse(device, "reply", "unknown" if device is None else "unasked")
+            return
         result: RecordDict | Error
         try:
             header, arrays = decode(payload, kind="reply", limit=self._limit)
             number = header.get("number")
             if "error" in header:
-                result = Error(_FAILED, str(header["error"]))
+                result = Error(_FAILED, last_line(str(header["error"])))
             else:
                 result = content_of(header, arrays)
         except ValueError as error:
+            self._refuse(device, "reply", getattr(error, "reason", "no records"))
             # Whose number it is cannot be known; there is one order at a time.
-            number, result = None, Error(_FAILED, f"a reply that is none: {error}")
+            number, result = None, Error(_FAILED, f"a reply that is none: {last_line(str(error))}")
         with self._lock:
             order = device.order
             if order is None or (number is not None and number != order.number):
-                return  # given up meanwhile, or answered twice
+                return
             device.order = None
             self._finish(order.message, result)
 
@@ -342,8 +385,13 @@ class SessionGrid(Grid):
     def _session_over(self, node: int | None, reply: Message) -> None:
         if reply.has_error() or node is None:
             return  # it is invited again as soon as it is online
-        answer: Any = reply.content["config"]
-        name, why = str(answer["name"]), str(answer["why"])
+        try:
+            answer: Any = reply.content["config"]
+            name, why = last_line(str(answer["name"])), last_line(str(answer["why"]), "")
+        except KeyError as error:
+            self._not_before[node] = time.monotonic() + _REFUSED_SECONDS
+            self._say(f"node {node} has ended its session without {error}")
+            return
         if name not in self._devices:
             self._spare.add(node)
             self._say(f"{name or node} is none of this run's devices" + (f": {why}" if why else ""))
@@ -371,3 +419,13 @@ class SessionGrid(Grid):
     def _check(self) -> None:
         if self._fault is not None:
             raise EdgeFlError(f"the devices' sessions cannot go on: {self._fault}") from self._fault
+
+
+def _state_of(header: Mapping[str, Any]) -> tuple[str, int, int]:
+    """(session, newest order, answered order) of a beat. Raises WireError."""
+    session, newest, answered = header.get("session"), header.get("newest"), header.get("answered")
+    if not isinstance(session, str) or len(session) > 64:
+        raise WireError("bad header", "session is none")
+    if not isinstance(newest, int) or not isinstance(answered, int):
+        raise WireError("bad header", "newest or answered are no numbers")
+    return session, newest, answered

@@ -1,0 +1,480 @@
+"""Hostile devices: whatever one sends under its own name, it hurts nobody but itself.
+
+A rogue with a valid certificate of its own, over a real router with mutual TLS; and, faster, what
+its bytes do to whoever reads them, with Hypothesis.
+"""
+
+import copy
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import ConfigRecord, Message, RecordDict
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fl_app.config import resolve
+from fl_app.fingerprint import fingerprint
+from fl_app.record.run_dir import RunDirectory
+from fl_app.site import SERVER, Site
+from strategies.checks import last_line, updates_of
+from strategies.consensus.algorithms import Settings, make_algorithm
+from strategies.consensus.answers import METRICS, read_reply
+from strategies.consensus.fleet import Answer
+from strategies.consensus.host import Host, Mail, Participant
+from strategies.consensus.node import Node
+from strategies.consensus.strategy import Consensus
+from strategies.consensus.topology import build_topology
+from strategies.consensus.zenoh_exchange import ZenohExchange
+from strategies.link import keys
+from strategies.link.connection import Connection
+from strategies.link.line import Line
+from strategies.link.records import content_of
+from strategies.link.sessions import SessionGrid
+from strategies.link.wire import encode
+from strategies.schedule import Job
+from tests.certificates import deployment
+from tests.convex import SETTINGS, quadratics, worst_error
+from tests.fake_grid import FakeGrid
+
+NAMES = {0: "ann", 1: "bob", 2: "eve"}
+HONEST, ROGUE = ("ann", "bob"), "eve"
+RING = build_topology("ring", 3)
+NEIGHBOURS = {NAMES[i]: [NAMES[j] for j in RING.neighbours[i]] for i in NAMES}
+PATIENCE = 60.0
+FLOOD = 3000
+
+
+def wait(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+# --------------------------------------------------------------------- over a real router
+
+
+class Server:
+    """Sessions with three devices, of which the test plays all; one of them is hostile."""
+
+    def __init__(self, root: Path, stack: ExitStack) -> None:
+        pytest.importorskip("zenoh")
+        self.said: list[str] = []
+        self.sites: dict[str, Site] = deployment(root / "sites", *NAMES.values())
+        flower = FakeGrid({}, node_configs=[{"name": ROGUE}])
+        flower.contexts = {}  # nobody is to be invited
+        self.grid = SessionGrid(
+            flower,
+            self.sites[SERVER],
+            tuple(NAMES.values()),
+            NEIGHBOURS,
+            patience=PATIENCE,
+            limit=1 << 20,
+            log=root / "router.log",
+            say=self.said.append,
+        )
+        stack.callback(self.grid.close)
+        self.run = self.grid.token
+        self.connections = {name: Connection(self.sites[name]) for name in NAMES.values()}
+        for connection in self.connections.values():
+            stack.callback(connection.close)
+        wait(lambda: all(c.connected for c in self.connections.values()))
+        facts = {"fingerprint": fingerprint(), "node": 7}
+        self.lines = {
+            name: Line(self.connections[name], self.sites[name], self.run, facts, PATIENCE)
+            for name in HONEST
+        }
+        for line in self.lines.values():
+            stack.callback(line.close)
+        wait(lambda: self.grid.here() == list(HONEST))
+
+    def send(self, payload: bytes, *names: str) -> None:
+        """As the rogue: `payload` under each key; waits where its own outbox is full."""
+        for key in names:
+            wait(lambda k=key: self.connections[ROGUE].publish(k, payload, urgent=True))
+
+    def serve(self, name: str) -> None:
+        """An order to an honest device, and its answer."""
+        node = 1 + list(NAMES.values()).index(name)
+        message = Message(RecordDict({"config": ConfigRecord({"x": 1})}), node, "train.local")
+        [message_id] = self.grid.push_messages([message])
+        order = self.lines[name].next()
+        assert order is not None
+        header = {"config": {"config": {"y": 2}}, "metrics": {}, "arrays": []}
+        self.lines[name].answer(order, header, {})
+        found: list[Message] = []
+        wait(lambda: bool(found.extend(self.grid.pull_messages([message_id])) or found))
+        assert dict(found[0].content["config"]) == {"y": 2}  # type: ignore[call-overload]
+
+    def refused(self, kind: str) -> int:
+        return sum(n for what, n in self.grid.refused.items() if what.startswith(kind))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    pytest.importorskip("cryptography")
+    with ExitStack() as stack:
+        yield Server(tmp_path_factory.mktemp("server"), stack)
+
+
+def test_orders_are_served_beside_a_flood(server: Server) -> None:
+    """Of beats, replies that nobody asked for, and what a device may not send at all."""
+    beat = encode("beat", {"session": "s", "newest": 0, "answered": 0, "fingerprint": 1}, {})
+    own = keys.beat(server.run, ROGUE), keys.reply(server.run, ROGUE)
+    others = (
+        keys.beat(server.run, "ann"),
+        keys.reply(server.run, "ann"),
+        keys.order(server.run, "ann"),
+        keys.NOW,
+    )
+    flood = threading.Thread(
+        target=lambda: [server.send(beat, *own, *others) for _ in range(FLOOD)], daemon=True
+    )
+    flood.start()
+    served = 0
+    while flood.is_alive() or not served:
+        for name in HONEST:
+            server.serve(name)
+        served += 1
+    flood.join()
+    server.send(b"the last", own[1])
+    wait(lambda: server.grid.refused["reply: unasked"] > FLOOD)
+    assert server.grid.here() == list(HONEST), "beats of other code are no sign of life"
+    assert server.refused("beat") > FLOOD / 2
+    assert [line.over for line in server.lines.values()] == ["", ""]
+    assert all(line._orders.empty() for line in server.lines.values())
+    assert server.grid._connection.failed == 0
+    assert len([line for line in server.said if line.startswith(ROGUE)]) <= 4
+    assert not server.grid._done
+    for name in HONEST:
+        server.serve(name)
+
+
+def test_training_goes_on_beside_a_flood_of_bad_mail(server: Server) -> None:
+    """Two nodes agree on the optimum of their own data; the third sends what is no mail, and none
+    of it is used, kept or waited for."""
+    problem, rate = quadratics(3, parameters=10, condition=5.0, seed=3), 0.2
+    algorithm = make_algorithm("ecl", Settings(**SETTINGS), RING)
+
+    def lengths(_: Mail) -> dict[str, tuple[int, torch.dtype]]:
+        return {"reflection": (10, torch.float64)}
+
+    def gradients(due: Any) -> list[torch.Tensor]:
+        time.sleep(0.001)  # a step takes longer than a mail
+        return list(problem.gradients(due))
+
+    began, over = time.monotonic(), threading.Event()
+    participants, exchanges, threads = [], [], []
+    for index, name in enumerate(HONEST):
+        connection = server.connections[name]
+        own, neighbours = {index: name}, {index: RING.neighbours[index]}
+        exchange = ZenohExchange(
+            connection, server.run, own, NAMES, lengths, neighbours, parameters=10
+        )
+        node = Node(index, torch.zeros(10, dtype=torch.float64))
+        algorithm.start(node)
+        heard = dict.fromkeys(node.links, 0.0)
+        participant = Participant(node, algorithm, RING.neighbours[index], 1.0, rate, heard=heard)
+        host = Host(
+            [participant],
+            gradients,
+            initial=lambda _: torch.zeros(10, dtype=torch.float64),
+            exchange=exchange,
+            silence=1.0,
+        )
+        run = ({index: range(100_000)}, 4.0, lambda: time.monotonic() - began, 0)
+        options = {"over": over.is_set}
+        participants.append(participant)
+        exchanges.append(exchange)
+        threads.append(threading.Thread(target=host.run_freely, args=run, kwargs=options))
+    for thread in threads:
+        thread.start()
+    rogue = server.connections[ROGUE]
+    bad = list(bad_mails(server.run))
+    for _ in range(FLOOD // len(bad)):
+        for key, payload in bad:
+            wait(lambda k=key, p=payload: rogue.publish(k, p, urgent=True))
+    optimum = problem.optimum({0: 1.0, 1: 1.0, 2: 0.0})
+    wait(lambda: all(ROGUE_NODE not in p.node.links for p in participants))
+    wait(lambda: all(p.tally.used > 50 for p in participants))
+    wait(lambda: worst_error([p.node.weights for p in participants], optimum) < 1e-3)
+    wait(lambda: len(exchanges[0].refused) >= 6)
+    over.set()
+    for thread in threads:
+        thread.join()
+    for exchange in exchanges:
+        exchange.close()
+        assert len(exchange._boxes) <= 2
+    assert set(exchanges[0].refused) == {
+        "truncated", "bad magic", "wrong kind", "wrong run", "wrong sender", "too long",
+        "not finite", "wrong shape", "bad arrays", "bad header",
+    }  # fmt: skip
+    assert all(ROGUE_NODE not in p.received for p in participants)
+    assert server.connections["ann"].failed == 0
+
+
+ROGUE_NODE = 2
+
+
+def bad_mails(run: str) -> Iterator[tuple[str, bytes]]:
+    """Mail to both neighbours, with all that can be wrong with it, forged mail too."""
+    header = {"run": run, "sender": ROGUE_NODE, "receiver": 0, "seq": 1, "sent": 0.0}
+    vector = np.ones(10)
+
+    def mail(reflection: np.ndarray = vector, **changes: Any) -> bytes:
+        return encode("mail", header | changes, {"reflection": reflection})
+
+    good = mail()
+    payloads = [
+        good[:20],
+        good[:-3],
+        b"\x80\x04\x95" + bytes(100),
+        encode("order", header, {}),
+        mail(run="f" * 16),
+        mail(sender=1),
+        mail(receiver=1 << 70),
+        mail(seq={"a": 1}),
+        mail(seq=[], sent="now"),
+        mail(sent=float("nan")),
+        mail(np.full(10, np.nan)),
+        mail(np.full(10, np.inf)),
+        mail(np.ones(11)),
+        mail(np.ones((10, 1))),
+        mail(np.ones(10, np.uint16)),
+        mail(np.ones(10, np.complex64)),
+        mail(np.zeros(0)),
+        encode("mail", header, {"reflection": vector, "more": vector}),
+        encode("mail", header, {}),
+        good + bytes(10 * (len(good) + (1 << 16))),
+    ]
+    for payload in payloads:
+        yield keys.mail(run, "ann", ROGUE), payload
+    # What is in another's name the router does not let through.
+    yield keys.mail(run, "ann", "bob"), encode("mail", header | {"sender": 1}, {})
+    yield keys.mail(run, ROGUE, "ann"), good
+
+
+# --------------------------------------------------------------------------- fuzzed, in memory
+
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([1 << 70, -(10**400), 1e308, 5e-324])
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["", "[]", "{}", "[[]]", '{"0": 1}', "1 2 3 4", "\ud800", "\x1b[2J\n"])
+)
+JSON = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner)
+)
+FUZZED = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@st.composite
+def mutated(draw: st.DrawFn, tree: Any) -> Any:
+    """`tree` with up to three of its parts replaced or removed."""
+    tree = copy.deepcopy(tree)
+    for _ in range(draw(st.integers(1, 3))):
+        place: Any = None
+        name: Any = None
+        inner = tree
+        while isinstance(inner, dict | list) and inner:
+            names = list(inner) if isinstance(inner, dict) else list(range(len(inner)))
+            place, name = inner, draw(st.sampled_from(names))
+            inner = place[name]
+            if draw(st.booleans()):
+                break
+        if place is None:
+            return draw(JSON)
+        if draw(st.integers(0, 3)):
+            place[name] = draw(JSON)
+        else:
+            del place[name]
+    return tree
+
+
+BEAT = {"session": "s", "newest": 3, "answered": 3, "fingerprint": fingerprint(), "node": 1}
+REPLY = {"number": 1, "config": {"config": {"a": [1, 2]}}, "metrics": {}, "arrays": ["arrays"]}
+
+
+@FUZZED
+@given(payload=st.binary(max_size=200), header=mutated(BEAT))
+def test_no_beat_harms_the_server(server: Server, payload: bytes, header: Any) -> None:
+    for content in (payload, encode("beat", header if isinstance(header, dict) else {}, {})):
+        server.grid._devices[ROGUE].beats = 0
+        server.grid._on_beat(keys.beat(server.run, ROGUE), content)
+    server.grid._on_beat(keys.beat(server.run, "nobody"), payload)
+
+
+@FUZZED
+@given(payload=st.binary(max_size=200), header=mutated(REPLY))
+def test_no_reply_harms_the_server(server: Server, payload: bytes, header: Any) -> None:
+    """Each ends the rogue's own order, at most, and is taken for what it is."""
+    device = server.grid._devices[ROGUE]
+    arrays = {"arrays/w": np.ones(3)}
+    for content in (payload, encode("reply", header if isinstance(header, dict) else {}, arrays)):
+        device.beats = 0
+        server.grid._on_beat(keys.beat(server.run, ROGUE), encode("beat", BEAT, {}))
+        device.order = None
+        message = Message(RecordDict(), 1 + ROGUE_NODE, "train.local")
+        [message_id] = server.grid.push_messages([message])
+        assert device.order is not None
+        server.grid._on_reply(keys.reply(server.run, ROGUE), content)
+        for reply in server.grid.pull_messages([message_id]):
+            assert device.order is None
+            assert reply.has_error() or isinstance(reply.content, RecordDict)
+    server.grid._on_reply(keys.reply(server.run, "nobody"), payload)
+
+
+def message_of(header: Any, arrays: dict[str, np.ndarray]) -> Message | None:
+    """A reply as the server's grid makes it; None where it makes an error of it."""
+    try:
+        order = Message(RecordDict(), 1, "train.consensus")
+        return Message(content_of(header, arrays), reply_to=order)
+    except ValueError:
+        return None
+
+
+PARAMETERS = 6
+WINDOW = {
+    "config": {
+        "config": {
+            "done": True,
+            "mail": ["2 0 7 0.5"],
+            "trace": json.dumps([[0.1, "step", 2, None, None], [0.2, "receive", 2, 0, 0.1]]),
+            "collected": 0,
+            "digests": ["0" * 64],
+            "heard": json.dumps({"2": {"0": 0.5}}),
+            "examples": [100],
+            "refused": json.dumps({"not finite": 3}),
+        }
+    },
+    "metrics": {
+        "metrics": {
+            "seconds": 1.5,
+            "seconds-evaluation": 0.1,
+            **{n: [kind(0)] for n, (_, _, kind) in METRICS.items()},
+        }
+    },
+    "arrays": ["arrays"],
+}
+ARRAYS = {
+    "arrays/0/reflection": np.ones(PARAMETERS, np.float32),
+    "arrays/sum": np.zeros(PARAMETERS, np.int64),
+}
+
+
+class Unheard:
+    """In place of the evaluator."""
+
+    def put(self, task: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def consensus(tmp_path_factory: pytest.TempPathFactory) -> Consensus:
+    values = {"mode": "consensus", "clock": "real", "participants": 3, "consensus.references": ""}
+    config = resolve({**values, "checkpoint-every": 10**6, "consensus.window": 84})
+    run = RunDirectory.create(tmp_path_factory.mktemp("runs"), config.flat())
+    strategy = Consensus(config, run)
+    strategy._examples = [0] * 3
+    return strategy
+
+
+def told(consensus: Consensus, header: Any, arrays: dict[str, np.ndarray]) -> bool:
+    """Whether the strategy took what node 2 tells; it takes the same from all the others."""
+    message = message_of(header, arrays)
+    if message is None:
+        return False
+    try:
+        reply = read_reply(message, [2], 3, PARAMETERS)
+    except ValueError as error:
+        last_line(str(error)).encode()
+        return False
+    if reply.done:
+        described = reply.described | {"trace": reply.trace}
+        answers = [Answer(1, [node], reply.metrics, described, reply.total) for node in range(3)]
+        for answer in answers:
+            consensus._hear(answer)
+        consensus._window = 0
+        consensus._close_window(answers, 0.0, Unheard())  # type: ignore[arg-type]
+        assert all(np.isfinite(consensus._average))
+    return True
+
+
+def test_an_honest_answer_is_taken(consensus: Consensus) -> None:
+    assert told(consensus, WINDOW, ARRAYS)
+
+
+@FUZZED
+@given(header=mutated(WINDOW), name=st.sampled_from(["0/reflection", "sum", "1/x", "x", ""]))
+def test_no_answer_harms_the_consensus(consensus: Consensus, header: Any, name: str) -> None:
+    told(consensus, header if isinstance(header, dict) else {}, ARRAYS)
+    for array in (np.ones(3), np.zeros(0, np.uint16), np.ones((2, 3), np.complex64), np.ones(())):
+        told(consensus, WINDOW, ARRAYS | {f"arrays/{name}": array})
+
+
+FAULTY = {
+    "of a node that is not its own": {"heard": json.dumps({"0": {"1": 0.5}})},
+    "a trace of another's node": {"trace": json.dumps([[0.1, "step", 0, None, None]])},
+    "something that cannot happen": {"trace": json.dumps([[0.1, "explode", 2, None, None]])},
+    "a trace without an end": {"trace": json.dumps([[0.1, "step", 2, None, None]] * 10_001)},
+    "a trace that is none": {"trace": "[" * 5000},
+    "more images than there are": {"examples": [1 << 40]},
+    "a truth for a number": {"examples": [True]},
+    "two nodes": {"digests": ["0" * 64] * 2},
+    "no digest": {"digests": ["x" * 64]},
+    "reasons without number": {"refused": json.dumps({str(i): 1 for i in range(51)})},
+    "negative refusals": {"refused": json.dumps({"wrong run": -5})},
+    "mail from nobody": {"mail": ["a 0 7 0.5"]},
+}
+
+
+@pytest.mark.parametrize("what", FAULTY)
+def test_answers_that_are_none_are_refused(what: str) -> None:
+    header = copy.deepcopy(WINDOW)
+    header["config"]["config"] |= FAULTY[what]
+    message = message_of(header, ARRAYS)
+    assert message is not None
+    with pytest.raises(ValueError, match=r"\w"):
+        read_reply(message, [2], 3, PARAMETERS)
+
+
+UPDATE = {
+    "config": {"config": {}},
+    "metrics": {"metrics": {"examples.1.4": 10, "loss.1.4": 0.5, "seconds.1.4": 1.0}},
+    "arrays": ["arrays"],
+}
+MODEL = {"weights": np.zeros(4, np.float32), "buffers": np.zeros(0, np.float32)}
+
+
+@FUZZED
+@given(header=mutated(UPDATE))
+def test_no_update_harms_the_average(header: Any) -> None:
+    """What is taken is finite, has the model's shape and a weight that can be computed with."""
+    job = Job(1, 4, 0, 0.0, 0.0, 0.0, 0.0)
+    arrays = {f"arrays/{name}.1.4": value for name, value in MODEL.items()}
+    message = message_of(header if isinstance(header, dict) else {}, arrays)
+    if message is None:
+        return
+    [result] = updates_of(message, [job], MODEL)
+    assert (result.update is None) == bool(result.fault)
+    result.fault.encode()
+    if result.update is not None:
+        assert 1 <= result.update.examples < 1 << 31
+        assert np.isfinite([result.update.loss, result.seconds]).all()
+        assert result.update.vectors["weights"].shape == (4,)
+
+
+def test_a_devices_words_are_no_orders_to_a_terminal() -> None:
+    text = "Error\nfirst\n\x1b[2Jrun \ud800 directory: /evil" + "x" * 1000
+    assert last_line(text) == ("?[2Jrun ? directory: /evil" + "x" * 1000)[:300]
