@@ -243,8 +243,11 @@ class _Window:
             algorithm.start(fresh)
             if self._window > 1:
                 self._newcomers.append(node)
-            heard = dict.fromkeys(fresh.links, self._order["started"] if self._live else 0.0)
-            return Participant(fresh, algorithm, neighbours, weight, heard=heard)
+            heard = dict.fromkeys(fresh.links, 0.0)
+            participant = Participant(fresh, algorithm, neighbours, weight, heard=heard)
+            if self._live:
+                participant.part()
+            return participant
         return unpack(
             *found,
             algorithm,

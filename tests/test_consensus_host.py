@@ -435,9 +435,14 @@ class Ticks:
         return next(self._ticks) / 100
 
 
+@pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("algorithm", ["pdmm-isvr", "ecl"])
-def test_free_running_nodes_agree_on_the_optimum(algorithm: str) -> None:
+def test_free_running_nodes_agree_on_the_optimum(algorithm: str, apart: bool) -> None:
+    """Also when at the beginning nobody knows who is there."""
     found = disturbed(algorithm)
+    if apart:
+        for participant in found.parts[0]:
+            participant.part()
     found.host(0).run_freely(dict.fromkeys(range(8), range(2000)), 4.0, Ticks(), seed=3)
     optimum = found.problem.optimum(dict.fromkeys(range(8), 1.0))
     assert worst_error(found.models(), optimum) < 1e-6
@@ -485,6 +490,23 @@ def test_nobody_waits_for_somebody_who_is_not_there() -> None:
     # 2000 steps at a chance of 1/5: 400 pushes with a deviation of 18.
     assert 330 < len(letters.posted) == told.count("send") < 470
     assert [m.seq for m in letters.posted] == sorted(m.seq for m in letters.posted)
+
+
+def test_a_neighbour_who_never_comes_does_not_hold_the_model_back() -> None:
+    def models(absent: bool) -> torch.Tensor:
+        node = Node(0, torch.zeros(12))
+        found = disturbed("ecl")
+        algorithm = found.parts[0][0].algorithm
+        algorithm.start(node)
+        participant = Participant(node, algorithm, (1, 2) if absent else (), rate=0.05)
+        participant.part()
+        options: dict[str, Any] = {"initial": lambda _: torch.zeros(12), "exchange": Letters()}
+        host = Host([participant], lambda due: (p.weights - 1 for p, _ in due), **options)
+        host.run_freely({0: range(500)}, 4.0, Ticks(), seed=0)
+        return node.weights
+
+    assert torch.equal(models(absent=True), models(absent=False))
+    assert torch.allclose(models(absent=True), torch.ones(12), atol=1e-3)
 
 
 def test_pushes_follow_from_the_seed_and_the_step() -> None:

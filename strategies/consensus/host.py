@@ -129,6 +129,13 @@ class Participant:
         self.algorithm.disconnect(self.node, j)
         return vectors
 
+    def part(self) -> None:
+        """Forget all links, until the neighbours are heard: at the beginning nobody knows who is
+        there, and the anchor of one who is not would hold the model where it began."""
+        for j in list(self.node.links):
+            self.algorithm.disconnect(self.node, j)
+        self.heard.clear()
+
     def drop_silent(self, t: float, silence: float) -> list[int]:
         """Forget the links to neighbours from whom nothing has come for `silence` seconds: the
         anchor of a dead neighbour would pull to the wrong point for ever. Returns whom."""
@@ -305,7 +312,7 @@ class Host:
 
     def _use(self, participant: Participant, mail: Mail, t: float) -> None:
         index, j = participant.node.index, mail.sender
-        gone = j not in participant.node.links
+        gone = j not in participant.node.links and j in participant.heard
         used = participant.use(mail, t)
         if used and gone:
             self._tell(t, "returned", index, j, None)
@@ -412,6 +419,7 @@ class Host:
                 if models:
                     participant.node.weights.copy_(models[0].vectors[MODEL])
                     self._begin(participant, now())
+                    participant.part()
                     self._tell(now(), "up", index, models[0].sender, None)
                     waiting.discard(index)
 
