@@ -13,7 +13,7 @@ import pytest
 from fl_app.deploy.loopback import Loopback
 from fl_app.launch.supervise import descendants
 from fl_app.record.metrics import of_kind
-from fl_app.record.run_dir import RunDirectory
+from fl_app.record.run_dir import METRICS, RunDirectory
 from fl_app.site import SERVER
 
 DEVICES = ["pi-1", "pi-2", "pi-3"]
@@ -64,7 +64,7 @@ def test_consensus_outlives_the_process_of_a_device(site: Loopback) -> None:
     )
 
     def windows() -> list[dict]:
-        return of_kind(run.events(), "nodes") if run.path.is_dir() else []
+        return of_kind(run.events(), "nodes") if (run.path / METRICS).exists() else []
 
     site.wait_for("pi-2", "does a window", lambda: len(windows()) > 0 or process.poll() is not None)
     assert process.poll() is None, process.communicate()

@@ -49,7 +49,7 @@ from fl_app.errors import EdgeFlError
 from fl_app.launch.superlink import local_superlink, tail
 from fl_app.record.environment import describe
 from fl_app.record.metrics import Event, of_kind
-from fl_app.record.run_dir import RunDirectory
+from fl_app.record.run_dir import METRICS, RunDirectory
 
 Values = dict[str, Value]
 DEVICES = ("pi-1", "pi-2", "pi-3")
@@ -99,6 +99,7 @@ class Bench:
 
     def __init__(self, directory: Path, arguments: argparse.Namespace) -> None:
         self.directory, self.arguments = directory, arguments
+        self._runs = directory / "runs"
 
     @contextmanager
     def site(self, name: str, devices: Sequence[str]) -> Iterator[Loopback]:
@@ -109,7 +110,7 @@ class Bench:
 
     def values(self, name: str, *parts: Mapping[str, Value]) -> Values:
         """Of a run of that name, from settings of which later ones win."""
-        found: Values = {"name": name, "output": str(self.directory)}
+        found: Values = {"name": name, "output": str(self._runs)}
         for part in parts:
             found |= part
         return found
@@ -131,8 +132,7 @@ class Bench:
         process, run = self.start(site, values), self.record(values)
         try:
             while process.poll() is None:
-                if (run.path / "metrics.jsonl").exists():
-                    watch(run)
+                watch(run)
                 time.sleep(_POLL_SECONDS)
         finally:
             process.terminate()
@@ -147,7 +147,7 @@ class Bench:
             return flower_run(link, values, hosts)
 
     def record(self, values: Values) -> RunDirectory:
-        return RunDirectory(self.directory / str(values["name"]))
+        return RunDirectory(self._runs / str(values["name"]))
 
     def said(self, values: Values) -> str:
         """The end of what `edge-fl run` printed."""
@@ -155,6 +155,11 @@ class Bench:
 
     def _log(self, values: Values) -> Path:
         return self.directory / f"{values['name']}.log"
+
+
+def _events(run: RunDirectory) -> list[Event]:
+    """Of a run that may not have begun."""
+    return run.events() if (run.path / METRICS).exists() else []
 
 
 # -- the parts --------------------------------------------------------------------------------
@@ -210,7 +215,7 @@ def measure_windows(bench: Bench) -> dict[str, Any]:
         windows = bench.arguments.windows
 
         def watch(run: RunDirectory) -> None:
-            if 1 <= len(of_kind(run.events(), "round")) <= windows:  # after the first, at work
+            if 1 <= len(of_kind(_events(run), "round")) <= windows:  # after the first, at work
                 usage.look(site)
 
         run = bench.run(site, values("windows", windows), watch)
@@ -250,24 +255,25 @@ def measure_rejoin(bench: Bench) -> dict[str, Any]:
         def wait(condition: Callable[[list[Event]], bool]) -> float:
             """When it holds of the run's events (time.monotonic)."""
             deadline = time.monotonic() + _LONGEST
-            while not ((run.path / "metrics.jsonl").exists() and condition(run.events())):
+            while not condition(_events(run)):
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise EdgeFlError(f"{VICTIM} did not come back:\n{bench.said(values)}")
                 time.sleep(_POLL_SECONDS)
             return time.monotonic()
 
+        def accident(program: str, renewed: bool) -> dict[str, float]:
+            so_far = len(_events(run))
+            wait(lambda events: len(of_kind(events[so_far:], "nodes")) >= 2)
+            before, began = run.events(), time.monotonic()
+            _happen(site, program)
+            heard = wait(lambda events: bool(returns(events, before))) if renewed else 0.0
+            back = wait(lambda events: worked_again(events, before, renewed)) - began
+            return {"seconds": back} | ({"heard": heard - began} if renewed else {})
+
         try:
             for name, (program, renewed) in ACCIDENTS.items():
                 say(f"rejoin: {name}")
-                so_far = len(run.events()) if run.path.is_dir() else 0
-                wait(lambda events, n=so_far: len(of_kind(events[n:], "nodes")) >= 2)
-                before, began = run.events(), time.monotonic()
-                _happen(site, program)
-                heard = wait(lambda events, b=before: bool(returns(events, b))) if renewed else 0.0
-                back = wait(lambda events, b=before, r=renewed: worked_again(events, b, r))
-                found[name] = {"seconds": back - began}
-                if renewed:
-                    found[name]["heard"] = heard - began
+                found[name] = accident(program, renewed)
         finally:
             process.terminate()
             process.wait()

@@ -24,7 +24,7 @@ from fl_app.launch.sizing import count_cores
 from fl_app.record.formatting import duration, megabytes, share
 from fl_app.record.metrics import of_kind
 from fl_app.record.modes import view_of
-from fl_app.record.run_dir import RunDirectory, runs_root
+from fl_app.record.run_dir import METRICS, RunDirectory, runs_root
 from fl_app.site import SERVER
 from strategies.link.transport import import_zenoh
 
@@ -179,7 +179,7 @@ class _PowerCut:
         over = False
         while not over:
             over = self._over.wait(_POLL_SECONDS)
-            if self._place.is_dir():
+            if (self._place / METRICS).exists():
                 windows = of_kind(RunDirectory(self._place).events(), "nodes")
                 position = DEVICES.index(VICTIM)
                 worked = [event["accuracy"][position] is not None for event in windows]
