@@ -6,7 +6,7 @@ import pytest
 
 from fl_app.record import metrics
 from fl_app.record.distill_metrics import measure, published, round_table, staleness_histogram
-from fl_app.record.metrics import effective, series, targets_of, time_to_target
+from fl_app.record.metrics import effective, link_counts, series, targets_of, time_to_target
 from tests.record_events import distill_events
 
 
@@ -195,6 +195,27 @@ def test_a_run_that_recorded_nothing_has_measures_without_values() -> None:
     assert measured["client_idle_fraction"] == {"clients": None, "server": None, "total": None}
     assert measured["worker_busy_fraction"] is None
     assert set(measured["time_to_target"].values()) == {None}
+
+
+def test_sessions_of_a_resumed_run_are_counted_together() -> None:
+    def told(started: dict[str, int], away: list[str], restarts: int) -> dict[str, Any]:
+        return {
+            "event": "sessions",
+            "started": started,
+            "away": away,
+            "router_restarts": restarts,
+            "refused": {"beat: flood": 2},
+        }
+
+    events = [told({"a": 2, "b": 0}, ["b"], 1), told({"a": 1, "b": 1}, [], 2)]
+    assert link_counts(events) == {
+        "processes": {"a": 3, "b": 1},
+        "away": [],
+        "router_restarts": 3,
+        "refused": {"beat: flood": 4},
+    }
+    assert link_counts(events[:1])["processes"] == {"a": 2, "b": 0}, "b never came"
+    assert link_counts([]) == {}
 
 
 def test_targets_come_from_the_configuration() -> None:
