@@ -21,14 +21,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fl_app.config import resolve
+from fl_app.errors import DataError
 from fl_app.fingerprint import fingerprint
 from fl_app.record.run_dir import RunDirectory
 from fl_app.site import SERVER, Site
 from strategies.checks import last_line, updates_of
+from strategies.consensus import host as hosts
 from strategies.consensus.algorithms import Settings, make_algorithm
 from strategies.consensus.answers import METRICS, read_reply
 from strategies.consensus.fleet import Answer
-from strategies.consensus.host import Host, Mail, Participant
+from strategies.consensus.host import Mail, Participant
 from strategies.consensus.node import Node
 from strategies.consensus.strategy import Consensus
 from strategies.consensus.topology import build_topology
@@ -39,6 +41,7 @@ from strategies.link.line import Line
 from strategies.link.records import content_of
 from strategies.link.sessions import SessionGrid
 from strategies.link.wire import encode
+from strategies.roster import Host, prepare_hosts
 from strategies.schedule import Job
 from tests.certificates import deployment
 from tests.convex import SETTINGS, quadratics, worst_error
@@ -183,7 +186,7 @@ def test_training_goes_on_beside_a_flood_of_bad_mail(server: Server) -> None:
         algorithm.start(node)
         heard = dict.fromkeys(node.links, 0.0)
         participant = Participant(node, algorithm, RING.neighbours[index], 1.0, rate, heard=heard)
-        host = Host(
+        host = hosts.Host(
             [participant],
             gradients,
             initial=lambda _: torch.zeros(10, dtype=torch.float64),
@@ -333,6 +336,32 @@ def test_no_reply_harms_the_server(server: Server, payload: bytes, header: Any) 
             assert device.order is None
             assert reply.has_error() or isinstance(reply.content, RecordDict)
     server.grid._on_reply(keys.reply(server.run, "nobody"), payload)
+
+
+def test_a_session_that_ends_without_a_word_is_none_of_the_servers_business(
+    server: Server,
+) -> None:
+    invitation = Message(RecordDict(), 7, "train.session")
+    for content in ({}, {"config": ConfigRecord({"name": "\x1b[2J"})}):
+        reply = Message(RecordDict(content), reply_to=invitation)  # type: ignore[arg-type]
+        server.grid._session_over(7, reply)
+    assert "node 7 has ended its session without 'config'" in server.said
+    server.serve("ann")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [{}, {"fault": ""}, {"fault": "", "examples": [1, 2]}, {"fault": "", "examples": [-1]},
+     {"fault": "", "examples": ["7"]}, {"fault": "\x1b[2J", "examples": [1]}],
+)  # fmt: skip
+def test_a_host_that_tells_nonsense_of_itself_is_named(answer: dict[str, Any]) -> None:
+    def tamper(message: Message, _: Message) -> Message:
+        return Message(RecordDict({"config": ConfigRecord(answer)}), reply_to=message)
+
+    grid = FakeGrid({}, nodes=1, tamper=tamper)
+    with pytest.raises(DataError, match="eve: ") as found:
+        prepare_hosts(grid, [Host(11, ROGUE, 0)], 1, PATIENCE)
+    assert str(found.value).isprintable()
 
 
 def message_of(header: Any, arrays: dict[str, np.ndarray]) -> Message | None:
