@@ -28,8 +28,8 @@ from fl_app.site import SERVER, Site
 from strategies.checks import last_line, updates_of
 from strategies.consensus import host as hosts
 from strategies.consensus.algorithms import Settings, make_algorithm
-from strategies.consensus.answers import METRICS, read_reply
-from strategies.consensus.fleet import Answer
+from strategies.consensus.answers import METRICS, Answer, read_reply
+from strategies.consensus.fleet import Fleet
 from strategies.consensus.host import Mail, Participant
 from strategies.consensus.node import Node
 from strategies.consensus.strategy import Consensus
@@ -222,6 +222,39 @@ def test_training_goes_on_beside_a_flood_of_bad_mail(server: Server) -> None:
     }  # fmt: skip
     assert all(ROGUE_NODE not in p.received for p in participants)
     assert server.connections["ann"].failed == 0
+
+
+def test_who_claims_to_be_done_at_once_hurries_nobody(server: Server) -> None:
+    """A window is over for those who work on it when half of all have done it."""
+    values = {"mode": "consensus", "clock": "real", "participants": 3, "consensus.references": ""}
+    all_hosts = [Host(node + 1, name, node) for node, name in NAMES.items()]
+    options: dict[str, Any] = {"first": 1, "order": {}, "run_name": "x", "lengths": lambda _: {}}
+    facts = {"fingerprint": fingerprint(), "node": 9}
+    rogue = Line(server.connections[ROGUE], server.sites[ROGUE], server.run, facts, PATIENCE)
+    lines = server.lines | {ROGUE: rogue}
+    wait(lambda: len(server.grid.here()) == 3)
+    fleet = Fleet(resolve(values), RING, server.grid, all_hosts, parameters=PARAMETERS, **options)
+
+    def work(name: str, last: int) -> int:
+        """A window of one device; which one it was. last: to be given out."""
+        fleet.dispatch(last, lambda window: {"window": window})
+        order = lines[name].next()
+        assert order is not None
+        node = list(NAMES.values()).index(name)
+        heard = {"heard": json.dumps({node: {}}), "trace": "[]", "mail": []}
+        config = {"config": WINDOW["config"]["config"] | heard}
+        arrays = {"arrays/sum": ARRAYS["arrays/sum"]}
+        lines[name].answer(order, WINDOW | {"config": config}, arrays)
+        found: list[Answer] = []
+        wait(lambda: bool(found.extend(fleet.collect()[0]) or found))
+        return found[0].window
+
+    assert [work(ROGUE, window) for window in (1, 2, 3)] == [1, 2, 3]
+    assert server.grid._window == 1
+    assert work("ann", 1) == 1
+    wait(lambda: server.lines["bob"].window == 2)
+    assert work("bob", 1) == 1
+    rogue.close()
 
 
 ROGUE_NODE = 2
