@@ -308,8 +308,8 @@ def worked_again(events: Sequence[Event], before: Sequence[Event], renewed: bool
         if not found:
             return False
         start = found[0]
-    # That after the last one may have been done already, and lack others' work alone.
-    begun = max((event["round"] for event in of_kind(before, "nodes")), default=0) + 1
+    # That after the last one may be done already but for others' work, and the next one begun.
+    begun = max((event["round"] for event in of_kind(before, "nodes")), default=0) + 2
     return any(
         event["round"] > begun and event["accuracy"][DEVICES.index(VICTIM)] is not None
         for event in of_kind(events[start:], "nodes")
@@ -319,7 +319,8 @@ def worked_again(events: Sequence[Event], before: Sequence[Event], renewed: bool
 def aims(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What is aimed at beside what was measured, of the parts that were."""
     rows: list[tuple[str, str, float, float]] = []
-    smallest = min(found.get("exchange", {}).items(), default=None)
+    by_size = sorted(found.get("exchange", {}).items(), key=lambda item: float(item[0].split()[0]))
+    smallest = by_size[0] if by_size else None
     if smallest:
         rows.append((f"exchange of {smallest[0]}", "ms", smallest[1]["mail_ms"]["median"], 5.0))
     if "windows" in found:
