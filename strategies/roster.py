@@ -130,15 +130,22 @@ def _await_devices(
 
 
 def prepare_hosts(
-    grid: Grid, hosts: Sequence[Host], participants: int, timeout: float
+    grid: Grid,
+    hosts: Sequence[Host],
+    participants: int,
+    timeout: float,
+    say: Callable[[str], None],
+    least: int = 0,
 ) -> dict[int, int]:
     """Let every host that is there load its model and data, so that what is wrong with them shows
     before the first round, and the first round takes no longer than the others.
 
     Returns how many training images each participant has (0: not known yet). Raises DataError that
-    names the hosts that cannot take part, with their reasons.
+    names the hosts that cannot take part, with their reasons - unless `least` is not 0, and so many
+    others can.
     """
     dispatcher, faults, asked = Dispatcher(grid), [], {}
+    faulty: set[str] = set()
     examples = dict.fromkeys(range(participants), 0)
     here = set(grid.get_node_ids())
     for position, host in enumerate(hosts):
@@ -159,9 +166,13 @@ def prepare_hosts(
             try:
                 examples |= dict(zip(some, _prepared(reply), strict=True))
             except (KeyError, TypeError, ValueError) as error:
+                faulty.add(host.name)
                 faults.append(f"{host.name}: {last_line(str(error))}")
+    told = "; ".join(sorted(faults))
+    if faults and (not least or len(asked) - len(faulty) < least):
+        raise DataError(f"not every host can take part: {told}")
     if faults:
-        raise DataError("not every host can take part: " + "; ".join(sorted(faults)))
+        say(f"starting without some devices: {told}")
     return examples
 
 

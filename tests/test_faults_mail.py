@@ -393,7 +393,7 @@ def test_a_host_that_tells_nonsense_of_itself_is_named(answer: dict[str, Any]) -
 
     grid = FakeGrid({}, nodes=1, tamper=tamper)
     with pytest.raises(DataError, match="eve: ") as found:
-        prepare_hosts(grid, [Host(11, ROGUE, 0)], 1, PATIENCE)
+        prepare_hosts(grid, [Host(11, ROGUE, 0)], 1, PATIENCE, print)
     assert str(found.value).isprintable()
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from fl_app.assemble import devices_of, expected_devices
 from fl_app.config import resolve
-from fl_app.errors import ConfigError
+from fl_app.errors import ConfigError, DataError
 from fl_app.site import Site, read_site
-from strategies.roster import Host, assemble_roster
+from strategies.roster import Host, assemble_roster, prepare_hosts
 from tests.fake_grid import FakeGrid
 
 
@@ -100,3 +100,19 @@ def test_who_is_lacking_is_named() -> None:
 def test_two_of_one_name_are_refused() -> None:
     with pytest.raises(ConfigError, match="two devices are called 'ann'"):
         roster(["ann", "ann"], 2, ())
+
+
+def test_a_device_that_cannot_take_part_stops_nobody_if_enough_others_can(tmp_path: Path) -> None:
+    (tmp_path / "broken.npz").write_text("no archive")
+    own = {"data-path": str(tmp_path / "broken.npz")}
+    configs = [{"name": "ann"}, {"name": "bob", **own}, {"name": "cyd"}]
+    grid = FakeGrid({"participants": 3}, node_configs=configs)
+    hosts = [Host(11 + i, str(config["name"]), i) for i, config in enumerate(configs)]
+    said: list[str] = []
+    for least in (0, 3):
+        with pytest.raises(DataError, match=r"bob: .*broken\.npz"):
+            prepare_hosts(grid, hosts, 3, 60.0, said.append, least)
+    examples = prepare_hosts(grid, hosts, 3, 60.0, said.append, 2)
+    assert [count > 0 for count in examples.values()] == [True, False, True]
+    assert len(said) == 1
+    assert "bob" in said[0]

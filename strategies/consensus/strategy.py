@@ -94,7 +94,9 @@ class Consensus(Strategy):
                 config.min_participants,
                 expected_devices(config),
             )
-            examples = prepare_hosts(grid, hosts, config.participants, timeout)
+            examples = prepare_hosts(
+                grid, hosts, config.participants, timeout, self._warn, config.min_participants
+            )
             self._examples = [examples[p] for p in range(config.participants)]
             fleet = Fleet(
                 config,

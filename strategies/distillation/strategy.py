@@ -115,7 +115,14 @@ class Distillation(Strategy):
                 config.min_participants,
                 expected_devices(config),
             )
-            prepare_hosts(grid, self._hosts, config.participants, timeout)
+            prepare_hosts(
+                grid,
+                self._hosts,
+                config.participants,
+                timeout,
+                self._warn,
+                config.min_participants,
+            )
             publisher = self._publisher
             if publisher is not None and not config.virtual:
                 self._wait(lambda: publisher.ready)
