@@ -14,7 +14,8 @@ windows: consensus windows of about a minute, two devices that exchange with eac
     what the same steps take in a bare loop: two processes that do plain SGD at the same time, on
     the same data, without exchange, messages or files. The window is counted from the end of the
     one before it to its own end, less evaluation; gap_seconds is what of it is not work in a
-    device: the way of its orders and answers, the server's checkpoint. The same in a simulation.
+    device: the way of its orders and answers, the server's checkpoint; below 0 where one device
+    works on the next window already. The same in a simulation.
 processes: of a device and of the server, processor seconds a second (1 = a core) and resident
     memory of each program: idle (on line, no run), and busy in a window.
 rejoin: a device of three in a run of short windows loses its session's process, Flower's own
@@ -91,6 +92,7 @@ REJOIN: Values = {
 _TRIAL_STEPS = 40
 _WARM_UP_ROUNDS = 2
 _POLL_SECONDS = 0.1
+_SETTLE_SECONDS = 5.0  # from being on line to being idle
 _LONGEST = 300.0  # that a device is waited for
 
 
@@ -208,6 +210,7 @@ def measure_windows(bench: Bench) -> dict[str, Any]:
 
     pair, usage = DEVICES[:2], Usage()
     with bench.site("windows", pair) as site:
+        time.sleep(_SETTLE_SECONDS)
         usage.look(site)
         time.sleep(bench.arguments.idle_seconds)
         usage.look(site)

@@ -12,7 +12,7 @@ _NAMES = (  # (in the command line, what it is)
     ("client_apps.session_worker", "session"),
     ("strategies.link.router", "mail router"),
     ("fl_app.deploy.gate", "SuperLink"),
-    ("fl_app.deploy.serve", "server script"),
+    (" deploy serve", "server script"),
     ("supervise.py", "supervisor"),
     ("start-supernode.sh", "start script"),
     ("flower-supernode", "SuperNode"),
