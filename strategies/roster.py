@@ -72,7 +72,9 @@ def assemble_roster(
             ordered = sorted(simulated, key=lambda node: answers[node]["partition-id"])
             return tuple(Host(node, f"host-{answers[node]['partition-id']}") for node in ordered)
         called = _called(answers, names)
-        if not simulated and len(called) >= participants:
+        # Without names it must not depend on who answers first.
+        settled = bool(names) or len(answers) == len(online)
+        if not simulated and settled and len(called) >= participants:
             ordered = names or sorted(called)
             return tuple(
                 Host(called[name], name, participant)

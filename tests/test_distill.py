@@ -229,7 +229,7 @@ def worker_pids(directory: Path) -> list[int]:
     return found
 
 
-def wait_for(condition, seconds: float = 60.0) -> Any:
+def wait_for(condition, seconds: float = 300.0) -> Any:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if result := condition():

@@ -22,9 +22,11 @@ def site(tmp_path: Path) -> Site:
     return read_site(tmp_path)
 
 
-def roster(names: list[str], participants: int, expected: tuple[str, ...]) -> tuple[Host, ...]:
+def roster(
+    names: list[str], participants: int, expected: tuple[str, ...], timeout: float = 60.0
+) -> tuple[Host, ...]:
     grid = FakeGrid({}, node_configs=[{"name": name} for name in names])
-    return assemble_roster(grid, participants, 0.5, print, names=expected)
+    return assemble_roster(grid, participants, timeout, print, names=expected)
 
 
 def test_all_devices_of_the_site_in_the_order_of_their_names(
@@ -94,7 +96,7 @@ def test_without_a_site_they_are_taken_by_their_names() -> None:
 
 def test_who_is_lacking_is_named() -> None:
     with pytest.raises(ConfigError, match=r"only 1 node.*: ann; lacking: bob"):
-        roster(["ann", "eve"], 2, ("ann", "bob"))
+        roster(["ann", "eve"], 2, ("ann", "bob"), timeout=3.0)
 
 
 def test_two_of_one_name_are_refused() -> None:
