@@ -184,7 +184,7 @@ def devices_of(config: RunConfig, site: Site) -> tuple[str, ...]:
     return chosen
 
 
-def _check_privacy(config: RunConfig, model: FlatModel) -> None:
+def _check_privacy_needs(config: RunConfig, model: FlatModel) -> None:
     """What differential privacy needs of the participants' model and of this machine."""
     if not config.privacy.on:
         return
@@ -203,7 +203,7 @@ def _check_privacy(config: RunConfig, model: FlatModel) -> None:
 def preflight(config: RunConfig) -> None:
     """Try everything that can be wrong before anything starts; raises EdgeFlError."""
     pick_device(config.device)
-    _check_privacy(config, flat_model(config, "small"))
+    _check_privacy_needs(config, flat_model(config, "small"))
     if config.distils:
         flat_model(config, "large")
     if config.agrees:

@@ -8,6 +8,8 @@ from typing import Any
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
+from fl_app.assemble import expected_devices
+from fl_app.config import RunConfig
 from fl_app.errors import ConfigError, DataError, EdgeFlError
 from fl_app.fingerprint import fingerprint
 from strategies.checks import last_line
@@ -16,6 +18,24 @@ from strategies.link.sessions import SessionGrid
 
 _POLL_SECONDS = 0.05
 _REMIND_SECONDS = 30.0
+
+
+class _Wait:
+    """For nodes to come: no longer than `timeout` seconds, with a word now and then."""
+
+    def __init__(self, timeout: float, say: Callable[[str], None]) -> None:
+        self._say, now = say, time.monotonic()
+        self._deadline, self._reminder = now + timeout, now + _REMIND_SECONDS
+
+    def pause(self, news: str, failure: str) -> None:
+        """Wait a little longer. Raises ConfigError with `failure` when the time is over."""
+        now = time.monotonic()
+        if now > self._deadline:
+            raise ConfigError(failure)
+        if now > self._reminder:
+            self._say(f"waiting for {news}")
+            self._reminder = now + _REMIND_SECONDS
+        time.sleep(_POLL_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -28,6 +48,17 @@ class Host:
 
     def hosts(self, participant: int) -> bool:
         return self.participant is None or self.participant == participant
+
+
+def gather(
+    grid: Grid, config: RunConfig, timeout: float, say: Callable[[str], None]
+) -> tuple[tuple[Host, ...], dict[int, int]]:
+    """The hosts that a run's participants have, each prepared, and how many training images every
+    participant has. Raises what `assemble_roster` and `prepare_hosts` raise."""
+    participants, least = config.participants, config.min_participants
+    names = expected_devices(config)
+    hosts = assemble_roster(grid, participants, timeout, say, least, names)
+    return hosts, prepare_hosts(grid, hosts, participants, timeout, say, least)
 
 
 def assemble_roster(
@@ -53,8 +84,7 @@ def assemble_roster(
         return tuple(Host(i + 1, name, i) for i, name in enumerate(grid.names))
     known: dict[int, dict] = {}
     asked: dict[str, int] = {}
-    dispatcher = Dispatcher(grid)
-    deadline, reminder = time.monotonic() + timeout, time.monotonic() + _REMIND_SECONDS
+    dispatcher, wait = Dispatcher(grid), _Wait(timeout, say)
     while True:
         online = set(grid.get_node_ids())
         for node in online - known.keys() - dispatcher.busy():
@@ -80,19 +110,14 @@ def assemble_roster(
                 Host(called[name], name, participant)
                 for participant, name in enumerate(ordered[:participants])
             )
-        now = time.monotonic()
         here = ", ".join(sorted(called)) or "none"
         lacking = ", ".join(name for name in names if name not in called)
         here += f"; lacking: {lacking}" if lacking else ""
-        if now > deadline:
-            raise ConfigError(
-                f"participants={participants}, but only {len(called)} node(s) came within "
-                f"{timeout:g} s: {here}; start the others, or use fewer participants"
-            )
-        if now > reminder:
-            say(f"waiting for nodes; here: {here}")
-            reminder = now + _REMIND_SECONDS
-        time.sleep(_POLL_SECONDS)
+        wait.pause(
+            f"nodes; here: {here}",
+            f"participants={participants}, but only {len(called)} node(s) came within "
+            f"{timeout:g} s: {here}; start the others, or use fewer participants",
+        )
 
 
 def _called(answers: Mapping[int, dict], names: Sequence[str]) -> dict[str, int]:
@@ -112,21 +137,16 @@ def _called(answers: Mapping[int, dict], names: Sequence[str]) -> dict[str, int]
 def _await_devices(
     grid: SessionGrid, least: int, timeout: float, say: Callable[[str], None]
 ) -> None:
-    deadline, reminder = time.monotonic() + timeout, time.monotonic() + _REMIND_SECONDS
+    wait = _Wait(timeout, say)
     while len(here := grid.here()) < least:
         lacking = [name for name in grid.names if name not in here]
         reasons = grid.unreachable()
         told = ", ".join(f"{n} ({reasons[n]})" if n in reasons else n for n in lacking)
-        now = time.monotonic()
-        if now > deadline:
-            raise ConfigError(
-                f"only {len(here)} of {least} devices came within {timeout:g} s; lacking: {told}; "
-                f"start them, or use min-participants"
-            )
-        if now > reminder:
-            say(f"waiting for devices; lacking: {told}")
-            reminder = now + _REMIND_SECONDS
-        time.sleep(_POLL_SECONDS)
+        wait.pause(
+            f"devices; lacking: {told}",
+            f"only {len(here)} of {least} devices came within {timeout:g} s; lacking: {told}; "
+            f"start them, or use min-participants",
+        )
     if lacking := [name for name in grid.names if name not in here]:
         say(f"starting without {', '.join(lacking)}, who may come later")
 

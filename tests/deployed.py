@@ -16,10 +16,11 @@ from typing import Any
 
 from fl_app.deploy.directory import machine, settings_of
 from fl_app.deploy.loopback import Loopback
+from fl_app.record.checkpoint import load_tensors
 from fl_app.site import SERVER, SITE_FILE
 
 PATIENCE = 300.0
-WORKER = "client_apps.session_worker"
+WORKER = "client_apps.session_worker"  # the process of a device in which it works
 
 
 class Cable:
@@ -166,15 +167,18 @@ def slowed(pids: Collection[int], share: float) -> Iterator[None]:
 
 
 class Run:
-    """`edge-fl run` on a site, and what it leaves on the server's disk."""
+    """`edge-fl run` on a site, or `edge-fl resume` without `values`, and what it leaves on the
+    server's disk."""
 
-    def __init__(self, site: Site, name: str, values: dict[str, Any]) -> None:
+    def __init__(self, site: Site, name: str, values: dict[str, Any] | None = None) -> None:
         self.path = site.home(SERVER) / "runs" / name
-        words = [f"name={name}", *(f"{key}={value}" for key, value in values.items())]
-        self._log = site.directory / f"run-{name}.log"
+        words = ["resume", str(self.path)]
+        if values is not None:
+            words = ["run", f"name={name}", *(f"{key}={value}" for key, value in values.items())]
+        self._log = site.directory / f"{words[0]}-{name}.log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "fl_app.cli", "run", "--superlink", "edge", *words],
+                [sys.executable, "-m", "fl_app.cli", words[0], "--superlink", "edge", *words[1:]],
                 env=site.environment | {"EDGE_FL_HOME": str(site.home(SERVER))},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -193,10 +197,19 @@ class Run:
             return [event for line in lines if (event := json.loads(line))["event"] == kind]
         return []
 
+    def rounds(self) -> list[int]:
+        """Those, or the windows, that are over."""
+        return [event["round"] for event in self.events("round")]
+
     @property
     def window(self) -> int:
         """The last that is over."""
-        return max((event["round"] for event in self.events("round")), default=0)
+        return max(self.rounds(), default=0)
+
+    def checkpoint(self) -> int:
+        """The round or window at whose end the last checkpoint was written."""
+        _, metadata = load_tensors(self.path / "checkpoints" / "server.safetensors")
+        return metadata["window"] if "window" in metadata else metadata["version"]
 
     def worked(self, participant: int) -> list[int]:
         """The windows of which a participant has told before they were over."""
@@ -211,18 +224,23 @@ class Run:
             time.sleep(0.1)
         return time.monotonic() - began
 
+    def wait_for_round(self, number: int) -> None:
+        self.wait(lambda: self.window >= number)
+
     def pass_windows(self, count: int) -> None:
         """Wait for so many more windows."""
-        begin = self.window
-        self.wait(lambda: self.window >= begin + count)
+        self.wait_for_round(self.window + count)
 
-    def end(self) -> dict[str, Any]:
-        """Wait for its end, and return its summary."""
+    def code(self) -> int:
+        """Wait for the command's end; its exit code."""
         try:
-            code = self._process.wait(PATIENCE)
+            return self._process.wait(PATIENCE)
         finally:
             self._process.kill()
-        assert code == 0, self.output[-4000:]
+
+    def end(self) -> dict[str, Any]:
+        """Wait for its end, which must be a good one, and return its summary."""
+        assert self.code() == 0, self.output[-4000:]
         return json.loads((self.path / "summary.json").read_text())
 
     def stop(self) -> None:

@@ -21,6 +21,7 @@ from strategies.consensus.exchange import (
     to_arrays,
 )
 from strategies.consensus.host import Mail
+from tests.mails import mail, same
 
 # Of Ray itself, when it finds no GPU.
 pytestmark = pytest.mark.filterwarnings("ignore:Tip. In future versions of Ray")
@@ -28,20 +29,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:Tip. In future versions of Ray")
 # Nodes 0 and 1 are on host 0, 2 on host 1 and 3 on host 2.
 EDGES = frozenset({(0, 1), (1, 2), (2, 3), (0, 3)})
 PLACEMENT = {0: 0, 1: 0, 2: 1, 3: 2}
-
-
-def mail(sender: int, receiver: int, seq: int, value: float = 1.0) -> Mail:
-    vectors = {"reflection": torch.full((5,), value), "indices": torch.arange(3, dtype=torch.int32)}
-    return Mail(sender, receiver, seq, vectors, 0.1 * seq)
-
-
-def same(a: Mail, b: Mail) -> bool:
-    return (
-        (a.sender, a.receiver, a.seq, a.sent) == (b.sender, b.receiver, b.seq, b.sent)
-        and a.vectors.keys() == b.vectors.keys()
-        and all(torch.equal(a.vectors[k], b.vectors[k]) for k in a.vectors)
-        and all(a.vectors[k].dtype == b.vectors[k].dtype for k in a.vectors)
-    )
 
 
 # --------------------------------------------------------------------------- all carriers

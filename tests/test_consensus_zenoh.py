@@ -23,6 +23,7 @@ from strategies.link.sealing import Sealing
 from strategies.link.wire import encode
 from tests.certificates import deployment
 from tests.convex import SETTINGS, quadratics, worst_error
+from tests.mails import mail, same
 
 RUN = "0123456789abcdef"
 NAMES = {0: "ann", 1: "bob", 2: "cyd", 3: "dan"}
@@ -34,19 +35,6 @@ def expected(mail: Mail) -> dict[str, tuple[int, torch.dtype]]:
     if mail.seq < 0:
         return {MODEL: (50, torch.float32)} if mail.vectors else {}
     return {"reflection": (5, torch.float32), "indices": (3, torch.int32)}
-
-
-def mail(sender: int, receiver: int, seq: int, value: float = 1.0) -> Mail:
-    vectors = {"reflection": torch.full((5,), value), "indices": torch.arange(3, dtype=torch.int32)}
-    return Mail(sender, receiver, seq, vectors, 0.1 * seq)
-
-
-def same(a: Mail, b: Mail) -> bool:
-    return (
-        (a.sender, a.receiver, a.seq, a.sent) == (b.sender, b.receiver, b.seq, b.sent)
-        and a.vectors.keys() == b.vectors.keys()
-        and all(torch.equal(a.vectors[k], b.vectors[k]) for k in a.vectors)
-    )
 
 
 def exchange_of(

@@ -2,21 +2,15 @@
 authentication and the mail router, that are killed or whose disks fill up."""
 
 import contextlib
-import json
-import os
-import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fl_app.deploy.loopback import Loopback
-from fl_app.record.checkpoint import load_tensors
 from fl_app.site import SERVER
+from tests.deployed import WORKER, Run, Site
 
 pytestmark = [
     pytest.mark.slow,
@@ -24,7 +18,6 @@ pytestmark = [
 ]
 
 DEVICES = ["pi-1", "pi-2", "pi-3"]
-PATIENCE = 240.0
 COMMON = {"clock": "real", "participants": 3, "small-width": 4, "evaluate-examples": 100}
 # Windows of about a second.
 CONSENSUS = COMMON | {
@@ -34,87 +27,13 @@ CONSENSUS = COMMON | {
     "consensus.steps": 60 * 12,
 }
 DISTILL = COMMON | {"large-width": 4, "local-steps": 20, "num-server-rounds": 12}
-ROUTER, WORKER = "strategies.link.router", "strategies.distillation.worker"
-SESSION = "client_apps.session_worker"  # the process of a device in which it works
-
-
-class Site(Loopback):
-    """A deployment whose machines have a disk each, for what they keep of runs."""
-
-    def home(self, name: str) -> Path:
-        return self.directory / "homes" / name
-
-    def start(self, name: str) -> None:
-        self.environment["EDGE_FL_HOME"] = str(self.home(name))
-        super().start(name)
-
-    def kill_program(self, name: str, program: str) -> None:
-        """SIGKILL to the one process of a machine that runs `program`."""
-        [pid] = self.pids(name, program)
-        os.kill(pid, signal.SIGKILL)
-
-
-class Run:
-    """`edge-fl run`, or `edge-fl resume`, on a site, and what it leaves on the server's disk."""
-
-    def __init__(self, site: Site, name: str, values: dict[str, Any] | None = None) -> None:
-        self.path = site.home(SERVER) / "runs" / name
-        words = ["resume", str(self.path)]
-        if values is not None:
-            words = ["run", f"name={name}", *(f"{key}={value}" for key, value in values.items())]
-        environment = site.environment | {"EDGE_FL_HOME": str(site.home(SERVER))}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "fl_app.cli", words[0], "--superlink", "edge", *words[1:]],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self.output = ""
-
-    def events(self, kind: str) -> list[dict[str, Any]]:
-        """The events of one kind until now; a line that is being written does not count."""
-        with contextlib.suppress(FileNotFoundError):
-            lines = (self.path / "metrics.jsonl").read_text().split("\n")[:-1]
-            return [event for line in lines if (event := json.loads(line))["event"] == kind]
-        return []
-
-    def rounds(self) -> list[int]:
-        return [event["round"] for event in self.events("round")]
-
-    def wait(self, done: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not done():
-            assert time.monotonic() < deadline, self.end()
-            assert self._process.poll() is None, self.end()
-            time.sleep(0.1)
-
-    def wait_for_round(self, number: int) -> None:
-        self.wait(lambda: max(self.rounds(), default=0) >= number)
-
-    def end(self) -> int:
-        """Wait for the command's end; its exit code."""
-        try:
-            self.output += self._process.communicate(timeout=PATIENCE)[0]
-        finally:
-            self._process.kill()
-        return self._process.returncode
-
-    def checkpoint(self) -> int:
-        """The round or window at whose end the last checkpoint was written."""
-        _, metadata = load_tensors(self.path / "checkpoints" / "server.safetensors")
-        return metadata["window"] if "window" in metadata else metadata["version"]
-
-    def summary(self) -> dict[str, Any]:
-        return json.loads((self.path / "summary.json").read_text())
+ROUTER, DISTILLER = "strategies.link.router", "strategies.distillation.worker"
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     pytest.importorskip("zenoh")
-    running = Site(tmp_path_factory.mktemp("site"), DEVICES, environment={"OMP_NUM_THREADS": "1"})
-    with running:
+    with Site(tmp_path_factory.mktemp("site"), DEVICES) as running:
         yield running
 
 
@@ -144,8 +63,7 @@ def test_a_router_that_is_killed_is_replaced(site: Site) -> None:
     run = Run(site, "router", CONSENSUS)
     run.wait_for_round(2)
     site.kill_program(SERVER, ROUTER)
-    assert run.end() == 0, run.output
-    summary = run.summary()
+    summary = run.end()
     assert (summary["status"], summary["rounds"]) == ("completed", 12)
     assert summary["router_restarts"] == 1
     assert "the mail router died and has been started again" in run.output
@@ -158,14 +76,13 @@ def test_a_server_app_that_is_killed_is_resumed(site: Site, values: dict[str, An
     name = f"server-app-{values.get('mode', 'distill')}"
     run = Run(site, name, values)
     run.wait_for_round(3)
-    before = {device: site.pids(device, SESSION) for device in DEVICES}
+    before = {device: site.pids(device, WORKER) for device in DEVICES}
     assert site.kill_server_app() == 1
     kept = run.checkpoint()
     again = Run(site, name)
-    assert again.end() == 0, again.output
-    assert run.end() == 1
+    summary = again.end()
+    assert run.code() == 1
     assert f"edge-fl resume {run.path} --superlink edge" in run.output
-    summary = run.summary()
     assert (summary["status"], summary["rounds"]) == ("completed", 12)
     [resumed] = run.events("resumed")
     assert resumed["round"] == kept >= 2
@@ -181,10 +98,9 @@ def test_a_superlink_that_is_killed_is_started_again(site: Site) -> None:
     run = Run(site, "superlink", CONSENSUS)
     run.wait_for_round(3)
     assert site.kill_superlink() == 1
-    assert run.end() == 0, run.output
+    summary = run.end()
     assert "SuperLink 'edge' was away and is back" in run.output
     assert run.output.count("final accuracy") == 1
-    summary = run.summary()
     assert (summary["status"], summary["rounds"]) == ("completed", 12)
     assert summary["processes"] == dict.fromkeys(DEVICES, 1), "nobody had to start again"
 
@@ -196,21 +112,20 @@ def test_a_server_without_power_is_resumed(site: Site) -> None:
     site.kill(SERVER)
     kept = run.checkpoint()
     site.start(SERVER)
-    assert run.end() == 1
+    assert run.code() == 1
     site.wait_online(DEVICES)
     again = Run(site, "power")
-    assert again.end() == 0, again.output
+    summary = again.end()
     [resumed] = run.events("resumed")
     assert resumed["round"] == kept >= 2
-    assert (run.summary()["status"], run.summary()["rounds"]) == ("completed", 12)
+    assert (summary["status"], summary["rounds"]) == ("completed", 12)
 
 
 def test_a_distillation_server_that_is_killed_is_started_again(site: Site) -> None:
     run = Run(site, "worker", DISTILL)
     run.wait_for_round(3)
-    site.kill_program(SERVER, WORKER)
-    assert run.end() == 0, run.output
-    summary = run.summary()
+    site.kill_program(SERVER, DISTILLER)
+    summary = run.end()
     assert (summary["status"], summary["rounds"]) == ("completed", 12)
     assert len(run.events("worker_died")) == len(run.events("worker_restarted")) == 1
     assert summary["rejected"] == summary["lost"] == 0, "devices did not notice"
@@ -224,16 +139,16 @@ def test_a_full_disk_ends_the_run_and_space_resumes_it(site: Site, values: dict[
         run = Run(site, name, values)
         run.wait_for_round(3)
         make_space = fill()
-        assert run.end() == 1
+        assert run.code() == 1
         assert "No space left on device; free some" in run.output
         assert f"edge-fl resume {run.path} --superlink edge" in run.output
         make_space()
         kept = run.checkpoint()
         again = Run(site, name)
-        assert again.end() == 0, again.output
+        summary = again.end()
         [resumed] = run.events("resumed")
         assert resumed["round"] == kept >= 2
-        assert (run.summary()["status"], run.summary()["rounds"]) == ("completed", 12)
+        assert (summary["status"], summary["rounds"]) == ("completed", 12)
 
 
 def test_a_device_with_a_full_disk_is_left_out_until_it_has_space(site: Site) -> None:
@@ -244,8 +159,7 @@ def test_a_device_with_a_full_disk_is_left_out_until_it_has_space(site: Site) ->
         run.wait(lambda: bool(run.events("rejected")))
         run.wait_for_round(max(run.rounds()) + 1)
         make_space()
-        assert run.end() == 0, run.output
-        rejected, summary = run.events("rejected"), run.summary()
+        summary, rejected = run.end(), run.events("rejected")
         assert {event["participant"] for event in rejected} == {"pi-2"}
         assert all("No space left on device" in event["reason"] for event in rejected)
         assert (summary["status"], summary["rounds"]) == ("completed", 30)

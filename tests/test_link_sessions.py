@@ -216,7 +216,8 @@ def test_an_order_goes_to_the_process_that_replaces_another(make: Callable[..., 
         assert order.header["config"] == {"config": {"index": 4}}
         line.close()
         line.connection.close()
-    answer(setup.line(), order, index=5)
+    line = setup.line()
+    answer(line, line.next(), index=5)
     assert dict(setup.reply().content["config"]) == {"index": 5}  # type: ignore[call-overload]
     assert setup.said == ["one is back with a new process"] * sessions._MOST_PROCESSES
 

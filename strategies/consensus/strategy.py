@@ -13,7 +13,6 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from fl_app.assemble import (
     dataset_of,
-    expected_devices,
     flat_model,
     nodes_of,
     split_of,
@@ -30,7 +29,7 @@ from strategies.consensus.fleet import Fleet
 from strategies.consensus.host import INCIDENTS, Mail, Tally
 from strategies.consensus.rates import rate_of
 from strategies.evaluation import Evaluator, Task
-from strategies.roster import assemble_roster, prepare_hosts
+from strategies.roster import gather
 
 CHECKPOINT = "server"
 MODELS = "nodes"  # the checkpoint with which the run ends
@@ -86,17 +85,7 @@ class Consensus(Strategy):
         self._begin()
         evaluator = Evaluator(config, lambda **fields: self._run.emit("evaluate", **fields))
         try:
-            hosts = assemble_roster(
-                grid,
-                config.participants,
-                timeout,
-                self._warn,
-                config.min_participants,
-                expected_devices(config),
-            )
-            examples = prepare_hosts(
-                grid, hosts, config.participants, timeout, self._warn, config.min_participants
-            )
+            hosts, examples = gather(grid, config, timeout, self._warn)
             self._examples = [examples[p] for p in range(config.participants)]
             fleet = Fleet(
                 config,

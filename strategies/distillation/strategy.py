@@ -9,7 +9,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from fl_app.assemble import expected_devices, flat_model
+from fl_app.assemble import flat_model
 from fl_app.config import RunConfig
 from fl_app.errors import EdgeFlError, WorkerError
 from fl_app.record.run_dir import RunDirectory
@@ -20,7 +20,7 @@ from strategies.dispatch import Dispatcher
 from strategies.distillation.publisher import Publisher
 from strategies.evaluation import Evaluator, Task
 from strategies.link.sessions import SessionGrid
-from strategies.roster import Host, assemble_roster, prepare_hosts
+from strategies.roster import Host, gather
 from strategies.rounds import Live, Replay, Rounds
 from strategies.rules import Update, make_rule
 from strategies.schedule import Aggregation, Job
@@ -107,22 +107,7 @@ class Distillation(Strategy):
                 self._publisher = Publisher(
                     config, self._run, self._clock, evaluator, self._version, self._segments
                 )
-            self._hosts = assemble_roster(
-                grid,
-                config.participants,
-                timeout,
-                self._warn,
-                config.min_participants,
-                expected_devices(config),
-            )
-            prepare_hosts(
-                grid,
-                self._hosts,
-                config.participants,
-                timeout,
-                self._warn,
-                config.min_participants,
-            )
+            self._hosts, _ = gather(grid, config, timeout, self._warn)
             publisher = self._publisher
             if publisher is not None and not config.virtual:
                 self._wait(lambda: publisher.ready)

@@ -28,8 +28,9 @@ def linked(grid: Grid, config: RunConfig, run: RunDirectory) -> Iterator[Grid]:
     demanded and cannot be had.
     """
     site = server_site()
+    demanded = config.sessions == "on" or config.consensus.carrier == "zenoh"
     if site is None:
-        if config.sessions == "on" or config.consensus.carrier == "zenoh":
+        if demanded:
             raise ConfigError(
                 "sessions are for devices: the SuperLink must be started with EDGE_FL_SITE set, as "
                 "the script of `edge-fl deploy` does"
@@ -50,7 +51,7 @@ def linked(grid: Grid, config: RunConfig, run: RunDirectory) -> Iterator[Grid]:
         sessions.close()
         sessions = None
     if sessions is None:
-        if config.sessions == "on" or config.consensus.carrier == "zenoh":
+        if demanded:
             raise ConfigError(f"devices cannot have sessions: {why}")
         run.emit("warning", message=f"every message to a device starts a process there: {why}")
         yield grid
