@@ -8,10 +8,12 @@ from flwr.serverapp import Grid, ServerApp
 
 from fl_app.assemble import preflight
 from fl_app.config import RunConfig, resolve
+from fl_app.memory import keep_freed_memory
 from fl_app.record.books import recorded
 from strategies import STRATEGIES
 from strategies.link.opening import linked
 
+keep_freed_memory()
 app = ServerApp()
 
 

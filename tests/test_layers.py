@@ -47,6 +47,7 @@ LAYERS: dict[int, tuple[str, ...]] = {
         "fl_app.data.*",
         "fl_app.errors",
         "fl_app.fingerprint",
+        "fl_app.memory",
         "fl_app.models.*",
         "fl_app.record.*",
         "fl_app.site",

@@ -14,6 +14,7 @@ from client_apps.gradients import Gradients
 from fl_app.assemble import dataset_of, flat_model, module_of, proxy_data, split_of
 from fl_app.config import RunConfig, Value, resolve
 from fl_app.data.augment import augment
+from fl_app.memory import keep_freed_memory
 from strategies.consensus.fleet import spread
 from strategies.consensus.node import Node
 from strategies.distillation.losses import distillation_loss, ema_decay
@@ -72,6 +73,7 @@ _barrier: Barrier
 def _join(barrier: Barrier) -> None:
     global _barrier
     _barrier = barrier
+    keep_freed_memory()  # as the processes of a run do
     torch.set_num_threads(1)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from experiments.benchmarks.process_tree import Process, processes
 from fl_app.record.run_dir import RunDirectory
 
-_MEMORY_SECONDS = 3.0  # between two looks at memory, which cost some processor time
+_MEMORY_SECONDS = 10.0  # between two looks at memory, which cost some processor time
 _MEBIBYTE = 2**20
 
 

@@ -33,7 +33,9 @@ from strategies.roster import gather
 
 CHECKPOINT = "server"
 MODELS = "nodes"  # the checkpoint with which the run ends
-_POLL_SECONDS = 0.02
+# Between two looks for answers, and at most such a share of the time since the last one: hosts that
+# train on all cores are not to be disturbed for nothing.
+_POLL_SECONDS, _MOST_POLL_SECONDS, _POLL_SHARE = 0.02, 0.1, 0.01
 _SLICE_STEPS = 24  # how much of the trace is recorded, in local steps
 _TALLY = tuple(vars(Tally()))
 
@@ -102,6 +104,7 @@ class Consensus(Strategy):
             self._evaluate_forgotten(evaluator)
             self._clock.restart()
             began, first = time.monotonic(), self._window
+            heard = began
             while self._window < config.rounds:
                 fleet.dispatch(config.rounds, self._order_of)
                 answers, failures = fleet.collect()
@@ -110,11 +113,13 @@ class Consensus(Strategy):
                         "rejected", participant=host.name, round=self._window + 1, reason=reason
                     )
                 for answer in answers:
+                    heard = time.monotonic()
                     self._answers.setdefault(answer.window, []).append(answer)
                     self._hear(answer)
                 window = self._window + 1
                 if window not in self._answers or not fleet.complete(window):
-                    time.sleep(_POLL_SECONDS)
+                    since = time.monotonic() - heard
+                    time.sleep(min(max(_POLL_SECONDS, _POLL_SHARE * since), _MOST_POLL_SECONDS))
                     continue
                 each = (time.monotonic() - began) / (self._window + 1 - first)
                 eta = each * (config.rounds - self._window - 1)

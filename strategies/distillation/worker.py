@@ -23,6 +23,7 @@ import torch
 from fl_app.assemble import flat_model, pick_device, proxy_data
 from fl_app.config import RunConfig, resolve
 from fl_app.errors import RunDirectoryError
+from fl_app.memory import keep_freed_memory
 from fl_app.record.checkpoint import atomic_save, load_tensors
 from strategies.distillation.learner import Learner
 from strategies.distillation.mailbox import (
@@ -262,6 +263,7 @@ def _say(event: str, **fields: Any) -> None:
 
 
 def main() -> None:
+    keep_freed_memory()
     directory = Path(sys.argv[1])
     config = resolve(json.loads((directory / "config.json").read_text()))
     torch.set_num_threads(config.distill.threads)

@@ -1,0 +1,24 @@
+"""The C library's memory, for processes that train."""
+
+import ctypes
+
+# Of glibc's malloc.h: parameters of mallopt, and the largest threshold that it takes.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_LARGEST_MMAP_THRESHOLD = 32 << 20
+_KEPT = 1 << 30  # bytes
+
+
+def keep_freed_memory() -> bool:
+    """Let this process keep the memory that it frees, up to 1 GiB, for what it needs next; whether
+    that can be had (glibc alone).
+
+    Every minibatch allocates the same activations and gradients anew. glibc gives blocks of that
+    size back to the kernel, which hands them out again page by page, each of them zeroed: a quarter
+    of a small network's step. The process gets no larger than a step needs.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, TypeError, AttributeError):  # another C library
+        return False
+    known = mallopt(_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
+    return bool(known and mallopt(_TRIM_THRESHOLD, _KEPT))
