@@ -344,6 +344,8 @@ GOOD = {"reflection": torch.zeros(3)}
         ({"reflection": torch.zeros(3, dtype=torch.float64)}, "is torch.float64"),
         ({"reflection": torch.tensor([0.0, float("nan"), 0.0])}, "NaN or infinite"),
         ({"reflection": torch.tensor([0.0, float("inf"), 0.0])}, "NaN or infinite"),
+        ({"reflection": torch.tensor([float("inf"), -float("inf"), 0.0])}, "NaN or infinite"),
+        ({"reflection": torch.tensor([3e38, 3e38, 0.0])}, None),  # whose sum is infinite
     ],
 )
 def test_mail_that_cannot_be_used_is_told_from_mail_that_can(vectors, fault: str | None) -> None:

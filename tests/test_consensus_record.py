@@ -152,6 +152,17 @@ def test_one_aligned_line_a_window_under_a_header_that_tells_the_diagnosis() -> 
     assert len(header) < 130
 
 
+def test_without_a_diagnosis_there_are_no_columns_for_it() -> None:
+    """On devices nobody sees all models."""
+    undiagnosed = {**window(1), "distance": None}
+    events = [nodes(1, 0.5, 0.625, None), undiagnosed, window(2), window(3)]
+    meanings, header, line = lines(events, clock="real")
+    assert "average" not in meanings + header
+    assert "distance" not in header
+    assert len(line) == len(header)
+    assert line.split()[2:6] == ["56.2", "50.0", "62.5", "20"]
+
+
 def test_what_a_line_says() -> None:
     *_, line = lines([nodes(3, 0.5, 0.625, None), average(3, 0.7), window(3)])
     assert line.split() == [

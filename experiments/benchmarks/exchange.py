@@ -18,6 +18,7 @@ import torch
 from fl_app.deploy.directory import create, machine
 from fl_app.errors import EdgeFlError
 from fl_app.launch.superlink import free_port
+from fl_app.memory import keep_freed_memory
 from fl_app.site import SERVER, Site, read_site
 from strategies.consensus.host import Mail
 from strategies.consensus.zenoh_exchange import ZenohExchange
@@ -43,7 +44,7 @@ def measure_exchange(directory: Path, megabytes: float, count: int) -> dict[str,
     as many at once as 100 MB, each way. wire: TCP payload (TLS and all) of an exchange on either
     half of its way, to the router and from it; ratio: of their mean to the vectors' bytes.
     """
-    torch.set_num_threads(1)
+    _become_a_device()
     length = round(megabytes * 1e6 / 4)
     values = rng(0, "benchmark").standard_normal(length, dtype=np.float32)
     payload = encode("mail", {}, {"x": values})
@@ -154,8 +155,14 @@ def _exchange(connection: Connection, node: int, length: int) -> ZenohExchange:
     )
 
 
-def _echo_mail(site: Site, length: int) -> None:
+def _become_a_device() -> None:
+    """What the process of a device does at its start."""
+    keep_freed_memory()
     torch.set_num_threads(1)
+
+
+def _echo_mail(site: Site, length: int) -> None:
+    _become_a_device()
     connection = Connection(site)
     exchange = _exchange(connection, 1, length)
     while True:
@@ -166,6 +173,7 @@ def _echo_mail(site: Site, length: int) -> None:
 
 
 def _echo_bytes(site: Site, length: int) -> None:
+    _become_a_device()
     connection = Connection(site)
     back = keys.mail(RUN, HERE, THERE)
     connection.subscribe(

@@ -48,7 +48,7 @@ SIZES: dict[str, Size] = {
             ("virtual", "iid"): {"num-server-rounds": 24},
             ("real", "iid"): {"num-server-rounds": 24},
             # 60 % is far off with skewed labels: shorter, for the order of the variants alone.
-            ("virtual", "dirichlet"): {"num-server-rounds": 10},
+            ("virtual", "dirichlet"): {"num-server-rounds": 6},
         },
     ),
     # One GPU: wider models, to the plateau.

@@ -142,13 +142,19 @@ _ACCURACIES = (
     Column("node mean %", lambda row: percent(row["mean"]), 13),
     Column("min %", lambda row: percent(row["min"]), 8),
     Column("max %", lambda row: percent(row["max"]), 8),
-    Column("(average %)", lambda row: percent(row["average"]), 13),
+    Column(
+        "(average %)",
+        lambda row: percent(row["average"]),
+        13,
+        "the averaged model, a diagnosis: no node has it",
+        needs="distance",
+    ),
 )
-_DISTANCE = Column("distance", lambda row: scientific(row["distance"]), 10)
+_DISTANCE = Column("distance", lambda row: scientific(row["distance"]), 10, needs="distance")
 _MESSAGES = Column("messages", lambda row: number(row["messages"]), 10)
 _MB = Column("MB", lambda row: megabytes(row["bytes"]), 9)
 _LOST = Column("lost", lambda row: number(row["lost"]), 7)
-_STALE = Column("stale", _age, 8)
+_STALE = Column("stale", _age, 8, "mean age of the mail applied, in local steps (s: seconds)")
 
 CONSENSUS = View(
     rounds="windows",
@@ -162,8 +168,6 @@ CONSENSUS = View(
     lines=Lines(
         awaits=frozenset({("round", None), ("nodes", None), ("evaluate", "average")}),
         columns=(*_ACCURACIES, _DISTANCE, _MESSAGES, _MB, _LOST, _STALE),
-        legend="(average): the averaged model, a diagnosis: no node has it; stale: mean age of the "
-        "mail applied, in local steps",
         ending=_ending,
     ),
     incidents={**INCIDENTS, "incident": _incident},

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from fl_app.record.formatting import duration, number
 from fl_app.record.metrics import CLOCK_UNITS, Event
-from fl_app.record.view import Row, View
+from fl_app.record.view import Column, Row, View
 
 Listener = Callable[[Event], None]
 
@@ -37,17 +37,19 @@ def console_listener(
     known: Row = {}  # the last known value of everything in a row
     printed = 0
     repeats: Counter[tuple[str, str]] = Counter()
-    header_written = False
+    columns: list[Column] = []  # known from the first row on
 
     def show(rows: Sequence[Row]) -> None:
-        nonlocal printed, header_written
+        nonlocal printed
         for row in rows:
-            if not header_written:
-                for line in (view.lines.legend, header(view, clock)):
-                    if line:
-                        write(line)
-                header_written = True
-            write(round_line(view, row, rounds))
+            if not columns:
+                everything = view.lines.columns
+                columns[:] = [c for c in everything if not c.needs or row[c.needs] is not None]
+                meanings = [f"{c.title}: {c.meaning}" for c in columns if c.meaning]
+                if meanings:
+                    write("; ".join(meanings))
+                write(_header(view, columns, clock))
+            write(_line(view, columns, row, rounds))
             known.update((key, value) for key, value in row.items() if value is not None)
             printed = row["round"]
         seen[:] = [event for event in seen if event["round"] > printed]
@@ -90,15 +92,14 @@ def _printable(
     return max(complete, newest - patience)
 
 
-def header(view: View, clock: str) -> str:
-    """Return the heading of the lines of `round_line`."""
-    titles = "".join(column.title.rjust(column.width) for column in view.lines.columns)
+def _header(view: View, columns: Sequence[Column], clock: str) -> str:
+    titles = "".join(column.title.rjust(column.width) for column in columns)
     return f"{view.rounds[:-1]:>9}{CLOCK_UNITS[clock]:>11}{titles}{'ETA':>9}"
 
 
-def round_line(view: View, row: Row, rounds: int) -> str:
-    """Return the console's line for a row of `view.rows`; "-" where nothing is known."""
-    cells = "".join(column.cell(row).rjust(column.width) for column in view.lines.columns)
+def _line(view: View, columns: Sequence[Column], row: Row, rounds: int) -> str:
+    """The line of a row of `view.rows`; "-" where nothing is known."""
+    cells = "".join(column.cell(row).rjust(column.width) for column in columns)
     place = f"{row['round']}/{rounds}"
     notes = [f"{row[name]} {name}" for name in view.lines.notes if row[name]]
     line = f"{place:>9}{number(row['t'], 1):>11}{cells}{duration(row['eta']):>9}"

@@ -24,11 +24,18 @@ Pairs = list[tuple[str, str]]  # label and value
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the console's lines or of the report's table of rounds."""
+    """A column of the console's lines or of the report's table of rounds.
+
+    width: characters in the console; the report lays out by itself. meaning: said above the
+    console's heading. needs: the value of a row without which, in the first one, the console has no
+    such column: not every run records it.
+    """
 
     title: str
     cell: Callable[[Row], str]
-    width: int = 0  # characters in the console; the report lays out by itself
+    width: int = 0
+    meaning: str = ""
+    needs: str = ""
 
 
 @dataclass(frozen=True)
@@ -36,14 +43,13 @@ class Lines:
     """The live console: a line a round, between its number and clock and its ETA.
 
     awaits: the events, as (kind, model), that complete a round's line.
-    legend: a line above the heading; ending: the last lines, from the last known values of a row.
+    ending: the last lines, from the last known values of a row.
     notes: fields of a row that are told in brackets where they are not zero.
     """
 
     awaits: frozenset[tuple[str, str | None]]
     columns: tuple[Column, ...]
     notes: tuple[str, ...] = ()
-    legend: str = ""
     ending: Callable[[Row], list[str]] = lambda _: []
 
 

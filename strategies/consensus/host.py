@@ -113,7 +113,7 @@ class Participant:
             self.algorithm.connect(self.node, j)
         self.received[j], self.heard[j] = mail.seq, t
         self.tally.used += 1
-        self.tally.age += t - mail.sent
+        self.tally.age += max(0.0, t - mail.sent)  # devices' clocks are some milliseconds apart
         device = self.node.weights.device  # carriers know the CPU alone
         vectors = {name: vector.to(device) for name, vector in mail.vectors.items()}
         self.algorithm.receive(self.node, j, mail.seq, vectors)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fl_app.errors import EdgeFlError
+from fl_app.memory import keep_freed_memory
 from fl_app.site import SERVER, Site
 from strategies.link import keys
 from strategies.link.transport import configuration, open_session
@@ -159,6 +160,7 @@ def main() -> None:
     does, or when its parent is gone (whose other children may hold the pipe open)."""
     import zenoh
 
+    keep_freed_memory()
     parent = os.getppid()
     says = os.dup(1)
     os.dup2(2, 1)  # Zenoh writes its log to stdout
