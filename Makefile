@@ -22,8 +22,9 @@ setup: .venv/.ready
 
 # The stamp makes every later call instant and free of network traffic. A change of pyproject.toml
 # alone (say, of a default in it) is synchronised from uv's cache when there is no network.
+# Compiled here once, or each of a run's ten processes would do it where nothing may be written.
 .venv/.ready: pyproject.toml uv.lock hatch_build.py flower_no_reinstall.pth | $(BIN)/uv
-	@export UV_PROJECT_ENVIRONMENT="$(CURDIR)/.venv" UV_PYTHON_DOWNLOADS=never; \
+	@export UV_PROJECT_ENVIRONMENT="$(CURDIR)/.venv" UV_PYTHON_DOWNLOADS=never UV_COMPILE_BYTECODE=1; \
 	$(BIN)/uv sync --frozen || { echo "make: trying again from the cache alone" >&2; \
 	$(BIN)/uv sync --frozen --offline; }
 	@touch $@

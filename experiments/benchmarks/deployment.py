@@ -92,6 +92,7 @@ REJOIN: Values = {
 _TRIAL_STEPS = 40
 _WARM_UP_ROUNDS = 2
 _POLL_SECONDS = 0.1
+_WATCH_SECONDS = 1.0  # between two looks at a run whose processor time is measured
 _SETTLE_SECONDS = 5.0  # from being on line to being idle
 _LONGEST = 300.0  # that a device is waited for
 
@@ -135,7 +136,7 @@ class Bench:
         try:
             while process.poll() is None:
                 watch(run)
-                time.sleep(_POLL_SECONDS)
+                time.sleep(_WATCH_SECONDS)
         finally:
             process.terminate()
             process.wait()

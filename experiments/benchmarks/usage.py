@@ -11,7 +11,7 @@ from fl_app.errors import EdgeFlError
 from fl_app.site import SERVER
 
 _MEBIBYTE = 2**20
-_PAUSE_SECONDS = 1.0  # at least, between two looks, which cost some processor time
+_PAUSE_SECONDS = 1.0  # at least, between two looks
 
 
 class Usage:
@@ -21,9 +21,12 @@ class Usage:
         self._looks: list[tuple[float, dict[str, list[Process]]]] = []
 
     def look(self, site: Loopback) -> None:
-        """Take note of all processes, unless it is too soon after the last time."""
-        if self._looks and time.monotonic() - self._looks[-1][0] < _PAUSE_SECONDS:
-            return
+        """Take note of all processes, unless it is too soon: a look takes processor time from what
+        is measured, so there are fewer the longer it lasts."""
+        if self._looks:
+            (first, _), (last, _) = self._looks[0], self._looks[-1]
+            if time.monotonic() - first < max(_PAUSE_SECONDS, 2 * (last - first)):
+                return
         alive = {process.pid: process for process in processes(os.getpid(), memory=True)}
         machines = {"server": SERVER, "device": site.devices[0]}
         found = {

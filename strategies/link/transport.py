@@ -25,7 +25,7 @@ def configuration(site: Site, side: str) -> dict[str, Any]:
         "transport/shared_memory/enabled": False,
         "transport/link/tx/lease": 1000 * LEASE_SECONDS,
         "transport/link/rx/max_message_size": MESSAGE_LIMIT,
-        # Batches of 64 KB that mail may fill while the link sends others: a tenth faster than with 2.
+        # Batches that mail may fill while the link sends others: a tenth faster than with 2.
         "transport/link/tx/queue/size/data": 8,
         # Microseconds that a slow link may take for a message before it is given up (mail), or
         # the link is (what is urgent). With the defaults of 50 ms and 5 s no message of 10 MB gets
