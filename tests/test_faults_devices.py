@@ -203,7 +203,8 @@ def test_a_slow_device_holds_nobody_up(site: Site) -> None:
     assert (summary["status"], summary["rounds"]) == ("completed", windows)
     last = run.events("nodes")[-1]
     slow, fast = last["steps"]
-    assert fast == windows * STEPS, "only the slow one was interrupted"
+    # In the first window both were as fast, and it was over when one of them was done.
+    assert fast > (windows - 1) * STEPS, "since then only the slow one was interrupted"
     assert 0 < slow < 0.6 * fast
     # So few steps of the slow one teach nobody much: that of a model that knows nothing, ln 10.
     assert max(last["loss"]) < 2.5
