@@ -278,6 +278,8 @@ class SessionGrid(Grid):
         except WireError as error:
             self._refuse(device, "beat", error.reason)
             return
+        if self._over:
+            return  # where one process has ended, another that waited for its turn has just begun
         if header.get("fingerprint") != fingerprint():
             device.refused = "it runs other code than the server"
             return
