@@ -27,13 +27,13 @@ from strategies.consensus.byzantine import Attacker
 from strategies.consensus.descent import LocalSGD
 from strategies.consensus.exchange import (
     GridExchange,
-    RayExchange,
     expected_vectors,
     from_arrays,
     to_arrays,
 )
 from strategies.consensus.host import INCIDENTS, Exchange, Host, Participant, Tally
 from strategies.consensus.node import Node
+from strategies.consensus.ray_exchange import RayExchange
 from strategies.consensus.state import pack, unpack
 from strategies.consensus.topology import Topology
 from strategies.consensus.zenoh_exchange import ZenohExchange
@@ -175,13 +175,20 @@ class _Window:
         self._newcomers: list[int] = []
 
     def run(self) -> Message:
+        exchange = self._exchange()
+        try:
+            return self._run(exchange)
+        finally:
+            if isinstance(exchange, RayExchange):
+                exchange.close()
+
+    def _run(self, exchange: Exchange | None) -> Message:
         began = time.monotonic()
         participants = [self._participant(node) for node in self._nodes]
         for participant in participants:
             if participant.cursor == 0:
                 participant.change_rate(self._order["rate"])
         journal = _Journal(self._order["slice"])
-        exchange = self._exchange()
         gradients = _gradients(self._config, tuple(self._nodes), self._own_data)
         silence = self._config.consensus.silence_seconds
         host = Host(

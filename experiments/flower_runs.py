@@ -28,7 +28,7 @@ from strategies import STRATEGIES
 
 APP = Path(__file__).resolve().parents[1]
 # A look at all processes takes its time from the run on a machine whose cores are all busy.
-_POLL_SECONDS = 1.0
+_POLL_SECONDS = 2.0
 _STARTUP_SECONDS = 180.0
 
 

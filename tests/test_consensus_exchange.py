@@ -1,6 +1,8 @@
 """Carriers of mail: one contract for all of them, and what the broker behind them promises."""
 
+import contextlib
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
@@ -9,18 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from fl_app.config import CARRIERS
+from fl_app.errors import EdgeFlError
 from strategies.consensus.exchange import (
     Broker,
     GridExchange,
     Parcel,
-    RayExchange,
     from_arrays,
     mail_fault,
-    start_ray_broker,
     to_arrays,
 )
 from strategies.consensus.host import Mail
+from strategies.consensus.ray_exchange import RayExchange, start_ray_broker
 from tests.mails import mail, same
 
 # Of Ray itself, when it finds no GPU.
@@ -65,9 +66,9 @@ class GridNet:
             self._broker.post(host, Parcel(m.sender, m.receiver, m.seq, m.sent, m.vectors))
 
     def collect(self, host: int, count: int = 0) -> list[Mail]:
-        last, parcels = self._broker.collect(host)
-        self._broker.forget(host, last)
-        new = [Mail(p.sender, p.receiver, p.seq, p.content, p.sent) for p in parcels]
+        parcels = self._broker.collect(host)
+        self._broker.forget(host, max((number for number, _ in parcels), default=0))
+        new = [Mail(p.sender, p.receiver, p.seq, p.content, p.sent) for _, p in parcels]
         self._seats[host] += new
         exchange = GridExchange(from_arrays(*to_arrays(new)))
         return exchange.collect(10.0) + exchange.collect(10.0)  # the second time there is nothing
@@ -91,15 +92,18 @@ class RayNet:
         import ray
 
         self._ray, self._name, self._actor = ray, name, ray.get_actor(name)
-        self._kept = {h: ray.get(self._actor.collect.remote(h, 0, 0, 0.0))[0] for h in (0, 1, 2)}
-        self._exchanges = {host: RayExchange(name, host, kept) for host, kept in self._kept.items()}
+        self._exchanges = {host: RayExchange(name, host) for host in (0, 1, 2)}
+        self._kept: dict[int, int] = {}
+        for host, exchange in self._exchanges.items():
+            while exchange.collect(0.3):
+                pass
+            self._kept[host] = exchange.collected
+        for host in self._exchanges:
+            self.restart(host, collected=True)
         self._refused = ray.get(self._actor.refused.remote())
 
     def post(self, host: int, mail: Mail) -> None:
-        before = self._ray.get(self._actor.refused.remote())
         self._exchanges[host].post(mail)
-        # Calls of one caller happen in their order: when this one has, the post is over.
-        assert self._ray.get(self._actor.refused.remote()) in (before, before + 1)
 
     def collect(self, host: int, count: int = 0) -> list[Mail]:
         found = self._exchanges[host].collect(0.3)
@@ -111,9 +115,12 @@ class RayNet:
     def restart(self, host: int, collected: bool) -> None:
         if collected:
             self._kept[host] = self._exchanges[host].collected
+        self._exchanges[host].close()
         self._exchanges[host] = RayExchange(self._name, host, self._kept[host])
 
     def refused(self) -> int:
+        for exchange in self._exchanges.values():
+            exchange.close()  # then the broker has seen all that was posted
         return self._ray.get(self._actor.refused.remote()) - self._refused
 
 
@@ -132,7 +139,7 @@ def brokers() -> Iterator[dict[bool, str]]:
     ray.shutdown()
 
 
-@pytest.fixture(params=CARRIERS)
+@pytest.fixture(params=["grid", "ray"])  # zenoh: see test_consensus_zenoh
 def net_of(request: pytest.FixtureRequest) -> Callable[[bool], Net]:
     """Makes a net, which keeps all mail or only the newest."""
     if request.param == "grid":
@@ -237,26 +244,27 @@ def parcel(sender: int, receiver: int, seq: int) -> Parcel:
     return Parcel(sender, receiver, seq, 0.0, f"{sender}-{receiver}-{seq}")
 
 
-def seqs(parcels: list[Parcel]) -> list[int]:
-    return [p.seq for p in parcels]
+def seqs(parcels: list[tuple[int, Parcel]]) -> list[int]:
+    return [p.seq for _, p in parcels]
 
 
 def test_a_broker_gives_until_it_is_told_to_forget() -> None:
     broker = Broker(EDGES, PLACEMENT, newest=False)
-    assert broker.collect(1) == (0, [])
-    broker.post(0, parcel(1, 2, 1))
+    assert broker.collect(1) == []
     broker.post(0, parcel(1, 2, 2))
-    last, parcels = broker.collect(1)
-    assert seqs(parcels) == [1, 2]
-    assert seqs(broker.collect(1)[1]) == [1, 2]
+    broker.post(0, parcel(1, 2, 1))
+    both = broker.collect(1)
+    assert seqs(both) == [2, 1], "in the order in which they came"
+    assert broker.collect(1) == both
     broker.post(0, parcel(1, 2, 3))
-    later, parcels = broker.collect(1, last)
-    assert seqs(parcels) == [3]
-    assert broker.collect(1, later) == (later, [])
+    last = both[-1][0]
+    [new] = broker.collect(1, last)
+    assert seqs([new]) == [3]
+    assert broker.collect(1, new[0]) == []
     broker.forget(1, last)
-    assert seqs(broker.collect(1)[1]) == [3]
-    broker.forget(1, later)
-    assert broker.collect(1) == (0, [])
+    assert broker.collect(1) == [new]
+    broker.forget(1, new[0])
+    assert broker.collect(1) == []
     broker.forget(7, 3)  # a host without mail
 
 
@@ -265,17 +273,17 @@ def test_mail_that_is_posted_again_is_one() -> None:
     broker = Broker(EDGES, PLACEMENT, newest=False)
     for _ in range(2):
         assert broker.post(0, parcel(1, 2, 1))
-    assert seqs(broker.collect(1)[1]) == [1]
+    assert seqs(broker.collect(1)) == [1]
 
 
 def test_the_newest_replaces_what_was_collected_but_not_forgotten() -> None:
     broker = Broker(EDGES, PLACEMENT, newest=True)
     broker.post(0, parcel(1, 2, 5))
-    last, _ = broker.collect(1)
+    [(last, _)] = broker.collect(1)
     broker.post(0, parcel(1, 2, 6))
     broker.post(0, parcel(1, 2, 4))
     broker.forget(1, last)
-    assert seqs(broker.collect(1, last)[1]) == [6]
+    assert seqs(broker.collect(1, last)) == [6]
 
 
 def test_what_is_not_allowed_is_counted() -> None:
@@ -283,7 +291,7 @@ def test_what_is_not_allowed_is_counted() -> None:
     assert not broker.post(1, parcel(1, 2, 1))
     assert not broker.post(0, parcel(0, 2, 1))
     assert broker.refused == 2
-    assert [broker.collect(host)[1] for host in (0, 1, 2)] == [[], [], []]
+    assert [broker.collect(host) for host in (0, 1, 2)] == [[], [], []]
 
 
 # --------------------------------------------------------------------------------- mail as arrays
@@ -328,6 +336,68 @@ def test_hosts_that_meet_are_counted_and_nobody_waits_for_ever(brokers: dict[boo
     meet = ray.get_actor(brokers[False]).meet.remote
     assert ray.get([meet(0, 2, 30.0), meet(1, 2, 30.0)]) == [2, 2]
     assert ray.get(meet(2, 4, 0.1)) == 3  # a fourth one does not come
+
+
+# ---------------------------------------------------------------------------------- Ray's broker
+
+
+def test_all_that_was_posted_arrives_though_the_host_hangs_up(brokers: dict[bool, str]) -> None:
+    """Also when mail for it has come that it has not looked at."""
+    net = RayNet(brokers[False])
+    large = {"reflection": torch.rand(1_000_000)}
+    for seq in range(20):
+        net.post(1, Mail(2, 1, seq, large))
+        net.post(0, Mail(1, 2, seq, large))
+    net.restart(0, collected=False)
+    found = by_number(net.collect(1, 20))
+    assert [m.seq for m in found] == list(range(20))
+    assert all(torch.equal(m.vectors["reflection"], large["reflection"]) for m in found)
+    assert len(net.collect(0, 20)) == 20
+    for host in (0, 1):
+        net.restart(host, collected=True)
+
+
+@pytest.mark.parametrize(
+    "hello",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"\xff" * 64,  # a length beyond all memory
+        (40).to_bytes(8, "big") + bytes(32) + b"[1, 0]  ",  # without the secret
+        (2).to_bytes(8, "big") + b"hi",
+        b"",
+    ],
+)
+def test_who_does_not_know_the_secret_is_not_let_in(brokers: dict[bool, str], hello: bytes) -> None:
+    import ray
+
+    net = RayNet(brokers[False])
+    net.post(0, mail(1, 2, 1))
+    address, secret = ray.get(ray.get_actor(brokers[False]).door.remote())
+    assert len(set(secret)) > 1
+    with socket.create_connection(address) as stranger:
+        stranger.settimeout(10)
+        stranger.sendall(hello)
+        stranger.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionResetError):
+            assert stranger.recv(1) == b""
+    assert [m.seq for m in net.collect(1, 1)] == [1], "others are served all the same"
+
+
+def test_a_broker_that_dies_is_told(brokers: dict[bool, str]) -> None:
+    import ray
+
+    actor = start_ray_broker("mortal", EDGES, newest=False)
+    ray.get(actor.place.remote(PLACEMENT))
+    exchange = RayExchange("mortal", 0)
+    ray.kill(actor)
+    with pytest.raises(EdgeFlError, match="broker of the neighbours' mail is gone"):
+        exchange.collect(30.0)
+    with pytest.raises(EdgeFlError, match="gone"):
+        exchange.post(mail(1, 2, 1))
+    exchange.close()
+
+
+# ------------------------------------------------------------------------------------- mail faults
 
 
 GOOD = {"reflection": torch.zeros(3)}

@@ -26,6 +26,7 @@ LAYERS: dict[int, tuple[str, ...]] = {
         "strategies.consensus.answers",
         "strategies.consensus.exchange",
         "strategies.consensus.fleet",
+        "strategies.consensus.ray_exchange",
         "strategies.consensus.strategy",
         "strategies.consensus.zenoh_exchange",
         "strategies.dispatch",

@@ -7,8 +7,8 @@ import pytest
 
 from fl_app.memory import keep_freed_memory
 
-# Page faults of one training step in a process of its own, after as many steps as its heap may need to
-# find its size.
+# Page faults of one training step in a process of its own, after as many steps as its heap may need
+# to find its size.
 PROGRAM = """
 import resource, sys
 import torch

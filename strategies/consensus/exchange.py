@@ -6,9 +6,6 @@ real clock a mailbox keeps the newest mail of each neighbour (the receiver has n
 one), in the virtual clock all of it.
 """
 
-import asyncio
-import contextlib
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -16,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from fl_app.errors import EdgeFlError
 from strategies.consensus.host import MODEL, Mail
 from strategies.consensus.node import Algorithm
 from strategies.consensus.topology import Edge, edge_between
@@ -65,13 +61,14 @@ class Broker:
             box[key] = (self._count, parcel)
         return True
 
-    def collect(self, host: int, have: int = 0) -> tuple[int, list[Parcel]]:
-        """(number of the last one, parcels for the nodes of `host` that came after number `have`).
+    def collect(self, host: int, have: int = 0) -> list[tuple[int, Parcel]]:
+        """(number, parcel) of those for the nodes of `host` that came after number `have`, in the
+        order of their numbers.
 
         All are kept until they are forgotten: a host that fails asks for them again.
         """
-        new = [entry for entry in self._boxes.get(host, {}).values() if entry[0] > have]
-        return max((number for number, _ in new), default=have), [parcel for _, parcel in new]
+        box = self._boxes.get(host, {}).values()
+        return sorted((entry for entry in box if entry[0] > have), key=lambda entry: entry[0])
 
     def forget(self, host: int, last: int) -> None:
         """The states of the host's nodes contain what came up to number `last`."""
@@ -163,114 +160,3 @@ def _is_finite(vector: torch.Tensor) -> bool:
     """Whether no value is NaN or infinite. The sum is neither if no value is, unless it overflows,
     and costs a tenth of a look at every value."""
     return bool(torch.isfinite(vector.sum()) or torch.isfinite(vector).all())
-
-
-# -- Ray: the fast path of a simulation with several hosts ------------------------------------
-
-
-class _RayBroker:
-    """A `Broker` as a Ray actor. Contents are references into the shared object store, so the
-    vectors themselves never pass through this process."""
-
-    def __init__(self, edges: frozenset[Edge], newest: bool) -> None:
-        self._broker = Broker(edges, {}, newest)
-        self._arrived: dict[int, asyncio.Event] = {}
-        self._here: set[int] = set()
-
-    async def place(self, placement: Mapping[int, int]) -> None:
-        """Say who hosts whom."""
-        self._broker.placement = placement
-
-    async def post(self, host: int, head: tuple[int, int, int, float], content: list[Any]) -> None:
-        parcel = Parcel(*head, content[0])
-        if self._broker.post(host, parcel):
-            self._event(self._broker.placement[parcel.receiver]).set()
-
-    async def collect(
-        self, host: int, have: int, kept: int, patience: float
-    ) -> tuple[int, list[Parcel]]:
-        self._broker.forget(host, kept)
-        last, parcels = self._broker.collect(host, have)
-        if not parcels:
-            event = self._event(host)
-            event.clear()
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(event.wait(), patience)
-            last, parcels = self._broker.collect(host, have)
-        return last, parcels
-
-    async def meet(self, host: int, hosts: int, patience: float) -> int:
-        """Wait for `hosts` hosts to come; how many have come so far."""
-        self._here.add(host)
-        deadline = time.monotonic() + patience
-        while len(self._here) < hosts and time.monotonic() < deadline:
-            await asyncio.sleep(0.01)
-        return len(self._here)
-
-    async def refused(self) -> int:
-        return self._broker.refused
-
-    def _event(self, host: int) -> asyncio.Event:
-        return self._arrived.setdefault(host, asyncio.Event())
-
-
-def start_ray_broker(name: str, edges: Iterable[Edge], newest: bool) -> Any:
-    """Start the broker of a run in the simulation's own Ray; for the ServerApp. It needs no CPU of
-    its own, since one that did would keep a client waiting for ever."""
-    import ray
-
-    actor: Any = ray.remote(_RayBroker)
-    options = actor.options(name=name, num_cpus=0, max_concurrency=1000)
-    return options.remote(frozenset(edges), newest)
-
-
-class RayExchange:
-    """Mail through the run's Ray broker; vectors lie in the object store of the machine.
-
-    kept: the number of the last mail that the nodes' states contain; `collected` is that of the
-    last one that has been collected.
-    """
-
-    def __init__(self, name: str, host: int, kept: int = 0) -> None:
-        import ray
-
-        self._ray, self._host = ray, host
-        self._broker: Any = ray.get_actor(name)
-        self.collected = self._kept = kept
-        self._request = self._ask()
-
-    def _ask(self) -> Any:
-        # One is always under way, so that most mail is here before it is wanted.
-        return self._broker.collect.remote(
-            self._host, self.collected, self._kept, _LONG_POLL_SECONDS
-        )
-
-    def post(self, mail: Mail) -> None:
-        content = self._ray.put({name: v.cpu().numpy() for name, v in mail.vectors.items()})
-        head = (mail.sender, mail.receiver, mail.seq, mail.sent)
-        # In a list, because Ray would fetch a bare reference for the broker.
-        self._broker.post.remote(self._host, head, [content])
-
-    def collect(self, patience: float) -> list[Mail]:
-        deadline = time.monotonic() + patience
-        while True:
-            left = max(0.0, deadline - time.monotonic())
-            done, _ = self._ray.wait([self._request], timeout=left)
-            if not done:
-                return []
-            try:
-                self.collected, parcels = self._ray.get(self._request)
-            except self._ray.exceptions.RayError as error:
-                raise EdgeFlError(f"the broker of the neighbours' mail died: {error}") from error
-            self._request = self._ask()
-            if parcels or not left:
-                return [self._open(parcel) for parcel in parcels]
-
-    def _open(self, parcel: Parcel) -> Mail:
-        arrays = self._ray.get(parcel.content)
-        # Copied: what Ray gives is read-only, and torch has no such thing.
-        vectors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
-        return Mail(parcel.sender, parcel.receiver, parcel.seq, vectors, parcel.sent)
-
-
-_LONG_POLL_SECONDS = 5.0

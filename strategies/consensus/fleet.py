@@ -20,10 +20,10 @@ from strategies.consensus.exchange import (
     Broker,
     Parcel,
     mail_fault,
-    start_ray_broker,
     to_arrays,
 )
 from strategies.consensus.host import Mail
+from strategies.consensus.ray_exchange import start_ray_broker
 from strategies.consensus.topology import Topology
 from strategies.dispatch import Dispatcher
 from strategies.link.sessions import SessionGrid
@@ -218,9 +218,10 @@ class Fleet:
                 seat.window, seat.stops, seat.trace = window + 1, 0, []
 
     def _take(self, seat: _Seat) -> list[Mail]:
-        last, parcels = self._broker.collect(seat.number)
-        self._broker.forget(seat.number, last)  # it is in the seat's own hands now
-        return [Mail(p.sender, p.receiver, p.seq, p.content, p.sent) for p in parcels]
+        new = self._broker.collect(seat.number)
+        if new:
+            self._broker.forget(seat.number, new[-1][0])  # it is in the seat's own hands now
+        return [Mail(p.sender, p.receiver, p.seq, p.content, p.sent) for _, p in new]
 
     def collect(self) -> tuple[list[Answer], list[tuple[Host, str]]]:
         """(windows that hosts have done, hosts that failed or sent what they may not, and why).
