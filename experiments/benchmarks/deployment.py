@@ -18,6 +18,7 @@ windows: consensus windows of about a minute, two devices that exchange with eac
     works on the next window already. The same in a simulation.
 processes: of a device and of the server, processor seconds a second (1 = a core) and resident
     memory of each program: idle (on line, no run), and busy in a window.
+models: what training a model needs of a device, one process for each (see `device_model`).
 rejoin: a device of three in a run of short windows loses its session's process, Flower's own
     ClientApp process, its SuperNode, or its power, and is left to itself (its power comes back at
     once). Seconds until it has done a whole window that began after that; heard: until the server
@@ -25,6 +26,7 @@ rejoin: a device of three in a run of short windows loses its session's process,
 """
 
 import argparse
+import json
 import os
 import signal
 import subprocess
@@ -48,6 +50,7 @@ from fl_app.config import Value
 from fl_app.deploy.loopback import Loopback
 from fl_app.errors import EdgeFlError
 from fl_app.launch.superlink import local_superlink, tail
+from fl_app.models import MODELS
 from fl_app.record.environment import describe
 from fl_app.record.metrics import Event, of_kind
 from fl_app.record.run_dir import METRICS, RunDirectory
@@ -249,6 +252,15 @@ def against_compute(state: Mapping[str, Any], nodes: int, step_seconds: float) -
     }
 
 
+def measure_models(bench: Bench) -> dict[str, Any]:
+    found = {}
+    for name in MODELS:
+        say(f"models: {name}")
+        command = [sys.executable, "-m", "experiments.benchmarks.device_model", name]
+        found[name] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    return {"models": found}
+
+
 def measure_rejoin(bench: Bench) -> dict[str, Any]:
     values = bench.values("rejoin", REJOIN)
 
@@ -343,6 +355,7 @@ PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "exchange": measure_exchanges,
     "rounds": measure_rounds,
     "windows": measure_windows,
+    "models": measure_models,
     "rejoin": measure_rejoin,
 }
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.consensus.plan import GROUPS, OURS
+from experiments.consensus.plan import OURS, ROWS
 from experiments.consensus.results import (
     CENTRALIZED,
     average,
@@ -62,7 +62,7 @@ def _draw(axes: Any, results: Results, group: str, row: str, curve: str, **style
 def spread(results: Results, group: str) -> Any:
     """For each row and seed a line from the lowest to the highest node, with their mean and the
     accuracy of the averaged model."""
-    rows = [row for row in GROUPS[group].rows if select(results, group=group, row=row)]
+    rows = [row for row in ROWS if select(results, group=group, row=row)]
     figure, axes = figures.new_figure(8.5, 1.6 + 0.42 * len(rows))
     for place, row in enumerate(rows):
         entries = select(results, group=group, row=row)

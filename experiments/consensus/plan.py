@@ -1,6 +1,6 @@
 """Which runs the experiment consists of, and which configuration each of them has."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
@@ -27,21 +27,17 @@ ROWS: dict[str, Values] = {
     OURS: {"consensus.algorithm": "ecl"},
     "ecl-k2": {"consensus.algorithm": "ecl", "consensus.interval": 2.0},
 }
-_MAIN = ("gossip", "pdmm-isvr", OURS)
 
 
 @dataclass(frozen=True)
 class Group:
     """Runs that are compared with each other: they differ in the row (and the seed) alone.
 
-    settings: what departs from the core. references: centralized training, beside the run of our
-    row, since it needs one run only. about: what the title does not say.
+    settings: what departs from the core. about: what the title does not say.
     """
 
     title: str
-    rows: tuple[str, ...]
     settings: Values = field(default_factory=dict)
-    references: str = "same-steps"
     about: str = ""
 
     @property
@@ -49,23 +45,21 @@ class Group:
         return "partition" not in self.settings
 
 
-# All algorithms in the core, and departures of one factor each for those that matter most.
+# The core, and departures of one factor each.
 GROUPS: dict[str, Group] = {
     "core": Group(
         "Random split, cosine step, momentum 0.9",
-        tuple(row for row in ROWS if row != "ecl-k2"),
-        references="same-steps,same-samples",
         about="Who has which five classes is random.",
     ),
-    "constant": Group("Constant step", _MAIN, {"consensus.schedule": "constant"}),
-    "plain": Group("No momentum", _MAIN, {"consensus.momentum": 0.0}),
+    "constant": Group("Constant step", {"consensus.schedule": "constant"}),
+    "plain": Group("No momentum", {"consensus.momentum": 0.0}),
     "halves": Group(
         "Hard split",
-        (*_MAIN, "ecl-k2"),
         {"partition": "halves"},
         about="Half of the ring has classes 0 to 4, the other half 5 to 9.",
     ),
 }
+CORE = "core"
 
 _COMMON: Values = {
     "mode": "consensus",
@@ -93,7 +87,9 @@ _COMMON: Values = {
 class Size:
     """How much is computed.
 
-    steps: local steps of a node in the core. window: of these between two evaluations on
+    rows: by group, those that are run. references: centralized training, beside the run of our row
+    in the core, since one run is enough; elsewhere it is of as many steps.
+    steps: local steps of a node. window: of these between two evaluations on
     `evaluated` test images, and between two values of the step size; a multiple of the interval.
     step_seconds: what a local step takes on one core (or GPU), for the estimate alone.
     """
@@ -105,6 +101,8 @@ class Size:
     window: int
     evaluated: int
     step_seconds: float
+    rows: Mapping[str, tuple[str, ...]]
+    references: str = "same-steps,same-samples"
 
     @property
     def settings(self) -> Values:
@@ -117,9 +115,40 @@ class Size:
         }
 
 
+_PAIR = ("gossip", OURS)
+_REQUIRED = tuple(row for row in ROWS if row not in ("c-ecl", "ecl-k2"))
 SIZES: dict[str, Size] = {
-    "small": Size("2 cores, 40 minutes", "lenet", 0, 3600, 180, 500, 0.0035),
-    "full": Size("one GPU", "resnet20", 16, 20_400, 600, 2_000, 0.008),
+    "small": Size(
+        purpose="2 cores, 40 minutes",
+        model="lenet",
+        width=0,
+        steps=3240,
+        window=180,
+        evaluated=500,
+        step_seconds=0.005,
+        rows={CORE: _REQUIRED, "constant": _PAIR, "plain": _PAIR, "halves": _PAIR},
+    ),
+    "long": Size(
+        purpose="2 cores, 40 minutes: three times as many steps of those who matter most",
+        model="lenet",
+        width=0,
+        steps=10_080,
+        window=360,
+        evaluated=500,
+        step_seconds=0.005,
+        rows={CORE: (*_PAIR, "ecl-k2"), "halves": _PAIR},
+        references="same-steps",
+    ),
+    "full": Size(
+        purpose="one GPU",
+        model="resnet20",
+        width=16,
+        steps=20_400,
+        window=600,
+        evaluated=2_000,
+        step_seconds=0.008,
+        rows=dict.fromkeys(GROUPS, tuple(ROWS)),
+    ),
 }
 
 
@@ -148,13 +177,14 @@ def plan(
     """
     given, runs = SIZES[size], []
     for (name, group), seed in product(GROUPS.items(), seeds):
-        for row in group.rows:
+        for row in given.rows.get(name, ()):
+            references = given.references if name == CORE else "same-steps"
             values: Values = {
                 **given.settings,
                 **group.settings,
                 **ROWS[row],
                 "consensus.steps": given.steps,
-                "consensus.references": group.references if row == OURS else "",
+                "consensus.references": references if row == OURS else "",
                 "seed": seed,
                 "data-root": data_root,
             }

@@ -123,7 +123,7 @@ def _group(results: Results, group: str) -> str:
             shown = many([100 * value for value in values.values()], "{:.2f}")
             words = f"centralized, {name.replace('-', ' ')}"
             rows.append([words, shown, *["-"] * (len(_COLUMNS) - 1), ""])
-    for row in GROUPS[group].rows:
+    for row in ROWS:
         entries = select(results, group=group, row=row)
         if entries:
             cells = [many([of(entry) for entry in entries], f) for of, f in _COLUMNS.values()]

@@ -1,0 +1,75 @@
+"""What local training of a model needs of a device, in a process of its own as there.
+
+    python -m experiments.benchmarks.device_model NAME
+
+prints JSON: start_seconds from the process's start until it has imported what a device's working
+process does (torch and Flower above all) and built the model; step_seconds, the median over passes
+of training with one thread on images of 3x32x32; peak resident memory in MB then, and what of it
+was there before the model was built.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+from statistics import median
+
+_IMAGES = 640
+_STEPS = 10  # of a pass
+_PASSES = 3
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def measure(name: str) -> dict[str, float]:
+    """Seconds and MB of training `name` here."""
+    import numpy as np
+    import torch
+
+    import fl_app.client_app  # noqa: F401  what a device's working process imports
+    from client_apps.training import train_locally
+    from fl_app.config import resolve
+    from fl_app.memory import keep_freed_memory
+    from fl_app.models import FlatModel, build_model
+    from strategies.randomness import rng
+
+    keep_freed_memory()
+    torch.set_num_threads(1)
+    before = _peak_megabytes()
+    config = resolve({"small-model": name, "local-steps": _STEPS})
+    model = FlatModel(build_model(name, in_channels=3, num_classes=10, image_size=32, seed=0))
+    started = _seconds_since_start()
+    images = torch.from_numpy(rng(0, "benchmark").integers(0, 256, (_IMAGES, 3, 32, 32), np.uint8))
+    labels = torch.arange(_IMAGES) % 10
+    passes = []
+    for number in range(1 + _PASSES):
+        began = time.perf_counter()
+        train_locally(
+            *(model, images, labels, config, rng(0, "batches", number)),
+            mean=(0.5,) * 3,
+            std=(0.25,) * 3,
+            flip=True,
+        )
+        passes.append(time.perf_counter() - began)
+    return {
+        "parameters": len(model.weights),
+        "batch": config.batch_size,
+        "start_seconds": started,
+        "step_seconds": median(passes[1:]) / config.local_steps,
+        "peak_mb": _peak_megabytes(),
+        "before_model_mb": before,
+    }
+
+
+def _peak_megabytes() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+
+
+def _seconds_since_start() -> float:
+    with open("/proc/self/stat") as file:
+        start = int(file.read().rpartition(")")[2].split()[19]) / _TICKS
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - start
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(sys.argv[1])))
