@@ -71,6 +71,8 @@ SETTINGS: Values = {
     "consensus.window": 180,
     "consensus.references": "",
 }
+# In one process without Flower a window has no cost of its own.
+SHORT: Values = {"consensus.window": 60}
 # Next to no model and data, so that what is left is the cost of everything else.
 TINY: Values = {"small-width": 2, "consensus.batch-size": 1, "consensus.window": 600}
 # A thousand nodes on one machine: fewer parameters, steps and images of each.
@@ -226,7 +228,7 @@ def measure_arithmetic(bench: Bench) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in ("isolated", "gossip", "pdmm-isvr", "ecl"):
         say(f"arithmetic of {name}")
-        values = bench.configuration({"consensus.algorithm": name})
+        values = bench.configuration({**SHORT, "consensus.algorithm": name})
         [found[name]] = at_once([(arithmetic, (values, bench.windows))])
     sgd = found["isolated"]["own"]
     for of in found.values():
@@ -235,7 +237,7 @@ def measure_arithmetic(bench: Bench) -> dict[str, Any]:
 
 
 def measure_null(bench: Bench) -> dict[str, Any]:
-    [host] = at_once([(null, (bench.configuration({}), bench.windows))])
+    [host] = at_once([(null, (bench.configuration(SHORT), bench.windows))])
     run = against_bare(bench, "null", 1, TINY)
     each = 1000 / run["messages"]
     bare = run["bare_seconds"]
@@ -334,7 +336,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     add = made.add_argument
     add("--only", type=_parts, default=list(PARTS), help=f"parts of {','.join(PARTS)}")
-    add("--repeats", type=int, default=3, help="runs and loops for each number of hosts")
+    add("--repeats", type=int, default=2, help="runs and loops for each number of hosts")
     add("--windows", type=int, default=2, help="windows of a run that count")
     add("--nodes", type=int, default=1000, help="nodes of the large ring")
     add("--data-root", default="", help="where CIFAR-10 is; without it, images of noise are used")
