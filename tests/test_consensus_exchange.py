@@ -395,6 +395,8 @@ def test_a_broker_that_dies_is_told(brokers: dict[bool, str]) -> None:
     with pytest.raises(EdgeFlError, match="gone"):
         exchange.post(mail(1, 2, 1))
     exchange.close()
+    with pytest.raises(EdgeFlError, match="gone"):
+        RayExchange("mortal", 0)
 
 
 # ------------------------------------------------------------------------------------- mail faults

@@ -28,7 +28,7 @@ _MAIL = "mail"
 _SECRET_BYTES = 32
 _HELLO_LIMIT = 256  # bytes of what somebody sends who need not be one of the hosts
 _NUMBER_BYTES = 8
-_GOODBYE_SECONDS = 20.0
+_CONNECT_SECONDS = _GOODBYE_SECONDS = 20.0
 _NO_LIMIT = (1 << 8 * _NUMBER_BYTES) - 1
 
 
@@ -174,15 +174,20 @@ class RayExchange:
     """Mail through the run's Ray broker.
 
     kept: the number of the last mail that the nodes' states contain; `collected` is that of the
-    last one that has been collected. Raises EdgeFlError when the broker is gone.
+    last one that has been collected. EdgeFlError when the broker is gone or cannot be reached.
     """
 
     def __init__(self, name: str, host: int, kept: int = 0) -> None:
-        import ray
-
-        broker: Any = ray.get_actor(name)
-        address, secret = ray.get(broker.door.remote())
-        self._pipe = _Pipe(socket.create_connection(address))
+        address, secret = _door(name)
+        try:
+            connection = socket.create_connection(address, _CONNECT_SECONDS)
+        except OSError as error:
+            raise EdgeFlError(
+                f"the broker of the neighbours' mail cannot be reached at {address[0]}: {error}; "
+                f'where a firewall is in the way, use consensus.carrier="grid"'
+            ) from error
+        connection.settimeout(None)
+        self._pipe = _Pipe(connection)
         self.collected = kept
         self._came: list[tuple[int, bytes]] = []
         self._arrived = threading.Condition()
@@ -229,6 +234,16 @@ class RayExchange:
         with self._arrived:
             self._pipe.close()
             self._arrived.notify()
+
+
+def _door(name: str) -> tuple[tuple[str, int], bytes]:
+    import ray
+
+    try:
+        broker: Any = ray.get_actor(name)
+        return ray.get(broker.door.remote())
+    except (ValueError, ray.exceptions.RayError) as error:
+        raise _gone() from error
 
 
 def _gone() -> EdgeFlError:
