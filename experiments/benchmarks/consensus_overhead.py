@@ -28,6 +28,7 @@ scale: a ring of a thousand nodes beside one of eight, one host, a smaller model
 """
 
 import argparse
+import json
 import sys
 import tempfile
 import time
@@ -40,7 +41,7 @@ import numpy as np
 
 from experiments.benchmarks.bare_loop import at_once, bare_nodes
 from experiments.benchmarks.host_loop import arithmetic, null
-from experiments.benchmarks.output import benchmark
+from experiments.benchmarks.output import benchmark, rounded
 from experiments.benchmarks.watching import Sampler, epoch_of_run, phases
 from experiments.flower_runs import flower_run, hardware, say
 from fl_app.assemble import flat_model
@@ -163,9 +164,10 @@ class Bench:
         """How many of them count."""
         return self.arguments.windows
 
-    def configuration(self, changes: Values) -> Values:
+    def configuration(self, changes: Values, times: int = 1) -> Values:
+        """With `times` as many windows that count as the command line says."""
         values = {**self.values, **changes}
-        steps = (WARM_UP_WINDOWS + self.windows) * int(values["consensus.window"])
+        steps = (WARM_UP_WINDOWS + times * self.windows) * int(values["consensus.window"])
         return {**values, "consensus.steps": steps}
 
     def run(self, values: Values, hosts: int) -> tuple[dict[str, Any], Sampler]:
@@ -257,7 +259,8 @@ def measure_scale(bench: Bench) -> dict[str, Any]:
     found: dict[str, Any] = {"parameters": parameters_of(bench.configuration(MANY))}
     for nodes in (8, bench.arguments.nodes):
         changes = {**MANY, "participants": nodes, "name": f"nodes-{nodes}"}
-        values = bench.configuration(changes)
+        # Those of few nodes are too short to be seen.
+        values = bench.configuration(changes, times=20 if nodes == 8 else 1)
         state, sampler = bench.run(values, 1)
         [host] = at_once([(null, (values, bench.windows))])
         found[str(nodes)] = {
@@ -318,7 +321,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         submitted = time.time()
         with local_superlink() as link:
             bench = Bench(link, values, arguments, submitted)
-            found = {name: PARTS[name](bench) for name in arguments.only}
+            found: dict[str, Any] = {}
+            for name in arguments.only:
+                found[name] = PARTS[name](bench)
+                say(f"{name}: {json.dumps(rounded(found[name]))}")  # should a later one fail
             startups = bench.startups
         parameters = parameters_of(bench.configuration({}))
     return {

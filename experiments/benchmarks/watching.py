@@ -10,7 +10,8 @@ from typing import Any
 from experiments.benchmarks.process_tree import Process, processes
 from fl_app.record.run_dir import RunDirectory
 
-_MEMORY_SECONDS = 10.0  # between two looks at memory, which cost some processor time
+# Between two looks at memory, which cost processor time: the shorter after a new kind of process.
+_SOON_SECONDS, _MEMORY_SECONDS = 2.0, 10.0
 _MEBIBYTE = 2**20
 
 
@@ -18,7 +19,7 @@ class Sampler:
     """Looks at a run's processes, all below this one; give it to `flower_run` as `watch`."""
 
     def __init__(self) -> None:
-        self._next_memory = 0.0
+        self._next_memory, self._pause = 0.0, _SOON_SECONDS
         self.cpu: list[tuple[float, dict[str, float]]] = []  # (epoch s, seconds so far by name)
         self.starts: dict[str, float] = {}  # when the first process of each name started
         self.peak: dict[str, Any] = {"pss": 0, "rss": 0}
@@ -29,7 +30,8 @@ class Sampler:
         now = time.time()
         memory = now >= self._next_memory
         if memory:
-            self._next_memory = now + _MEMORY_SECONDS
+            self._next_memory = now + self._pause
+            self._pause = min(2 * self._pause, _MEMORY_SECONDS)
         alive = {process.pid: process for process in processes(os.getpid(), memory)}
         for pid, process in self._last.items():
             if pid not in alive:
@@ -38,6 +40,8 @@ class Sampler:
         used = defaultdict(float, self._ended)
         for process in alive.values():
             used[process.name] += process.cpu
+            if process.name not in self.starts:
+                self._next_memory, self._pause = now, _SOON_SECONDS
             start = self.starts.get(process.name, math.inf)
             self.starts[process.name] = min(start, process.start)
         self.cpu.append((now, dict(used)))
