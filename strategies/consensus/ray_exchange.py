@@ -238,11 +238,12 @@ class RayExchange:
 
 def _door(name: str) -> tuple[tuple[str, int], bytes]:
     import ray
+    from ray.exceptions import RayError
 
     try:
         broker: Any = ray.get_actor(name)
         return ray.get(broker.door.remote())
-    except (ValueError, ray.exceptions.RayError) as error:
+    except (ValueError, RayError) as error:
         raise _gone() from error
 
 
