@@ -15,10 +15,11 @@ import time
 from pathlib import Path
 from statistics import median
 
+from experiments.benchmarks.process_tree import process
+
 _IMAGES = 640
 _STEPS = 10  # of a pass
 _PASSES = 3
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def measure(name: str) -> dict[str, float]:
@@ -38,7 +39,7 @@ def measure(name: str) -> dict[str, float]:
     before = _peak_megabytes()
     config = resolve({"small-model": name, "local-steps": _STEPS})
     model = FlatModel(build_model(name, in_channels=3, num_classes=10, image_size=32, seed=0))
-    started = _seconds_since_start()
+    started = time.time() - process(os.getpid()).start
     images = torch.from_numpy(rng(0, "benchmark").integers(0, 256, (_IMAGES, 3, 32, 32), np.uint8))
     labels = torch.arange(_IMAGES) % 10
     passes = []
@@ -65,12 +66,6 @@ def _peak_megabytes() -> float:
     # Not of getrusage, which goes on from what the parent had.
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM"))
-
-
-def _seconds_since_start() -> float:
-    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-    start = int(fields[19]) / _TICKS
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - start
 
 
 if __name__ == "__main__":

@@ -47,17 +47,18 @@ class Process:
 def processes(root: int, memory: bool = False) -> list[Process]:
     """All living processes below `root`. memory: read that too, which takes the kernel milliseconds
     a process."""
-    boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
     found = []
     for pid in descendants(root):
         try:
-            found.append(_process(pid, boot, memory))
+            found.append(process(pid, memory))
         except (OSError, IndexError):  # it has just ended
             continue
     return found
 
 
-def _process(pid: int, boot: float, memory: bool) -> Process:
+def process(pid: int, memory: bool = False) -> Process:
+    """One process. OSError or IndexError when it has ended."""
+    boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
     directory = Path("/proc", str(pid))
     # "pid (name) state ...": the name may hold spaces and brackets, so count from behind it
     fields = (directory / "stat").read_text().rpartition(")")[2].split()

@@ -1,7 +1,7 @@
 """Which runs the experiment consists of, and which configuration each of them has."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 
 from experiments.planned_runs import Values, choose
@@ -117,25 +117,23 @@ class Size:
 
 _PAIR = ("gossip", OURS)
 _REQUIRED = tuple(row for row in ROWS if row not in ("c-ecl", "ecl-k2"))
+_SMALL = Size(
+    purpose="2 cores, 40 minutes",
+    model="lenet",
+    width=0,
+    steps=3240,
+    window=180,
+    evaluated=500,
+    step_seconds=0.005,
+    rows={CORE: _REQUIRED, "constant": _PAIR, "plain": _PAIR, "halves": _PAIR},
+)
 SIZES: dict[str, Size] = {
-    "small": Size(
-        purpose="2 cores, 40 minutes",
-        model="lenet",
-        width=0,
-        steps=3240,
-        window=180,
-        evaluated=500,
-        step_seconds=0.005,
-        rows={CORE: _REQUIRED, "constant": _PAIR, "plain": _PAIR, "halves": _PAIR},
-    ),
-    "long": Size(
+    "small": _SMALL,
+    "long": replace(
+        _SMALL,
         purpose="2 cores, 40 minutes: three times as many steps of those who matter most",
-        model="lenet",
-        width=0,
         steps=10_080,
         window=360,
-        evaluated=500,
-        step_seconds=0.005,
         rows={CORE: (*_PAIR, "ecl-k2"), "halves": _PAIR},
         references="same-steps",
     ),
