@@ -138,6 +138,8 @@ class ConsensusConfig:
     momentum: Annotated[float, Within(0, 0.9999)]
     weight_decay: Annotated[float, Within(0)]
     augment: bool
+    hold: bool
+    forget: Annotated[float, Within(0)]
     theta: Annotated[float, Within(0, 1, above=True)]
     kappa: Annotated[float, Within(0, 1)]
     mult: Annotated[float, Within(0, above=True)]

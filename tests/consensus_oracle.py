@@ -130,6 +130,37 @@ def ecl(world: World, s: Settings, alpha: Alpha | None = None, mask: Mask = ever
     return w
 
 
+def held_ecl(world: World, s: Settings) -> Models:
+    """Ours: anchors that move along with the model, and forget."""
+    alpha = alpha_of(world, s, s.interval)
+    near = world.topology.neighbours
+    w = [start.clone() for start in world.start]
+    momentum = Momentum(world, s.momentum, s.weight_decay)
+    anchor = {(i, j): w[i] for i in range(len(w)) for j in near[i]}
+    eta = world.ticks[0].rate
+    for tick in world.ticks:
+        for i, j in anchor:
+            ratio = tick.rate / eta if s.penalty == "isvr" else 1.0
+            anchor[i, j] = w[i] + ratio * (anchor[i, j] - w[i])
+        eta = tick.rate
+        for i, model in enumerate(w):
+            correction = sum(alpha(i, j, eta) * (anchor[i, j] - model) for j in near[i])
+            w[i] = model - eta * (momentum(i, model) - correction)
+            for j in near[i]:
+                anchor[i, j] = w[i] + (1 - s.forget * eta) * (anchor[i, j] - model)
+        for exchange in tick.exchanges:
+            on_its_way = [(i, j, 2 * w[i] - anchor[i, j]) for i, j, *_ in exchange]
+            for (i, j, reflection), sent in zip(on_its_way, exchange, strict=True):
+                if sent.lost:
+                    continue
+                before, surprise = w[j], reflection - anchor[j, i]
+                w[j] = before + s.kappa * surprise / 2
+                for k in near[j]:
+                    anchor[j, k] = anchor[j, k] + w[j] - before
+                anchor[j, i] = anchor[j, i] + s.theta * surprise
+    return w
+
+
 def in_a_row(s: Settings, parameters: int, count: int, *message: int) -> torch.Tensor:
     """The next `count` coordinates of the run's order from the message's place on, as a mask."""
     order = rng(s.seed, "order", parameters).permutation(parameters)
@@ -274,7 +305,7 @@ def relay_sgd(world: World, s: Settings) -> Models:
 
 
 ORACLES: dict[str, Callable[[World, Settings], Models]] = {
-    "ecl": ecl,
+    "ecl": lambda world, s: (held_ecl if s.hold else ecl)(world, s),
     "c-ecl": c_ecl,
     "pdmm-sgd": lambda world, s: ecl(world, replace(s, theta=1.0, kappa=0.0, penalty="fixed")),
     "admm-sgd": lambda world, s: ecl(world, replace(s, theta=0.5, kappa=0.0, penalty="fixed")),

@@ -17,9 +17,9 @@ from strategies.consensus.topology import Topology, build_topology
 from strategies.randomness import rng
 
 SETTINGS: dict[str, Any] = {
-    "interval": 4.0, "theta": 0.75, "kappa": 0.5, "mult": 1.0, "penalty": "isvr", "alpha": 0.5,
-    "rho": 0.0, "momentum": 0.0, "weight_decay": 0.0, "keep": 0.4, "compression": "random-k",
-    "gamma": 0.5, "seed": 5,
+    "interval": 4.0, "hold": True, "forget": 0.0, "theta": 0.5, "kappa": 1.0, "mult": 1.0,
+    "penalty": "isvr", "alpha": 0.5, "rho": 0.0, "momentum": 0.0, "weight_decay": 0.0, "keep": 0.4,
+    "compression": "random-k", "gamma": 0.5, "seed": 5,
 }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from strategies.consensus.topology import TOPOLOGIES, build_topology
 from tests.convex import Simulation, quadratics, worst_error
 
 ECL = ("pdmm-isvr", "admm-isvr", "ecl")
-INTERVAL, STEPS, WINDOWS = 4, 200, 15
+INTERVAL, STEPS, WINDOWS = 4, 200, 30
 STRESSES: dict[str, dict[str, Any]] = {
     "none": {},
     "one-way pushes": {"one_way": True},
@@ -77,7 +77,7 @@ def error(found: Simulation, weights: Mapping[int, float] | None = None) -> floa
 
 
 def best_error(found: Simulation, weights: Mapping[int, float] | None = None) -> float:
-    """The error after as many of 15 windows as it takes to get below 1e-9."""
+    """The error after as many of 30 windows as it takes to get below 1e-9."""
     result = math.inf
     while found.window < WINDOWS and result >= 1e-9:
         result = error(found.run(1), weights)

@@ -3,6 +3,7 @@
 import contextlib
 import re
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
@@ -362,8 +363,8 @@ def test_all_that_was_posted_arrives_though_the_host_hangs_up(brokers: dict[bool
     [
         b"GET / HTTP/1.1\r\n\r\n",
         b"\xff" * 64,  # a length beyond all memory
-        (40).to_bytes(8, "big") + bytes(32) + b"[1, 0]  ",  # without the secret
-        (2).to_bytes(8, "big") + b"hi",
+        struct.pack("!QQ", 40, 0) + bytes(32) + b"[1, 0]  ",  # without the secret
+        struct.pack("!QQ", 2, 0) + b"hi",
         b"",
     ],
 )

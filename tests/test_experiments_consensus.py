@@ -97,7 +97,7 @@ def test_every_group_has_its_centralized_reference_beside_our_row(size: str) -> 
 @pytest.mark.parametrize(("size", "more"), [("small", set()), ("full", {"c-ecl", "ecl-k2"})])
 def test_the_core_has_every_algorithm_of_the_table(size: str, more: set[str]) -> None:
     asked = {"isolated", "gossip", "d-psgd", "momentum-tracking", "pdmm-sgd", "admm-sgd"}
-    asked |= {"pdmm-isvr", "admm-isvr", "ecl"}
+    asked |= {"pdmm-isvr", "admm-isvr", "ecl", "ecl-keeps", "ecl-anchors"}
     assert asked | more == set(SIZES[size].rows["core"])
 
 

@@ -126,7 +126,7 @@ def settings(algorithm: str, rate: float, topology: Topology) -> Settings:
     """Ours and the published ones; the fixed penalty is what "isvr" gives on a regular graph."""
     degree = max(map(topology.degree, range(topology.size)))
     return Settings(
-        interval=INTERVAL, theta=0.75, kappa=1.0, mult=1.0, penalty="isvr",
+        interval=INTERVAL, hold=True, forget=0.0, theta=0.5, kappa=1.0, mult=1.0, penalty="isvr",
         alpha=1 / (rate * (INTERVAL - 1) * degree), rho=0.0, momentum=0.0, weight_decay=0.0,
         keep=0.1, compression="random-k", gamma=0.3, seed=0,
     )  # fmt: skip
@@ -224,8 +224,9 @@ application's own timetable, host and algorithms. An error below {EXACT:.0e} is 
 - *Quadratics*: 20 parameters, random axes, curvatures from 1/20 to 1, step 0.1.
 - *Softmax regression*: 7x7 pixels and a constant, 10 classes, 100 images of 5 classes at each node
   (of the embedded Fashion-MNIST), weight decay 0.05, step 0.3.
-- `ecl`: theta 0.75, kappa 1. The others are as published; `pdmm-sgd` and `admm-sgd` have the fixed
-  penalty that `isvr` gives at the node of the highest degree.
+- `ecl`: with held corrections, theta 1/2, kappa 1, forget 0 (with steps of one size nothing may be
+  forgotten where the limit is to be exact). The others are as published; `pdmm-sgd` and `admm-sgd`
+  have the fixed penalty that `isvr` gives at the node of the highest degree.
 - Made by `{results["command"]}` on {machine_line(results["hardware"])}, in
   {results["seconds"] / 60:.1f} minutes."""
 

@@ -29,9 +29,17 @@ STYLES: dict[str, dict[str, Any]] = {
     "admm-isvr": {"color": figures.BLUE, "ls": "--"},
     "c-ecl": {"color": figures.GREEN, "ls": "--"},
     OURS: {"color": figures.GREEN, "ls": "-", "lw": 2.4},
+    "ecl-keeps": {"color": figures.GREEN, "ls": (0, (5, 1))},
+    "ecl-anchors": {"color": figures.GREEN, "ls": "-."},
     "ecl-k2": {"color": figures.GREEN, "ls": ":"},
 }
-LABELS = {OURS: "ecl (ours)", "c-ecl": "c-ecl, 10 %", "ecl-k2": "ecl (ours), K = 2"}
+LABELS = {
+    OURS: "ecl (ours)",
+    "c-ecl": "c-ecl, 10 %",
+    "ecl-keeps": "ecl, forgets nothing",
+    "ecl-anchors": "ecl, anchors not held",
+    "ecl-k2": "ecl (ours), K = 2",
+}
 _REFERENCES = {"same-steps": ("-", "as many steps"), "same-samples": (":", "as many samples")}
 
 

@@ -89,8 +89,10 @@ in one place would have given.
   diagnosis: no node has it.
 - Momentum is the running mean M <- 0.9 M + 0.1 g.
 - Several seeds are given as mean [one value a seed].
-- `ecl` is ours (theta 1/2, and kappa 1, which is not in the papers); the rows named after a paper
-  are as published. `c-ecl` sends 10 % of the coordinates, with our theta and kappa.
+- `ecl` is ours: corrections that are held between exchanges, and forgotten while steps are long
+  (theta 1/2, kappa 1, forget 1; docs/consensus.md). *Forgets nothing*: the same with forget 0.
+  *Anchors not held*: the papers' form with kappa 1, what `ecl` was before. The rows named after a
+  paper are as published. `c-ecl` sends 10 % of the coordinates of the papers' form, with kappa 1.
 - Every run is on the virtual clock, in one process without Flower's start-up; a `flwr run` of its
   command gives the same models, bit for bit."""
 

@@ -8,6 +8,7 @@ from strategies.consensus.baselines import DPSGD, ChocoSGD, Gossip, MomentumTrac
 from strategies.consensus.byzantine import Clipped
 from strategies.consensus.descent import LocalSGD
 from strategies.consensus.ecl import ECL, CompressedECL, Penalty, fixed_penalty, isvr_penalty
+from strategies.consensus.held import HeldECL
 from strategies.consensus.node import Algorithm
 from strategies.consensus.topology import Topology
 
@@ -20,7 +21,8 @@ class Settings:
     """The hyper-parameters of all algorithms; each uses those that it has.
 
     interval: K, mean number of local steps between two exchanges of an edge.
-    theta, kappa, rho: of `ECL`. penalty: "isvr" with the factor mult, or "fixed" with alpha.
+    hold: whether "ecl" is `HeldECL`, with forget, or `ECL`, with rho; theta and kappa are of both.
+    penalty: "isvr" with the factor mult, or "fixed" with alpha.
     momentum, weight_decay: of the local steps, see `LocalSGD`.
     keep: share of the coordinates that a compressed message has, chosen by `compression`.
     gamma: consensus step of CHOCO-SGD. seed: of the random coordinates.
@@ -30,6 +32,8 @@ class Settings:
     """
 
     interval: float
+    hold: bool
+    forget: float
     theta: float
     kappa: float
     mult: float
@@ -50,7 +54,7 @@ class Settings:
             _require(self, name, 0 < getattr(self, name) <= 1, "above 0 and at most 1")
         for name in ("mult", "alpha"):
             _require(self, name, getattr(self, name) > 0, "above 0")
-        for name in ("rho", "weight_decay", "clip"):
+        for name in ("forget", "rho", "weight_decay", "clip"):
             _require(self, name, getattr(self, name) >= 0, "at least 0")
         _require(self, "kappa", 0 <= self.kappa <= 1, "between 0 and 1")
         _require(self, "momentum", 0 <= self.momentum < 1, "at least 0 and below 1")
@@ -103,7 +107,13 @@ def _penalty(settings: Settings, topology: Topology, interval: float) -> Penalty
 
 def _ecl(s: Settings, topology: Topology) -> Algorithm:
     penalty = _penalty(s, topology, s.interval)
-    return ECL(topology, s.momentum, s.weight_decay, penalty, s.theta, s.kappa, s.rho)
+    if not s.hold:
+        return ECL(topology, s.momentum, s.weight_decay, penalty, s.theta, s.kappa, s.rho)
+    if s.rho:
+        raise ValueError(
+            f"consensus.rho={s.rho} must be 0 with consensus.hold: mail brings models to their mean"
+        )
+    return HeldECL(topology, s.momentum, s.weight_decay, penalty, s.theta, s.kappa, s.forget)
 
 
 def _compressed_ecl(s: Settings, topology: Topology) -> Algorithm:
@@ -125,7 +135,9 @@ def _choco_sgd(s: Settings, topology: Topology) -> Algorithm:
 
 def _preset(theta: float, penalty: str, published: str) -> Entry:
     """ECL as it was published; rho belongs to the KDD paper alone."""
-    overrides: dict[str, str | float] = {"theta": theta, "kappa": 0.0, "penalty": penalty}
+    overrides: dict[str, str | float] = {
+        "hold": False, "theta": theta, "kappa": 0.0, "penalty": penalty
+    }  # fmt: skip
     if penalty == "isvr":
         overrides |= {"mult": 1.0, "rho": 0.0}
     return Entry(_ecl, "random", published, exact=True, overrides=overrides)

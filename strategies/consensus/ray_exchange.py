@@ -10,6 +10,7 @@ import contextlib
 import json
 import secrets
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -22,19 +23,19 @@ from fl_app.memory import keep_freed_memory
 from strategies.consensus.exchange import Broker, Parcel
 from strategies.consensus.host import Mail
 from strategies.consensus.topology import Edge
-from strategies.link.wire import decode, encode, unframe
+from strategies.link.wire import decode, encode, split
 
 _MAIL = "mail"
 _SECRET_BYTES = 32
 _HELLO_LIMIT = 256  # bytes of what somebody sends who need not be one of the hosts
-_NUMBER_BYTES = 8
+_HEAD = struct.Struct("!QQ")  # length, number
 _CONNECT_SECONDS = _GOODBYE_SECONDS = 20.0
-_NO_LIMIT = (1 << 8 * _NUMBER_BYTES) - 1
+_NO_LIMIT = (1 << 64) - 1
 
 
 class _Pipe:
-    """Byte strings over a TCP connection, each of them whole. Raises OSError when it is broken,
-    EOFError when the other side has hung up."""
+    """Numbered byte strings over a TCP connection, each of them whole. Raises OSError when it is
+    broken, EOFError when the other side has hung up."""
 
     def __init__(self, connection: socket.socket) -> None:
         # Else the end of a mail would wait until the receiver has confirmed its beginning.
@@ -42,16 +43,20 @@ class _Pipe:
         self._socket = connection
         self.closed = False
 
-    def send(self, payload: bytes) -> None:
-        self._socket.sendall(_number(len(payload)))
-        self._socket.sendall(payload)
+    def send(self, payload: bytes, number: int = 0) -> None:
+        # In one call: every piece that comes alone wakes a process that trains.
+        head = _HEAD.pack(len(payload), number)
+        sent = self._socket.sendmsg([head, payload])
+        if sent < len(head):
+            self._socket.sendall(head[sent:])
+        self._socket.sendall(memoryview(payload)[max(0, sent - len(head)) :])
 
-    def receive(self, limit: int = _NO_LIMIT) -> bytes:
-        """The next byte string. OSError for one of more than `limit` bytes."""
-        length = int.from_bytes(self._exactly(_NUMBER_BYTES), "big")
+    def receive(self, limit: int = _NO_LIMIT) -> tuple[int, bytes]:
+        """(number, the next byte string). OSError for one of more than `limit` bytes."""
+        length, number = _HEAD.unpack(self._exactly(_HEAD.size))
         if length > limit:
             raise OSError(f"{length} bytes, at most {limit} were expected")
-        return self._exactly(length)
+        return number, self._exactly(length)
 
     def _exactly(self, length: int) -> bytes:
         parts: list[bytes] = []
@@ -74,10 +79,6 @@ class _Pipe:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)  # wakes who is waiting for it
         self._socket.close()
-
-
-def _number(value: int) -> bytes:
-    return value.to_bytes(_NUMBER_BYTES, "big")
 
 
 class _RayBroker:
@@ -126,7 +127,7 @@ class _RayBroker:
         """Take a host's mail until it hangs up."""
         pipe = _Pipe(connection)
         with contextlib.suppress(OSError, EOFError):
-            hello = pipe.receive(_HELLO_LIMIT)
+            _, hello = pipe.receive(_HELLO_LIMIT)
             if secrets.compare_digest(hello[:_SECRET_BYTES], self._secret):
                 host, kept = json.loads(hello[_SECRET_BYTES:])
                 with self._changed:
@@ -135,15 +136,15 @@ class _RayBroker:
                 delivery.daemon = True
                 delivery.start()
                 while True:
-                    self._take(host, pipe.receive())
+                    self._take(host, pipe.receive()[1])
         with self._changed:
             pipe.close()
             self._changed.notify_all()
 
     def _take(self, host: int, payload: bytes) -> None:
-        header = unframe(payload, kind=_MAIL, limit=len(payload))[0]["header"]
+        head, _ = split(payload, kind=_MAIL, limit=len(payload))
         with self._changed:
-            self._broker.post(host, Parcel(**header, content=payload))
+            self._broker.post(host, Parcel(**head["header"], content=payload))
             self._changed.notify_all()
 
     def _deliver(self, pipe: _Pipe, host: int, have: int) -> None:
@@ -155,8 +156,7 @@ class _RayBroker:
                     if not new and not pipe.closed:
                         self._changed.wait()
                 for number, parcel in new:
-                    pipe.send(_number(number))
-                    pipe.send(parcel.content)
+                    pipe.send(parcel.content, number)
                     have = number
 
 
@@ -226,10 +226,9 @@ class RayExchange:
     def _listen(self) -> None:
         with contextlib.suppress(OSError, EOFError):
             while True:
-                number = int.from_bytes(self._pipe.receive(), "big")
-                payload = self._pipe.receive()
+                mail = self._pipe.receive()
                 with self._arrived:
-                    self._came.append((number, payload))
+                    self._came.append(mail)
                     self._arrived.notify()
         with self._arrived:
             self._pipe.close()

@@ -59,6 +59,12 @@ def frame(head: Mapping[str, Any], body: bytes) -> bytes:
 
 def unframe(payload: bytes, *, kind: str, limit: int) -> tuple[dict[str, Any], bytes]:
     """(head, body) of a message of `kind`, with nothing of the body looked at. Raises WireError."""
+    head, begin = split(payload, kind=kind, limit=limit)
+    return head, payload[begin:]
+
+
+def split(payload: bytes, *, kind: str, limit: int) -> tuple[dict[str, Any], int]:
+    """(head, where the body begins) of a message of `kind`. Raises WireError."""
     if len(payload) > limit:
         raise WireError("too long", f"{len(payload)} bytes, at most {limit} were expected")
     if payload[:4] != _MAGIC:
@@ -71,7 +77,7 @@ def unframe(payload: bytes, *, kind: str, limit: int) -> tuple[dict[str, Any], b
     head = _head(payload[8 : 8 + length])
     if head.get("kind") != kind:
         raise WireError("wrong kind", f"it is {head.get('kind')!r:.40}, not {kind!r}")
-    return head, payload[8 + length :]
+    return head, 8 + length
 
 
 def schema(arrays: Mapping[str, np.ndarray]) -> str:
