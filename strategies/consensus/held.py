@@ -32,7 +32,8 @@ from strategies.consensus.node import Node, Vectors
 
 @dataclass(frozen=True)
 class HeldECL(LocalSGD):
-    """Edge-consensus learning with held corrections; a node keeps degree + 2 vectors.
+    """Edge-consensus learning with held corrections; a node keeps degree + 2 vectors, and
+    a number for each neighbour.
 
     penalty, theta: as in `ECL`. kappa: in [0, 1], how far mail takes the model to the mean of the
     two ends. forget: phi >= 0, per unit of step size; phi eta of an offset is forgotten in a step.
@@ -44,29 +45,33 @@ class HeldECL(LocalSGD):
     forget: float
 
     def connect(self, node: Node, j: int) -> None:
-        node.links[j] = {"offset": torch.zeros_like(node.weights)}
+        # a_ij is kept * offset: forgetting takes one number instead of a vector in every step.
+        kept = torch.ones_like(node.weights[:1])
+        node.links[j] = {"offset": torch.zeros_like(node.weights), "kept": kept}
 
     def step(self, node: Node, gradient: torch.Tensor, rate: float) -> None:
         super().step(node, gradient, rate)
         for j, link in node.links.items():
-            node.weights.add_(link["offset"], alpha=self.penalty.pull(node.index, j, rate))
-            if self.forget:
-                link["offset"].mul_(max(0.0, 1 - self.forget * rate))
+            pull = self.penalty.pull(node.index, j, rate)
+            node.weights.add_(link["offset"], alpha=pull * float(link["kept"]))
+            link["kept"].mul_(max(0.0, 1 - self.forget * rate))
 
     def message(self, node: Node, j: int, seq: int) -> Vectors:
-        return {"reflection": node.weights - node.links[j]["offset"]}
+        link = node.links[j]
+        return {"reflection": node.weights.sub(link["offset"], alpha=float(link["kept"]))}
 
     def receive(self, node: Node, j: int, seq: int, mail: Vectors) -> None:
-        offset = node.links[j]["offset"]
-        change = (mail["reflection"] - node.weights).sub_(offset)
-        offset.add_(change, alpha=self.theta)
+        link, kept = node.links[j], float(node.links[j]["kept"])
+        change = (mail["reflection"] - node.weights).sub_(link["offset"], alpha=kept)
+        link["offset"].mul_(kept).add_(change, alpha=self.theta)
+        link["kept"].fill_(1.0)
         node.weights.add_(change, alpha=self.kappa / 2)
 
     def rescale(self, node: Node, old_rate: float, new_rate: float) -> None:
         """Keep alpha_ij a_ij, what has been learnt, as alpha_ij changes with eta."""
         if self.penalty.per_rate:
             for link in node.links.values():
-                link["offset"].mul_(new_rate / old_rate)
+                link["kept"].mul_(new_rate / old_rate)
 
     def lengths(
         self, parameters: int, sender: int, receiver: int, seq: int
