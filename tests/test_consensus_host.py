@@ -107,6 +107,39 @@ def test_a_host_stops_where_mail_lacks_and_goes_on_from_there() -> None:
     assert all(p.cursor == 0 for p in found.participants)
 
 
+def test_who_waits_goes_on_as_soon_as_its_mail_is_there() -> None:
+    """And not only when nobody else has anything to do: neighbours elsewhere wait for it."""
+
+    class SecondPost(Letters):
+        """Has nothing when it is first asked."""
+
+        def collect(self, patience: float) -> list[Mail]:
+            mails, self.mails = self.mails, []
+            if self.posted:
+                return mails
+            self.posted, self.mails = mails, mails
+            return []
+
+    algorithm = Diary(build_topology("chain", 3), 0.0, 0.0)
+    participants = []
+    for index, neighbours in ((0, (1,)), (1, (0, 2))):
+        node = Node(index, torch.zeros(2))
+        algorithm.start(node)
+        participants.append(Participant(node, algorithm, neighbours, rate=1.0))
+    told: list[Any] = []
+    host = Host(
+        participants,
+        lambda due: (torch.ones(2) for _ in due),
+        initial=lambda _: torch.zeros(2),
+        exchange=SecondPost(Mail(2, 1, 0, {"weights": torch.ones(2)}, 1.0)),
+        listener=lambda t, what, node, *_: told.append((what, node)),
+    )
+    steps = [Event(float(t), Kind.STEP, seq=t) for t in range(1, 6)]
+    assert host.run({0: steps, 1: [Event(1.0, Kind.RECEIVE, 2, 0, 1.0)]}, {0: [], 1: []})
+    assert told.index(("receive", 1)) == 1
+    assert told.count(("step", 0)) == 5
+
+
 def test_a_window_ends_when_all_that_is_under_way_is_there() -> None:
     found = disturbed("ecl", stress="mail", hosts=2).run(1)
     _, in_flight = found.timelines(0)

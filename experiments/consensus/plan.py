@@ -147,7 +147,7 @@ SIZES: dict[str, Size] = {
         purpose="2 cores, 40 minutes: three times as many steps of those who matter most",
         steps=10_080,
         window=360,
-        rows={CORE: (*_PAIR, "ecl-k2"), "halves": _PAIR},
+        rows={CORE: _PAIR, "halves": (*_PAIR, "ecl-keeps")},
         references="same-steps",
     ),
     "full": Size(

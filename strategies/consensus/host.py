@@ -204,6 +204,8 @@ class Host:
         lacking = {(s, index, seq) for index, keys in in_flight.items() for s, seq in keys}
         while self._ready or self._waiting or self._missing(lacking):
             while self._ready:
+                if self._waiting:  # and others, elsewhere, for them: they go on as soon as they can
+                    self._collect(0.0)
                 self._go_on(timelines)
                 while self._together and self._waiting:
                     if not self._collect(patience):
