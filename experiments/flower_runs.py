@@ -28,7 +28,7 @@ from strategies import STRATEGIES
 
 APP = Path(__file__).resolve().parents[1]
 # A look at all processes takes its time from the run on a machine whose cores are all busy.
-_POLL_SECONDS = 2.0
+_POLL_SECONDS = 4.0
 _STARTUP_SECONDS = 180.0
 
 
@@ -66,7 +66,7 @@ def flower_run(
     """`flwr run` on a local SuperLink, until all of its processes have ended.
 
     values must have "output" and "name", which say where its run directory will be. `watch` is
-    called once a second. The log is followed as `edge-fl run` follows it, but not shown.
+    called every few seconds. The log is followed as `edge-fl run` follows it, but not shown.
     Raises EdgeFlError, with the reason, when the run does not complete.
     """
     path = Path(str(values["output"]), str(values["name"]))

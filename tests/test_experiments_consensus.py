@@ -12,7 +12,7 @@ import torch
 from experiments.benchmarks import consensus_overhead as overhead
 from experiments.benchmarks.host_loop import Nodes, Stopwatch, arithmetic, null
 from experiments.benchmarks.output import rounded
-from experiments.benchmarks.watching import phases
+from experiments.benchmarks.watching import Sampler, phases
 from experiments.consensus import convex, execute, figures, report
 from experiments.consensus.plan import GROUPS, OURS, ROWS, SIZES, Planned, plan
 from experiments.consensus.problems import quadratics, softmax_regression
@@ -358,6 +358,12 @@ def test_a_run_of_one_window_has_no_steady_state() -> None:
 def test_phases_are_in_the_order_in_which_they_ended() -> None:
     assert phases(10.0, {"b": 15.0, "a": 12.0}) == {"a": 2.0, "b": 3.0}
     assert list(phases(10.0, {"b": 15.0, "a": 12.0})) == ["a", "b"]
+
+
+def test_processor_time_between_two_looks_counts_as_used_evenly() -> None:
+    sampler = Sampler()
+    sampler.cpu = [(0.0, {"ray": 0.0}), (10.0, {"ray": 5.0, "clients": 2.0})]
+    assert sampler.between(2.0, 6.0) == pytest.approx({"ray": 2.0, "clients": 0.8})
 
 
 def test_numbers_are_rounded_to_four_digits_wherever_they_are() -> None:

@@ -4,8 +4,10 @@ import math
 import os
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from experiments.benchmarks.process_tree import Process, processes
 from fl_app.record.run_dir import RunDirectory
@@ -65,13 +67,15 @@ class Sampler:
         }
 
     def between(self, start: float, end: float) -> dict[str, float]:
-        """Processor seconds used from `start` to `end` (epoch s), by name of process."""
-        first = _nearest(self.cpu, start)
-        return {name: used - first.get(name, 0.0) for name, used in _nearest(self.cpu, end).items()}
+        """Processor seconds used from `start` to `end` (epoch s), by name of process; between two
+        looks they count as used evenly."""
+        moments = [moment for moment, _ in self.cpu]
 
+        def used(name: str, moment: float) -> float:
+            values = [used.get(name, 0.0) for _, used in self.cpu]
+            return float(np.interp(moment, moments, values))
 
-def _nearest(samples: Sequence[tuple[float, Any]], moment: float) -> Any:
-    return min(samples, key=lambda sample: abs(sample[0] - moment))[1]
+        return {name: used(name, end) - used(name, start) for name in self.cpu[-1][1]}
 
 
 def epoch_of_run(run: RunDirectory) -> float:
