@@ -408,7 +408,7 @@ def test_idle_nodes_exchange_and_stay_where_they_are() -> None:
     assert nodes.tally.messages > 0
     for participant, weights in zip(nodes.participants, before, strict=True):
         torch.testing.assert_close(participant.node.weights, weights)
-    # w, the momentum and two anchors
+    # w, the momentum, and two offsets
     assert nodes.vectors == 4 * (4 * nodes.parameters + 2)  # and a number for each neighbour
 
 
