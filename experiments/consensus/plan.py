@@ -81,7 +81,6 @@ _COMMON: Values = {
     "consensus.learning-rate": LEARNING_RATE,
     "consensus.schedule": "cosine",
     "consensus.momentum": 0.9,
-    "consensus.augment": False,  # within few epochs it costs both, nodes and reference, five points
     "consensus.hold": True,
     "consensus.forget": 1.0,
     "consensus.theta": 0.5,
@@ -99,6 +98,7 @@ class Size:
     in the core, since one run is enough; elsewhere it is of as many steps.
     steps: local steps of a node. window: of these between two evaluations on
     `evaluated` test images, and between two values of the step size; a multiple of the interval.
+    augment: not where images are seen but a few times: it costs nodes and references five points.
     step_seconds: what a local step takes on one core (or GPU), for the estimate alone.
     """
 
@@ -110,6 +110,7 @@ class Size:
     evaluated: int
     step_seconds: float
     rows: Mapping[str, tuple[str, ...]]
+    augment: bool = True
     references: str = "same-steps,same-samples"
 
     @property
@@ -120,6 +121,7 @@ class Size:
             "small-width": self.width,
             "evaluate-examples": self.evaluated,
             "consensus.window": self.window,
+            "consensus.augment": self.augment,
         }
 
 
@@ -139,15 +141,17 @@ _SMALL = Size(
         "plain": _PAIR,
         "halves": _PAIR,
     },
+    augment=False,
 )
 SIZES: dict[str, Size] = {
     "small": _SMALL,
     "long": replace(
         _SMALL,
-        purpose="2 cores, 40 minutes: three times as many steps of those who matter most",
+        purpose="2 cores, 30 minutes: many more steps of those who matter most",
         steps=10_080,
         window=360,
-        rows={CORE: _PAIR, "halves": (*_PAIR, "ecl-keeps")},
+        rows={CORE: _PAIR, "halves": _PAIR},
+        augment=True,
         references="same-steps",
     ),
     "full": Size(

@@ -14,7 +14,8 @@ e = w_j - w_i: kappa = 1 takes both to the mean of their models, as gossip does,
 an integral controller, whose corrections grow until models no longer drift apart between swaps.
 What mail that is lost or late makes of a_ij + a_ji shrinks by 1 - 2 theta with every swap, and
 nothing has to add up. The fixed point is that of `ECL`: w_i = w_j, and sum_j alpha_ij a_ij is p_i
-times node i's gradient.
+times node i's gradient. (Takezawa et al. 2022, arXiv 2205.11979, read ECL as gossip with corrected
+gradients; this is gossip with corrected gradients.)
 
 A correction is a difference of gradients at the place where it was learnt. phi says how fast it is
 forgotten as the model goes elsewhere, which takes long steps; as they shrink (`cosine`) ever more
