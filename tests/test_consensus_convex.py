@@ -17,7 +17,7 @@ from strategies.consensus.topology import TOPOLOGIES, build_topology
 from tests.convex import Simulation, quadratics, worst_error
 
 ECL = ("pdmm-isvr", "admm-isvr", "ecl")
-INTERVAL, STEPS, WINDOWS = 4, 200, 30
+INTERVAL, STEPS, WINDOWS = 4, 200, 15
 STRESSES: dict[str, dict[str, Any]] = {
     "none": {},
     "one-way pushes": {"one_way": True},
@@ -76,10 +76,12 @@ def error(found: Simulation, weights: Mapping[int, float] | None = None) -> floa
     return worst_error([everybody[i] for i in weights], found.problem.optimum(weights))
 
 
-def best_error(found: Simulation, weights: Mapping[int, float] | None = None) -> float:
-    """The error after as many of 30 windows as it takes to get below 1e-9."""
+def best_error(
+    found: Simulation, weights: Mapping[int, float] | None = None, windows: int = WINDOWS
+) -> float:
+    """The error after as many of `windows` as it takes to get below 1e-9."""
     result = math.inf
-    while found.window < WINDOWS and result >= 1e-9:
+    while found.window < windows and result >= 1e-9:
         result = error(found.run(1), weights)
     return result
 
@@ -90,7 +92,10 @@ def best_error(found: Simulation, weights: Mapping[int, float] | None = None) ->
 @pytest.mark.parametrize("stress", STRESSES)
 @pytest.mark.parametrize("algorithm", ECL)
 def test_exact_under_every_condition(algorithm: str, stress: str) -> None:
-    assert best_error(simulation(algorithm, conditions=STRESSES[stress])) < 1e-9
+    # Held corrections get there, too, but take longer when everything goes wrong.
+    windows = 2 * WINDOWS if (algorithm, stress) == ("ecl", "all at once") else WINDOWS
+    found = simulation(algorithm, conditions=STRESSES[stress])
+    assert best_error(found, windows=windows) < 1e-9
 
 
 @pytest.mark.parametrize("graph", sorted(TOPOLOGIES.keys() - {"file"}))

@@ -72,7 +72,7 @@ class Sampler:
         moments = [moment for moment, _ in self.cpu]
 
         def used(name: str, moment: float) -> float:
-            values = [used.get(name, 0.0) for _, used in self.cpu]
+            values = [seen.get(name, 0.0) for _, seen in self.cpu]
             return float(np.interp(moment, moments, values))
 
         return {name: used(name, end) - used(name, start) for name in self.cpu[-1][1]}

@@ -128,7 +128,7 @@ class Size:
 _PAIR = ("gossip", OURS)
 _MORE = ("c-ecl", "ecl-k2")  # where there is time
 _SMALL = Size(
-    purpose="2 cores, 40 minutes",
+    purpose="2 cores, 30 minutes",
     model="lenet",
     width=0,
     steps=2880,
