@@ -8,6 +8,7 @@ import numpy as np
 from fl_app.assemble import dataset_of, flat_model, pick_device, split_of
 from fl_app.config import RunConfig
 from fl_app.data import ImageSet, load_shard, spec_of
+from fl_app.memory import keep_freed_memory
 from fl_app.models import FlatModel
 from strategies.attacks import LABEL_FLIP, flipped_labels
 
@@ -26,6 +27,8 @@ class Bench:
 @lru_cache(maxsize=1)
 def bench_of(config: RunConfig) -> Bench:
     """The participants' model on the configured device. EdgeFlError for what does not fit."""
+    # Here and not where the ClientApp is made: Ray's actors get that as a copy, and import nothing.
+    keep_freed_memory()
     device = pick_device(config.device)
     spec = spec_of(config.dataset, config.data_path)
     return Bench(flat_model(config, "small", device), device, spec.mean, spec.std, spec.flip)

@@ -17,7 +17,6 @@ from importlib import import_module
 from typing import Any
 
 from fl_app.errors import EdgeFlError
-from fl_app.memory import keep_freed_memory
 from fl_app.site import SITE_FILE, Site, read_site
 
 _CONNECT_SECONDS = 20.0
@@ -26,7 +25,6 @@ _WATCH_SECONDS = 0.5
 
 def main() -> None:
     """Do the errand that comes on stdin (see `session._errand`), and say on stdout how it went."""
-    keep_freed_memory()
     says = os.dup(1)
     os.dup2(2, 1)
     errand = json.loads(sys.stdin.buffer.readline())

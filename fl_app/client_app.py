@@ -7,7 +7,6 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from client_apps import HANDLERS
-from fl_app.memory import keep_freed_memory
 
 
 def _handler(target: str) -> Callable[[Message, Context], Message]:
@@ -19,7 +18,6 @@ def _handler(target: str) -> Callable[[Message, Context], Message]:
     return handle
 
 
-keep_freed_memory()
 app = ClientApp()
 for _type, _target in HANDLERS.items():
     _category, _action = _type.split(".")

@@ -350,6 +350,18 @@ def test_the_steady_state_leaves_the_first_window_and_evaluation_out() -> None:
     assert (state["steps"], state["messages"]) == (960, 320)
 
 
+def test_the_steady_state_leaves_out_when_the_run_stood_still() -> None:
+    events = overhead_events()
+    # Its own clocks go on while it is frozen: twice in the second window, once before the first.
+    events[1]["t_wall"] += 8
+    events[1]["seconds"] += 8
+    events[2]["t_wall"] += 8
+    frozen = [(1000.0, 1004.0), (1014.0, 1018.0), (1019.0, 1023.0)]
+    state = overhead.steady_state(events, frozen=frozen, zero=1000.0)
+    assert (state["start"], state["end"]) == (1013.0, 1027.0)
+    assert (state["seconds"], state["in_hosts"]) == pytest.approx((6 - 0.4, 5.0))
+
+
 def test_a_run_of_one_window_has_no_steady_state() -> None:
     with pytest.raises(ValueError, match="1 windows are not more than the 1"):
         overhead.steady_state(overhead_events()[:1])

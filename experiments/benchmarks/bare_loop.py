@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing import get_context
-from multiprocessing.synchronize import Barrier
+from multiprocessing.synchronize import Barrier, Event, Semaphore
 from typing import Any
 
 import torch
@@ -21,7 +21,10 @@ from strategies.distillation.losses import distillation_loss, ema_decay
 from strategies.randomness import rng
 
 _WARM_UP = 5  # steps before the clock starts
-Loop = dict[str, float]  # "start", "end" (time.monotonic) and "cpu" (seconds) of one process
+# Of one process: "start", "end" (time.monotonic), "held" (seconds between them in which it was) and
+# "cpu" (seconds).
+Loop = dict[str, float]
+Work = Sequence[tuple[Callable[..., Loop], tuple[Any, ...]]]  # functions and their arguments
 
 
 def bare(values: dict[str, Value], client_steps: int, distillation_steps: int) -> dict[str, Any]:
@@ -41,38 +44,86 @@ def bare(values: dict[str, Value], client_steps: int, distillation_steps: int) -
     }
 
 
+def node_loops(values: dict[str, Value], hosts: int, steps: int) -> Work:
+    """For `at_once` or `Loops`: `steps` local steps of every node of a consensus run, who are
+    spread over `hosts` processes with one thread each as a run spreads them."""
+    nodes = range(resolve(values).participants)
+    return [(_nodes, (values, own, steps)) for own in spread(nodes, hosts)]
+
+
 def bare_nodes(values: dict[str, Value], hosts: int, steps: int) -> dict[str, float]:
-    """Do `steps` local steps of every node of a consensus run, who are spread over `hosts`
-    processes with one thread each as a run spreads them.
+    """Do what `node_loops` says.
 
     wall: from the common start until all have ended; cpu: processor seconds of all.
     """
-    nodes = range(resolve(values).participants)
-    loops = at_once([(_nodes, (values, own, steps)) for own in spread(nodes, hosts)])
+    loops = at_once(node_loops(values, hosts, steps))
     return {"wall": wall(loops), "cpu": sum(loop["cpu"] for loop in loops)}
 
 
-def at_once(work: Sequence[tuple[Callable[..., Loop], tuple[Any, ...]]]) -> list[Loop]:
-    """Each function with its arguments in a process of its own with one thread; all start their
-    clocks together, in `timed`."""
-    context = get_context("spawn")
-    barrier = context.Barrier(len(work))
-    with context.Pool(len(work), _join, (barrier,)) as pool:
-        loops = [pool.apply_async(function, arguments) for function, arguments in work]
-        return [loop.get() for loop in loops]
+class Loops:
+    """Functions with their arguments, each in a process of its own with one thread.
+
+    They start their clocks together, in `timed`, and can be held between two steps; their clocks do
+    not run while they are.
+    """
+
+    def __init__(self, work: Work) -> None:
+        context = get_context("spawn")
+        shared = context.Barrier(len(work)), context.Semaphore(0), context.Event()
+        _, self._ready, self._go = shared
+        self._pool = context.Pool(len(work), _join, shared)
+        self._loops = [self._pool.apply_async(function, arguments) for function, arguments in work]
+
+    def __enter__(self) -> "Loops":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.terminate()
+
+    def wait_until_ready(self) -> None:
+        """Until all could start their clocks. Raises what one of them raised instead."""
+        for _ in self._loops:
+            while not self._ready.acquire(timeout=1.0):
+                for loop in self._loops:
+                    if loop.ready():
+                        loop.get()
+
+    def go(self) -> None:
+        self._go.set()
+
+    def hold(self) -> None:
+        self._go.clear()
+
+    @property
+    def over(self) -> bool:
+        """Whether all have ended."""
+        return all(loop.ready() for loop in self._loops)
+
+    def results(self) -> list[Loop]:
+        """Of all, once they have ended."""
+        return [loop.get() for loop in self._loops]
+
+
+def at_once(work: Work) -> list[Loop]:
+    """What all functions with their arguments return, each from a process of its own."""
+    with Loops(work) as loops:
+        loops.go()
+        return loops.results()
 
 
 def wall(loops: Sequence[Loop]) -> float:
-    """Seconds from the common start until all have ended."""
-    return max(loop["end"] for loop in loops) - min(loop["start"] for loop in loops)
+    """Seconds from the common start until all have ended, less those in which they were held."""
+    return max(loop["end"] - loop["held"] for loop in loops) - min(loop["start"] for loop in loops)
 
 
-_barrier: Barrier
+_start: Barrier
+_ready: Semaphore
+_go: Event
 
 
-def _join(barrier: Barrier) -> None:
-    global _barrier
-    _barrier = barrier
+def _join(start: Barrier, ready: Semaphore, go: Event) -> None:
+    global _start, _ready, _go
+    _start, _ready, _go = start, ready, go
     keep_freed_memory()  # as the processes of a run do
     torch.set_num_threads(1)
 
@@ -81,11 +132,22 @@ def timed(step: Callable[[int], None], steps: int) -> Loop:
     """Call step(number) `steps` times, from when the other processes are ready too."""
     for number in range(_WARM_UP):
         step(number)
-    _barrier.wait()
-    start, cpu = time.monotonic(), time.process_time()
+    _start.wait()
+    _ready.release()
+    _go.wait()
+    start, cpu, held = time.monotonic(), time.process_time(), 0.0
     for number in range(steps):
+        if not _go.is_set():
+            since = time.monotonic()
+            _go.wait()
+            held += time.monotonic() - since
         step(number)
-    return {"start": start, "end": time.monotonic(), "cpu": time.process_time() - cpu}
+    return {
+        "start": start,
+        "end": time.monotonic(),
+        "held": held,
+        "cpu": time.process_time() - cpu,
+    }
 
 
 def _clients(values: dict[str, Value], steps: int) -> Loop:

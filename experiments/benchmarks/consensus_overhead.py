@@ -10,12 +10,14 @@ eighth of CIFAR-10).
 hosts: `flwr run` (a SuperLink of its own, Ray) with one and with two hosts of one thread each,
     against a *bare loop* that does the same SGD steps on the same data with the same augmentation,
     in as many processes: the gradient of a plain PyTorch model and SGD with momentum on one flat
-    vector; no exchange, no messages, no files. Runs and loops take turns, so that what else happens
-    to the machine meets both. The run's *steady state* are the windows after the first: the seconds
-    from the end of the first to the end of the last, less those of evaluation. ratio = these
-    seconds / those of the loop until all its processes have ended. What is left out stands beside
-    it: evaluation, start-up by phases, peak memory. window_gap_seconds: what of a window is not
-    its hosts' work (Flower's way to them and back, the server's checkpoint).
+    vector; no exchange, no messages, no files. From the end of the run's first window on, run and
+    loop have the cores in turn, four seconds each: the processes of the run are stopped while the
+    loop goes on, so that what else happens to the machine meets both. The run's *steady state* are
+    the windows after the first: the seconds from the end of the first to the end of the last, less
+    those of evaluation and those in which it was stopped. ratio = these seconds / those of the loop
+    until all its processes have ended. What is left out stands beside it: evaluation, start-up by
+    phases, peak memory. window_gap_seconds: what of a window is not its hosts' work (Flower's way
+    to them and back, the server's checkpoint).
 arithmetic: what the algorithm itself takes of a step, in one process without Flower: share is that
     of step, message and receipt; beyond_sgd leaves out what SGD without any exchange takes there.
 null: the cost without gradients. host: in one process, vectors of the model's size. flwr: a run
@@ -33,15 +35,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
 import numpy as np
 
-from experiments.benchmarks.bare_loop import at_once, bare_nodes
+from experiments.benchmarks.bare_loop import Loop, at_once, node_loops, wall
 from experiments.benchmarks.host_loop import arithmetic, null
 from experiments.benchmarks.output import benchmark, rounded
+from experiments.benchmarks.turns import Interval, Turns, overlap
 from experiments.benchmarks.watching import Sampler, epoch_of_run, phases
 from experiments.flower_runs import flower_run, hardware, say
 from fl_app.assemble import flat_model
@@ -98,23 +102,38 @@ def random_images(path: Path) -> None:
 # -- reading a run ----------------------------------------------------------------------------
 
 
-def steady_state(events: Sequence[Event], warm_up: int = WARM_UP_WINDOWS) -> dict[str, Any]:
-    """What a run did after its first `warm_up` windows.
+def steady_state(
+    events: Sequence[Event],
+    warm_up: int = WARM_UP_WINDOWS,
+    *,
+    frozen: Sequence[Interval] = (),
+    zero: float = 0.0,
+) -> dict[str, Any]:
+    """What a run did after its first `warm_up` windows, without the time in which it was `frozen`;
+    t_wall was zero at `zero` (epoch s).
 
     seconds: of real time, without evaluation; in_hosts: those of the hosts' windows, by the slowest
-    host of each; evaluation; windows; steps and messages of all nodes; start and end on t_wall.
+    host of each; evaluation; windows; steps and messages of all nodes; start and end (epoch s).
     Raises ValueError when there are no such windows.
     """
     rounds = of_kind(events, "round")
     if len(rounds) <= warm_up:
         raise ValueError(f"{len(rounds)} windows are not more than the {warm_up} that do not count")
     counted, before, last = rounds[warm_up:], rounds[warm_up - 1], rounds[-1]
-    evaluation = sum(event["seconds_evaluation"] for event in counted)
+    ends = [zero + event["t_wall"] for event in (before, *counted)]
+    # A host's clock goes on while it is frozen, and so does that of its evaluation: what they say
+    # is right of most windows, those of which no freeze fell between two hosts' windows or there.
+    evaluation = len(counted) * median(event["seconds_evaluation"] for event in counted)
+    gap = len(counted) * median(
+        event["t_wall"] - earlier["t_wall"] - event["seconds"] - event["seconds_evaluation"]
+        for earlier, event in pairwise((before, *counted))
+    )
+    seconds = ends[-1] - ends[0] - overlap(frozen, ends[0], ends[-1]) - evaluation
     return {
-        "start": before["t_wall"],
-        "end": last["t_wall"],
-        "seconds": last["t_wall"] - before["t_wall"] - evaluation,
-        "in_hosts": sum(event["seconds"] for event in counted),
+        "start": ends[0],
+        "end": ends[-1],
+        "seconds": seconds,
+        "in_hosts": seconds - gap,
         "evaluation": evaluation,
         "windows": len(counted),
         "steps": last["steps"] - before["steps"],
@@ -172,23 +191,52 @@ class Bench:
 
     def run(self, values: Values, hosts: int) -> tuple[dict[str, Any], Sampler]:
         """One `flwr run`: its steady state and who watched it."""
+        sampler = Sampler(self._root)
+        return self._run(values, hosts, sampler, sampler), sampler
+
+    def run_and_loops(
+        self, values: Values, hosts: int
+    ) -> tuple[dict[str, Any], Sampler, list[Loop]]:
+        """One `flwr run`, and in turn with it the bare loop that does the steps that count."""
+        sampler, steps = Sampler(self._root), self.windows * int(values["consensus.window"])
+        with Turns(self._root, node_loops(values, hosts, steps)) as turns:
+
+            def watch(run: RunDirectory | None) -> None:
+                sampler(run)
+                turns(run)
+
+            state = self._run(values, hosts, sampler, watch, turns.frozen)
+            return state, sampler, turns.results()
+
+    def _run(
+        self,
+        values: Values,
+        hosts: int,
+        sampler: Sampler,
+        watch: Callable[[RunDirectory | None], None],
+        frozen: Sequence[Interval] = (),
+    ) -> dict[str, Any]:
         say(f"{values['name']}: flwr run")
-        sampler, submitted = Sampler(), time.time()
-        run = flower_run(self.link, values, hosts, sampler)
+        submitted = time.time()
+        run = flower_run(self.link, values, hosts, watch)
         began, self._began = self._began or submitted, 0.0
         self.startups.append(startup(run, sampler, began, submitted))
-        state = steady_state(run.events())
-        zero = epoch_of_run(run)
-        used = sampler.between(zero + state["start"], zero + state["end"])
-        return {**state, "cpu": sum(used.values()), "cpu_by_process": used}, sampler
+        state = steady_state(run.events(), frozen=frozen, zero=epoch_of_run(run))
+        used = sampler.between(state["start"], state["end"])
+        return {**state, "cpu": sum(used.values()), "cpu_by_process": used}
+
+    @property
+    def _root(self) -> int:
+        """Below which process those of a run are."""
+        assert self.link.supervisor is not None
+        return self.link.supervisor.pid
 
 
 def against_bare(bench: Bench, name: str, hosts: int, changes: Values) -> dict[str, Any]:
-    """A run, and then the bare loop that does the same steps."""
+    """A run beside the bare loop that does the same steps."""
     values = bench.configuration({**changes, "name": name})
-    state, sampler = bench.run(values, hosts)
-    say(f"{name}: bare loop")
-    loop = bare_nodes(values, hosts, state["windows"] * int(values["consensus.window"]))
+    state, sampler, loops = bench.run_and_loops(values, hosts)
+    loop = {"wall": wall(loops), "cpu": sum(loop["cpu"] for loop in loops)}
     return {
         "windows": state["windows"],
         "node_steps": state["steps"],
@@ -343,7 +391,7 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("--only", type=_parts, default=list(PARTS), help=f"parts of {','.join(PARTS)}")
     add("--repeats", type=int, default=2, help="runs and loops for each number of hosts")
-    add("--windows", type=int, default=2, help="windows of a run that count")
+    add("--windows", type=int, default=3, help="windows of a run that count")
     add("--nodes", type=int, default=1000, help="nodes of the large ring")
     add("--data-root", default="", help="where CIFAR-10 is; without it, images of noise are used")
     return made

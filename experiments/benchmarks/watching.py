@@ -13,14 +13,16 @@ from experiments.benchmarks.process_tree import Process, processes
 from fl_app.record.run_dir import RunDirectory
 
 # Between two looks at memory, which cost processor time: the shorter after a new kind of process.
-_SOON_SECONDS, _MEMORY_SECONDS = 2.0, 10.0
+_SOON_SECONDS, _MEMORY_SECONDS = 2.0, 30.0
 _MEBIBYTE = 2**20
 
 
 class Sampler:
-    """Looks at a run's processes, all below this one; give it to `flower_run` as `watch`."""
+    """Looks at a run's processes, all below `root` (this one by default); give it to `flower_run`
+    as `watch`."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: int = 0) -> None:
+        self._root = root or os.getpid()
         self._next_memory, self._pause = 0.0, _SOON_SECONDS
         self.cpu: list[tuple[float, dict[str, float]]] = []  # (epoch s, seconds so far by name)
         self.starts: dict[str, float] = {}  # when the first process of each name started
@@ -34,7 +36,7 @@ class Sampler:
         if memory:
             self._next_memory = now + self._pause
             self._pause = min(2 * self._pause, _MEMORY_SECONDS)
-        alive = {process.pid: process for process in processes(os.getpid(), memory)}
+        alive = {process.pid: process for process in processes(self._root, memory)}
         for pid, process in self._last.items():
             if pid not in alive:
                 self._ended[process.name] += process.cpu
