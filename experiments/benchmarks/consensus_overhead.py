@@ -45,7 +45,7 @@ import numpy as np
 from experiments.benchmarks.bare_loop import Loop, at_once, node_loops, wall
 from experiments.benchmarks.host_loop import arithmetic, null
 from experiments.benchmarks.output import benchmark, rounded
-from experiments.benchmarks.turns import Interval, Turns, overlap
+from experiments.benchmarks.turns import Interval, Turns, Watch, overlap
 from experiments.benchmarks.watching import Sampler, epoch_of_run, phases
 from experiments.flower_runs import flower_run, hardware, say
 from fl_app.assemble import flat_model
@@ -199,13 +199,8 @@ class Bench:
     ) -> tuple[dict[str, Any], Sampler, list[Loop]]:
         """One `flwr run`, and in turn with it the bare loop that does the steps that count."""
         sampler, steps = Sampler(self._root), self.windows * int(values["consensus.window"])
-        with Turns(self._root, node_loops(values, hosts, steps)) as turns:
-
-            def watch(run: RunDirectory | None) -> None:
-                sampler(run)
-                turns(run)
-
-            state = self._run(values, hosts, sampler, watch, turns.frozen)
+        with Turns(self._root, node_loops(values, hosts, steps), sampler) as turns:
+            state = self._run(values, hosts, sampler, turns, turns.frozen)
             return state, sampler, turns.results()
 
     def _run(
@@ -213,7 +208,7 @@ class Bench:
         values: Values,
         hosts: int,
         sampler: Sampler,
-        watch: Callable[[RunDirectory | None], None],
+        watch: Watch,
         frozen: Sequence[Interval] = (),
     ) -> dict[str, Any]:
         say(f"{values['name']}: flwr run")
