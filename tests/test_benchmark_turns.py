@@ -39,9 +39,10 @@ def failing() -> Loop:
 
 
 def test_the_clocks_of_loops_stand_still_while_they_are_held() -> None:
-    with Loops([(looped, (50,)), (looped, (50,))]) as loops:
+    with Loops([(looped, (300,)), (looped, (300,))]) as loops:
         loops.wait_until_ready()
         loops.go()
+        time.sleep(1.0)
         loops.hold()
         time.sleep(1.0)
         assert not loops.over
