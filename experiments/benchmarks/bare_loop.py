@@ -37,10 +37,9 @@ def bare(values: dict[str, Value], client_steps: int, distillation_steps: int) -
         [(_clients, (values, client_steps)), (_distillation, (values, distillation_steps))]
     )
     return {
-        "wall": wall([clients, distillation]),
+        **total([clients, distillation]),
         "clients": clients["end"] - clients["start"],
         "distillation": distillation["end"] - distillation["start"],
-        "cpu": clients["cpu"] + distillation["cpu"],
     }
 
 
@@ -52,12 +51,8 @@ def node_loops(values: dict[str, Value], hosts: int, steps: int) -> Work:
 
 
 def bare_nodes(values: dict[str, Value], hosts: int, steps: int) -> dict[str, float]:
-    """Do what `node_loops` says.
-
-    wall: from the common start until all have ended; cpu: processor seconds of all.
-    """
-    loops = at_once(node_loops(values, hosts, steps))
-    return {"wall": wall(loops), "cpu": sum(loop["cpu"] for loop in loops)}
+    """Do what `node_loops` says, and say how long it took: see `total`."""
+    return total(at_once(node_loops(values, hosts, steps)))
 
 
 class Loops:
@@ -114,6 +109,11 @@ def at_once(work: Work) -> list[Loop]:
 def wall(loops: Sequence[Loop]) -> float:
     """Seconds from the common start until all have ended, less those in which they were held."""
     return max(loop["end"] - loop["held"] for loop in loops) - min(loop["start"] for loop in loops)
+
+
+def total(loops: Sequence[Loop]) -> dict[str, float]:
+    """wall: see there; cpu: processor seconds of all."""
+    return {"wall": wall(loops), "cpu": sum(loop["cpu"] for loop in loops)}
 
 
 _start: Barrier

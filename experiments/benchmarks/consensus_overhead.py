@@ -42,10 +42,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments.benchmarks.bare_loop import Loop, at_once, node_loops, wall
+from experiments.benchmarks.bare_loop import Loop, Work, at_once, node_loops, total
 from experiments.benchmarks.host_loop import arithmetic, null
 from experiments.benchmarks.output import benchmark, rounded
-from experiments.benchmarks.turns import Interval, Turns, Watch, overlap
+from experiments.benchmarks.turns import Interval, Turns, overlap
 from experiments.benchmarks.watching import Sampler, epoch_of_run, phases
 from experiments.flower_runs import flower_run, hardware, say
 from fl_app.assemble import flat_model
@@ -121,10 +121,11 @@ def steady_state(
         raise ValueError(f"{len(rounds)} windows are not more than the {warm_up} that do not count")
     counted, before, last = rounds[warm_up:], rounds[warm_up - 1], rounds[-1]
     ends = [zero + event["t_wall"] for event in (before, *counted)]
-    # A host's clock goes on while it is frozen, and so does that of its evaluation: what they say
-    # is right of most windows, those of which no freeze fell between two hosts' windows or there.
-    evaluation = len(counted) * median(event["seconds_evaluation"] for event in counted)
-    gap = len(counted) * median(
+    # A host's own clocks go on while it is frozen: where that was while it evaluated or between two
+    # windows, they mislead by a turn, which is rare.
+    typical = median if frozen else mean
+    evaluation = len(counted) * typical(event["seconds_evaluation"] for event in counted)
+    gap = len(counted) * typical(
         event["t_wall"] - earlier["t_wall"] - event["seconds"] - event["seconds_evaluation"]
         for earlier, event in pairwise((before, *counted))
     )
@@ -189,49 +190,30 @@ class Bench:
         steps = (WARM_UP_WINDOWS + times * self.windows) * int(values["consensus.window"])
         return {**values, "consensus.steps": steps}
 
-    def run(self, values: Values, hosts: int) -> tuple[dict[str, Any], Sampler]:
-        """One `flwr run`: its steady state and who watched it."""
-        sampler = Sampler(self._root)
-        return self._run(values, hosts, sampler, sampler), sampler
-
-    def run_and_loops(
-        self, values: Values, hosts: int
+    def run(
+        self, values: Values, hosts: int, work: Work = ()
     ) -> tuple[dict[str, Any], Sampler, list[Loop]]:
-        """One `flwr run`, and in turn with it the bare loop that does the steps that count."""
-        sampler, steps = Sampler(self._root), self.windows * int(values["consensus.window"])
-        with Turns(self._root, node_loops(values, hosts, steps), sampler) as turns:
-            state = self._run(values, hosts, sampler, turns, turns.frozen)
-            return state, sampler, turns.results()
-
-    def _run(
-        self,
-        values: Values,
-        hosts: int,
-        sampler: Sampler,
-        watch: Watch,
-        frozen: Sequence[Interval] = (),
-    ) -> dict[str, Any]:
+        """One `flwr run`, in turn with `work`: its steady state, who watched it, and the loops."""
+        assert self.link.supervisor is not None
+        root = self.link.supervisor.pid
+        sampler, submitted = Sampler(root), time.time()
         say(f"{values['name']}: flwr run")
-        submitted = time.time()
-        run = flower_run(self.link, values, hosts, watch)
+        with Turns(root, work, sampler) as turns:
+            run = flower_run(self.link, values, hosts, turns)
+            loops = turns.results()
         began, self._began = self._began or submitted, 0.0
         self.startups.append(startup(run, sampler, began, submitted))
-        state = steady_state(run.events(), frozen=frozen, zero=epoch_of_run(run))
+        state = steady_state(run.events(), frozen=turns.frozen, zero=epoch_of_run(run))
         used = sampler.between(state["start"], state["end"])
-        return {**state, "cpu": sum(used.values()), "cpu_by_process": used}
-
-    @property
-    def _root(self) -> int:
-        """Below which process those of a run are."""
-        assert self.link.supervisor is not None
-        return self.link.supervisor.pid
+        return {**state, "cpu": sum(used.values()), "cpu_by_process": used}, sampler, loops
 
 
 def against_bare(bench: Bench, name: str, hosts: int, changes: Values) -> dict[str, Any]:
     """A run beside the bare loop that does the same steps."""
     values = bench.configuration({**changes, "name": name})
-    state, sampler, loops = bench.run_and_loops(values, hosts)
-    loop = {"wall": wall(loops), "cpu": sum(loop["cpu"] for loop in loops)}
+    steps = bench.windows * int(values["consensus.window"])
+    state, sampler, loops = bench.run(values, hosts, node_loops(values, hosts, steps))
+    loop = total(loops)
     return {
         "windows": state["windows"],
         "node_steps": state["steps"],
@@ -304,7 +286,7 @@ def measure_scale(bench: Bench) -> dict[str, Any]:
         changes = {**MANY, "participants": nodes, "name": f"nodes-{nodes}"}
         # Those of few nodes are too short to be seen.
         values = bench.configuration(changes, times=20 if nodes == 8 else 1)
-        state, sampler = bench.run(values, 1)
+        state, sampler, _ = bench.run(values, 1)
         [host] = at_once([(null, (values, bench.windows))])
         found[str(nodes)] = {
             "ms_per_step": 1000 * state["in_hosts"] / state["steps"],

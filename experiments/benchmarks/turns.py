@@ -24,6 +24,7 @@ Watch = Callable[[RunDirectory | None], None]
 class Turns:
     """Give it to `flower_run` as `watch`. From the end of the run's first window on it stops all
     processes below `root` again and again, and lets `work` (see `Loops`) go on for its turn.
+    Without any work it only looks.
 
     look: called each time, while neither goes on: it takes processor time from none of them.
     frozen: when the run stood still.
@@ -44,7 +45,7 @@ class Turns:
 
     def __call__(self, run: RunDirectory | None) -> None:
         over = self._loops is not None and self._loops.over
-        if over or run is None or not of_kind(run.events(), "round"):
+        if over or not self._work or run is None or not of_kind(run.events(), "round"):
             self._look(run)
             return
         with self._run_frozen():
@@ -59,6 +60,8 @@ class Turns:
 
     def results(self) -> list[Loop]:
         """Of the loops, which do alone what is left to them."""
+        if not self._work:
+            return []
         loops = self._loops = self._loops or Loops(self._work)
         loops.go()
         return loops.results()
