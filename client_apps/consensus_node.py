@@ -22,6 +22,7 @@ from fl_app.config import RunConfig, resolve
 from fl_app.record.node_store import NODES, PARKED, NodeStore
 from fl_app.record.run_dir import runs_root
 from strategies.attacks import FORGERIES
+from strategies.consensus import ray_exchange
 from strategies.consensus.agreement import fixed_point
 from strategies.consensus.byzantine import Attacker
 from strategies.consensus.descent import LocalSGD
@@ -50,24 +51,21 @@ _MOST_EVENTS = 1500  # of a host, in the slice of the trace that is drawn
 def meet(message: Message, context: Context) -> Message:
     """Say how many of the asked hosts answer at one time: in a simulation hosts may have to take
     turns, and one that waits for another's mail would then wait for ever."""
-    import ray
-
     order: Any = message.content["config"]
-    broker: Any = ray.get_actor(order["broker"])
-    here = ray.get(broker.meet.remote(order["host"], order["hosts"], order["patience"]))
+    here = ray_exchange.meet(order["broker"], order["host"], order["hosts"], order["patience"])
     return Message(RecordDict({"config": ConfigRecord({"here": here})}), reply_to=message)
 
 
 def run_window(message: Message, context: Context) -> Message:
     """Run the nodes named in the message to the end of a window.
 
-    In: config window, nodes, host, carrier ("", "grid", "ray" or "zenoh"), broker (name of Ray's),
-    names (of the devices that are participants), states (where a device keeps its nodes), mail
-    (headers) with the arrays of the mail that has come, examples (of every participant), topology
-    (content of its file), directory (of the run), rate (eta), stops (how often it has parked its
-    nodes in this window), collected (what Ray's broker may forget), durable (make sure that the
-    states outlive a power cut), kept (the window from which a resumed run would go on), slice
-    (record events until then), started (what the run's clock shows).
+    In: config window, nodes, host, carrier ("", "grid", "ray" or "zenoh"), broker (its door, of
+    Ray's carrier), names (of the devices that are participants), states (where a device keeps its
+    nodes), mail (headers) with the arrays of the mail that has come, examples (of every
+    participant), topology (content of its file), directory (of the run), rate (eta), stops (how
+    often it has parked its nodes in this window), collected (what the broker may forget), durable
+    (make sure that the states outlive a power cut), kept (the window from which a resumed run would
+    go on), slice (record events until then), started (what the run's clock shows).
     Out: config done, trace (what has happened) and collected (see `RayExchange`); mail and its
     arrays, with the grid carrier; and when the window is done, for each node, metrics accuracy and
     loss (-1 where the node is off), norm (|w|^2) and its tally, config digests, heard, examples and

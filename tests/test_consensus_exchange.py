@@ -6,6 +6,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,15 +23,15 @@ from strategies.consensus.exchange import (
     to_arrays,
 )
 from strategies.consensus.host import Mail
-from strategies.consensus.ray_exchange import RayExchange, start_ray_broker
+from strategies.consensus.ray_exchange import RayBroker, RayExchange, meet
 from tests.mails import mail, same
-
-# Of Ray itself, when it finds no GPU.
-pytestmark = pytest.mark.filterwarnings("ignore:Tip. In future versions of Ray")
 
 # Nodes 0 and 1 are on host 0, 2 on host 1 and 3 on host 2.
 EDGES = frozenset({(0, 1), (1, 2), (2, 3), (0, 3)})
 PLACEMENT = {0: 0, 1: 0, 2: 1, 3: 2}
+
+
+Brokers = dict[bool, RayBroker]
 
 
 # --------------------------------------------------------------------------- all carriers
@@ -87,13 +88,11 @@ class GridNet:
 
 
 class RayNet:
-    """The real actor `name`, with an exchange per host and nothing of what happened before."""
+    """A real broker, with an exchange per host and nothing of what happened before."""
 
-    def __init__(self, name: str) -> None:
-        import ray
-
-        self._ray, self._name, self._actor = ray, name, ray.get_actor(name)
-        self._exchanges = {host: RayExchange(name, host) for host in (0, 1, 2)}
+    def __init__(self, broker: RayBroker) -> None:
+        self._broker = broker
+        self._exchanges = {host: RayExchange(broker.door, host) for host in (0, 1, 2)}
         self._kept: dict[int, int] = {}
         for host, exchange in self._exchanges.items():
             while exchange.collect(0.3):
@@ -101,7 +100,7 @@ class RayNet:
             self._kept[host] = exchange.collected
         for host in self._exchanges:
             self.restart(host, collected=True)
-        self._refused = ray.get(self._actor.refused.remote())
+        self._refused = broker.refused
 
     def post(self, host: int, mail: Mail) -> None:
         self._exchanges[host].post(mail)
@@ -117,27 +116,25 @@ class RayNet:
         if collected:
             self._kept[host] = self._exchanges[host].collected
         self._exchanges[host].close()
-        self._exchanges[host] = RayExchange(self._name, host, self._kept[host])
+        self._exchanges[host] = RayExchange(self._broker.door, host, self._kept[host])
 
     def refused(self) -> int:
         for exchange in self._exchanges.values():
             exchange.close()  # then the broker has seen all that was posted
-        return self._ray.get(self._actor.refused.remote()) - self._refused
+        return self._broker.refused - self._refused
+
+
+def ray_broker(newest: bool) -> RayBroker:
+    broker = RayBroker(EDGES, newest=newest, address="127.0.0.1")
+    broker.place(PLACEMENT)
+    return broker
 
 
 @pytest.fixture(scope="module")
-def brokers() -> Iterator[dict[bool, str]]:
-    """Names of brokers in a real Ray: one that keeps the newest mail, and one that keeps all."""
-    ray = pytest.importorskip("ray")
-    try:
-        ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
-    except Exception as error:
-        pytest.skip(f"Ray cannot start here: {error}")
-    names = {newest: f"broker-{newest}" for newest in (False, True)}
-    actors = [start_ray_broker(name, EDGES, newest) for newest, name in names.items()]
-    ray.get([actor.place.remote(PLACEMENT) for actor in actors])
-    yield names
-    ray.shutdown()
+def brokers() -> Iterator[Brokers]:
+    """One that keeps the newest mail, and one that keeps all."""
+    with ray_broker(True) as newest, ray_broker(False) as all_of_it:
+        yield {True: newest, False: all_of_it}
 
 
 @pytest.fixture(params=["grid", "ray"])  # zenoh: see test_consensus_zenoh
@@ -145,8 +142,8 @@ def net_of(request: pytest.FixtureRequest) -> Callable[[bool], Net]:
     """Makes a net, which keeps all mail or only the newest."""
     if request.param == "grid":
         return GridNet
-    names = request.getfixturevalue("brokers")
-    return lambda newest: RayNet(names[newest])
+    brokers = request.getfixturevalue("brokers")
+    return lambda newest: RayNet(brokers[newest])
 
 
 def by_number(mails: list[Mail]) -> list[Mail]:
@@ -331,18 +328,19 @@ def test_what_is_no_mail(headers: list[str], arrays: Mapping[str, Any]) -> None:
 # --------------------------------------------------------------------------------------- meetings
 
 
-def test_hosts_that_meet_are_counted_and_nobody_waits_for_ever(brokers: dict[bool, str]) -> None:
-    import ray
-
-    meet = ray.get_actor(brokers[False]).meet.remote
-    assert ray.get([meet(0, 2, 30.0), meet(1, 2, 30.0)]) == [2, 2]
-    assert ray.get(meet(2, 4, 0.1)) == 3  # a fourth one does not come
+def test_hosts_that_meet_are_counted_and_nobody_waits_for_ever() -> None:
+    with ray_broker(newest=False) as broker, ThreadPoolExecutor() as pool:
+        seen = list(pool.map(lambda host: meet(broker.door, host, 2, 30.0), (0, 1)))
+        assert seen == [2, 2]
+        assert meet(broker.door, 2, 4, 0.1) == 3, "a fourth one does not come"
 
 
 # ---------------------------------------------------------------------------------- Ray's broker
 
 
-def test_all_that_was_posted_arrives_though_the_host_hangs_up(brokers: dict[bool, str]) -> None:
+def test_all_that_was_posted_arrives_though_the_host_hangs_up(
+    brokers: dict[bool, RayBroker],
+) -> None:
     """Also when mail for it has come that it has not looked at."""
     net = RayNet(brokers[False])
     large = {"reflection": torch.rand(1_000_000)}
@@ -368,36 +366,38 @@ def test_all_that_was_posted_arrives_though_the_host_hangs_up(brokers: dict[bool
         b"",
     ],
 )
-def test_who_does_not_know_the_secret_is_not_let_in(brokers: dict[bool, str], hello: bytes) -> None:
-    import ray
-
+def test_who_does_not_know_the_secret_is_not_let_in(
+    brokers: dict[bool, RayBroker], hello: bytes
+) -> None:
     net = RayNet(brokers[False])
     net.post(0, mail(1, 2, 1))
-    address, secret = ray.get(ray.get_actor(brokers[False]).door.remote())
+    address, port, secret = brokers[False].door.split()
     assert len(set(secret)) > 1
-    with socket.create_connection(address) as stranger:
+    with socket.create_connection((address, int(port))) as stranger:
         stranger.settimeout(10)
-        stranger.sendall(hello)
-        stranger.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):  # hung up on before it has said all
+            stranger.sendall(hello)
+            stranger.shutdown(socket.SHUT_WR)
         with contextlib.suppress(ConnectionResetError):
             assert stranger.recv(1) == b""
     assert [m.seq for m in net.collect(1, 1)] == [1], "others are served all the same"
 
 
-def test_a_broker_that_dies_is_told(brokers: dict[bool, str]) -> None:
-    import ray
-
-    actor = start_ray_broker("mortal", EDGES, newest=False)
-    ray.get(actor.place.remote(PLACEMENT))
-    exchange = RayExchange("mortal", 0)
-    ray.kill(actor)
-    with pytest.raises(EdgeFlError, match="broker of the neighbours' mail is gone"):
-        exchange.collect(30.0)
-    with pytest.raises(EdgeFlError, match="gone"):
-        exchange.post(mail(1, 2, 1))
-    exchange.close()
-    with pytest.raises(EdgeFlError, match="gone"):
-        RayExchange("mortal", 0)
+def test_a_broker_that_is_gone_is_told() -> None:
+    with ray_broker(newest=False) as broker, ThreadPoolExecutor() as pool:
+        exchange = RayExchange(broker.door, 0)
+        meeting = pool.submit(meet, broker.door, 1, 3, 30.0)
+        assert meet(broker.door, 0, 2, 30.0) == 2, "it has begun"
+        broker.__exit__(None, None, None)
+        with pytest.raises(EdgeFlError, match="broker of the neighbours' mail is gone"):
+            exchange.collect(30.0)
+        with pytest.raises(EdgeFlError, match="gone"):
+            exchange.post(mail(1, 2, 1))
+        exchange.close()
+        with pytest.raises(EdgeFlError, match=r"gone.*consensus.carrier=.grid"):
+            RayExchange(broker.door, 0)
+        with pytest.raises(EdgeFlError, match="gone"):
+            meeting.result()
 
 
 # ------------------------------------------------------------------------------------- mail faults

@@ -4,6 +4,7 @@ A rogue with a valid certificate of its own, over a real router with mutual TLS;
 its bytes do to whoever reads them, with Hypothesis.
 """
 
+import contextlib
 import copy
 import json
 import threading
@@ -228,12 +229,13 @@ def test_who_claims_to_be_done_at_once_hurries_nobody(server: Server) -> None:
     """A window is over for those who work on it when half of all have done it."""
     values = {"mode": "consensus", "clock": "real", "participants": 3, "consensus.references": ""}
     all_hosts = [Host(node + 1, name, node) for node, name in NAMES.items()]
-    options: dict[str, Any] = {"first": 1, "order": {}, "run_name": "x", "lengths": lambda _: {}}
+    options: dict[str, Any] = {"first": 1, "order": {}, "lengths": lambda _: {}}
     facts = {"fingerprint": fingerprint(), "node": 9}
     rogue = Line(server.connections[ROGUE], server.sites[ROGUE], server.run, facts, PATIENCE)
     lines = server.lines | {ROGUE: rogue}
     wait(lambda: len(server.grid.here()) == 3)
-    fleet = Fleet(resolve(values), RING, server.grid, all_hosts, parameters=PARAMETERS, **options)
+    options |= {"parameters": PARAMETERS, "resources": contextlib.ExitStack()}
+    fleet = Fleet(resolve(values), RING, server.grid, all_hosts, **options)
 
     def work(name: str, last: int) -> int:
         """A window of one device; which one it was. last: to be given out."""

@@ -31,8 +31,8 @@ for step in range(24):
 print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 8)
 """
 
-# Page faults of a thread that holds a hundred mails and lets them go, for the third time. One thread:
-# another one may get a heap of its own, which is new to it.
+# Page faults of a thread that holds a hundred mails and lets them go, for the third time. It is one
+# thread, for another one may get a heap of its own, which is new to it.
 MAIL = """
 import resource, sys, threading
 from fl_app.memory import keep_freed_memory

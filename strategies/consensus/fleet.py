@@ -23,7 +23,7 @@ from strategies.consensus.exchange import (
     to_arrays,
 )
 from strategies.consensus.host import Mail
-from strategies.consensus.ray_exchange import start_ray_broker
+from strategies.consensus.ray_exchange import RayBroker
 from strategies.consensus.topology import Topology
 from strategies.dispatch import Dispatcher
 from strategies.link.sessions import SessionGrid
@@ -40,7 +40,7 @@ class _Seat:
     """A host with its nodes, and what it is doing.
 
     stops: how often it has parked its nodes in this window. mail: what its nodes' states do not
-    contain yet, and collected: the number of the last one that they do, of the Ray broker's.
+    contain yet, and collected: the number of the last one that they do, with Ray's carrier.
     failures: in a row. not_before: when it may be asked again. out: nobody waits for it now.
     """
 
@@ -71,8 +71,9 @@ class Fleet:
     soon as it is done. Devices may come and go then: a window is over without those that are not
     there, and who comes back goes on with the window of the others.
 
-    first: the first window that is still to be done. lengths: the vectors that a mail must have, by
-    name, which is checked of all that passes through here. parameters: of a model.
+    first: the first window that is still to be done. resources: closes what is opened here.
+    lengths: the vectors that a mail must have, by name, which is checked of all that passes through
+    the fleet. parameters: of a model.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class Fleet:
         *,
         first: int,
         order: dict[str, Any],
-        run_name: str,
+        resources: contextlib.ExitStack,
         lengths: Callable[[Mail], dict[str, tuple[int, torch.dtype]]],
         parameters: int,
     ) -> None:
@@ -104,11 +105,11 @@ class Fleet:
             mailed = self._sessions is not None and not config.virtual
             self.carrier = "zenoh" if mailed else "grid" if bound else "ray"
         hosts = hosts[: len(everybody)]
-        self._ray: Any = None
-        name = f"edge-fl-mail-{run_name}"
+        broker: RayBroker | None = None
         if self.carrier == "ray" and len(hosts) > 1:
-            self._ray = _ray_broker(name, topology, newest=not config.virtual)
-            hosts = hosts[: self._concurrent(hosts, name)]
+            broker = RayBroker(topology.edges, newest=not config.virtual, address=_address())
+            resources.enter_context(broker)
+            hosts = hosts[: self._concurrent(hosts, broker.door)]
         parts = [[h.participant] for h in hosts] if bound else spread(everybody, len(hosts))
         self._seats = [
             _Seat(host, number, [n for n in nodes if n is not None], first)
@@ -118,11 +119,9 @@ class Fleet:
         self._broker = Broker(frozenset(topology.edges), placement, newest=not config.virtual)
         if len(hosts) == 1:
             self.carrier = ""
-        elif self._ray is not None:
-            import ray
-
-            ray.get(self._ray.place.remote(placement))
-        self._order |= {"broker": name, "carrier": self.carrier}
+        elif broker is not None:
+            broker.place(placement)
+        self._order |= {"broker": broker.door if broker else "", "carrier": self.carrier}
         self._order["names"] = [host.name for host in hosts] if bound else []
         self._under_way: dict[str, _Seat] = {}
 
@@ -130,12 +129,12 @@ class Fleet:
     def hosts(self) -> int:
         return len(self._seats)
 
-    def _concurrent(self, hosts: Sequence[Host], name: str) -> int:
+    def _concurrent(self, hosts: Sequence[Host], door: str) -> int:
         """How many of the hosts work at the same time: fewer than there are if Flower gives them
         fewer processes, and then those that are left take all the nodes."""
         for number, host in enumerate(hosts):
             order = {
-                "broker": name,
+                "broker": door,
                 "host": number,
                 "hosts": len(hosts),
                 "patience": _MEET_SECONDS,
@@ -294,12 +293,11 @@ class Fleet:
         return False
 
 
-def _ray_broker(name: str, topology: Topology, newest: bool) -> Any:
-    """Flower's simulation engine runs in this process, and its Ray with it: wait for that."""
+def _address() -> str:
+    """Where Ray's actors reach this process. Flower's simulation engine runs in it, and its Ray
+    with it: wait for that."""
     import ray
 
     while not ray.is_initialized():
         time.sleep(0.05)
-    with contextlib.suppress(ValueError):  # there is none of that name
-        ray.kill(ray.get_actor(name))
-    return start_ray_broker(name, topology.edges, newest)
+    return ray.util.get_node_ip_address()

@@ -1,25 +1,22 @@
-"""The carrier of neighbours' mail in a simulation with several hosts: their broker is a Ray actor.
+"""The carrier of neighbours' mail in a simulation with several hosts, which are Ray's actors.
 
-Ray starts the broker, ends it and tells the hosts where it is. The mail itself goes over sockets,
-on one machine or between those of a cluster: carried by Ray's calls and object store, it took about
-twice as much of the processor time of Ray's own processes, which they take from training.
+Their broker lives in the ServerApp's process, and hosts reach it over a socket each, on one machine
+or from the others of a cluster. Carried by Ray's calls and object store, mail took more of the
+processor time that training needs, and so does a broker that is an actor, even when it is idle.
 """
 
-import asyncio
 import contextlib
 import json
 import secrets
 import socket
 import struct
 import threading
-import time
 from collections.abc import Iterable, Mapping
-from typing import Any
+from types import TracebackType
 
 import torch
 
 from fl_app.errors import EdgeFlError
-from fl_app.memory import keep_freed_memory
 from strategies.consensus.exchange import Broker, Parcel
 from strategies.consensus.host import Mail
 from strategies.consensus.topology import Edge
@@ -81,65 +78,90 @@ class _Pipe:
         self._socket.close()
 
 
-class _RayBroker:
-    """A `Broker` as a Ray actor, behind a door of its own: a port that lets in who knows a secret.
+class RayBroker:
+    """A `Broker` behind a door: a port at `address` that lets in who knows a secret.
 
-    It keeps the mail of a window in memory, as bytes, of which it reads the header alone.
+    It keeps the mail of a window in memory, as bytes, of which it reads the header alone. As
+    a context manager it serves until it is left.
     """
 
-    def __init__(self, edges: frozenset[Edge], newest: bool) -> None:
-        import ray
-
-        keep_freed_memory()
-        self._broker = Broker(edges, {}, newest)
-        self._changed = threading.Condition()  # the broker, or who is connected
+    def __init__(self, edges: Iterable[Edge], *, newest: bool, address: str) -> None:
+        self._broker = Broker(frozenset(edges), {}, newest)
+        self._changed = threading.Condition()  # the broker, who is here, or who is connected
         self._here: set[int] = set()
+        self._pipes: set[_Pipe] = set()
         self._secret = secrets.token_bytes(_SECRET_BYTES)
-        self._server = socket.create_server((ray.util.get_node_ip_address(), 0))
+        self._server = socket.create_server((address, 0))
+        # For hosts: address, port and secret.
+        self.door = f"{address} {self._server.getsockname()[1]} {self._secret.hex()}"
         threading.Thread(target=self._accept, daemon=True).start()
 
-    async def door(self) -> tuple[tuple[str, int], bytes]:
-        """(address, secret) for hosts."""
-        return self._server.getsockname()[:2], self._secret
+    def __enter__(self) -> "RayBroker":
+        return self
 
-    async def place(self, placement: Mapping[int, int]) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with contextlib.suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)  # wakes who accepts
+        self._server.close()
+        with self._changed:
+            for pipe in self._pipes:
+                pipe.close()
+            self._changed.notify_all()
+
+    @property
+    def refused(self) -> int:
+        """How many mails hosts were not allowed to send."""
+        return self._broker.refused
+
+    def place(self, placement: Mapping[int, int]) -> None:
         """Say who hosts whom."""
         with self._changed:
             self._broker.placement = placement
 
-    async def meet(self, host: int, hosts: int, patience: float) -> int:
-        """Wait for `hosts` hosts to come; how many have come so far."""
-        self._here.add(host)
-        deadline = time.monotonic() + patience
-        while len(self._here) < hosts and time.monotonic() < deadline:
-            await asyncio.sleep(0.01)
-        return len(self._here)
-
-    async def refused(self) -> int:
-        return self._broker.refused
-
     def _accept(self) -> None:
-        while True:
-            connection, _ = self._server.accept()
-            threading.Thread(target=self._attend, args=(connection,), daemon=True).start()
+        with contextlib.suppress(OSError):  # closed
+            while True:
+                connection, _ = self._server.accept()
+                threading.Thread(target=self._attend, args=(connection,), daemon=True).start()
 
     def _attend(self, connection: socket.socket) -> None:
-        """Take a host's mail until it hangs up."""
+        """Do what a host wants until it hangs up."""
         pipe = _Pipe(connection)
+        with self._changed:
+            self._pipes.add(pipe)
         with contextlib.suppress(OSError, EOFError):
             _, hello = pipe.receive(_HELLO_LIMIT)
             if secrets.compare_digest(hello[:_SECRET_BYTES], self._secret):
-                host, kept = json.loads(hello[_SECRET_BYTES:])
-                with self._changed:
-                    self._broker.forget(host, kept)
-                delivery = threading.Thread(target=self._deliver, args=(pipe, host, kept))
-                delivery.daemon = True
-                delivery.start()
-                while True:
-                    self._take(host, pipe.receive()[1])
+                wish = json.loads(hello[_SECRET_BYTES:])
+                if "hosts" in wish:
+                    pipe.send(b"", self._meet(**wish))
+                else:
+                    self._exchange(pipe, **wish)
         with self._changed:
             pipe.close()
+            self._pipes.discard(pipe)
             self._changed.notify_all()
+
+    def _meet(self, host: int, hosts: int, patience: float) -> int:
+        """Wait for `hosts` hosts to come; how many have come so far."""
+        with self._changed:
+            self._here.add(host)
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: len(self._here) >= hosts, patience)
+            return len(self._here)
+
+    def _exchange(self, pipe: _Pipe, host: int, kept: int) -> None:
+        """Take a host's mail and give it that of others. EOFError when it hangs up."""
+        with self._changed:
+            self._broker.forget(host, kept)
+        threading.Thread(target=self._deliver, args=(pipe, host, kept), daemon=True).start()
+        while True:
+            self._take(host, pipe.receive()[1])
 
     def _take(self, host: int, payload: bytes) -> None:
         head, _ = split(payload, kind=_MAIL, limit=len(payload))
@@ -160,38 +182,30 @@ class _RayBroker:
                     have = number
 
 
-def start_ray_broker(name: str, edges: Iterable[Edge], newest: bool) -> Any:
-    """Start the broker of a run in the simulation's own Ray; for the ServerApp. It needs no CPU of
-    its own, since one that did would keep a client waiting for ever."""
-    import ray
-
-    actor: Any = ray.remote(_RayBroker)
-    options = actor.options(name=name, num_cpus=0, max_concurrency=1000)
-    return options.remote(frozenset(edges), newest)
+def meet(door: str, host: int, hosts: int, patience: float) -> int:
+    """How many of `hosts` hosts are here at one time, as the broker behind `door` sees it within
+    `patience` seconds. EdgeFlError when it is gone or cannot be reached."""
+    pipe = _enter(door, {"host": host, "hosts": hosts, "patience": patience})
+    try:
+        return pipe.receive()[0]
+    except (OSError, EOFError) as error:
+        raise _gone() from error
+    finally:
+        pipe.close()
 
 
 class RayExchange:
-    """Mail through the run's Ray broker.
+    """Mail through the broker behind `door`.
 
     kept: the number of the last mail that the nodes' states contain; `collected` is that of the
     last one that has been collected. EdgeFlError when the broker is gone or cannot be reached.
     """
 
-    def __init__(self, name: str, host: int, kept: int = 0) -> None:
-        address, secret = _door(name)
-        try:
-            connection = socket.create_connection(address, _CONNECT_SECONDS)
-        except OSError as error:
-            raise EdgeFlError(
-                f"the broker of the neighbours' mail cannot be reached at {address[0]}: {error}; "
-                f'where a firewall is in the way, use consensus.carrier="grid"'
-            ) from error
-        connection.settimeout(None)
-        self._pipe = _Pipe(connection)
+    def __init__(self, door: str, host: int, kept: int = 0) -> None:
+        self._pipe = _enter(door, {"host": host, "kept": kept})
         self.collected = kept
         self._came: list[tuple[int, bytes]] = []
         self._arrived = threading.Condition()
-        self._pipe.send(secret + json.dumps([host, kept]).encode())
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
 
@@ -235,15 +249,20 @@ class RayExchange:
             self._arrived.notify()
 
 
-def _door(name: str) -> tuple[tuple[str, int], bytes]:
-    import ray
-    from ray.exceptions import RayError
-
+def _enter(door: str, wish: Mapping[str, float]) -> _Pipe:
+    """A way to the broker, which has been told who comes and what for."""
+    address, port, secret = door.split()
     try:
-        broker: Any = ray.get_actor(name)
-        return ray.get(broker.door.remote())
-    except (ValueError, RayError) as error:
-        raise _gone() from error
+        connection = socket.create_connection((address, int(port)), _CONNECT_SECONDS)
+        connection.settimeout(None)
+        pipe = _Pipe(connection)
+        pipe.send(bytes.fromhex(secret) + json.dumps(wish).encode())
+    except OSError as error:
+        raise EdgeFlError(
+            f"the broker of the neighbours' mail is gone, or cannot be reached at {address}: "
+            f'{error}; where a firewall is in the way, use consensus.carrier="grid"'
+        ) from error
+    return pipe
 
 
 def _gone() -> EdgeFlError:

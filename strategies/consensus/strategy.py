@@ -1,5 +1,6 @@
 """The consensus system: no central model; neighbours exchange until all nodes agree."""
 
+import contextlib
 import hashlib
 import time
 from collections.abc import Callable, Iterable
@@ -86,7 +87,8 @@ class Consensus(Strategy):
         timeout = timeout or config.round_timeout
         self._begin()
         evaluator = Evaluator(config, lambda **fields: self._run.emit("evaluate", **fields))
-        try:
+        with contextlib.ExitStack() as resources:
+            resources.callback(evaluator.close)
             hosts, examples = gather(grid, config, timeout, self._warn)
             self._examples = [examples[p] for p in range(config.participants)]
             fleet = Fleet(
@@ -96,39 +98,41 @@ class Consensus(Strategy):
                 hosts,
                 first=self._window + 1,
                 order=self._order(),
-                run_name=self._run.name,
+                resources=resources,
                 lengths=self._lengths,
                 parameters=self._parameters,
             )
             self._describe(fleet)
             self._evaluate_forgotten(evaluator)
             self._clock.restart()
-            began, first = time.monotonic(), self._window
-            heard = began
-            while self._window < config.rounds:
-                fleet.dispatch(config.rounds, self._order_of)
-                answers, failures = fleet.collect()
-                for host, reason in failures:
-                    self._run.emit(
-                        "rejected", participant=host.name, round=self._window + 1, reason=reason
-                    )
-                for answer in answers:
-                    heard = time.monotonic()
-                    self._answers.setdefault(answer.window, []).append(answer)
-                    self._hear(answer)
-                window = self._window + 1
-                if window not in self._answers or not fleet.complete(window):
-                    since = time.monotonic() - heard
-                    time.sleep(min(max(_POLL_SECONDS, _POLL_SHARE * since), _MOST_POLL_SECONDS))
-                    continue
-                each = (time.monotonic() - began) / (self._window + 1 - first)
-                eta = each * (config.rounds - self._window - 1)
-                self._close_window(self._answers.pop(window), eta, evaluator)
-                fleet.close(window)
-        finally:
-            evaluator.close()
+            self._work(fleet, evaluator)
         result.arrays = ArrayRecord({"average": Array(self._average.astype(np.float32))})
         return result
+
+    def _work(self, fleet: Fleet, evaluator: Evaluator) -> None:
+        """Have the windows done that are still to do."""
+        config, first = self._config, self._window
+        began = heard = time.monotonic()
+        while self._window < config.rounds:
+            fleet.dispatch(config.rounds, self._order_of)
+            answers, failures = fleet.collect()
+            for host, reason in failures:
+                self._run.emit(
+                    "rejected", participant=host.name, round=self._window + 1, reason=reason
+                )
+            for answer in answers:
+                heard = time.monotonic()
+                self._answers.setdefault(answer.window, []).append(answer)
+                self._hear(answer)
+            window = self._window + 1
+            if window not in self._answers or not fleet.complete(window):
+                since = time.monotonic() - heard
+                time.sleep(min(max(_POLL_SECONDS, _POLL_SHARE * since), _MOST_POLL_SECONDS))
+                continue
+            each = (time.monotonic() - began) / (self._window + 1 - first)
+            eta = each * (config.rounds - self._window - 1)
+            self._close_window(self._answers.pop(window), eta, evaluator)
+            fleet.close(window)
 
     def summary(self) -> None:
         """Flower's hook for a description of the strategy; the run's record has all of it."""
