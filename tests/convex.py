@@ -189,6 +189,7 @@ def disturbed(
     hosts: int = 1,
     stress: str = "none",
     compression: str = "random-k",
+    changes: Mapping[str, Any] | None = None,
     **host_options: Any,
 ) -> Simulation:
     """Eight nodes with momentum under one of STRESSES."""
@@ -210,7 +211,7 @@ def disturbed(
         algorithm,
         0.3,
         hosts=hosts,
-        changes={"momentum": 0.5, "compression": compression},
+        changes={"momentum": 0.5, "compression": compression, **(changes or {})},
         host_options={"silence": silence, **host_options},
     )
 

@@ -133,3 +133,16 @@ def test_the_copy_is_on_its_own(participant: Participant) -> None:
     copy.received[2] = 1
     assert same(twin, participant)
     assert not same(copy, participant)
+
+
+@pytest.mark.parametrize("hold", [True, False], ids=["hold", "anchors"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_who_goes_on_never_waits_for_its_device_to_step(algorithm: str, hold: bool) -> None:
+    """The device here has shapes and no values: to read a number of it is an error."""
+    participant = disturbed(algorithm, changes={"hold": hold}).participants[0]
+    moved = unpack(
+        *pack(participant), participant.algorithm, neighbours=(), weight=1.0, device="meta"
+    )
+    moved.algorithm.step(moved.node, torch.zeros_like(moved.node.weights), 0.1)
+    moved.change_rate(0.05)
+    assert moved.node.weights.device.type == "meta"

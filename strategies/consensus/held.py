@@ -47,7 +47,7 @@ class HeldECL(LocalSGD):
 
     def connect(self, node: Node, j: int) -> None:
         # a_ij is kept * offset: forgetting takes one number instead of a vector in every step.
-        kept = torch.ones_like(node.weights[:1])
+        kept = torch.ones(1, dtype=node.weights.dtype)
         node.links[j] = {"offset": torch.zeros_like(node.weights), "kept": kept}
 
     def step(self, node: Node, gradient: torch.Tensor, rate: float) -> None:

@@ -15,7 +15,7 @@ class Node:
     weights: w_i, (p,), updated in place only, since views of it may be elsewhere.
     vectors: what the algorithm keeps for itself, e.g. momentum; (p,) each.
     links: by neighbour j, what it keeps for the edge, e.g. {"anchor": s_ij}; (p,) each, or (1,)
-        for a number.
+        for a number, which is on the CPU: nobody waits for a GPU to read it.
     """
 
     index: int

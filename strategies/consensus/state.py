@@ -42,7 +42,10 @@ def unpack(
     device: str = "cpu",
 ) -> Participant:
     """The participant that was packed, with its place in the topology and its weight p_i."""
-    tensors = {name: torch.from_numpy(v.copy()).to(device) for name, v in arrays.items()}
+    tensors = {name: torch.from_numpy(v.copy()) for name, v in arrays.items()}
+    for name, v in tensors.items():
+        if not (name.startswith("link/") and len(v) == 1):  # a number, see `Node`
+            tensors[name] = v.to(device)
 
     def part(prefix: str) -> Vectors:
         return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
