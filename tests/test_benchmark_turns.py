@@ -61,6 +61,33 @@ def test_who_waits_for_loops_hears_why_one_cannot_start() -> None:
         loops.wait_until_ready()
 
 
+# A benchmark that holds its loops. They have its standard output, too.
+HOLDS = """
+import time
+from experiments.benchmarks.bare_loop import Loops
+from tests.test_benchmark_turns import looped
+
+if __name__ == "__main__":
+    loops = Loops([(looped, (300,)), (looped, (300,))])
+    loops.wait_until_ready()
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_held_loops_end_when_their_benchmark_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "holds.py"
+    script.write_text(HOLDS)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    benchmark = subprocess.Popen(
+        [sys.executable, str(script)], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    assert benchmark.stdout is not None
+    assert benchmark.stdout.readline() == "held\n"
+    benchmark.kill()
+    benchmark.communicate(timeout=30)  # until nobody has it any more
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc")
 def test_a_run_stands_still_while_the_loop_has_its_turn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

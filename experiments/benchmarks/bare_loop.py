@@ -1,8 +1,9 @@
 """The work of a run without the run: plain PyTorch in a process a core, nothing between them."""
 
+import os
 import time
 from collections.abc import Callable, Sequence
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.synchronize import Barrier, Event, Semaphore
 from typing import Any
 
@@ -21,6 +22,7 @@ from strategies.distillation.losses import distillation_loss, ema_decay
 from strategies.randomness import rng
 
 _WARM_UP = 5  # steps before the clock starts
+_ORPHANED_SECONDS = 2.0  # between two looks whether somebody is still there
 # Of one process: "start", "end" (time.monotonic), "held" (seconds between them in which it was) and
 # "cpu" (seconds).
 Loop = dict[str, float]
@@ -128,18 +130,26 @@ def _join(start: Barrier, ready: Semaphore, go: Event) -> None:
     torch.set_num_threads(1)
 
 
+def _wait_to_go() -> None:
+    """Until the loops may go on; for ever is too long if who says so has been killed."""
+    parent = parent_process()
+    while not _go.wait(_ORPHANED_SECONDS):
+        if parent is not None and not parent.is_alive():
+            os._exit(1)
+
+
 def timed(step: Callable[[int], None], steps: int) -> Loop:
     """Call step(number) `steps` times, from when the other processes are ready too."""
     for number in range(_WARM_UP):
         step(number)
     _start.wait()
     _ready.release()
-    _go.wait()
+    _wait_to_go()
     start, cpu, held = time.monotonic(), time.process_time(), 0.0
     for number in range(steps):
         if not _go.is_set():
             since = time.monotonic()
-            _go.wait()
+            _wait_to_go()
             held += time.monotonic() - since
         step(number)
     return {
