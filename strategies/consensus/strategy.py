@@ -45,10 +45,10 @@ class Consensus(Strategy):
     """Decentralised learning (Niwa et al., KDD 2020, and others): every node keeps its data and its
     model, and exchanges with its neighbours; nobody has the model of all.
 
-    The server says who works on which window and takes note; with its carriers of mail it knows
-    who may write to whom, but no model passes through its hands except, for the diagnosis of how
-    far the nodes agree, the sum over all nodes of a host (on a device, which is one node, on demand
-    only).
+    The server says who works on which window and takes note. Its carriers know who may write to
+    whom, and pass mail on without doing anything with it. It is given no model except, for the
+    diagnosis of how far the nodes agree, the sum over all nodes of a host (on a device, which is
+    one node, on demand only).
     """
 
     def __init__(self, config: RunConfig, run: RunDirectory) -> None:
