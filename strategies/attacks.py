@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from strategies.averaging import length
+
 
 def sign_flip(vector: np.ndarray, scale: float, generator: np.random.Generator) -> np.ndarray:
     """-s x: the opposite of what it ought to be, s times as long."""
@@ -12,7 +14,7 @@ def sign_flip(vector: np.ndarray, scale: float, generator: np.random.Generator) 
 
 def noise(vector: np.ndarray, scale: float, generator: np.random.Generator) -> np.ndarray:
     """x + e with Gaussian e in any direction, about s times as long as x."""
-    deviation = scale * float(np.linalg.norm(vector)) / max(1, vector.size) ** 0.5
+    deviation = scale * length(vector) / max(1, vector.size) ** 0.5
     return vector + (deviation * generator.standard_normal(vector.shape)).astype(vector.dtype)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from strategies.averaging import length
 from strategies.randomness import rng
 
 # Of Renyi differential privacy; the conversion to (epsilon, delta) takes the best of them. Opacus'
@@ -30,8 +31,8 @@ def noise_generator(seed: int | None, *path: str | int) -> np.random.Generator:
 
 def clipped(vector: np.ndarray, norm: float) -> np.ndarray:
     """`vector`, scaled down to length `norm` if it is longer."""
-    length = float(np.linalg.norm(vector))
-    return vector if length <= norm else vector * np.float32(norm / length)
+    size = length(vector)
+    return vector if size <= norm else vector * np.float32(norm / size)
 
 
 def private_mean(
@@ -72,7 +73,7 @@ def adapted_norm(
 ) -> float:
     """C exp(-0.2 (b - q)) with the noisy share b of changes that C does not clip, so that C goes to
     the quantile q of their lengths (Andrew et al. 2021)."""
-    below = sum(float(np.linalg.norm(change)) <= norm for change in changes)
+    below = sum(length(change) <= norm for change in changes)
     share = (below + count_noise * generator.standard_normal()) / expected
     return norm * math.exp(-_ADAPTATION * (share - quantile))
 

@@ -1,5 +1,7 @@
 """Averaging rules: equal to the papers' definitions, and with the properties that define them."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,6 +14,7 @@ from strategies.averaging import (
     buffered_update,
     constant,
     hinge,
+    length,
     mix,
     polynomial,
     weighted_average,
@@ -32,6 +35,12 @@ def vectors(seed: int, number: int, scale: float = 1.0) -> list[Vectors]:
         {k: (scale * generator.standard_normal(n)).astype(np.float32) for k, n in SIZES.items()}
         for _ in range(number)
     ]
+
+
+def test_a_length_is_as_exact_as_float64_though_the_vector_is_not() -> None:
+    vector = np.random.default_rng(0).standard_normal(300_000).astype(np.float32)
+    exact = math.sqrt(math.fsum(float(x) ** 2 for x in vector))
+    assert length(vector) == pytest.approx(exact, rel=1e-14)
 
 
 def test_federated_averaging_by_hand() -> None:

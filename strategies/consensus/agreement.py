@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 
+from strategies.averaging import length
+
 # Sums of whole numbers do not depend on their order, so the average has the same bits however the
 # nodes are spread over hosts. 2^-40 is far below a float32's own precision for the weights of a
 # network, and 2^63 / 2^40 leaves room for a thousand nodes with weights of up to 8000.
@@ -41,7 +43,6 @@ def consensus_distance(norms: Sequence[float], mean: np.ndarray) -> float:
     By mean_i |w_i - w|^2 = mean_i |w_i|^2 - |w|^2, so nobody needs all models in one place; in
     float64 this is good down to distances of about 1e-6.
     """
-    # Not mean @ mean: NumPy's threads for that would go on looking for work, for 0.1 s of a core.
-    square = float(np.square(mean).sum())
+    square = length(mean) ** 2
     spread = max(0.0, sum(norms) / len(norms) - square)
     return math.sqrt(spread / square) if square else 0.0
