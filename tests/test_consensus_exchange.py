@@ -388,7 +388,7 @@ def test_a_broker_that_is_gone_is_told() -> None:
         exchange = RayExchange(broker.door, 0)
         meeting = pool.submit(meet, broker.door, 1, 3, 30.0)
         assert meet(broker.door, 0, 2, 30.0) == 2, "it has begun"
-        broker.__exit__(None, None, None)
+        broker.__exit__()
         with pytest.raises(EdgeFlError, match="broker of the neighbours' mail is gone"):
             exchange.collect(30.0)
         with pytest.raises(EdgeFlError, match="gone"):

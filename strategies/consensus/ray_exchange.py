@@ -12,7 +12,6 @@ import socket
 import struct
 import threading
 from collections.abc import Iterable, Mapping
-from types import TracebackType
 
 import torch
 
@@ -99,12 +98,7 @@ class RayBroker:
     def __enter__(self) -> "RayBroker":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with contextlib.suppress(OSError):
             self._server.shutdown(socket.SHUT_RDWR)  # wakes who accepts
         self._server.close()
