@@ -154,6 +154,15 @@ SIZES: dict[str, Size] = {
         augment=True,
         references="same-steps",
     ),
+    "cnn6": replace(
+        _SMALL,
+        purpose="2 cores, 20 minutes: another model",
+        model="cnn6",
+        width=8,
+        step_seconds=0.007,
+        rows={CORE: (*_PAIR, "admm-isvr"), "halves": _PAIR},
+        references="same-steps",
+    ),
     "full": Size(
         purpose="one GPU",
         model="resnet20",
