@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from experiments.benchmarks import consensus_overhead as overhead
-from experiments.benchmarks.host_loop import Nodes, Stopwatch, arithmetic, null
+from experiments.benchmarks.host_loop import Nodes, Stopwatch, arithmetic, engines, null
 from experiments.benchmarks.output import rounded
 from experiments.benchmarks.watching import Sampler, phases
 from experiments.consensus import convex, execute, figures, report
@@ -390,7 +390,7 @@ def test_only_takes_known_parts_alone(capsys: pytest.CaptureFixture[str]) -> Non
     assert overhead.parser().parse_args(["--only", "null,scale"]).only == ["null", "scale"]
     with pytest.raises(SystemExit):
         overhead.parser().parse_args(["--only", "nul"])
-    assert "nul: choose from hosts, arithmetic, null, scale" in capsys.readouterr().err
+    assert "nul: choose from hosts, arithmetic, null, engines, scale" in capsys.readouterr().err
 
 
 def test_the_benchmarks_model_has_about_the_parameters_that_it_says() -> None:
@@ -432,3 +432,6 @@ def test_the_loops_of_a_benchmark_do_their_steps() -> None:
     idle = null(SMALL, 1)
     assert (idle["nodes"], idle["models"]) == (4, 4 + 2 / idle["parameters"])
     assert idle["ms_per_exchange"] > 0
+    both = engines(SMALL, 1)
+    assert both["gain"] == pytest.approx(both["sequential"] / both["stacked"])
+    assert both["stacked"] > 0

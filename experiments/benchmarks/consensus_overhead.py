@@ -23,6 +23,8 @@ arithmetic: what the algorithm itself takes of a step, in one process without Fl
 null: the cost without gradients. host: in one process, vectors of the model's size. flwr: a run
     of a model that is next to nothing, less the bare loop of the same: all of it, and the part of
     the hosts' windows. Per exchange of a node: a mail sent, one received, the steps in between.
+engines: the gradients of the eight nodes, one after the other and stacked (vmap), on a core, or on
+    the GPU if there is one: gain is how many times as fast stacked is.
 scale: a ring of a thousand nodes beside one of eight, one host, a smaller model: ratio is that of
     what a local step of a node takes in the hosts' windows of a `flwr run`. A node keeps so many
     vectors of the model's size, and adds so many to the process: without Flower and gradients, and
@@ -43,12 +45,12 @@ from typing import Any
 import numpy as np
 
 from experiments.benchmarks.bare_loop import Loop, Work, at_once, node_loops, total
-from experiments.benchmarks.host_loop import arithmetic, null
+from experiments.benchmarks.host_loop import arithmetic, engines, null
 from experiments.benchmarks.output import benchmark, rounded
 from experiments.benchmarks.turns import Interval, Turns, overlap
 from experiments.benchmarks.watching import Sampler, epoch_of_run, phases
 from experiments.flower_runs import flower_run, hardware, say
-from fl_app.assemble import flat_model
+from fl_app.assemble import flat_model, pick_device
 from fl_app.config import Value, resolve
 from fl_app.launch.superlink import Link, local_superlink
 from fl_app.record.environment import describe
@@ -58,6 +60,7 @@ from strategies.randomness import rng
 
 WARM_UP_WINDOWS = 1
 HOSTS = (1, 2)
+ENGINE_ROUNDS = 20
 TRAINING_IMAGES, TEST_IMAGES = 8000, 200
 _MEBIBYTE = 2**20
 
@@ -280,6 +283,13 @@ def measure_null(bench: Bench) -> dict[str, Any]:
     }
 
 
+def measure_engines(bench: Bench) -> dict[str, Any]:
+    values = bench.configuration(SHORT)
+    device = pick_device(resolve(values).device)
+    [found] = at_once([(engines, (values, ENGINE_ROUNDS * bench.windows))])
+    return {"device": device, **found}
+
+
 def measure_scale(bench: Bench) -> dict[str, Any]:
     found: dict[str, Any] = {"parameters": parameters_of(bench.configuration(MANY))}
     for nodes in (8, bench.arguments.nodes):
@@ -329,6 +339,7 @@ PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "hosts": measure_hosts,
     "arithmetic": measure_arithmetic,
     "null": measure_null,
+    "engines": measure_engines,
     "scale": measure_scale,
 }
 
