@@ -156,10 +156,10 @@ SIZES: dict[str, Size] = {
     ),
     "cnn6": replace(
         _SMALL,
-        purpose="2 cores, 20 minutes: another model",
+        purpose="2 cores, 10 minutes: another model",
         model="cnn6",
         width=8,
-        step_seconds=0.007,
+        step_seconds=0.004,
         rows={CORE: (*_PAIR, "admm-isvr"), "halves": _PAIR},
         references="same-steps",
     ),
