@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fl_app.config import resolve
-from fl_app.errors import DataError
+from fl_app.errors import DataError, EdgeFlError
 from fl_app.fingerprint import fingerprint
 from fl_app.record.run_dir import RunDirectory
 from fl_app.site import SERVER, Site
@@ -223,6 +223,20 @@ def test_training_goes_on_beside_a_flood_of_bad_mail(server: Server) -> None:
     }  # fmt: skip
     assert all(ROGUE_NODE not in p.received for p in participants)
     assert server.connections["ann"].failed == 0
+
+
+def test_devices_have_no_ray_to_wait_for(server: Server) -> None:
+    values = {"mode": "consensus", "participants": 3, "consensus.references": ""}
+    options: dict[str, Any] = {"first": 1, "order": {}, "lengths": lambda _: {}, "parameters": 1}
+    with pytest.raises(EdgeFlError, match="carrier='ray' is for simulations"):
+        Fleet(
+            resolve({**values, "consensus.carrier": "ray"}),
+            RING,
+            server.grid,
+            [Host(node + 1, name, node) for node, name in NAMES.items()],
+            resources=contextlib.ExitStack(),
+            **options,
+        )
 
 
 def test_who_claims_to_be_done_at_once_hurries_nobody(server: Server) -> None:

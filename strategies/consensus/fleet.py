@@ -101,6 +101,10 @@ class Fleet:
         self._last_work = time.monotonic()
         if bound and len(everybody) > config.participants:
             raise EdgeFlError('consensus.references need all data in one place; use "" on devices')
+        if bound and self.carrier == "ray":
+            raise EdgeFlError(
+                "consensus.carrier='ray' is for simulations; devices use 'auto', 'grid' or 'zenoh'"
+            )
         if self.carrier == "auto":
             mailed = self._sessions is not None and not config.virtual
             self.carrier = "zenoh" if mailed else "grid" if bound else "ray"

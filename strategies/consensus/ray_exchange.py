@@ -128,18 +128,20 @@ class RayBroker:
         pipe = _Pipe(connection)
         with self._changed:
             self._pipes.add(pipe)
-        with contextlib.suppress(OSError, EOFError):
-            _, hello = pipe.receive(_HELLO_LIMIT)
-            if secrets.compare_digest(hello[:_SECRET_BYTES], self._secret):
-                wish = json.loads(hello[_SECRET_BYTES:])
-                if "hosts" in wish:
-                    pipe.send(b"", self._meet(**wish))
-                else:
-                    self._exchange(pipe, **wish)
-        with self._changed:
-            pipe.close()
-            self._pipes.discard(pipe)
-            self._changed.notify_all()
+        try:
+            with contextlib.suppress(OSError, EOFError):
+                _, hello = pipe.receive(_HELLO_LIMIT)
+                if secrets.compare_digest(hello[:_SECRET_BYTES], self._secret):
+                    wish = json.loads(hello[_SECRET_BYTES:])
+                    if "hosts" in wish:
+                        pipe.send(b"", self._meet(**wish))
+                    else:
+                        self._exchange(pipe, **wish)
+        finally:
+            with self._changed:
+                pipe.close()
+                self._pipes.discard(pipe)
+                self._changed.notify_all()
 
     def _meet(self, host: int, hosts: int, patience: float) -> int:
         """Wait for `hosts` hosts to come; how many have come so far."""
