@@ -31,9 +31,6 @@ EDGES = frozenset({(0, 1), (1, 2), (2, 3), (0, 3)})
 PLACEMENT = {0: 0, 1: 0, 2: 1, 3: 2}
 
 
-Brokers = dict[bool, RayBroker]
-
-
 # --------------------------------------------------------------------------- all carriers
 
 
@@ -123,20 +120,14 @@ def ray_broker(newest: bool) -> RayBroker:
     return broker
 
 
-@pytest.fixture
-def brokers() -> Iterator[Brokers]:
-    """One that keeps the newest mail, and one that keeps all."""
-    with ray_broker(True) as newest, ray_broker(False) as all_of_it:
-        yield {True: newest, False: all_of_it}
-
-
 @pytest.fixture(params=["grid", "ray"])  # zenoh: see test_consensus_zenoh
-def net_of(request: pytest.FixtureRequest) -> Callable[[bool], Net]:
+def net_of(request: pytest.FixtureRequest) -> Iterator[Callable[[bool], Net]]:
     """Makes a net, which keeps all mail or only the newest."""
     if request.param == "grid":
-        return GridNet
-    brokers = request.getfixturevalue("brokers")
-    return lambda newest: RayNet(brokers[newest])
+        yield GridNet
+        return
+    with contextlib.ExitStack() as brokers:
+        yield lambda newest: RayNet(brokers.enter_context(ray_broker(newest)))
 
 
 def by_number(mails: list[Mail]) -> list[Mail]:
@@ -331,11 +322,15 @@ def test_hosts_that_meet_are_counted_and_nobody_waits_for_ever() -> None:
 # ---------------------------------------------------------------------------------- Ray's broker
 
 
-def test_all_that_was_posted_arrives_though_the_host_hangs_up(
-    brokers: dict[bool, RayBroker],
-) -> None:
+@pytest.fixture
+def broker() -> Iterator[RayBroker]:
+    with ray_broker(newest=False) as found:
+        yield found
+
+
+def test_all_that_was_posted_arrives_though_the_host_hangs_up(broker: RayBroker) -> None:
     """Also when mail for it has come that it has not looked at."""
-    net = RayNet(brokers[False])
+    net = RayNet(broker)
     large = {"reflection": torch.rand(1_000_000)}
     for seq in range(20):
         net.post(1, Mail(2, 1, seq, large))
@@ -357,12 +352,10 @@ def test_all_that_was_posted_arrives_though_the_host_hangs_up(
         b"",
     ],
 )
-def test_who_does_not_know_the_secret_is_not_let_in(
-    brokers: dict[bool, RayBroker], hello: bytes
-) -> None:
-    net = RayNet(brokers[False])
+def test_who_does_not_know_the_secret_is_not_let_in(broker: RayBroker, hello: bytes) -> None:
+    net = RayNet(broker)
     net.post(0, mail(1, 2, 1))
-    address, port, secret = brokers[False].door.split()
+    address, port, secret = broker.door.split()
     assert len(set(secret)) > 1
     with socket.create_connection((address, int(port))) as stranger:
         stranger.settimeout(10)
@@ -375,11 +368,11 @@ def test_who_does_not_know_the_secret_is_not_let_in(
 
 
 def test_a_broker_that_is_gone_is_told() -> None:
-    with ray_broker(newest=False) as broker, ThreadPoolExecutor() as pool:
-        exchange = RayExchange(broker.door, 0)
-        meeting = pool.submit(meet, broker.door, 1, 3, 30.0)
-        assert meet(broker.door, 0, 2, 30.0) == 2, "it has begun"
-        broker.__exit__()
+    with ThreadPoolExecutor() as pool:
+        with ray_broker(newest=False) as broker:
+            exchange = RayExchange(broker.door, 0)
+            meeting = pool.submit(meet, broker.door, 1, 3, 30.0)
+            assert meet(broker.door, 0, 2, 30.0) == 2, "it has begun"
         with pytest.raises(EdgeFlError, match="broker of the neighbours' mail is gone"):
             exchange.collect(30.0)
         with pytest.raises(EdgeFlError, match="gone"):

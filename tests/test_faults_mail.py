@@ -225,31 +225,34 @@ def test_training_goes_on_beside_a_flood_of_bad_mail(server: Server) -> None:
     assert server.connections["ann"].failed == 0
 
 
+def fleet_of(server: Server, **changes: Any) -> Fleet:
+    """A consensus run on the server's devices."""
+    values = {"mode": "consensus", "clock": "real", "participants": 3, "consensus.references": ""}
+    return Fleet(
+        resolve(values | changes),
+        RING,
+        server.grid,
+        [Host(node + 1, name, node) for node, name in NAMES.items()],
+        first=1,
+        order={},
+        resources=contextlib.ExitStack(),
+        lengths=lambda _: {},
+        parameters=PARAMETERS,
+    )
+
+
 def test_devices_have_no_ray_to_wait_for(server: Server) -> None:
-    values = {"mode": "consensus", "participants": 3, "consensus.references": ""}
-    options: dict[str, Any] = {"first": 1, "order": {}, "lengths": lambda _: {}, "parameters": 1}
     with pytest.raises(EdgeFlError, match="carrier='ray' is for simulations"):
-        Fleet(
-            resolve({**values, "consensus.carrier": "ray"}),
-            RING,
-            server.grid,
-            [Host(node + 1, name, node) for node, name in NAMES.items()],
-            resources=contextlib.ExitStack(),
-            **options,
-        )
+        fleet_of(server, **{"consensus.carrier": "ray"})
 
 
 def test_who_claims_to_be_done_at_once_hurries_nobody(server: Server) -> None:
     """A window is over for those who work on it when half of all have done it."""
-    values = {"mode": "consensus", "clock": "real", "participants": 3, "consensus.references": ""}
-    all_hosts = [Host(node + 1, name, node) for node, name in NAMES.items()]
-    options: dict[str, Any] = {"first": 1, "order": {}, "lengths": lambda _: {}}
     facts = {"fingerprint": fingerprint(), "node": 9}
     rogue = Line(server.connections[ROGUE], server.sites[ROGUE], server.run, facts, PATIENCE)
     lines = server.lines | {ROGUE: rogue}
     wait(lambda: len(server.grid.here()) == 3)
-    options |= {"parameters": PARAMETERS, "resources": contextlib.ExitStack()}
-    fleet = Fleet(resolve(values), RING, server.grid, all_hosts, **options)
+    fleet = fleet_of(server)
 
     def work(name: str, last: int) -> int:
         """A window of one device; which one it was. last: to be given out."""

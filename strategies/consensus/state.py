@@ -42,10 +42,12 @@ def unpack(
     device: str = "cpu",
 ) -> Participant:
     """The participant that was packed, with its place in the topology and its weight p_i."""
-    tensors = {name: torch.from_numpy(v.copy()) for name, v in arrays.items()}
-    for name, v in tensors.items():
-        if not (name.startswith("link/") and len(v) == 1):  # a number, see `Node`
-            tensors[name] = v.to(device)
+
+    def tensor(name: str, array: np.ndarray) -> torch.Tensor:
+        number = name.startswith("link/") and len(array) == 1  # see `Node`
+        return torch.from_numpy(array.copy()).to("cpu" if number else device)
+
+    tensors = {name: tensor(name, array) for name, array in arrays.items()}
 
     def part(prefix: str) -> Vectors:
         return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
