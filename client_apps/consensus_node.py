@@ -15,8 +15,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
 from client_apps.bench import Bench, bench_of, shard_of
-from client_apps.gradients import Gradients
-from client_apps.stacked import StackedGradients
+from client_apps.engines import STACKED, engines_of, one_by_one
 from fl_app.assemble import nodes_of
 from fl_app.config import RunConfig, resolve
 from fl_app.record.node_store import NODES, PARKED, NodeStore
@@ -32,7 +31,14 @@ from strategies.consensus.exchange import (
     from_arrays,
     to_arrays,
 )
-from strategies.consensus.host import INCIDENTS, Exchange, Host, Participant, Tally
+from strategies.consensus.host import (
+    INCIDENTS,
+    Exchange,
+    Gradients,
+    Host,
+    Participant,
+    Tally,
+)
 from strategies.consensus.node import Node
 from strategies.consensus.ray_exchange import RayExchange
 from strategies.consensus.state import pack, unpack
@@ -60,12 +66,13 @@ def run_window(message: Message, context: Context) -> Message:
     """Run the nodes named in the message to the end of a window.
 
     In: config window, nodes, host, carrier ("", "grid", "ray" or "zenoh"), broker (its door, of
-    Ray's carrier), names (of the devices that are participants), states (where a device keeps its
-    nodes), mail (headers) with the arrays of the mail that has come, examples (of every
-    participant), topology (content of its file), directory (of the run), rate (eta), stops (how
-    often it has parked its nodes in this window), collected (what the broker may forget), durable
-    (make sure that the states outlive a power cut), kept (the window from which a resumed run would
-    go on), slice (record events until then), started (what the run's clock shows).
+    Ray's carrier), engine (of the gradients), names (of the devices that are participants), states
+    (where a device keeps its nodes), mail (headers) with the arrays of the mail that has come,
+    examples (of every participant), topology (content of its file), directory (of the run), rate
+    (eta), stops (how often it has parked its nodes in this window), collected (what the broker may
+    forget), durable (make sure that the states outlive a power cut), kept (the window from which a
+    resumed run would go on), slice (record events until then), started (what the run's clock
+    shows).
     Out: config done, trace (what has happened) and collected (see `RayExchange`); mail and its
     arrays, with the grid carrier; and when the window is done, for each node, metrics accuracy and
     loss (-1 where the node is off), norm (|w|^2) and its tally, config digests, heard, examples and
@@ -80,27 +87,8 @@ def run_window(message: Message, context: Context) -> Message:
 
 
 @lru_cache(maxsize=1)
-def _gradients(
-    config: RunConfig, nodes: tuple[int, ...], own_data: str
-) -> Gradients | StackedGradients:
-    bench, c = bench_of(config), config.consensus
-    everybody = config.participants
-    gradients = Gradients(
-        bench.model,
-        {node: shard_of(config, node, own_data) for node in nodes},
-        {
-            node: c.batch_size * (everybody if config.reference_of(node) == "same-samples" else 1)
-            for node in nodes
-        },
-        seed=config.seed,
-        mean=bench.mean,
-        std=bench.std,
-        flip=bench.flip,
-        augmented=c.augment,
-    )
-    # Where it is faster (measured): side by side on a GPU, one after the other on a CPU.
-    stacked = c.engine == "stacked" or (c.engine == "auto" and bench.device == "cuda")
-    return StackedGradients(gradients, bench.model) if stacked else gradients
+def _gradients(config: RunConfig, nodes: tuple[int, ...], own_data: str, engine: str) -> Gradients:
+    return engines_of(one_by_one(config, nodes, own_data), config)[engine]
 
 
 @lru_cache(maxsize=1)
@@ -187,7 +175,8 @@ class _Window:
             if participant.cursor == 0:
                 participant.change_rate(self._order["rate"])
         journal = _Journal(self._order["slice"])
-        gradients = _gradients(self._config, tuple(self._nodes), self._own_data)
+        nodes, engine = tuple(self._nodes), self._order["engine"]
+        gradients = _gradients(self._config, nodes, self._own_data, engine)
         silence = self._config.consensus.silence_seconds
         host = Host(
             participants,
@@ -196,7 +185,7 @@ class _Window:
             exchange=exchange,
             # Who exchanges with nobody cannot tell whether anybody is there.
             silence=silence if math.isfinite(self._timetable.interval) else math.inf,
-            together=isinstance(gradients, StackedGradients),
+            together=engine == STACKED,
             listener=journal,
         )
         done = self._run_nodes(host, participants, began)

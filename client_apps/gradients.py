@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch.nn import functional
 
 from fl_app.data import ImageSet
-from fl_app.data.augment import augment, normalise
+from fl_app.data.augment import draw_moves, move, normalise
 from fl_app.models import FlatModel
 from strategies.consensus.node import Node
 from strategies.randomness import rng
@@ -29,9 +30,11 @@ class Minibatches:
     _epoch: int = -1
     _order: torch.Tensor = field(default_factory=lambda: torch.empty(0))
 
+    def __post_init__(self) -> None:
+        self.size = min(self.size, len(self.labels))
+
     def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        examples = len(self.labels)
-        size = min(self.size, examples)
+        examples, size = len(self.labels), self.size
         epoch, position = divmod(step, examples // size)
         if epoch != self._epoch:
             order = rng(self.seed, "epoch", self.node, epoch).permutation(examples)
@@ -76,17 +79,25 @@ class Gradients:
         model = self._model
         model.module.train()
         for node, step in due:
-            images, labels = self.minibatch(node.index, step)
+            images, labels = self.minibatches([(node.index, step)])
             model.weights.copy_(node.weights)
             model.zero_grad()
             functional.cross_entropy(model.module(images), labels).backward()
             yield model.gradient
 
-    def minibatch(self, node: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(normalised images (b, c, h, w), labels (b,)) of one step of one node."""
-        images, labels = self._batches[node][step]
-        if not self._augmented:
-            return normalise(images, self._mean, self._std), labels
-        generator = rng(self._seed, "augment", node, step)
-        images = augment(images, generator, mean=self._mean, std=self._std, flip=self._flip)
-        return images, labels
+    def size(self, node: int) -> int:
+        """How many images a minibatch of the node has."""
+        return self._batches[node].size
+
+    def minibatches(self, due: Sequence[tuple[int, int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """(normalised images (b, c, h, w), labels (b,)) of the minibatches (node, step), one behind
+        the other."""
+        found = [self._batches[node][step] for node, step in due]
+        images, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+        if self._augmented:
+            moves = [
+                draw_moves(rng(self._seed, "augment", node, step), self.size(node))
+                for node, step in due
+            ]
+            images = move(images, np.concatenate(moves, axis=1), flip=self._flip)
+        return normalise(images, self._mean, self._std), labels

@@ -11,6 +11,8 @@ from client_apps.gradients import Gradients
 from fl_app.models import FlatModel
 from strategies.consensus.node import Node
 
+_MOST = 64  # models in one pass, so that its memory has a bound
+
 
 class StackedGradients:
     """What `Gradients` computes, for all nodes that are due at one moment together (torch.func's
@@ -30,12 +32,18 @@ class StackedGradients:
         self._gradient = vmap(grad(self._loss))
 
     def __call__(self, due: Sequence[tuple[Node, int]]) -> Iterator[torch.Tensor]:
-        batches = [(node, *self._one_by_one.minibatch(node.index, step)) for node, step in due]
         # Only minibatches of one size can be stacked; neighbours in the list usually have one.
-        for _, group in groupby(batches, key=lambda batch: len(batch[2])):
-            nodes, images, labels = zip(*group, strict=True)
-            weights = torch.stack([node.weights for node in nodes])
-            yield from self._gradient(weights, torch.stack(images), torch.stack(labels))
+        for _, group in groupby(due, key=lambda each: self._one_by_one.size(each[0].index)):
+            pairs = list(group)
+            for begin in range(0, len(pairs), _MOST):
+                yield from self._stack(pairs[begin : begin + _MOST])
+
+    def _stack(self, due: Sequence[tuple[Node, int]]) -> torch.Tensor:
+        """The gradients (n, p) of n nodes that have minibatches of one size."""
+        weights = torch.stack([node.weights for node, _ in due])
+        batches = self._one_by_one.minibatches([(node.index, step) for node, step in due])
+        images, labels = (each.unflatten(0, (len(due), -1)) for each in batches)
+        return self._gradient(weights, images, labels)
 
     def _loss(
         self, weights: torch.Tensor, images: torch.Tensor, labels: torch.Tensor

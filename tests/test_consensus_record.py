@@ -88,8 +88,13 @@ def test_measures_of_a_hand_made_run() -> None:
     """
     events = timed(
         [
-            {"event": "hosts", "hosts": 1, "carrier": ""},
-            {"event": "hosts", "hosts": 4, "carrier": "ray"},  # resumed on other hosts
+            {"event": "hosts", "hosts": 1, "carrier": "", "engine": "stacked"},
+            {
+                "event": "hosts",
+                "hosts": 4,
+                "carrier": "ray",
+                "engine": "stacked",
+            },  # resumed on other hosts
             *(nodes(1, 0.2, 0.4), average(1, 0.5), window(1, stale=2.0, age=0.02)),
             *(nodes(2, 0.5, None), average(2, 0.6), window(2, stale=None, age=None)),
             nodes(3, 0.5, 0.7, reference={"same-steps": 0.65}),
@@ -100,6 +105,8 @@ def test_measures_of_a_hand_made_run() -> None:
     assert measure(events, (0.45, 0.6)) == {
         "hosts": 4,
         "carrier": "ray",
+        "engine": "stacked",
+        "stacked_gain": None,
         "rounds": 3,
         "end_seconds": 30.0,
         "wall_seconds": 5.5,
@@ -246,9 +253,10 @@ def test_the_summary_says_what_was_run_and_what_came_out(tmp_path: Path) -> None
     summary = run.summary()
     assert list(summary) == [
         "status", "reason", "mode", "algorithm", "published", "topology", "clock", "dataset",
-        "partition", "participants", "seed", "hosts", "carrier", "rounds", "wall_seconds", "final",
-        "distance", "time_to_target", "messages", "bytes", "lost", "duplicates", "stale", "age",
-        "rejected", "virtual_seconds", "checksum", "run_directory",
+        "partition", "participants", "seed", "hosts", "carrier", "engine", "stacked_gain",
+        "rounds", "wall_seconds", "final", "distance", "time_to_target", "messages", "bytes",
+        "lost", "duplicates", "stale", "age", "rejected", "virtual_seconds", "checksum",
+        "run_directory",
     ]  # fmt: skip
     assert (summary["status"], summary["algorithm"], summary["topology"]) == (
         "completed", chosen.consensus.algorithm, chosen.consensus.topology,

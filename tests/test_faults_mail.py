@@ -236,6 +236,7 @@ def fleet_of(server: Server, **changes: Any) -> Fleet:
         first=1,
         order={},
         resources=contextlib.ExitStack(),
+        engine="",
         lengths=lambda _: {},
         parameters=PARAMETERS,
     )

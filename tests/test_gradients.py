@@ -1,12 +1,16 @@
 """Minibatches by number, and the gradients of a host's nodes one by one or side by side."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from client_apps import stacked
 from client_apps.bench import bench_of, shard_of
 from client_apps.gradients import Gradients, Minibatches
 from client_apps.stacked import StackedGradients
@@ -137,12 +141,39 @@ def test_a_gradient_may_be_overwritten_and_nodes_are_left_alone() -> None:
 def test_augmentation_follows_from_seed_node_and_step() -> None:
     gradients, plain = (gradients_of(model_of(), {0: 8, 1: 8}, on) for on in (True, False))
     for node, step in [(0, 0), (0, 1), (1, 0), (0, 0)]:
-        augmented, labels = gradients.minibatch(node, step)
-        again, _ = gradients_of(model_of(), {0: 8, 1: 8}, True).minibatch(node, step)
-        original, same = plain.minibatch(node, step)
+        augmented, labels = gradients.minibatches([(node, step)])
+        again, _ = gradients_of(model_of(), {0: 8, 1: 8}, True).minibatches([(node, step)])
+        original, same = plain.minibatches([(node, step)])
         assert torch.equal(augmented, again)
         assert torch.equal(labels, same)
         assert not torch.equal(augmented, original)
+
+
+@pytest.mark.parametrize("augmented", [False, True])
+def test_minibatches_of_several_nodes_are_those_of_each(augmented: bool) -> None:
+    """To the bit, one behind the other."""
+    gradients = gradients_of(model_of(), {0: 8, 1: 8, 2: 40}, augmented)
+    assert [gradients.size(node) for node in range(3)] == [8, 8, 30]
+    due = [(1, 3), (0, 3), (1, 4), (2, 0)]
+    images, labels = gradients.minibatches(due)
+    alone = [gradients.minibatches([each]) for each in due]
+    assert torch.equal(images, torch.cat([each for each, _ in alone]))
+    assert torch.equal(labels, torch.cat([each for _, each in alone]))
+
+
+@pytest.mark.parametrize("name", ["cnn6", "lenet", "resnet20"])
+@pytest.mark.parametrize("together", [False, True])
+def test_no_engine_looks_at_what_it_computes(name: str, together: bool) -> None:
+    """On PyTorch's "meta" device, which has no values, to read one is an error, and so are tensors
+    of two devices in one operation: on a GPU the first would make every step wait for it."""
+    module = build_model(
+        name, in_channels=1, num_classes=10, image_size=(28, 28), width=None, norm="group", seed=0
+    )
+    model = FlatModel(module, "meta")
+    engine = gradients_of(model, dict.fromkeys(range(3), 8), augmented=True)
+    due = [(Node(i, model.weights.clone()), 0) for i in range(3)]
+    found = list(StackedGradients(engine, model)(due) if together else engine(due))
+    assert [(g.device.type, g.shape) for g in found] == 3 * [("meta", model.weights.shape)]
 
 
 # ------------------------------------------------------------------------------------ side by side
@@ -156,11 +187,51 @@ def test_side_by_side_equals_one_by_one(augmented: bool) -> None:
     one_by_one = gradients_of(model, {0: 8, 1: 8, 2: 5, 3: 8}, augmented)
     due = [(node, 3 + node.index) for node in nodes]
     expected = [gradient.clone() for gradient in one_by_one(due)]
-    stacked = StackedGradients(one_by_one, model)
-    found = list(stacked(due))
+    side_by_side = StackedGradients(one_by_one, model)
+    found = list(side_by_side(due))
     for a, b in zip(found, expected, strict=True):
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-6)
-    assert all(torch.equal(a, b) for a, b in zip(found, stacked(due), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(found, side_by_side(due), strict=True))
+
+
+def test_more_models_than_fit_into_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of()
+    one_by_one = gradients_of(model, dict.fromkeys(range(5), 8))
+    due = [(node, 0) for node in nodes_of(model, 5)]
+    expected = list(StackedGradients(one_by_one, model)(due))
+    monkeypatch.setattr(stacked, "_MOST", 2)
+    found = list(StackedGradients(one_by_one, model)(due))
+    for a, b in zip(found, expected, strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+class Operations(TorchDispatchMode):
+    """Counts what PyTorch is given to do, without views."""
+
+    VIEWS = ("view", "expand", "slice", "select", "squeeze", "t.", "transpose", "permute", "detach")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None):
+        name = str(function).removeprefix("aten.").lstrip("_").removeprefix("un")
+        self.count += not name.startswith(self.VIEWS)
+        return function(*args, **(kwargs or {}))
+
+
+def test_side_by_side_there_are_fewer_operations_to_start() -> None:
+    """Less than half as many for eight nodes: a GPU waits for small ones to be started."""
+    model = model_of()
+    one_by_one = gradients_of(model, dict.fromkeys(range(8), 8), augmented=True)
+    due = [(node, 0) for node in nodes_of(model, 8)]
+    counts = []
+    for engine in (one_by_one, StackedGradients(one_by_one, model)):
+        with Operations() as operations:
+            assert len(list(engine(due))) == 8
+        counts.append(operations.count)
+    sequential, side_by_side = counts
+    assert 0 < side_by_side < 0.5 * sequential
 
 
 def test_models_with_buffers_cannot_be_stacked() -> None:

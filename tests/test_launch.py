@@ -16,7 +16,7 @@ import pytest
 from fl_app.config import resolve
 from fl_app.errors import ConfigError, RunDirectoryError
 from fl_app.launch import run as launch
-from fl_app.launch import superlink
+from fl_app.launch import sizing, superlink
 from fl_app.launch.log import LogReader
 from fl_app.launch.sizing import count_cores, simulation_size
 from fl_app.launch.supervise import descendants
@@ -49,6 +49,37 @@ def test_every_host_gets_a_share_of_a_gpu_and_the_rest_stays_free(
     assert 0 < share * per_gpu <= 1 - reserved + 1e-9
     # Flower starts floor(GPUs / share) actors and Ray places each on one GPU.
     assert int(1 / share) * gpus >= hosts
+
+
+@pytest.mark.parametrize(
+    ("mode", "changes", "gpus", "hosts"),
+    [
+        ("distill", {}, 0, 3),
+        ("distill", {}, 1, 3),
+        ("consensus", {}, 0, 8),
+        ("consensus", {}, 2, 2),  # nodes of one host train together, those of several in turns
+        ("consensus", {"device": "cpu"}, 2, 8),
+        ("consensus", {"clock": "real"}, 2, 8),  # nobody waits for another to train with
+    ],
+)
+@pytest.mark.parametrize("ray", ["", "10.0.0.1:6379"])
+def test_the_simulation_of_a_run(
+    mode: str,
+    changes: dict[str, str],
+    gpus: int,
+    hosts: int,
+    ray: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sizing, "count_cores", lambda: 4 if ray else 16)
+    monkeypatch.setattr(sizing, "count_gpus", lambda _: 7 if ray else gpus)
+    monkeypatch.setattr(sizing, "count_cluster", lambda address: (16, gpus))
+    size = sizing.size_for(resolve({"mode": mode, **changes}), ray)
+    assert size["num-supernodes"] == hosts
+    used = gpus and changes.get("device") != "cpu"
+    assert ("client-resources-num-gpus" in size) == bool(used)
+    # With settings for a Ray of its own, Flower would not join the cluster.
+    assert any(key.startswith("init-args") for key in size) == (not ray)
 
 
 def test_cores_are_at_least_one_and_at_most_what_the_kernel_allows() -> None:

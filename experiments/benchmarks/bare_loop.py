@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from client_apps.bench import bench_of, shard_of
-from client_apps.gradients import Gradients
+from client_apps.engines import one_by_one
 from fl_app.assemble import dataset_of, flat_model, module_of, proxy_data, split_of
-from fl_app.config import RunConfig, Value, resolve
+from fl_app.config import Value, resolve
 from fl_app.data.augment import augment
 from fl_app.memory import keep_freed_memory
 from strategies.consensus.fleet import spread
@@ -192,7 +191,7 @@ def _nodes(values: dict[str, Value], nodes: Sequence[int], steps: int) -> Loop:
     With ordinary parameters and torch.optim, the step would take longer than with one vector.
     """
     config = resolve(values)
-    gradients = gradients_of(config, nodes)
+    gradients = one_by_one(config, nodes)
     own = [Node(node, flat_model(config, "small").weights) for node in nodes]
     momenta = [torch.zeros_like(node.weights) for node in own]
     keep, rate = config.consensus.momentum, config.consensus.learning_rate
@@ -204,21 +203,6 @@ def _nodes(values: dict[str, Value], nodes: Sequence[int], steps: int) -> Loop:
         own[position].weights.add_(momenta[position], alpha=-rate)
 
     return timed(step, steps * len(own))
-
-
-def gradients_of(config: RunConfig, nodes: Sequence[int]) -> Gradients:
-    """The gradients of a run's nodes at their own data, one after the other."""
-    bench, c = bench_of(config), config.consensus
-    return Gradients(
-        bench.model,
-        {node: shard_of(config, node, "") for node in nodes},
-        dict.fromkeys(nodes, c.batch_size),
-        seed=config.seed,
-        mean=bench.mean,
-        std=bench.std,
-        flip=bench.flip,
-        augmented=c.augment,
-    )
 
 
 def _distillation(values: dict[str, Value], steps: int) -> Loop:

@@ -10,14 +10,11 @@ from typing import Any
 import torch
 
 from client_apps.bench import bench_of
-from client_apps.stacked import StackedGradients
-from experiments.benchmarks.bare_loop import gradients_of
+from client_apps.engines import SEQUENTIAL, STACKED, engines_of, one_by_one, race
 from fl_app.assemble import flat_model, nodes_of
 from fl_app.config import Value, resolve
 from strategies.consensus.host import Gradients, Host, Participant, Tally
 from strategies.consensus.node import Node
-
-_WARM_UP = 3  # rounds before a clock starts
 
 
 class Stopwatch:
@@ -61,7 +58,7 @@ class Nodes:
         everybody = range(config.participants)
         self.host = Host(
             self.participants,
-            _nothing(self.parameters) if idle else gradients_of(config, everybody),
+            _nothing(self.parameters) if idle else one_by_one(config, everybody),
             initial=lambda _: initial,
         )
         self._window = 0
@@ -152,27 +149,11 @@ def engines(values: dict[str, Value], rounds: int) -> dict[str, float]:
     turn. gain: how many times as fast stacked is.
     """
     config = resolve(values)
-    bench, everybody = bench_of(config), range(config.participants)
-    one_by_one = gradients_of(config, everybody)
-    kinds = {"sequential": one_by_one, "stacked": StackedGradients(one_by_one, bench.model)}
-    nodes = [Node(i, bench.model.weights.clone()) for i in everybody]
-    seconds = dict.fromkeys(kinds, 0.0)
-    for step in range(_WARM_UP + rounds):
-        for name, gradients in kinds.items():
-            _await(bench.device)
-            began = time.perf_counter()
-            for gradient in gradients([(node, step) for node in nodes]):
-                gradient.neg_()  # a node's own work on it, next to nothing
-            _await(bench.device)
-            if step >= _WARM_UP:
-                seconds[name] += time.perf_counter() - began
-    each = {name: 1000 * spent / rounds / len(nodes) for name, spent in seconds.items()}
-    return {**each, "gain": each["sequential"] / each["stacked"]}
-
-
-def _await(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
+    everybody, weights = range(config.participants), bench_of(config).model.weights
+    nodes = [Node(i, weights.clone()) for i in everybody]
+    seconds = race(engines_of(one_by_one(config, everybody), config), nodes, rounds)
+    each = {name: 1000 * spent for name, spent in seconds.items()}
+    return {**each, "gain": each[SEQUENTIAL] / each[STACKED]}
 
 
 def _nothing(parameters: int) -> Gradients:

@@ -1,8 +1,12 @@
 """From stored pixels to a model's input."""
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from torch.nn import functional as F
+
+_SHIFT = 3  # pixels along an axis, at most
 
 
 def normalise(
@@ -14,14 +18,47 @@ def normalise(
     they spare the CPU a third of cnn6's training step.
     """
     b, c, h, w = images.shape
-    scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).view(1, c, 1, 1)
-    offset = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=images.device)
+    scale, offset = _scale_and_offset(mean, std, images.device)
     # Explicit strides, because `contiguous(memory_format=...)` leaves one-channel images as they
     # are. Arithmetic first, layout last: the other way round is three times slower on 3 channels.
     output = torch.empty_strided(
         (b, c, h, w), (h * w * c, 1, w * c, c), dtype=torch.float32, device=images.device
     )
-    return output.copy_(images.float().mul_(scale).sub_(offset.view(1, c, 1, 1)))
+    return output.copy_(images.float().mul_(scale).sub_(offset))
+
+
+@lru_cache(maxsize=16)
+def _scale_and_offset(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """1 / (255 std) and mean / std, (c, 1, 1). Kept: to bring them to a GPU makes it wait."""
+    scale = torch.tensor([1 / (255 * s) for s in std], device=device)
+    offset = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=device)
+    return scale.view(-1, 1, 1), offset.view(-1, 1, 1)
+
+
+def draw_moves(rng: np.random.Generator, count: int, shift: int = _SHIFT) -> np.ndarray:
+    """Return how `count` images are moved by `move`, (3, count) int64: so many pixels less `shift`
+    down and to the right, and 1 where one may be mirrored."""
+    return np.stack([*rng.integers(0, 2 * shift + 1, (2, count)), rng.integers(0, 2, count)])
+
+
+def move(
+    images: torch.Tensor, moves: np.ndarray, *, flip: bool, shift: int = _SHIFT
+) -> torch.Tensor:
+    """Return images (b, c, h, w), each shifted as `moves` (3, b) says and, if `flip`, mirrored;
+    black pixels (0) come in."""
+    b, c, h, w = images.shape
+    top, left, mirrored = torch.from_numpy(moves).to(images.device)
+    rows = top[:, None] + torch.arange(h, device=images.device)
+    columns = left[:, None] + torch.arange(w, device=images.device)
+    if flip:
+        columns = torch.where(mirrored[:, None] == 1, columns.flip(1), columns)
+    # One gather of single pixels: shift and mirror are nothing but a choice of source positions.
+    source = rows[:, :, None] * (w + 2 * shift) + columns[:, None, :]
+    padded = F.pad(images, (shift,) * 4).flatten(2)
+    shifted = padded.gather(2, source.view(b, 1, h * w).expand(b, c, h * w))
+    return shifted.view(b, c, h, w)
 
 
 def augment(
@@ -31,7 +68,7 @@ def augment(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     flip: bool,
-    shift: int = 3,
+    shift: int = _SHIFT,
 ) -> torch.Tensor:
     """Return normalised images, each shifted and, if `flip`, mirrored with probability 1/2.
 
@@ -39,15 +76,5 @@ def augment(
     uint8 (b, c, h, w) -> float32 (b, c, h, w), on the same device. Exactly 3 b small numbers are
     drawn from `rng`, whether or not `flip` is set.
     """
-    b, c, h, w = images.shape
-    draws = np.stack([*rng.integers(0, 2 * shift + 1, (2, b)), rng.integers(0, 2, b)])
-    top, left, mirrored = torch.from_numpy(draws).to(images.device)
-    rows = top[:, None] + torch.arange(h, device=images.device)
-    columns = left[:, None] + torch.arange(w, device=images.device)
-    if flip:
-        columns = torch.where(mirrored[:, None] == 1, columns.flip(1), columns)
-    # One gather of single pixels: shift and mirror are nothing but a choice of source positions.
-    source = rows[:, :, None] * (w + 2 * shift) + columns[:, None, :]
-    padded = F.pad(images, (shift,) * 4).flatten(2)
-    shifted = padded.gather(2, source.view(b, 1, h * w).expand(b, c, h * w))
-    return normalise(shifted.view(b, c, h, w), mean, std)
+    moves = draw_moves(rng, len(images), shift)
+    return normalise(move(images, moves, flip=flip, shift=shift), mean, std)

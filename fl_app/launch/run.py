@@ -18,13 +18,7 @@ from fl_app.assemble import preflight
 from fl_app.config import RunConfig, Value, resolve
 from fl_app.errors import ConfigError, EdgeFlError, RunDirectoryError
 from fl_app.launch.log import LogReader
-from fl_app.launch.sizing import (
-    cluster_size,
-    count_cluster_cores,
-    count_cores,
-    count_gpus,
-    simulation_size,
-)
+from fl_app.launch.sizing import size_for
 from fl_app.launch.superlink import ANSWER_SECONDS, Link, local_superlink
 from fl_app.launch.values import toml_lines
 from fl_app.record.books import close_books
@@ -57,7 +51,7 @@ def run(
     if not superlink:
         preflight(config)
         check_output(config)
-        size = _size(config, ray)
+        size = size_for(config, ray)
     heed_signals()
     reader = LogReader(verbose)
     code, problem = 0, ""
@@ -124,13 +118,6 @@ def _link(superlink: str, ray: str) -> contextlib.AbstractContextManager[Link]:
     if superlink:
         return contextlib.nullcontext(Link(superlink, dict(os.environ)))
     return local_superlink(ray)
-
-
-def _size(config: RunConfig, ray: str) -> dict[str, Value]:
-    if ray:
-        return cluster_size(config.participants, count_cluster_cores(ray))
-    reserved = config.distill.gpu_fraction if config.distils else 0.0
-    return simulation_size(config.participants, count_cores(), count_gpus(config.device), reserved)
 
 
 def _run_on(

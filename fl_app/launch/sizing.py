@@ -9,19 +9,20 @@ from pathlib import Path
 import torch
 
 from fl_app.assemble import pick_device
-from fl_app.config import Value
+from fl_app.config import RunConfig, Value
 from fl_app.errors import ConfigError
 
 
 def simulation_size(
-    participants: int, cores: int, gpus: int = 0, reserved: float = 0.0
+    participants: int, most: int, gpus: int = 0, reserved: float = 0.0
 ) -> dict[str, Value]:
-    """Flower's simulation settings for a machine: SuperNodes host the participants between them.
+    """Flower's simulation settings: SuperNodes host the participants between them.
 
-    More SuperNodes than cores would only wait for one another. `reserved` is the share of each GPU
-    that no client gets (the distillation server's, which is not one of Ray's processes).
+    `most` is how many can work at once: more would only wait for one another. `reserved` is the
+    share of each GPU that no client gets (the distillation server's, which is not one of Ray's
+    processes).
     """
-    hosts = max(1, min(participants, cores))
+    hosts = max(1, min(participants, most))
     size: dict[str, Value] = {
         "num-supernodes": hosts,
         "client-resources-num-cpus": 1,
@@ -36,19 +37,29 @@ def simulation_size(
     return size
 
 
-def cluster_size(participants: int, cores: int) -> dict[str, Value]:
-    """The same for a Ray cluster that runs already, with `cores` in all: Flower joins it if it is
-    given no settings for a Ray of its own."""
-    return {"num-supernodes": max(1, min(participants, cores)), "client-resources-num-cpus": 1}
+def size_for(config: RunConfig, ray: str = "") -> dict[str, Value]:
+    """The simulation that carries a run on this machine, or on the Ray cluster at the address
+    `ray`, which Flower joins if it is given no settings for a Ray of its own.
+
+    Raises ConfigError for a cluster or a GPU that is not there.
+    """
+    cores, gpus = count_cluster(ray) if ray else (count_cores(), count_gpus(config.device))
+    gpus = 0 if config.device == "cpu" else gpus
+    # Processes have a GPU in turns; the nodes of one process can have it together.
+    hosts = gpus if gpus and config.agrees and config.virtual else cores
+    reserved = config.distill.gpu_fraction if config.distils else 0.0
+    size = simulation_size(config.participants, hosts, gpus, reserved)
+    return {key: value for key, value in size.items() if not (ray and key.startswith("init-args"))}
 
 
-def count_cluster_cores(address: str) -> int:
-    """The CPUs of the Ray cluster at `address`. ConfigError if there is none."""
+def count_cluster(address: str) -> tuple[int, int]:
+    """The CPUs and GPUs of the Ray cluster at `address`. ConfigError if there is none."""
     import ray
 
     try:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-        return int(ray.cluster_resources().get("CPU", 1))
+        resources = ray.cluster_resources()
+        return int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(f"there is no Ray cluster at {address}: {error}") from error
     finally:

@@ -79,6 +79,7 @@ def measure(events: Sequence[Event], targets: Sequence[float] = TARGETS) -> dict
     """Return the part of summary.json that follows from the events; null where nothing was seen.
 
     - hosts, carrier: what worked the nodes, and how mail went between hosts
+    - engine of the gradients; stacked_gain, how many times as fast stacked ones were, if measured
     - rounds: the last completed window; end_seconds on the run's clock; wall_seconds
     - final {node_mean, node_min, node_max, node_honest, average, reference {name}}: the last
       evaluation of each; the average is the averaged model's, which no node has; node_honest is the
@@ -91,8 +92,7 @@ def measure(events: Sequence[Event], targets: Sequence[float] = TARGETS) -> dict
     hosts, last = latest(events, "hosts"), latest(events, "round")
     final = {f"node_{which}": _last(node_series(events, which)) for which in ("mean", "min", "max")}
     return {
-        "hosts": hosts.get("hosts"),
-        "carrier": hosts.get("carrier"),
+        **{name: hosts.get(name) for name in ("hosts", "carrier", "engine", "stacked_gain")},
         **span(events),
         "final": {
             **final,

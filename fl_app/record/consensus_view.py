@@ -53,6 +53,7 @@ def _results(m: Measured) -> Pairs:
     return [
         ("hosts", number(m["hosts"])),
         ("carrier", m["carrier"]),
+        ("gradients of a host's nodes", _engine(m)),
         ("final accuracy, mean of the nodes", share(final["node_mean"])),
         ("final accuracy, lowest node", share(final["node_min"])),
         ("final accuracy, highest node", share(final["node_max"])),
@@ -71,6 +72,12 @@ def _results(m: Measured) -> Pairs:
         ("mean age of applied mail (s)", number(m["age"], 2)),
         ("messages rejected", str(m["rejected"])),
     ]
+
+
+def _engine(m: Measured) -> str:
+    gain = m["stacked_gain"]
+    measured = f"; measured: stacked {number(gain, 2)} times as fast" if gain else ""
+    return f"{m['engine'] or '-'}{measured}"
 
 
 def _honest(final: Mapping[str, Any]) -> Pairs:

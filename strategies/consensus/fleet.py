@@ -72,6 +72,7 @@ class Fleet:
     there, and who comes back goes on with the window of the others.
 
     first: the first window that is still to be done. resources: closes what is opened here.
+    engine: with which a resumed run has computed gradients so far, "" for one that begins.
     lengths: the vectors that a mail must have, by name, which is checked of all that passes through
     the fleet. parameters: of a model.
     """
@@ -86,6 +87,7 @@ class Fleet:
         first: int,
         order: dict[str, Any],
         resources: contextlib.ExitStack,
+        engine: str,
         lengths: Callable[[Mail], dict[str, tuple[int, torch.dtype]]],
         parameters: int,
     ) -> None:
@@ -128,6 +130,8 @@ class Fleet:
         self._order |= {"broker": broker.door if broker else "", "carrier": self.carrier}
         self._order["names"] = [host.name for host in hosts] if bound else []
         self._under_way: dict[str, _Seat] = {}
+        self.engine = self._choose_engine(engine or config.consensus.engine)
+        self._order["engine"] = self.engine["engine"]
 
     @property
     def hosts(self) -> int:
@@ -136,24 +140,39 @@ class Fleet:
     def _concurrent(self, hosts: Sequence[Host], door: str) -> int:
         """How many of the hosts work at the same time: fewer than there are if Flower gives them
         fewer processes, and then those that are left take all the nodes."""
-        for number, host in enumerate(hosts):
-            order = {
-                "broker": door,
-                "host": number,
-                "hosts": len(hosts),
-                "patience": _MEET_SECONDS,
-            }
-            self._send(host, "query.meet", order)
-        seen = []
+        orders = [
+            {"broker": door, "host": number, "hosts": len(hosts), "patience": _MEET_SECONDS}
+            for number in range(len(hosts))
+        ]
+        # Whoever had to wait for its turn saw those before it all the same: the first ones count.
+        return min(int(answer["here"]) for answer in self._ask(hosts, "query.meet", orders))
+
+    def _choose_engine(self, chosen: str) -> dict[str, Any]:
+        """How all hosts compute gradients: as `chosen`, and if that is "auto" with the engine that
+        is faster for the one with most nodes, which measures both; then with what it has found."""
+        seat = max(self._seats, key=lambda seat: len(seat.nodes))
+        if chosen != "auto":
+            return {"engine": chosen}
+        # Without a timetable no two nodes are due at one moment.
+        if len(seat.nodes) == 1 or not self._config.virtual:
+            return {"engine": "sequential"}
+        [answer] = self._ask([seat.host], "query.engine", [{"nodes": seat.nodes}])
+        return {"engine": str(answer["engine"]), "stacked_gain": float(answer["gain"]) or None}
+
+    def _ask(
+        self, hosts: Sequence[Host], kind: str, orders: Sequence[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """What hosts answer, in the order in which they do."""
+        for host, order in zip(hosts, orders, strict=True):
+            self._send(host, kind, order)
+        answers: list[dict[str, Any]] = []
         while self._dispatcher.busy():
             time.sleep(0.01)
             for reply in self._dispatcher.collect():
                 if reply.has_error():
-                    raise EdgeFlError(f"a host cannot be met: {last_line(reply.error.reason)}")
-                answer: Any = reply.content["config"]
-                seen.append(int(answer["here"]))
-        # Whoever had to wait for its turn saw those before it all the same: the first ones count.
-        return min(seen)
+                    raise EdgeFlError(f"a host cannot be asked: {last_line(reply.error.reason)}")
+                answers.append(dict(reply.content["config"]))
+        return answers
 
     def _send(self, host: Host, kind: str, order: dict[str, Any], mail: Sequence[Mail] = ()) -> str:
         headers, arrays = to_arrays(mail)

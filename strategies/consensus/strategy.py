@@ -21,6 +21,7 @@ from fl_app.assemble import (
 )
 from fl_app.config import RunConfig
 from fl_app.data import label_histogram
+from fl_app.record.metrics import latest
 from fl_app.record.run_dir import RunDirectory
 from strategies.clock import Clock
 from strategies.consensus.agreement import average, consensus_distance
@@ -99,6 +100,7 @@ class Consensus(Strategy):
                 first=self._window + 1,
                 order=self._order(),
                 resources=resources,
+                engine=latest(self._run.events(), "hosts").get("engine", ""),
                 lengths=self._lengths,
                 parameters=self._parameters,
             )
@@ -197,7 +199,7 @@ class Consensus(Strategy):
 
     def _describe(self, fleet: Fleet) -> None:
         """Topology, hosts and data, once."""
-        self._run.emit("hosts", hosts=fleet.hosts, carrier=fleet.carrier)
+        self._run.emit("hosts", hosts=fleet.hosts, carrier=fleet.carrier, **fleet.engine)
         if self._window:
             return
         topology = self._topology

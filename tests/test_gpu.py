@@ -1,0 +1,61 @@
+"""What only a GPU can show."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fl_app.record.metrics import latest
+from tests.harness import run as distil
+from tests.test_consensus import SYSTEMS, checksum, run, weights_of
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@pytest.mark.parametrize("engine", ["sequential", "stacked"])
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_equal_seeds_give_equal_bits(system: str, engine: str, tmp_path: Path) -> None:
+    config = {**SYSTEMS[system], "consensus.engine": engine}
+    one, other = (run(tmp_path, config) for _ in range(2))
+    assert checksum(one) == checksum(other)
+    assert latest(one.events(), "hosts")["engine"] == engine
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_one_after_the_other_the_bits_are_those_of_any_number_of_hosts(
+    system: str, tmp_path: Path
+) -> None:
+    config = {**SYSTEMS[system], "consensus.engine": "sequential"}
+    assert checksum(run(tmp_path, config)) == checksum(run(tmp_path, config, nodes=3))
+
+
+def test_side_by_side_gradients_differ_by_rounding_alone(tmp_path: Path) -> None:
+    """By that of TF32, which convolutions have on newer GPUs: 10 bits of mantissa."""
+    one, other = (run(tmp_path, {"consensus.engine": e}) for e in ("sequential", "stacked"))
+    for node in range(8):
+        a, b = weights_of(one, node), weights_of(other, node)
+        assert np.linalg.norm(a - b) < 1e-2 * np.linalg.norm(a)
+
+
+def test_the_faster_engine_is_found(tmp_path: Path) -> None:
+    found = latest(run(tmp_path, {}).events(), "hosts")
+    assert found["stacked_gain"] > 0
+    assert found["engine"] == ("stacked" if found["stacked_gain"] > 1 else "sequential")
+
+
+def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path) -> None:
+    config: dict[str, Any] = {"consensus.steps": 18, "consensus.window": 3}
+    config["consensus.engine"] = "stacked"
+    expected = run(tmp_path / "undisturbed", config)
+    with pytest.raises(ConnectionError):
+        run(tmp_path / "killed", config, dies=4)
+    [path] = (tmp_path / "killed").iterdir()
+    resumed = run(tmp_path / "killed", {**config, "resume": str(path)})
+    assert checksum(resumed) == checksum(expected)
+
+
+def test_distillation_gives_equal_bits(tmp_path: Path) -> None:
+    (one, _), (other, _) = (distil(tmp_path / name, {}) for name in ("one", "other"))
+    assert one["checksum"] == other["checksum"]
