@@ -77,6 +77,7 @@ SETTINGS: Values = {
     "consensus.interval": 6.0,
     "consensus.batch-size": 32,
     "consensus.window": 180,
+    "consensus.augment": True,
     "consensus.references": "",
 }
 # In one process without Flower a window has no cost of its own.

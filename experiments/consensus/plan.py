@@ -8,7 +8,6 @@ from experiments.planned_runs import Values, choose
 
 OURS = "ecl"
 INTERVAL = 6
-LEARNING_RATE = 0.1
 
 _BATCH = 32
 _TEST_IMAGES = 10_000  # of CIFAR-10, all of which are used in the end
@@ -78,15 +77,12 @@ _COMMON: Values = {
     "consensus.topology": "ring",
     "consensus.interval": float(INTERVAL),
     "consensus.batch-size": _BATCH,
-    "consensus.learning-rate": LEARNING_RATE,
     "consensus.schedule": "cosine",
     "consensus.momentum": 0.9,
     "consensus.hold": True,
     "consensus.forget": 1.0,
     "consensus.theta": 0.5,
     "consensus.kappa": 1.0,
-    # The fixed penalty of pdmm-sgd and admm-sgd: what "isvr" gives for the first step.
-    "consensus.alpha": 1 / (LEARNING_RATE * (INTERVAL - 1) * 2),
 }
 
 
@@ -99,6 +95,8 @@ class Size:
     steps: local steps of a node. window: of these between two evaluations on
     `evaluated` test images, and between two values of the step size; a multiple of the interval.
     augment: not where images are seen but a few times: it costs nodes and references five points.
+    learning_rate: the first step size of every row; in the small size, the one at which centralized
+    training of as many steps is best.
     step_seconds: what a local step takes on one core (or GPU), for the estimate alone.
     """
 
@@ -111,6 +109,7 @@ class Size:
     step_seconds: float
     rows: Mapping[str, tuple[str, ...]]
     augment: bool = True
+    learning_rate: float = 0.1
     references: str = "same-steps,same-samples"
 
     @property
@@ -122,12 +121,15 @@ class Size:
             "evaluate-examples": self.evaluated,
             "consensus.window": self.window,
             "consensus.augment": self.augment,
+            "consensus.learning-rate": self.learning_rate,
+            # The fixed penalty of pdmm-sgd and admm-sgd: what "isvr" gives for the first step.
+            "consensus.alpha": 1 / (self.learning_rate * (INTERVAL - 1) * 2),
         }
 
 
 _PAIR = ("gossip", OURS)
 _MORE = ("c-ecl", "ecl-k2")  # where there is time
-_SMALL = Size(
+_LENET = Size(
     purpose="2 cores, 30 minutes",
     model="lenet",
     width=0,
@@ -144,9 +146,9 @@ _SMALL = Size(
     augment=False,
 )
 SIZES: dict[str, Size] = {
-    "small": _SMALL,
+    "small": replace(_LENET, learning_rate=0.2),
     "long": replace(
-        _SMALL,
+        _LENET,
         purpose="2 cores, 30 minutes: many more steps of those who matter most",
         steps=10_080,
         window=360,
@@ -155,7 +157,7 @@ SIZES: dict[str, Size] = {
         references="same-steps",
     ),
     "cnn6": replace(
-        _SMALL,
+        _LENET,
         purpose="2 cores, 10 minutes: another model",
         model="cnn6",
         width=8,
