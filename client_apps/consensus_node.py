@@ -15,7 +15,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
 from client_apps.bench import Bench, bench_of, shard_of
-from client_apps.engines import STACKED, engines_of, one_by_one
+from client_apps.engines import STACKED, engines_of
 from fl_app.assemble import nodes_of
 from fl_app.config import RunConfig, resolve
 from fl_app.record.node_store import NODES, PARKED, NodeStore
@@ -88,7 +88,7 @@ def run_window(message: Message, context: Context) -> Message:
 
 @lru_cache(maxsize=1)
 def _gradients(config: RunConfig, nodes: tuple[int, ...], own_data: str, engine: str) -> Gradients:
-    return engines_of(one_by_one(config, nodes, own_data), config)[engine]
+    return engines_of(config, nodes, own_data)[engine]
 
 
 @lru_cache(maxsize=1)

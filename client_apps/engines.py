@@ -39,15 +39,16 @@ def one_by_one(config: RunConfig, nodes: Sequence[int], own_data: str = "") -> G
     )
 
 
-def engines_of(gradients: Gradients, config: RunConfig) -> dict[str, host.Gradients]:
-    """Both engines by their names; `gradients` is the sequential one."""
-    return {SEQUENTIAL: gradients, STACKED: StackedGradients(gradients, bench_of(config).model)}
+def engines_of(
+    config: RunConfig, nodes: Sequence[int], own_data: str = ""
+) -> dict[str, host.Gradients]:
+    """Both engines by their names, for `nodes` at their own data."""
+    sequential = one_by_one(config, nodes, own_data)
+    return {SEQUENTIAL: sequential, STACKED: StackedGradients(sequential, bench_of(config).model)}
 
 
 def race(
-    engines: Mapping[str, host.Gradients],
-    nodes: Sequence[Node],
-    rounds: int = _ROUNDS,
+    engines: Mapping[str, host.Gradients], nodes: Sequence[Node], rounds: int = _ROUNDS
 ) -> dict[str, float]:
     """Seconds that each of the engines takes for a gradient of a node: the mean of `rounds` of all
     `nodes`, engine by engine in turn. Infinity for one that has not enough memory on its device."""
@@ -92,8 +93,8 @@ def choose(message: Message, context: Context) -> Message:
     if bench.device != "cpu":
         torch.set_num_threads(config.client_threads)
         own_data = str(context.node_config.get("data-path", ""))
-        engines = engines_of(one_by_one(config, nodes, own_data), config)
-        seconds = race(engines, [Node(i, bench.model.weights.clone()) for i in nodes])
+        copies = [Node(i, bench.model.weights.clone()) for i in nodes]
+        seconds = race(engines_of(config, nodes, own_data), copies)
         gain = seconds[SEQUENTIAL] / seconds[STACKED]
     answer = {"engine": STACKED if gain > 1 else SEQUENTIAL, "gain": gain}
     return Message(RecordDict({"config": ConfigRecord(answer)}), reply_to=message)

@@ -15,7 +15,6 @@ from client_apps.engines import choose, race
 from fl_app.config import resolve
 from fl_app.record.metrics import latest
 from strategies.consensus.node import Node
-from tests.fake_grid import FakeGrid
 from tests.test_consensus import TINY, checksum, run
 
 NODES = [Node(i, torch.zeros(3)) for i in range(4)]
@@ -71,7 +70,6 @@ def test_an_engine_without_enough_memory_loses(monkeypatch: pytest.MonkeyPatch) 
 def ask(nodes: Sequence[int]) -> dict[str, Any]:
     """What a host answers that is asked for `nodes`."""
     config = resolve(TINY).flat()
-    FakeGrid(config)  # without it, a message cannot be made
     content = RecordDict({"config": ConfigRecord({"nodes": list(nodes)})})
     message = Message(content, 11, "query.engine")
     context = Context(1, 11, {"partition-id": 0}, RecordDict(), dict(config))
@@ -165,6 +163,7 @@ def test_a_resumed_run_keeps_its_engine(tmp_path: Path) -> None:
     elsewhere = Hosts(0.5)
     resumed = run(tmp_path / "killed", {**config, "resume": str(path)}, tamper=elsewhere)
     assert (elsewhere.asked, elsewhere.told) == (0, {"stacked"})
+    assert latest(resumed.events(), "hosts")["stacked_gain"] == 3.0
     assert checksum(resumed) == checksum(expected)
 
 

@@ -236,7 +236,7 @@ def fleet_of(server: Server, **changes: Any) -> Fleet:
         first=1,
         order={},
         resources=contextlib.ExitStack(),
-        engine="",
+        engine={},
         lengths=lambda _: {},
         parameters=PARAMETERS,
     )

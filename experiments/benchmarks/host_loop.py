@@ -151,7 +151,7 @@ def engines(values: dict[str, Value], rounds: int) -> dict[str, float]:
     config = resolve(values)
     everybody, weights = range(config.participants), bench_of(config).model.weights
     nodes = [Node(i, weights.clone()) for i in everybody]
-    seconds = race(engines_of(one_by_one(config, everybody), config), nodes, rounds)
+    seconds = race(engines_of(config, everybody), nodes, rounds)
     each = {name: 1000 * spent for name, spent in seconds.items()}
     return {**each, "gain": each[SEQUENTIAL] / each[STACKED]}
 

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -72,7 +72,7 @@ class Fleet:
     there, and who comes back goes on with the window of the others.
 
     first: the first window that is still to be done. resources: closes what is opened here.
-    engine: with which a resumed run has computed gradients so far, "" for one that begins.
+    engine: what a resumed run has recorded of its engine, {} for one that begins.
     lengths: the vectors that a mail must have, by name, which is checked of all that passes through
     the fleet. parameters: of a model.
     """
@@ -87,7 +87,7 @@ class Fleet:
         first: int,
         order: dict[str, Any],
         resources: contextlib.ExitStack,
-        engine: str,
+        engine: Mapping[str, Any],
         lengths: Callable[[Mail], dict[str, tuple[int, torch.dtype]]],
         parameters: int,
     ) -> None:
@@ -130,7 +130,7 @@ class Fleet:
         self._order |= {"broker": broker.door if broker else "", "carrier": self.carrier}
         self._order["names"] = [host.name for host in hosts] if bound else []
         self._under_way: dict[str, _Seat] = {}
-        self.engine = self._choose_engine(engine or config.consensus.engine)
+        self.engine = engine or self._choose_engine()
         self._order["engine"] = self.engine["engine"]
 
     @property
@@ -147,12 +147,12 @@ class Fleet:
         # Whoever had to wait for its turn saw those before it all the same: the first ones count.
         return min(int(answer["here"]) for answer in self._ask(hosts, "query.meet", orders))
 
-    def _choose_engine(self, chosen: str) -> dict[str, Any]:
-        """How all hosts compute gradients: as `chosen`, and if that is "auto" with the engine that
-        is faster for the one with most nodes, which measures both; then with what it has found."""
-        seat = max(self._seats, key=lambda seat: len(seat.nodes))
-        if chosen != "auto":
+    def _choose_engine(self) -> dict[str, Any]:
+        """How all hosts compute gradients: as configured, and if that is "auto" with the engine
+        that is faster for the one with most nodes, which measures both; then with what it found."""
+        if (chosen := self._config.consensus.engine) != "auto":
             return {"engine": chosen}
+        seat = max(self._seats, key=lambda seat: len(seat.nodes))
         # Without a timetable no two nodes are due at one moment.
         if len(seat.nodes) == 1 or not self._config.virtual:
             return {"engine": "sequential"}

@@ -100,7 +100,7 @@ class Consensus(Strategy):
                 first=self._window + 1,
                 order=self._order(),
                 resources=resources,
-                engine=latest(self._run.events(), "hosts").get("engine", ""),
+                engine=self._recorded_engine(),
                 lengths=self._lengths,
                 parameters=self._parameters,
             )
@@ -188,6 +188,11 @@ class Consensus(Strategy):
             "examples": self._examples,
             "started": self._clock.now(),
         }
+
+    def _recorded_engine(self) -> dict[str, Any]:
+        """How a resumed run has computed gradients so far, and what it measured; {} at first."""
+        told = latest(self._run.events(), "hosts")
+        return {key: told[key] for key in ("engine", "stacked_gain") if key in told}
 
     def _lengths(self, mail: Mail) -> dict[str, tuple[int, torch.dtype]]:
         return expected_vectors(mail, self._algorithm, self._parameters)
