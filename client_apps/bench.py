@@ -7,7 +7,7 @@ import numpy as np
 
 from fl_app.assemble import dataset_of, flat_model, pick_device, split_of
 from fl_app.config import RunConfig
-from fl_app.data import ImageSet, load_shard, spec_of
+from fl_app.data import ImageSet, Preparation, load_shard, spec_of
 from fl_app.memory import keep_freed_memory
 from fl_app.models import FlatModel
 from strategies.attacks import LABEL_FLIP, flipped_labels
@@ -22,6 +22,9 @@ class Bench:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     flip: bool
+
+    def preparation(self, augmented: bool) -> Preparation:
+        return Preparation(self.mean, self.std, self.flip, augmented)
 
 
 @lru_cache(maxsize=1)

@@ -32,10 +32,7 @@ def one_by_one(config: RunConfig, nodes: Sequence[int], own_data: str = "") -> G
             for node in nodes
         },
         seed=config.seed,
-        mean=bench.mean,
-        std=bench.std,
-        flip=bench.flip,
-        augmented=c.augment,
+        prepare=bench.preparation(c.augment),
     )
 
 

@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from fl_app.data import ImageSet
-from fl_app.data.augment import draw_moves, move, normalise
+from fl_app.data import ImageSet, Preparation
 from fl_app.models import FlatModel
 from strategies.consensus.node import Node
 from strategies.randomness import rng
@@ -29,24 +28,37 @@ class Minibatches:
     node: int
     _epoch: int = -1
     _order: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    _here: torch.Tensor = field(default_factory=lambda: torch.empty(0))
 
     def __post_init__(self) -> None:
         self.size = min(self.size, len(self.labels))
 
+    def indices(self, step: int) -> torch.Tensor:
+        """Which images the minibatch has: (size,) int64, on the CPU."""
+        place = self._place(step)
+        return self._order[place]
+
     def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        place = self._place(step)
+        chosen = self._here[place]
+        return self.images[chosen], self.labels[chosen]
+
+    def _place(self, step: int) -> slice:
+        """Where in the order of its epoch, which is then there, the minibatch is."""
         examples, size = len(self.labels), self.size
         epoch, position = divmod(step, examples // size)
         if epoch != self._epoch:
             order = rng(self.seed, "epoch", self.node, epoch).permutation(examples)
-            self._epoch, self._order = epoch, torch.from_numpy(order).to(self.labels.device)
-        chosen = self._order[position * size : (position + 1) * size]
-        return self.images[chosen], self.labels[chosen]
+            self._epoch, self._order = epoch, torch.from_numpy(order)
+            self._here = self._order.to(self.labels.device)
+        return slice(position * size, (position + 1) * size)
 
 
 class Gradients:
     """Gradients of the mean cross entropy, one node after the other.
 
-    augmented: mirror (if `flip`) and shift the images at random, by the seed, node and step.
+    prepare: from stored pixels to the model's input; what is random in it follows from the seed,
+    the node and the step.
     """
 
     def __init__(
@@ -56,15 +68,11 @@ class Gradients:
         sizes: Mapping[int, int],
         *,
         seed: int,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        flip: bool,
-        augmented: bool,
+        prepare: Preparation,
     ) -> None:
-        self._model, self._seed = model, seed
-        self._mean, self._std, self._flip, self._augmented = mean, std, flip, augmented
+        self.model, self.prepare, self._seed = model, prepare, seed
         device = model.weights.device
-        self._batches = {
+        self.batches = {
             node: Minibatches(
                 torch.from_numpy(shard.images).to(device),
                 torch.from_numpy(shard.labels).to(device),
@@ -76,7 +84,7 @@ class Gradients:
         }
 
     def __call__(self, due: Sequence[tuple[Node, int]]) -> Iterator[torch.Tensor]:
-        model = self._model
+        model = self.model
         model.module.train()
         for node, step in due:
             images, labels = self.minibatches([(node.index, step)])
@@ -87,17 +95,20 @@ class Gradients:
 
     def size(self, node: int) -> int:
         """How many images a minibatch of the node has."""
-        return self._batches[node].size
+        return self.batches[node].size
+
+    def moves(self, due: Sequence[tuple[int, int]]) -> torch.Tensor:
+        """What is random about the images of the minibatches (node, step), one behind the other:
+        (k, b) int64, on the CPU."""
+        drawn = [
+            self.prepare.draw(rng(self._seed, "augment", node, step), self.size(node))
+            for node, step in due
+        ]
+        return torch.from_numpy(np.concatenate(drawn, axis=1))
 
     def minibatches(self, due: Sequence[tuple[int, int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """(normalised images (b, c, h, w), labels (b,)) of the minibatches (node, step), one behind
+        """(model's inputs (b, c, h, w), labels (b,)) of the minibatches (node, step), one behind
         the other."""
-        found = [self._batches[node][step] for node, step in due]
+        found = [self.batches[node][step] for node, step in due]
         images, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
-        if self._augmented:
-            moves = [
-                draw_moves(rng(self._seed, "augment", node, step), self.size(node))
-                for node, step in due
-            ]
-            images = move(images, np.concatenate(moves, axis=1), flip=self._flip)
-        return normalise(images, self._mean, self._std), labels
+        return self.prepare(images, self.moves(due).to(images.device)), labels

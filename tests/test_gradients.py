@@ -15,7 +15,7 @@ from client_apps.bench import bench_of, shard_of
 from client_apps.gradients import Gradients, Minibatches
 from client_apps.stacked import StackedGradients
 from fl_app.config import resolve
-from fl_app.data import ImageSet, normalise
+from fl_app.data import ImageSet, Preparation, normalise
 from fl_app.models import FlatModel, build_model
 from strategies.consensus.node import Node
 from strategies.randomness import rng
@@ -90,9 +90,7 @@ def model_of(norm: str = "group") -> FlatModel:
 
 def gradients_of(model: FlatModel, sizes: dict[int, int], augmented: bool = False) -> Gradients:
     shards = {node: images(30, seed=node) for node in sizes}
-    return Gradients(
-        model, shards, sizes, seed=4, mean=MEAN, std=STD, flip=True, augmented=augmented
-    )
+    return Gradients(model, shards, sizes, seed=4, prepare=Preparation(MEAN, STD, True, augmented))
 
 
 def nodes_of(model: FlatModel, count: int) -> list[Node]:

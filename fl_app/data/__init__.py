@@ -1,6 +1,6 @@
 """Data sets, their partition among participants, and the way from pixels to model input."""
 
-from fl_app.data.augment import augment, normalise
+from fl_app.data.augment import Preparation, augment, normalise
 from fl_app.data.images import Dataset, ImageSet, Spec
 from fl_app.data.own import load_shard
 from fl_app.data.partition import PARTITIONS, Split, label_histogram, make_split, partition
@@ -11,6 +11,7 @@ __all__ = [
     "PARTITIONS",
     "Dataset",
     "ImageSet",
+    "Preparation",
     "Spec",
     "Split",
     "augment",

@@ -1,5 +1,6 @@
 """From stored pixels to a model's input."""
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -44,12 +45,12 @@ def draw_moves(rng: np.random.Generator, count: int, shift: int = _SHIFT) -> np.
 
 
 def move(
-    images: torch.Tensor, moves: np.ndarray, *, flip: bool, shift: int = _SHIFT
+    images: torch.Tensor, moves: torch.Tensor, *, flip: bool, shift: int = _SHIFT
 ) -> torch.Tensor:
     """Return images (b, c, h, w), each shifted as `moves` (3, b) says and, if `flip`, mirrored;
     black pixels (0) come in."""
     b, c, h, w = images.shape
-    top, left, mirrored = torch.from_numpy(moves).to(images.device)
+    top, left, mirrored = moves
     rows = top[:, None] + torch.arange(h, device=images.device)
     columns = left[:, None] + torch.arange(w, device=images.device)
     if flip:
@@ -76,5 +77,33 @@ def augment(
     uint8 (b, c, h, w) -> float32 (b, c, h, w), on the same device. Exactly 3 b small numbers are
     drawn from `rng`, whether or not `flip` is set.
     """
-    moves = draw_moves(rng, len(images), shift)
+    moves = torch.from_numpy(draw_moves(rng, len(images), shift)).to(images.device)
     return normalise(move(images, moves, flip=flip, shift=shift), mean, std)
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How a minibatch of stored pixels becomes a model's input.
+
+    mean, std: per channel, see `normalise`. augmented: shift the images at random by up to `shift`
+    pixels, and mirror them if `flip`. What is random is drawn on the CPU, by `draw`; the rest is
+    arithmetic on the device, which can be captured and replayed.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    flip: bool = False
+    augmented: bool = False
+    shift: int = _SHIFT
+
+    def draw(self, generator: np.random.Generator, count: int) -> np.ndarray:
+        """What is random about `count` images: (k, count) int64, without rows if nothing is."""
+        if not self.augmented:
+            return np.empty((0, count), dtype=np.int64)
+        return draw_moves(generator, count, self.shift)
+
+    def __call__(self, images: torch.Tensor, moves: torch.Tensor) -> torch.Tensor:
+        """uint8 (b, c, h, w) and what was drawn for them, (k, b) -> float32 (b, c, h, w)."""
+        if self.augmented:
+            images = move(images, moves, flip=self.flip, shift=self.shift)
+        return normalise(images, self.mean, self.std)

@@ -221,10 +221,7 @@ def _step_seconds(batch_size: int) -> float:
         {0: shard_of(config, 0, "")},
         {0: batch_size},
         seed=0,
-        mean=bench.mean,
-        std=bench.std,
-        flip=bench.flip,
-        augmented=config.consensus.augment,
+        prepare=bench.preparation(config.consensus.augment),
     )
     node = Node(0, bench.model.weights.clone())
     moments = [time.monotonic() for _ in gradients([(node, n) for n in range(_TRIAL_STEPS)])]
