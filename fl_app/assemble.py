@@ -160,6 +160,21 @@ def nodes_of(config: RunConfig, text: str) -> tuple[Topology, Algorithm, Timetab
     return topology, algorithm, timetable
 
 
+def check_rounds(config: RunConfig, num_rounds: int) -> None:
+    """Raise ConfigError unless `num_rounds`, with which a strategy is started, is 0 or what is
+    configured: the schedule, its steps' sizes and the end of a run all come from that."""
+    if num_rounds not in (0, config.rounds):
+        key = (
+            f"consensus.steps={num_rounds * config.consensus.window}"
+            if config.agrees
+            else f"num-server-rounds={num_rounds}"
+        )
+        raise ConfigError(
+            f"start(num_rounds={num_rounds}), but the run is configured for {config.rounds}: "
+            f"configure it with {key}, or leave num_rounds out"
+        )
+
+
 def expected_devices(config: RunConfig) -> tuple[str, ...]:
     """`devices_of` the site of this server; () where it has none, as in a simulation."""
     site = server_site()

@@ -1,13 +1,16 @@
 """Messages out and replies in, without Flower's polls of whole seconds."""
 
 import time
+from itertools import count
 
 from flwr.app import Error, Message
 from flwr.serverapp import Grid
 
 from fl_app.errors import EdgeFlError
 
-NO_REPLY = 100  # error code of a reply that did not come in time; Flower's own are below
+# Error codes of replies that are made here; Flower's own are below.
+NO_REPLY = 100  # nothing came in time
+NOT_TAKEN = 101  # the SuperLink did not take the message
 
 
 class Dispatcher:
@@ -20,25 +23,34 @@ class Dispatcher:
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
         self._under_way: dict[str, tuple[Message, float]] = {}
+        self._abandoned: set[str] = set()  # out of time; their replies would wait for ever
+        self._refused: list[Message] = []
+        self._refusals = count(1)
 
     def busy(self) -> set[int]:
         """The nodes that have a message."""
-        return {message.metadata.dst_node_id for message, _ in self._under_way.values()}
+        messages = [message for message, _ in self._under_way.values()] + self._refused
+        return {message.metadata.dst_node_id for message in messages}
 
-    def send(self, message: Message, timeout: float) -> str | None:
-        """Send; returns the message's id, or None when the SuperLink did not take it.
+    def send(self, message: Message, timeout: float) -> str:
+        """Send; returns the message's id, which its reply names.
 
         `timeout` seconds later the message counts as failed, whatever becomes of it: a node that
-        vanished and came back is never given its old messages again.
+        vanished and came back is never given its old messages again. One that the SuperLink does
+        not take, which is how Flower treats nodes that it does not know any more, fails at once.
         """
         ids = list(self._grid.push_messages([message]))
         if not ids or not ids[0]:
-            return None
+            message_id = f"refused-{next(self._refusals)}"
+            message.metadata.__dict__["_message_id"] = message_id
+            self._refused.append(message)
+            return message_id
         self._under_way[ids[0]] = (message, time.monotonic() + timeout)
         return ids[0]
 
     def collect(self) -> list[Message]:
-        """The replies since the last call, and errors for messages that are out of time.
+        """The replies since the last call, and errors for messages that are out of time or were not
+        taken.
 
         What they answer is in metadata.reply_to_message_id; an error made by the SuperLink itself
         names another sender than the node.
@@ -46,11 +58,16 @@ class Dispatcher:
         Raises EdgeFlError when a process of the simulation has died: Flower would go on giving
         messages to it, and they would vanish.
         """
+        reason = "the SuperLink does not take messages for its node (is that still registered?)"
+        replies = [Message(Error(NOT_TAKEN, reason), reply_to=message) for message in self._refused]
+        self._refused = []
         if not self._under_way:
-            return []
-        replies = []
-        for reply in self._grid.pull_messages(list(self._under_way)):
-            del self._under_way[reply.metadata.reply_to_message_id]
+            return replies
+        for reply in self._grid.pull_messages([*self._under_way, *self._abandoned]):
+            answered = reply.metadata.reply_to_message_id
+            self._abandoned.discard(answered)
+            if self._under_way.pop(answered, None) is None:
+                continue
             if reply.has_error() and "ActorDiedError" in (reply.error.reason or ""):
                 raise EdgeFlError(
                     "a process of the simulation died (out of memory?), and Flower would go on "
@@ -61,6 +78,7 @@ class Dispatcher:
         for message_id, (message, deadline) in list(self._under_way.items()):
             if now > deadline:
                 del self._under_way[message_id]
+                self._abandoned.add(message_id)
                 error = Error(NO_REPLY, "no reply in time")
                 replies.append(Message(error, reply_to=message))
         return replies

@@ -1,5 +1,6 @@
-"""Evaluation beside the run: nobody waits for it."""
+"""Evaluation beside the run, which waits for it only when it falls far behind."""
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable
@@ -17,6 +18,9 @@ from strategies.averaging import Vectors
 from strategies.randomness import rng
 
 _BATCH = 500
+# Tasks, each with a model, that wait to be evaluated; who puts more has to wait for one to be done.
+_MOST_WAITING = 8
+_LOOK_SECONDS = 0.5
 
 
 @torch.no_grad()
@@ -64,23 +68,45 @@ class Task:
 
 
 class Evaluator:
-    """A thread that evaluates what it is given, in order, and reports by `report(**fields)`."""
+    """A thread that evaluates what it is given, in order, and reports by `report(**fields)`.
 
-    def __init__(self, config: RunConfig, report: Callable[..., None]) -> None:
-        self._report = report
+    warn: is told, once, that those who put tasks have to wait, because they come too fast.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        report: Callable[..., None],
+        warn: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._report, self._warn, self._warned = report, warn, False
         device = pick_device(config.device)
         self._data = evaluation_set(config, device)
         roles = ("small", "large") if config.distils else ("small",)
         self._models = {role: flat_model(config, role, device) for role in roles}
-        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._tasks: queue.Queue[Task | None] = queue.Queue(_MOST_WAITING)
         self._pending: dict[tuple[str, int], Task] = {}
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="evaluator", daemon=True)
         self._thread.start()
 
     def put(self, task: Task) -> None:
+        """Have `task` evaluated. Raises what went wrong with an earlier one, if anything did."""
         self._pending[task.role, task.fields["round"]] = task
-        self._tasks.put(task)
+        if self._tasks.full() and not self._warned:
+            self._warned = True
+            self._warn(
+                "the evaluation is slower than the training, which has to wait for it now and "
+                "then: use a smaller evaluate-examples"
+            )
+        self._enqueue(task)
+
+    def _enqueue(self, task: Task | None) -> None:
+        while self._error is None:
+            with contextlib.suppress(queue.Full):
+                self._tasks.put(task, timeout=_LOOK_SECONDS)
+                return
+        raise self._error
 
     def pending(self, role: str) -> dict[int, Task]:
         """The tasks of `role` that have not been reported yet, by round: a checkpoint must not
@@ -89,7 +115,7 @@ class Evaluator:
 
     def close(self) -> None:
         """Finish everything that was put; raises what went wrong there, if anything did."""
-        self._tasks.put(None)
+        self._enqueue(None)
         self._thread.join()
         if self._error is not None:
             raise self._error
@@ -105,7 +131,7 @@ class Evaluator:
                 key = (task.role, task.fields["round"])
                 if self._pending[key] is task:  # a round can be published again
                     del self._pending[key]
-        except BaseException as error:  # kept for `close`: a thread's error would be lost
+        except BaseException as error:  # for `put` and `close`: a thread's error would be lost
             self._error = error
 
     def _evaluate(self, role: str, vectors: Vectors) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from fl_app.config import RunConfig
 from fl_app.errors import ConfigError, DataError, EdgeFlError
 from fl_app.fingerprint import fingerprint
 from strategies.checks import last_line
-from strategies.dispatch import Dispatcher
+from strategies.dispatch import NOT_TAKEN, Dispatcher
 from strategies.link.sessions import SessionGrid
 
 _POLL_SECONDS = 0.05
@@ -88,11 +88,11 @@ def assemble_roster(
     while True:
         online = set(grid.get_node_ids())
         for node in online - known.keys() - dispatcher.busy():
-            message_id = dispatcher.send(Message(RecordDict(), node, "query.hello"), timeout)
-            if message_id:
-                asked[message_id] = node
+            asked[dispatcher.send(Message(RecordDict(), node, "query.hello"), timeout)] = node
         for reply in dispatcher.collect():
             node = asked.pop(reply.metadata.reply_to_message_id)
+            if reply.has_error() and reply.error.code == NOT_TAKEN:
+                continue  # it has gone meanwhile
             if reply.has_error():
                 raise EdgeFlError(f"node {node} could not answer: {reply.error.reason}")
             known[node] = _checked(dict(reply.content["config"]))
@@ -176,11 +176,8 @@ def prepare_hosts(
         own = [p for p in range(participants) if host.participant == p]
         some = own or list(range(position, participants, len(hosts)))
         content = RecordDict({"config": ConfigRecord({"participants": some})})
-        message_id = dispatcher.send(Message(content, host.node_id, "query.prepare"), timeout)
-        if message_id is None:
-            faults.append(f"{host.name}: the SuperLink did not take a message for it")
-        else:
-            asked[message_id] = (host, some)
+        message = Message(content, host.node_id, "query.prepare")
+        asked[dispatcher.send(message, timeout)] = (host, some)
     while dispatcher.busy():
         time.sleep(_POLL_SECONDS)
         for reply in dispatcher.collect():

@@ -22,6 +22,10 @@ class Rounds(Protocol):
         """Jobs that can be handed out at `now` when `version` is the newest; each only once."""
         ...
 
+    def expects(self, job: Job) -> bool:
+        """Whether `job`, which was due, is still waited for."""
+        ...
+
     def arrived(self, job: Job, now: float, compute_seconds: float, usable: bool) -> bool:
         """`job` is over, with a usable update or without; False if nobody waits for it any more."""
         ...
@@ -48,6 +52,9 @@ class Replay:
         due = [job for job in self._waiting if job.base_version <= version]
         self._waiting = [job for job in self._waiting if job.base_version > version]
         return due
+
+    def expects(self, job: Job) -> bool:
+        return job not in self._arrived
 
     def arrived(self, job: Job, now: float, compute_seconds: float, usable: bool) -> bool:
         self._arrived.add(job)
@@ -117,8 +124,11 @@ class Live:
             )
         return [self._under_way[participant] for participant in idle]
 
+    def expects(self, job: Job) -> bool:
+        return self._under_way.get(job.participant) == job
+
     def arrived(self, job: Job, now: float, compute_seconds: float, usable: bool) -> bool:
-        if self._under_way.get(job.participant) != job:
+        if not self.expects(job):
             return False  # given up meanwhile
         del self._under_way[job.participant]
         failures = 0 if usable else self._failures[job.participant] + 1

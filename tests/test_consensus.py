@@ -1,6 +1,7 @@
 """The consensus system end to end in this process: strategy, ClientApp and run directory."""
 
 import math
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from fl_app.record.node_store import NODES, NodeStore
 from fl_app.record.run_dir import RunDirectory
 from strategies.consensus.rates import rate_of
 from strategies.consensus.strategy import Consensus
+from strategies.evaluation import Evaluator
 from strategies.randomness import rng
 from tests.fake_grid import FakeGrid, Tamper
 
@@ -199,6 +201,65 @@ def test_a_run_that_was_interrupted_ends_with_the_same_bits(
     assert checksum(resumed) == checksum(expected)
     assert measured(resumed) == measured(expected)
     assert of_kind(resumed.events(), "resumed")[0]["round"] == (3 if every == 1 else 2)
+
+
+def test_what_a_kill_left_unevaluated_is_evaluated_by_the_resumed_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The averages of all windows, however far the evaluation was behind."""
+    config = {"consensus.steps": 24}
+    undisturbed = run(tmp_path / "undisturbed", config)
+    killed = threading.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluator, "_evaluate", lambda *_: killed.wait())
+        patch.setattr(Evaluator, "close", lambda _: None)
+        with pytest.raises(ConnectionError):
+            run(tmp_path / "killed", config, dies=4)
+    [path] = (tmp_path / "killed").iterdir()
+    resumed = run(tmp_path / "killed", {**config, "resume": str(path)})
+    expected, found = (
+        [(e["round"], e["t"], e["accuracy"]) for e in of_kind(directory.events(), "evaluate")]
+        for directory in (undisturbed, resumed)
+    )
+    assert len(expected) == 4
+    assert sorted(found) == sorted(expected)
+
+
+@pytest.mark.parametrize("clock", ["virtual", "real"])
+def test_other_rounds_than_the_configured_are_refused(clock: str, tmp_path: Path) -> None:
+    config = resolve({**TINY, "clock": clock})
+    strategy = Consensus(config, RunDirectory.create(tmp_path, config.flat()))
+    for rounds in (1, 3):
+        with pytest.raises(ConfigError, match=f"configured for 2: .*consensus.steps={6 * rounds}"):
+            strategy.start(FakeGrid(config.flat()), num_rounds=rounds)
+
+
+class Unregistered(FakeGrid):
+    """From its first window on, the SuperLink does not take messages for node 12 any more."""
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        [message] = messages
+        window = message.metadata.message_type == "train.consensus"
+        if window and message.metadata.dst_node_id == 12:
+            return [""]
+        return super().push_messages([message])
+
+
+def test_a_device_that_is_unregistered_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGE_FL_HOME", str(tmp_path / "home"))
+    values = {**TINY, "clock": "real", "participants": 3, "consensus.steps": 24}
+    config = resolve(values)
+    directory = RunDirectory.create(tmp_path, config.flat())
+    devices = [{"name": f"device-{i}"} for i in range(3)]
+    Consensus(config, directory).start(Unregistered(config.flat(), node_configs=devices))
+    events = directory.events()
+    assert len(of_kind(events, "round")) == 4
+    reasons = {e["participant"]: e["reason"] for e in of_kind(events, "rejected")}
+    assert list(reasons) == ["device-1"]
+    assert "the SuperLink does not take messages" in reasons["device-1"]
+    assert of_kind(events, "nodes")[-1]["accuracy"][1] is None
 
 
 def test_what_nobody_will_go_on_from_is_deleted(tmp_path: Path) -> None:

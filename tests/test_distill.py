@@ -4,19 +4,28 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Array, Message
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message
 
-from fl_app.config import VARIANTS
+from fl_app.config import VARIANTS, resolve
 from fl_app.errors import ConfigError, EdgeFlError
+from fl_app.record.books import recorded
 from fl_app.record.metrics import of_kind
 from fl_app.record.run_dir import RunDirectory
-from tests.harness import run
+from strategies.distillation import publisher
+from strategies.distillation.mailbox import forward_file
+from strategies.distillation.strategy import Distillation
+from strategies.distillation.supervisor import DistillationServer
+from strategies.roster import Host
+from tests.fake_grid import FakeGrid
+from tests.harness import SMALL, run
 
 
 def evaluations(directory: RunDirectory, model: str) -> dict[int, tuple]:
@@ -206,6 +215,79 @@ def test_silent_node_is_given_up_on_the_real_clock(tmp_path: Path) -> None:
     assert done == {0, 2}
 
 
+class Unregistered(FakeGrid):
+    """From its second job on, the SuperLink does not take messages for node 12 any more."""
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        [message] = messages
+        jobs = [m for m in self.sent if m.metadata.message_type == "train.local"]
+        if message.metadata.dst_node_id == 12 and len(jobs) >= 3:
+            return [""]
+        return super().push_messages([message])
+
+
+@pytest.mark.parametrize("averaging", ["fedavg", "buffered"])
+def test_a_device_that_is_unregistered_stops_nobody(averaging: str, tmp_path: Path) -> None:
+    """Flower takes no messages for its node, and gives no id."""
+    values = {
+        **SMALL,
+        "mode": "average",
+        "clock": "real",
+        "averaging": averaging,
+        "buffer-size": 1,
+        "num-server-rounds": 8,
+        "participants": 3,
+        "output": str(tmp_path),
+    }
+    config = resolve(values)
+    devices = [{"name": f"device-{i}"} for i in range(3)]
+    with recorded(config) as directory:
+        Distillation(config, directory).start(Unregistered(config.flat(), node_configs=devices))
+    assert directory.summary()["status"] == "completed"
+    events = directory.events()
+    reasons = {e["participant"]: e["reason"] for e in of_kind(events, "rejected")}
+    assert list(reasons) == [1]
+    assert "the SuperLink does not take messages" in reasons[1]
+    done = [e["participant"] for e in of_kind(events, "job") if e["status"] == "ok"]
+    assert set(done[-4:]) <= {0, 2}
+
+
+def test_jobs_that_waited_too_long_for_a_host_are_given_up(tmp_path: Path) -> None:
+    """What they were to start from may be gone by the time at which a host is free."""
+    values = {"clock": "real", "averaging": "buffered", "buffer-size": 1, "participants": 3}
+    config = resolve({**SMALL, **values, "mode": "average", "round-timeout": 10.0})
+    strategy = Distillation(config, RunDirectory.create(tmp_path, config.flat()))
+    strategy._begin(None)
+
+    def handed_out(now: float) -> list[Any]:
+        strategy._clock.now = lambda: now  # type: ignore[method-assign]
+        arrays, grid = ArrayRecord({}), FakeGrid(config.flat())
+        return list(strategy.configure_train(1, arrays, ConfigRecord({}), grid))
+
+    assert handed_out(0.0) == []  # all hosts are busy
+    assert strategy._rounds.complete(0, 11.0) is None
+    model = strategy._versions.pop(0)
+    strategy._version, strategy._versions = 5, {5: model}
+    strategy._hosts = (Host(11, "host-0"),)
+    [message] = handed_out(20.0)
+    order = dict(message.content["config"])
+    assert (order["participants"], order["indices"]) == ([0, 1, 2], [1, 1, 1])
+    assert [job.base_version for job in strategy._jobs_of(message)] == [5, 5, 5]
+
+
+@pytest.mark.parametrize("clock", ["virtual", "real"])
+@pytest.mark.parametrize("mode", ["distill", "average"])
+@pytest.mark.parametrize("rounds", [1, 3, -1])
+def test_other_rounds_than_the_configured_are_refused(
+    rounds: int, mode: str, clock: str, tmp_path: Path
+) -> None:
+    config = resolve({"mode": mode, "clock": clock, "num-server-rounds": 2})
+    run_directory = RunDirectory.create(tmp_path, config.flat())
+    strategy = Distillation(config, run_directory)
+    with pytest.raises(ConfigError, match=rf"configured for 2: .*num-server-rounds={rounds}"):
+        strategy.start(FakeGrid(config.flat()), num_rounds=rounds)
+
+
 def test_too_few_devices_are_named(tmp_path: Path) -> None:
     config = {"mode": "average", "round-timeout": 1.0, "participants": 3}
     with pytest.raises(ConfigError, match=r"only 2 node.*anna, bert"):
@@ -278,6 +360,59 @@ def test_killed_worker_is_restarted(clock: str, tmp_path: Path) -> None:
     assert len(of_kind(events, "worker_restarted")) == 1
     if clock == "virtual":
         assert summary["checksum"] == expected["checksum"]
+
+
+def test_what_is_pruned_does_not_depend_on_how_many_versions_there_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DistillationServer, "start", lambda _: None)
+    config = resolve({**SMALL, "clock": "real"})
+    directory = RunDirectory.create(tmp_path, config.flat())
+    arguments: Any = (config, directory, None, None, 0, 0)
+    publisher_ = publisher.Publisher(*arguments)
+    versions = [1, 999_998, 999_999]
+    for version in versions:
+        forward_file(directory.path / "worker", version).touch()
+    publisher_.prune(999_999, keep=set())
+    left = [forward_file(directory.path / "worker", v).exists() for v in versions]
+    assert left == [False, False, True]
+    start = time.process_time()
+    publisher_.prune(10**12, keep=set())
+    assert time.process_time() - start < 10
+
+
+@needs_proc
+def test_a_worker_that_is_stuck_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is alive and says nothing. The virtual clock has no time in which it must be done."""
+    before = set(threading.enumerate())
+    stopped: list[int] = []
+    give_up = DistillationServer.give_up
+
+    def stop_once(message: Message, reply: Message) -> Message:
+        if not stopped and message.metadata.group_id == "4":
+            for pid in worker_pids(tmp_path):
+                os.kill(pid, signal.SIGSTOP)
+                stopped.append(pid)
+            monkeypatch.setattr(publisher, "_SILENCE_SECONDS", 0.5)
+        return reply
+
+    def give_up_once(server: DistillationServer, why: str) -> None:
+        monkeypatch.setattr(publisher, "_SILENCE_SECONDS", 300.0)  # its successor has all the time
+        give_up(server, why)
+
+    monkeypatch.setattr(DistillationServer, "give_up", give_up_once)
+    summary, directory = run(tmp_path, {}, tamper=stop_once)
+    assert stopped
+    assert summary["status"] == "completed"
+    assert set(evaluations(directory, "global")) == {1, 2, 3, 4}
+    [died] = of_kind(directory.events(), "worker_died")
+    assert died["reason"] == "it was stuck: for 0.5 s it said nothing"
+    left = {t for t in threading.enumerate() if t not in before and "ThreadPool" not in t.name}
+    for thread in left:
+        thread.join(10.0)
+    assert not [thread for thread in left if thread.is_alive()], "neither process has left one"
 
 
 @needs_proc

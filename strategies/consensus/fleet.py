@@ -183,10 +183,7 @@ class Fleet:
         message = Message(RecordDict(content), host.node_id, kind)
         # However long a simulated window takes: what dies there is told as an error.
         timeout = math.inf if self._config.virtual else self._config.round_timeout
-        message_id = self._dispatcher.send(message, timeout)
-        if message_id is None:
-            raise EdgeFlError(f"the SuperLink did not take a message for {host.name}")
-        return message_id
+        return self._dispatcher.send(message, timeout)
 
     def dispatch(self, last: int, order_of: Callable[[int], dict[str, Any]]) -> None:
         """Give work to every host that is free and may go on, up to window `last`; order_of says

@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from fl_app.assemble import (
+    check_rounds,
     dataset_of,
     flat_model,
     nodes_of,
@@ -66,6 +67,7 @@ class Consensus(Strategy):
         self._numbers: dict[str, dict[int, Any]] = {}  # the newest of every node, by name
         self._digests: dict[int, str] = {}
         self._average = np.zeros(0)
+        self._forgotten: dict[int, np.ndarray] = {}  # averages whose evaluation a kill prevented
 
     def start(
         self,
@@ -80,14 +82,16 @@ class Consensus(Strategy):
         """Run all windows, or those that a resumed run still lacks.
 
         The result's arrays are the average of the nodes' models, which no node has; their own are
-        in the run directory (or, on devices, on the devices). num_rounds and timeout come from the
-        configuration; initial_arrays and the other arguments of other strategies have no use here.
-        Raises EdgeFlError when a host fails again and again, or no host can go on.
+        in the run directory (or, on devices, on the devices). timeout (seconds for a reply) comes
+        from the configuration unless it is given; initial_arrays and the other arguments of other
+        strategies have no use here. Raises ConfigError for num_rounds, here windows, other than
+        the configured, and EdgeFlError when a host fails again and again, or no host can go on.
         """
         config, result = self._config, Result()
+        check_rounds(config, num_rounds)
         timeout = timeout or config.round_timeout
         self._begin()
-        evaluator = Evaluator(config, lambda **fields: self._run.emit("evaluate", **fields))
+        evaluator = Evaluator(config, self._evaluated, self._warn)
         with contextlib.ExitStack() as resources:
             resources.callback(evaluator.close)
             hosts, examples = gather(grid, config, timeout, self._warn)
@@ -294,7 +298,7 @@ class Consensus(Strategy):
         self._record_trace(window, answers)
         self._evaluate(evaluator, window, t)
         self._window = window
-        self._save(t)
+        self._save(t, evaluator)
 
     def _record_trace(self, window: int, answers: list[Answer]) -> None:
         """What happened to nodes and links in the window and, of the first, the slice."""
@@ -317,16 +321,22 @@ class Consensus(Strategy):
             fields = {"model": "average", "accuracy": None, "loss": None}
             self._run.emit("evaluate", round=window, t=t, **fields)
             return
-        vectors = {"weights": self._average.astype(np.float32), "buffers": np.zeros(0, np.float32)}
+        self._put(evaluator, window, t, self._average.astype(np.float32))
+
+    def _put(self, evaluator: Evaluator, window: int, t: float, weights: np.ndarray) -> None:
+        vectors = {"weights": weights, "buffers": np.zeros(0, np.float32)}
         fields = {"round": window, "t": t, "model": "average"}
         evaluator.put(Task("small", vectors, None, fields))
+
+    def _evaluated(self, **fields: Any) -> None:
+        self._run.emit("evaluate", **fields)
 
     def _warn(self, message: str) -> None:
         self._run.emit("warning", message=message)
 
     # -- saving and resuming ------------------------------------------------------------------
 
-    def _save(self, t: float) -> None:
+    def _save(self, t: float, evaluator: Evaluator) -> None:
         """The server's part of the checkpoint of a window, after that of every node."""
         if not self._durable(self._window):
             return
@@ -339,14 +349,20 @@ class Consensus(Strategy):
                 {"checksum": checksum, "digests": own},
             )
         metadata = {"window": self._window, "t": t, "applied": self._applied}
-        self._run.save_checkpoint(CHECKPOINT, {"average": self._average}, metadata)
+        tensors = {"average": self._average}
+        for window, task in evaluator.pending("small").items():
+            tensors[f"pending.{window}"] = task.vectors["weights"]
+        self._run.save_checkpoint(CHECKPOINT, tensors, metadata)
         self._kept = self._window
 
     def _begin(self) -> None:
         """Go on from the run's checkpoint, if it has one."""
         if self._run.checkpoint_path(CHECKPOINT).exists():
             tensors, metadata = self._run.load_checkpoint(CHECKPOINT)
-            self._window, self._average = metadata["window"], tensors["average"]
+            self._window, self._average = metadata["window"], tensors.pop("average")
+            self._forgotten = {int(name.split(".")[1]): v for name, v in tensors.items()}
+            if len(self._average):  # a power cut may have taken the record of the last one
+                self._forgotten[self._window] = self._average.astype(np.float32)
             self._applied = tuple(metadata["applied"])
             self._kept = self._window
             self._clock = Clock(metadata["t"])
@@ -354,11 +370,12 @@ class Consensus(Strategy):
             self._run.emit("resumed", round=self._window)
 
     def _evaluate_forgotten(self, evaluator: Evaluator) -> None:
-        """The evaluation of the average that a kill prevented."""
-        if not self._window:
+        """The evaluations of averages that a kill prevented."""
+        if not self._forgotten:
             return
         events = self._run.events()
         done = {e["round"] for e in events if e["event"] == "evaluate"}
         times = {e["round"]: e["t"] for e in events if e["event"] == "round"}
-        if self._window not in done:
-            self._evaluate(evaluator, self._window, times[self._window])
+        for window, forgotten in self._forgotten.items():
+            if window not in done:
+                self._put(evaluator, window, times[window], forgotten)

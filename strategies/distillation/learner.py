@@ -1,6 +1,6 @@
 """The distillation server's learning, step by step; processes and files are the worker's."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -89,9 +89,16 @@ class Learner:
         self._ema_buffers.lerp_(self._student.buffers, 1 - decay)
         self.step += 1
 
-    def forward_distil(self, version: int, weights: np.ndarray, buffers: np.ndarray) -> Vectors:
+    def forward_distil(
+        self,
+        version: int,
+        weights: np.ndarray,
+        buffers: np.ndarray,
+        after_step: Callable[[], None] = lambda: None,
+    ) -> Vectors:
         """A copy of the small model's version `version` after learning from G (Yajima et al.:
-        forward distillation); G and its teacher stay as they are."""
+        forward distillation); G and its teacher stay as they are. after_step: called after each
+        minibatch."""
         distill, size = self._config.distill, self._config.batch_size
         pupil, teacher = self._teacher, self._student.module
         with _holding(pupil, weights, buffers), self._published():
@@ -111,6 +118,7 @@ class Learner:
                     learning_rate=distill.forward_learning_rate,
                     momentum=0.9,
                 )
+                after_step()
             result = pupil.state()
         pupil.module.eval()
         return result

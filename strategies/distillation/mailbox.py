@@ -74,11 +74,16 @@ def published_files(directory: Path) -> list[Path]:
     return sorted(directory.glob("published-*.safetensors"))
 
 
-def round_of(path: Path) -> int:
-    """The round of a file of `published_files`."""
+def number_of(path: Path) -> int:
+    """The round of a file of `published_files`, the version of one of `forward_files`."""
     return int(path.stem.split("-")[1])
 
 
 def forward_file(directory: Path, version: int) -> Path:
     """Where the distillation server leaves what forward distillation made of `version`."""
     return directory / f"forward-{version:06d}.safetensors"
+
+
+def forward_files(directory: Path) -> list[Path]:
+    """All that were left, oldest first."""
+    return sorted(directory.glob("forward-*.safetensors"))

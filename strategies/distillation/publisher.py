@@ -1,6 +1,8 @@
 """What becomes of the distillation server's words: evaluations, segments, deaths as events."""
 
 import shutil
+import time
+from collections.abc import Callable
 from typing import Any
 
 from fl_app.config import RunConfig
@@ -11,12 +13,20 @@ from strategies.clock import Clock
 from strategies.distillation.mailbox import (
     VersionStore,
     forward_file,
+    forward_files,
+    number_of,
     published_file,
     published_files,
-    round_of,
 )
 from strategies.distillation.supervisor import DistillationServer
 from strategies.evaluation import Evaluator, Task
+
+_POLL_SECONDS = 0.02
+# A distillation server that works says so every few seconds. Its start takes longer, and on a busy
+# machine everything does.
+_SILENCE_SECONDS = 300.0
+# Between two looks at it, when this process or the whole machine was asleep.
+_ASLEEP_SECONDS = 10.0
 
 
 class Publisher:
@@ -47,7 +57,7 @@ class Publisher:
         if config.virtual:
             # Resumed at `version`: the server goes back to what the federation has reached.
             for path in published_files(self._directory):
-                if round_of(path) > version:
+                if number_of(path) > version:
                     path.unlink()
             self._trace = config.trace()
             self._times = {p.round: p.t for p in self._trace.publications}
@@ -57,6 +67,27 @@ class Publisher:
     def working(self) -> bool:
         """Whether the server is alive or being restarted."""
         return not self._dead
+
+    def wait(self, done: Callable[[], bool]) -> None:
+        """Hear the server until `done`, or until there is nobody to wait for.
+
+        On the real clock that takes round-timeout at most. On the virtual clock it takes as long as
+        the server learns; one that is silent is stuck, and is replaced.
+        """
+        began = looked = time.monotonic()
+        while not done() and self.working:
+            now = time.monotonic()
+            if now - looked > _ASLEEP_SECONDS:  # it is not the server that was silent
+                began = now
+            looked = now
+            if not self._config.virtual and now - began > self._config.round_timeout:
+                message = "the distillation server takes longer than round-timeout: going on"
+                self._run.emit("warning", message=message)
+                return
+            if self._config.virtual and now - max(began, self.server.heard) > _SILENCE_SECONDS:
+                self.server.give_up(f"it was stuck: for {_SILENCE_SECONDS:g} s it said nothing")
+            self.hear()
+            time.sleep(_POLL_SECONDS)
 
     def put(self, version: int, vectors: Vectors, teacher: Vectors, t: float) -> None:
         """Hand version `version`, made at `t`, to the distillation server."""
@@ -177,15 +208,16 @@ class Publisher:
     def prune(self, version: int, keep: set[int]) -> None:
         """Drop what a run that is resumed at `version` has no more use for; not what has been
         published for the rounds in `keep` or has not been heard of yet."""
-        kept = [path for path in published_files(self._directory) if round_of(path) <= version]
+        kept = [path for path in published_files(self._directory) if number_of(path) <= version]
         for path in kept[:-1]:
-            if round_of(path) <= self.published and round_of(path) not in keep:
+            if number_of(path) <= self.published and number_of(path) not in keep:
                 path.unlink()
         if kept and self._config.virtual:
             _, metadata = load_tensors(kept[-1])
             VersionStore(self._directory).forget(before=metadata["teacher_version"])
-        for old in range(version):
-            forward_file(self._directory, old).unlink(missing_ok=True)
+        for path in forward_files(self._directory):
+            if number_of(path) < version:
+                path.unlink(missing_ok=True)
 
     def progress(self, version: int) -> tuple[int, int]:
         """Reverse steps done and the teacher's version when `version` was made."""

@@ -9,7 +9,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from fl_app.assemble import flat_model
+from fl_app.assemble import check_rounds, flat_model
 from fl_app.config import RunConfig
 from fl_app.errors import EdgeFlError, WorkerError
 from fl_app.record.run_dir import RunDirectory
@@ -57,8 +57,9 @@ class Distillation(Strategy):
         self._hosts: tuple[Host, ...] = ()
         self._dispatcher: Dispatcher | None = None
         self._publisher: Publisher | None = None
-        self._handed: dict[Key, Job] = {}  # due and not over
-        self._waiting: list[Job] = []  # of these, the ones for which no host was free yet
+        # Jobs that are due and not over:
+        self._waiting: list[Job] = []  # those for which no host was free yet
+        self._leaving: dict[Key, Job] = {}  # those in messages that are about to be sent
         self._sent: dict[str, list[Job]] = {}  # the others, by message id
         self._updates: dict[Key, Update] = {}
         self._failed: dict[Key, str] = {}
@@ -93,15 +94,17 @@ class Distillation(Strategy):
         """Run all rounds, or those that a resumed run still lacks.
 
         Defaults come from the configuration: initial_arrays (weights and buffers of the small
-        model), num_rounds, timeout (seconds for a reply). evaluate_fn, if given, is called with
-        every new version. The result's arrays are the small model; both models are saved in the
-        run directory. Raises WorkerError when the distillation server died for good - after the
-        federation has completed - and EdgeFlError when no participant can train.
+        model), timeout (seconds for a reply). evaluate_fn, if given, is called with every new
+        version. The result's arrays are the small model; both models are saved in the run
+        directory. Raises ConfigError for num_rounds other than the configured, WorkerError when
+        the distillation server died for good - after the federation has completed - and
+        EdgeFlError when no participant can train.
         """
         config, result = self._config, Result()
-        rounds, timeout = num_rounds or config.num_server_rounds, timeout or config.round_timeout
+        check_rounds(config, num_rounds)
+        rounds, timeout = config.rounds, timeout or config.round_timeout
         self._begin(initial_arrays)
-        evaluator = Evaluator(config, lambda **fields: self._run.emit("evaluate", **fields))
+        evaluator = Evaluator(config, self._evaluated, self._warn)
         try:
             if config.distils:  # before anything else, for its process takes seconds to start
                 self._publisher = Publisher(
@@ -110,7 +113,7 @@ class Distillation(Strategy):
             self._hosts, _ = gather(grid, config, timeout, self._warn)
             publisher = self._publisher
             if publisher is not None and not config.virtual:
-                self._wait(lambda: publisher.ready)
+                publisher.wait(lambda: publisher.ready)
             self._evaluate_forgotten(evaluator)
             self._clock.restart()  # everybody's preparations are no part of the run
             remote = self._hosts[0].participant is not None and not isinstance(grid, SessionGrid)
@@ -121,7 +124,7 @@ class Distillation(Strategy):
             first, began = self._version, time.monotonic()
             while self._version < rounds:
                 for message in self.configure_train(self._version + 1, arrays, order, grid):
-                    self._note(message, dispatcher.send(message, timeout))
+                    self._sent[dispatcher.send(message, timeout)] = self._jobs_of(message)
                 made, metrics = self.aggregate_train(self._version + 1, dispatcher.collect())
                 self._hear()
                 if made is None or metrics is None:
@@ -141,8 +144,9 @@ class Distillation(Strategy):
         if self._publisher is None:
             return result
         if not self._publisher.server.finished:
+            how = "was not done in time" if self._publisher.working else "died for good"
             raise WorkerError(
-                "the distillation server died for good; the federation has completed, and the "
+                f"the distillation server {how}; the federation has completed, and the "
                 f"global model is the last one published ({self._publisher.server.last_words()})"
             )
         self._publisher.clear()
@@ -163,14 +167,15 @@ class Distillation(Strategy):
         arrays is the newest version; a job that starts from an older one gets that.
         """
         due = self._rounds.due(self._version, self._clock.now())
-        self._waiting += due
-        self._handed |= {_key(job): job for job in due}
+        # What has been given up meanwhile may start from a version that is not there any more.
+        self._waiting = [job for job in self._waiting if self._rounds.expects(job)] + due
         busy = self._dispatcher.busy() if self._dispatcher else set()
         free = [h for h in self._hosts if h.node_id not in busy] if self._waiting else []
         for position, host in enumerate(free):
             jobs = self._share(host, len(free) - position)
             if not jobs:
                 continue
+            self._leaving |= {_key(job): job for job in jobs}
             base = jobs[0].base_version
             order = ConfigRecord(
                 {
@@ -192,14 +197,11 @@ class Distillation(Strategy):
         self._waiting = [job for job in self._waiting if job not in mine]
         return mine
 
-    def _note(self, message: Message, message_id: str | None) -> None:
-        """Remember which jobs a message carries; those of a message that was not taken wait."""
+    def _jobs_of(self, message: Message) -> list[Job]:
+        """The jobs that a message of `configure_train` hands out; to be asked for once."""
         order: Any = message.content["config"]
-        jobs = [self._handed[k] for k in zip(order["participants"], order["indices"], strict=True)]
-        if message_id is None:
-            self._waiting = jobs + self._waiting
-        else:
-            self._sent[message_id] = jobs
+        keys = zip(order["participants"], order["indices"], strict=True)
+        return [self._leaving.pop(key) for key in keys]
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -213,7 +215,6 @@ class Distillation(Strategy):
             jobs = self._sent.pop(reply.metadata.reply_to_message_id)
             for result in updates_of(reply, jobs, model):
                 job, update = result.job, result.update
-                self._handed.pop(_key(job), None)
                 if not self._rounds.arrived(job, now, result.seconds, update is not None):
                     continue
                 if update is None:
@@ -330,7 +331,7 @@ class Distillation(Strategy):
         publisher, before = self._publisher, self._version
         assert publisher is not None
         if self._config.virtual and before in publisher.forwards_before(aggregation.t):
-            self._wait(lambda: publisher.forwarded(before) is not None)
+            publisher.wait(lambda: publisher.forwarded(before) is not None)
         result = publisher.forwarded(before)
         if result is None:
             self._run.emit("forward", round=aggregation.version, used=False, reason="late")
@@ -349,28 +350,20 @@ class Distillation(Strategy):
         publisher = self._publisher
         assert publisher is not None
         if self._config.switch("forward"):
-            self._wait(lambda: publisher.forwarded(version) is not None)
+            publisher.wait(lambda: publisher.forwarded(version) is not None)
             result = publisher.forwarded(version)
             if result is not None:
                 self._versions[version] = result[1]
         elif not self._config.virtual:
             # On the virtual clock the trace has the wait in it, and nothing here depends on it.
-            self._wait(lambda: publisher.published >= version)
-
-    def _wait(self, done: Callable[[], bool]) -> None:
-        """Hear the distillation server until `done`, or until there is nobody to wait for."""
-        assert self._publisher is not None
-        deadline = time.monotonic() + self._config.round_timeout
-        while not done() and self._publisher.working:
-            if not self._config.virtual and time.monotonic() > deadline:
-                self._warn("the distillation server takes longer than round-timeout: going on")
-                return
-            self._publisher.hear()
-            time.sleep(_POLL_SECONDS)
+            publisher.wait(lambda: publisher.published >= version)
 
     def _hear(self) -> None:
         if self._publisher is not None:
             self._publisher.hear()
+
+    def _evaluated(self, **fields: Any) -> None:
+        self._run.emit("evaluate", **fields)
 
     def _warn(self, message: str) -> None:
         self._run.emit("warning", message=message)
@@ -470,7 +463,7 @@ class Distillation(Strategy):
             return None
         if not self._config.virtual:
             publisher.server.finish(rounds)
-        self._wait(lambda: publisher.server.finished)
+        publisher.wait(lambda: publisher.server.finished)
         publisher.close(rounds)
         return publisher.newest()
 

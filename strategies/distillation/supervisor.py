@@ -11,6 +11,7 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ class DistillationServer:
 
     Events it has said since the last call come from `events`; one more kind, "died" with a reason,
     is added here. After config.distill.restarts restarts it stays dead (`alive` is False) and the
-    run goes on without it.
+    run goes on without it. `heard` is when it was started or last said something, on the monotonic
+    clock: at work, it says something every few seconds.
     """
 
     def __init__(self, config: RunConfig, directory: Path) -> None:
@@ -40,6 +42,8 @@ class DistillationServer:
         self._restarts = config.distill.restarts
         self._process: subprocess.Popen[str] | None = None
         self._process_number = 0
+        self._stuck = ""  # why the process has been killed from here
+        self.heard = time.monotonic()
         self.alive = False
         self.finished = False
         directory.mkdir(parents=True, exist_ok=True)
@@ -65,8 +69,9 @@ class DistillationServer:
                 env=environment,
                 cwd=_APP,
             )
-        self.alive = True
+        self.alive, self.heard, self._stuck = True, time.monotonic(), ""
         self._process_number += 1
+        self._orders.put(None)  # ends the thread of the process before
         self._orders = queue.SimpleQueue()
         threading.Thread(target=self._hear, args=(self._process,), daemon=True).start()
         threading.Thread(target=self._tell, args=(self._process, self._orders), daemon=True).start()
@@ -105,6 +110,12 @@ class DistillationServer:
             heard.append(event)
         return heard
 
+    def give_up(self, why: str) -> None:
+        """Kill a process that is stuck: it dies of `why`, and is replaced as any that dies."""
+        if self._process is not None and not self._stuck:
+            self._stuck = why
+            self._process.kill()
+
     def stop(self) -> None:
         """End the process: politely, then for good."""
         process = self._process
@@ -134,10 +145,12 @@ class DistillationServer:
     def _hear(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
         for line in process.stdout:
+            self.heard = time.monotonic()
             with contextlib.suppress(ValueError):
                 self._events.put(json.loads(line))
         code = process.wait()
         reason = f"exit code {code}" + (f": {self.last_words()}" if code > 0 else "")
+        reason = self._stuck or reason
         self._events.put({"event": "died", "reason": reason})
 
     def _tell(

@@ -4,9 +4,9 @@
 
 DIRECTORY holds ``config.json`` (the run's configuration) and the mailboxes. One JSON object a line
 comes in on stdin (``publish``, ``finish``) and goes out on stdout (``ready``, ``published``,
-``segment``, ``growth``, ``forward``, ``rejected``, ``finished``). Nobody ever waits for it to
-listen: versions are files, and it looks for them between its minibatches. It ends when it is told
-to, when stdin ends or when its parent is gone, so it cannot outlive the run.
+``segment``, ``growth``, ``forward``, ``rejected``, ``step``, ``finished``). Nobody ever waits for
+it to listen: versions are files, and it looks for them between its minibatches. It ends when it is
+told to, when stdin ends or when its parent is gone, so it cannot outlive the run.
 """
 
 import json
@@ -38,6 +38,8 @@ from strategies.schedule import orders
 
 # While there is nothing to do, the mailbox is looked at this often: far below a minibatch's time.
 _POLL_SECONDS = 0.005
+# While it learns, it says so this often: who waits for it can tell slow from stuck.
+_STEP_SECONDS = 5.0
 # A stop waits for the running minibatch; what has not ended by then is stuck.
 _PATIENCE_SECONDS = 10.0
 
@@ -66,6 +68,7 @@ class Worker:
         self._taught = False  # by this process: a state has the teacher's version, not the teacher
         self._final: int | None = None  # the last round, once ``finish`` was ordered
         self._segment: tuple[float, int] | None = None  # real clock: its start, its first step
+        self._said = time.monotonic()  # that it is learning
         published = published_files(directory)
         if published:
             arrays, metadata = load_tensors(published[-1])
@@ -105,7 +108,7 @@ class Worker:
             self._teach(order.teacher_version, vectors)
             for _ in range(order.steps):
                 self._check_alive()
-                self._learner.reverse_step()
+                self._step()
 
     def _await_version(self, store: VersionStore, version: int) -> Vectors:
         while (vectors := store.take(version)) is None:
@@ -136,7 +139,7 @@ class Worker:
             if taken is not None and self._config.switch("forward"):
                 self._forward(*taken)
             if self._taught:
-                self._learner.reverse_step()
+                self._step()
                 left -= self._final is not None
             elif self._final is not None:
                 return
@@ -155,7 +158,7 @@ class Worker:
                 continue
             for _ in range(self._config.distill.reverse_steps):
                 self._serve()
-                self._learner.reverse_step()
+                self._step()
             self._close_segment(taken[0])
             if self._config.variant.policy == "sync":
                 self._publish(taken[0])
@@ -221,10 +224,20 @@ class Worker:
         weights, buffers = vectors["weights"], vectors["buffers"]
         used = not gated or self._learner.worth_forwarding(weights, buffers)
         steps = self._config.distill.forward_steps if used else 0
-        result = self._learner.forward_distil(version, weights, buffers) if used else {}
+        learn = self._learner.forward_distil
+        result = learn(version, weights, buffers, self._tell_step) if used else {}
         atomic_save(forward_file(self._directory, version), result, {"used": used}, durable=False)
         times = {"start": start, "end": time.monotonic()}
         _say("forward", teacher_version=version, used=used, steps=steps, **times)
+
+    def _step(self) -> None:
+        self._learner.reverse_step()
+        self._tell_step()
+
+    def _tell_step(self) -> None:
+        if time.monotonic() - self._said >= _STEP_SECONDS:
+            self._said = time.monotonic()
+            _say("step", step=self._learner.step)
 
     def _publish(self, round_: int) -> None:
         """Leave the whole state as a file: what is shown, and what a successor continues from."""

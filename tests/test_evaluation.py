@@ -1,0 +1,75 @@
+"""The evaluation beside a run: bounded, in order, and not silent about its end."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fl_app.assemble import flat_model
+from fl_app.config import resolve
+from strategies import evaluation
+from strategies.evaluation import Evaluator, Task
+
+CONFIG = resolve({"mode": "average", "evaluate-examples": 10})
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Nothing is evaluated before it is set."""
+    opened = threading.Event()
+
+    def evaluate(*_: Any) -> tuple[float, float]:
+        opened.wait(60.0)
+        return 0.5, 1.0
+
+    monkeypatch.setattr(Evaluator, "_evaluate", evaluate)
+    yield opened
+    opened.set()
+
+
+def task(round_: int) -> Task:
+    return Task("small", {"weights": np.zeros(1)}, None, {"round": round_})
+
+
+def wait(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60.0
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_slow_evaluation_is_waited_for_and_told(gate: threading.Event) -> None:
+    reports: list[int] = []
+    said: list[str] = []
+    evaluator = Evaluator(CONFIG, lambda **fields: reports.append(fields["round"]), said.append)
+    rounds = list(range(40))
+    thread = threading.Thread(target=lambda: [evaluator.put(task(r)) for r in rounds], daemon=True)
+    thread.start()
+    wait(lambda: bool(said))
+    # In a queue of so many, one at work, and one that is being put: what a checkpoint has to keep.
+    most = evaluation._MOST_WAITING + 2
+    wait(lambda: len(evaluator.pending("small")) == most)
+    time.sleep(0.1)
+    assert len(evaluator.pending("small")) == most
+    gate.set()
+    thread.join()
+    evaluator.close()
+    assert reports == rounds
+    assert evaluator.pending("small") == {}
+    assert len(said) == 1
+    assert "slower than the training" in said[0]
+
+
+def test_an_evaluation_that_fails_ends_the_run_and_not_only_at_its_end() -> None:
+    evaluator = Evaluator(CONFIG, lambda **_: None)
+    vectors = flat_model(CONFIG, "small").state()
+    evaluator.put(Task("small", vectors | {"weights": np.zeros(3)}, None, {"round": 1}))
+    evaluator._thread.join(60.0)
+    for again in (2, 3):
+        with pytest.raises(ValueError, match="3"):
+            evaluator.put(Task("small", vectors, None, {"round": again}))
+    with pytest.raises(ValueError, match="3"):
+        evaluator.close()
