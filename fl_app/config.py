@@ -22,7 +22,7 @@ from fl_app.models.layers import NORMS
 from strategies.attacks import ATTACKS
 from strategies.averaging import STALENESS_WEIGHTS
 from strategies.consensus.algorithms import ALGORITHMS, COMPRESSIONS, PENALTIES
-from strategies.consensus.rates import RATES
+from strategies.consensus.rates import MOMENTUM_FORMS, RATES, step_size
 from strategies.consensus.topology import TOPOLOGIES
 from strategies.distillation.growth import obstacle
 from strategies.schedule import CostModel, DistillationPlan, Trace, cohort, distillation_trace
@@ -136,6 +136,7 @@ class ConsensusConfig:
     learning_rate: Annotated[float, Within(0, above=True)]
     schedule: Annotated[str, OneOf(*RATES)]
     momentum: Annotated[float, Within(0, 0.9999)]
+    momentum_form: Annotated[str, OneOf(*MOMENTUM_FORMS)]
     weight_decay: Annotated[float, Within(0)]
     augment: bool
     hold: bool
@@ -175,6 +176,12 @@ class ConsensusConfig:
         if self.exchange != "auto":
             return self.exchange == "synchronous"
         return ALGORITHMS[self.algorithm].exchange == "synchronous"
+
+    @property
+    def step_size(self) -> float:
+        """eta at a schedule's factor of 1."""
+        momentum = ALGORITHMS[self.algorithm].overrides.get("momentum", self.momentum)
+        return step_size(self.learning_rate, float(momentum), self.momentum_form)
 
 
 @dataclass(frozen=True)

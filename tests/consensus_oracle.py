@@ -248,6 +248,36 @@ def momentum_tracking(world: World, s: Settings) -> Models:
     return list(w)
 
 
+def qg_dsgdm(world: World, s: Settings) -> Models:
+    """Lin et al. 2021, algorithm 1, in heavy-ball's learning rate; with local steps, the difference
+    of a round's models is that of K steps."""
+    x = w = world.start
+    m = torch.zeros_like(w)
+    for tick in world.ticks:
+        lr = (1 - s.momentum) * tick.rate
+        g = torch.stack([world.gradient(i, w_i) for i, w_i in enumerate(w)]) + s.weight_decay * w
+        w = w - lr * (s.momentum * m + g)
+        if tick.round is not None:
+            w = mixing(world, tick) @ w
+            m = s.momentum * m + (1 - s.momentum) * (x - w) / (s.interval * lr)
+            x = w
+    return list(w)
+
+
+def decentlam(world: World, s: Settings) -> Models:
+    """Yuan et al. 2021, algorithm 2, in heavy-ball's learning rate."""
+    x = w = world.start
+    m = torch.zeros_like(w)
+    for tick in world.ticks:
+        lr = (1 - s.momentum) * tick.rate
+        g = torch.stack([world.gradient(i, w_i) for i, w_i in enumerate(w)]) + s.weight_decay * w
+        w = w - lr * g
+        if tick.round is not None:
+            m = s.momentum * m + (x - mixing(world, tick) @ w) / lr
+            x = w = x - lr * m
+    return list(w)
+
+
 def choco_sgd(world: World, s: Settings) -> Models:
     """Koloskova et al. 2019; copies[i][j] is h_j as node i has it."""
     momentum = Momentum(world, s.momentum, s.weight_decay)
@@ -319,6 +349,8 @@ ORACLES: dict[str, Callable[[World, Settings], Models]] = {
     "d-psgd": d_psgd,
     "gradient-tracking": lambda world, s: momentum_tracking(world, replace(s, momentum=0.0)),
     "momentum-tracking": momentum_tracking,
+    "qg-dsgdm": qg_dsgdm,
+    "decentlam": decentlam,
     "choco-sgd": choco_sgd,
     "relay-sgd": relay_sgd,
     "isolated": isolated,

@@ -598,3 +598,16 @@ def test_every_flower_rule_is_a_choice(averaging: str) -> None:
 
 def test_the_type_is_what_the_name_says() -> None:
     assert isinstance(resolve(), RunConfig)
+
+
+def test_heavy_ball_has_longer_steps() -> None:
+    """By as much as its sum is longer than the running mean; of an algorithm without momentum not,
+    whatever the key says."""
+
+    def step_size(**keys: Any) -> float:
+        values = {f"consensus.{key.replace('_', '-')}": value for key, value in keys.items()}
+        return resolve({"consensus.learning-rate": 0.1, **values}).consensus.step_size
+
+    assert step_size() == 0.1
+    assert step_size(momentum=0.5, momentum_form="heavy-ball") == 0.2
+    assert step_size(momentum_form="heavy-ball", algorithm="gradient-tracking") == 0.1

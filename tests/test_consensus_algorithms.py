@@ -16,6 +16,7 @@ from strategies.consensus.compression import kept, random_coordinates, require_c
 from strategies.consensus.ecl import ECL, isvr_penalty
 from strategies.consensus.held import HeldECL
 from strategies.consensus.node import Algorithm, Node
+from strategies.consensus.rates import HEAVY_BALL, MEAN, step_size
 from strategies.consensus.topology import Topology, build_topology
 from strategies.randomness import rng
 from tests import consensus_oracle as oracle
@@ -41,6 +42,7 @@ SETTINGS = Settings(
 ALONE = Topology("alone", 1, ({},))
 EXACT = [name for name, entry in ALGORITHMS.items() if entry.exact]
 ECL_FAMILY = [name for name in EXACT if ALGORITHMS[name].exchange == "random"]
+OUTER = ("qg-dsgdm", "decentlam")
 SYNCHRONOUS = [name for name, entry in ALGORITHMS.items() if entry.exchange == "synchronous"]
 
 
@@ -263,6 +265,10 @@ class TestEveryAlgorithm:
         )
         if name == "gradient-tracking":
             momentum = 0.0  # it has none, whatever the settings say
+        if name in OUTER and momentum:
+            pytest.skip(
+                "its momentum is that of rounds: see the test of a round without neighbours"
+            )
         w = start[0].clone()
         mean = torch.zeros_like(w)
         for _ in ticks:
@@ -815,7 +821,7 @@ def still(models: torch.Tensor, topology: Topology, rounds: int) -> World:
     return World(topology, models, lambda i, w: torch.zeros_like(w), ticks)
 
 
-@pytest.mark.parametrize("name", ["d-psgd", "gradient-tracking", "momentum-tracking"])
+@pytest.mark.parametrize("name", ["d-psgd", "gradient-tracking", "momentum-tracking", "qg-dsgdm"])
 def test_mixing_is_the_mixing_matrix(name: str) -> None:
     topology = build_topology("one-peer-exponential", 8)
     models = run(make_algorithm(name, SETTINGS, topology), still(random_start(8), topology, 3))
@@ -854,6 +860,96 @@ def test_trackers_sum_up_to_the_gradients() -> None:
     go_on(algorithm, nodes, World(topology, random_start(5), problem.gradient, ticks[-1:]))
     trackers = torch.stack([node.vectors["tracker"] for node in nodes])
     torch.testing.assert_close(trackers.sum(0), torch.stack(gradients).sum(0), rtol=0, atol=1e-12)
+
+
+def test_a_round_without_neighbours() -> None:
+    """DecentLaM is heavy-ball then. Quasi-global momentum d is the mean of earlier updates, which
+    have it in them: d' = beta d + (1 - beta) (beta d + g)."""
+    problem, beta, lr = quadratics(1), 0.9, 0.03
+    ticks = [Tick(lr / (1 - beta), [[]], n) for n in range(20)]
+    world = World(ALONE, random_start(1), problem.gradient, ticks)
+    settings = replace(SETTINGS, momentum=beta, interval=1)
+    for name in OUTER:
+        w, m = random_start(1)[0], torch.zeros(10, dtype=torch.float64)
+        for _ in ticks:
+            g = problem.gradient(0, w)
+            update = beta * m + g
+            w = w - lr * update
+            m = update if name == "decentlam" else beta * m + (1 - beta) * update
+        models = run(make_algorithm(name, settings, ALONE), world)
+        torch.testing.assert_close(models[0], w, rtol=0, atol=1e-12)
+
+
+def heavy_ball_bias(name: str, problem: Quadratics, beta: float) -> torch.Tensor:
+    """Where nodes end with heavy-ball's learning rate 0.03, one step a round, on a ring."""
+    topology, size = build_topology("ring", len(problem.H)), step_size(0.03, beta, HEAVY_BALL)
+    ticks = [replace(t, rate=size) for t in synchronous_ticks(topology, 4000, interval=1)]
+    world = World(topology, random_start(len(problem.H)), problem.gradient, ticks)
+    settings = replace(SETTINGS, momentum=beta, interval=1)
+    return run(make_algorithm(name, settings, topology), world)
+
+
+@pytest.mark.parametrize("name", OUTER)
+def test_outer_momentum_adds_no_bias(name: str) -> None:
+    """The bias of D-PSGD is known: its limit solves w = W (w - lr H (w - b)), linear in all nodes'
+    models. Heavy-ball of own gradients has that of steps 1 / (1 - beta) times as long; these two
+    have that of lr, whatever beta is."""
+    problem, W = quadratics(5), torch.from_numpy(build_topology("ring", 5).mixing_matrix())
+    mixing = torch.kron(W, torch.eye(10, dtype=torch.float64))
+
+    def limit(lr: float) -> torch.Tensor:
+        pull = lr * mixing @ torch.block_diag(*problem.H)
+        left = torch.eye(50, dtype=torch.float64) - mixing + pull
+        return torch.linalg.solve(left, pull @ problem.b.flatten()).view(5, 10)
+
+    for beta in (0.5, 0.9):
+        found = heavy_ball_bias(name, problem, beta)
+        torch.testing.assert_close(found, limit(0.03), rtol=0, atol=1e-9)
+    biased = heavy_ball_bias("d-psgd", problem, 0.9)
+    torch.testing.assert_close(biased, limit(0.3), rtol=0, atol=1e-9)
+    assert worst(found, problem.optimum()) < 0.3 * worst(biased, problem.optimum())
+
+
+@pytest.mark.parametrize("name", OUTER)
+def test_outer_momentum_survives_another_rate(name: str) -> None:
+    """It is kept in units of the model: with steps half as long, a round does half as much."""
+    topology = build_topology("ring", 5)
+    algorithm = make_algorithm(name, replace(SETTINGS, momentum=0.9, interval=1), topology)
+    nodes = started(algorithm, random_start(5))
+    ticks = list(synchronous_ticks(topology, 5, interval=1))
+    go_on(algorithm, nodes, World(topology, random_start(5), quadratics(5).gradient, ticks))
+    before = nodes[0].vectors["momentum"].clone()
+    algorithm.rescale(nodes[0], 0.3, 0.15)
+    assert before.norm() > 0.01
+    assert torch.equal(nodes[0].vectors["momentum"], before / 2)
+
+
+@pytest.mark.parametrize("name", ["isolated", "d-psgd", "momentum-tracking", "ecl"])
+def test_heavy_ball_is_the_running_mean_with_longer_steps(name: str) -> None:
+    """m <- beta m + g and steps of lr, against M <- beta M + (1 - beta) g and `step_size`."""
+    topology, problem, beta, lr = build_topology("ring", 4), quadratics(4), 0.8, 0.02
+    eta = step_size(lr, beta, HEAVY_BALL)
+    assert eta == pytest.approx(0.1)
+    assert step_size(lr, beta, MEAN) == lr
+    settings = replace(SETTINGS, momentum=beta, interval=1)
+    algorithm = make_algorithm(name, settings, topology)
+    by_hand = make_algorithm(name, replace(settings, momentum=0.0), topology)
+    mine, theirs = started(algorithm, random_start(2)), started(by_hand, random_start(2))
+    m = [torch.zeros(10, dtype=torch.float64) for _ in range(2)]
+    for seq in range(6):
+        for i in (0, 1):
+            g = problem.gradient(i, mine[i].weights)
+            m[i] = beta * m[i] + g
+            algorithm.step(mine[i], g.clone(), eta)
+            # Its own rate is eta, for which its penalty is; of the gradient's step only lr is left.
+            by_hand.step(theirs[i], m[i] * lr / eta, eta)
+            torch.testing.assert_close(mine[i].weights, theirs[i].weights, rtol=0, atol=1e-13)
+        for each, nodes in ((algorithm, mine), (by_hand, theirs)):
+            mails = each.message(nodes[0], 1, seq), each.message(nodes[1], 0, seq)
+            each.receive(nodes[0], 1, seq, mails[1])
+            each.receive(nodes[1], 0, seq, mails[0])
+            for one in nodes:
+                each.mix(one, seq)
 
 
 def test_choco_without_compression_is_d_psgd() -> None:

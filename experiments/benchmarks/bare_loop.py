@@ -194,7 +194,7 @@ def _nodes(values: dict[str, Value], nodes: Sequence[int], steps: int) -> Loop:
     gradients = one_by_one(config, nodes)
     own = [Node(node, flat_model(config, "small").weights) for node in nodes]
     momenta = [torch.zeros_like(node.weights) for node in own]
-    keep, rate = config.consensus.momentum, config.consensus.learning_rate
+    keep, rate = config.consensus.momentum, config.consensus.step_size
 
     def step(number: int) -> None:
         turn, position = divmod(number, len(own))

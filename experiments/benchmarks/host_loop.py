@@ -54,7 +54,7 @@ class Nodes:
         self.parameters = len(initial)
         self.participants = [self._start(i, initial) for i in range(config.participants)]
         for participant in self.participants:
-            participant.change_rate(config.consensus.learning_rate)
+            participant.change_rate(config.consensus.step_size)
         everybody = range(config.participants)
         self.host = Host(
             self.participants,

@@ -10,6 +10,7 @@ from strategies.consensus.descent import LocalSGD
 from strategies.consensus.ecl import ECL, CompressedECL, Penalty, fixed_penalty, isvr_penalty
 from strategies.consensus.held import HeldECL
 from strategies.consensus.node import Algorithm
+from strategies.consensus.outer_momentum import DecentLaM, QuasiGlobal
 from strategies.consensus.topology import Topology
 
 PENALTIES = ("fixed", "isvr")
@@ -133,6 +134,10 @@ def _choco_sgd(s: Settings, topology: Topology) -> Algorithm:
     return ChocoSGD(topology, s.momentum, s.weight_decay, s.keep, s.compression, s.gamma, s.seed)
 
 
+def _quasi_global(s: Settings, topology: Topology) -> Algorithm:
+    return QuasiGlobal(topology, s.momentum, s.weight_decay, s.interval)
+
+
 def _preset(theta: float, penalty: str, published: str) -> Entry:
     """ECL as it was published; rho belongs to the KDD paper alone."""
     overrides: dict[str, str | float] = {
@@ -165,6 +170,8 @@ ALGORITHMS: dict[str, Entry] = {
         _plain(MomentumTracking), "synchronous", "Takezawa et al., TMLR 2023", exact=True,
         unclipped=_SUMS,
     ),
+    "qg-dsgdm": Entry(_quasi_global, "synchronous", "Lin et al., ICML 2021"),
+    "decentlam": Entry(_plain(DecentLaM), "synchronous", "Yuan et al., ICCV 2021"),
     "choco-sgd": Entry(
         _choco_sgd, "synchronous", "Koloskova et al., ICML 2019", static_only=True,
         unclipped=_PARTS,

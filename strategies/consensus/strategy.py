@@ -186,7 +186,7 @@ class Consensus(Strategy):
         c = self._config.consensus
         return {
             "window": window,
-            "rate": rate_of(c.schedule, c.learning_rate, window, self._config.rounds),
+            "rate": rate_of(c.schedule, c.step_size, window, self._config.rounds),
             "durable": self._durable(window),
             "kept": self._kept,
             "examples": self._examples,
