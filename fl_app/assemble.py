@@ -37,8 +37,16 @@ def pick_device(name: str) -> str:
 
 
 def dataset_of(config: RunConfig) -> Dataset:
-    """The run's data set, read once a process. Raises DataError."""
-    return load_dataset(config.dataset, config.data_root, config.data_path)
+    """The run's data set, read once a process. Raises DataError, also for a class of which the
+    training set or the test set has nothing, unless that is allowed."""
+    dataset = load_dataset(config.dataset, config.data_root, config.data_path)
+    if dataset.one_sided and not config.allow_missing_classes:
+        raise DataError(
+            f"{config.data_path or config.dataset}: only one of the two sets has images of class "
+            f"{', '.join(dataset.one_sided[:5])}; give some to the other, or say "
+            f"allow-missing-classes=true{''.join(f' ({line})' for line in dataset.unused)}"
+        )
+    return dataset
 
 
 @lru_cache(maxsize=2)

@@ -1,6 +1,7 @@
 """The `edge-fl` command. Each subcommand imports what it needs, so that --help is instant."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -104,25 +105,36 @@ def show(arguments: argparse.Namespace) -> int:
 
 
 def check(arguments: argparse.Namespace) -> int:
-    """check own data, an .npz file or a folder of images, against the run it is meant for"""
+    """check own data, an .npz file or a folder of images: a training and a test set as a data set
+    of its own, other images as a device's part of dataset=NAME (or dataset=files data-path=PATH)"""
+    from fl_app.assemble import dataset_of
     from fl_app.config import FILES, resolve
-    from fl_app.data import load_dataset, load_shard, spec_of
+    from fl_app.data import is_whole, load_shard, spec_of
     from fl_app.launch.values import parse_assignments
 
-    path = str(Path(arguments.path).expanduser().absolute())
-    settings = resolve(parse_assignments([*arguments.values, f"data-path={path}"]))
-    if settings.dataset == FILES:
-        dataset = load_dataset(FILES, data_path=path)
-        parts, classes = {"train": dataset.train, "test": dataset.test}, dataset.classes
+    path = os.path.abspath(os.path.expanduser(arguments.path))
+    values = parse_assignments(arguments.values)
+    if "data-path" in values:
+        whole = False
     else:
-        spec = spec_of(settings.dataset)
-        parts, classes = {"train": load_shard(path, spec)}, spec.class_names
+        whole = values["dataset"] == FILES if "dataset" in values else is_whole(path)
+    if whole:
+        settings = resolve({**values, "dataset": FILES, "data-path": path})
+        dataset = dataset_of(settings)
+        parts, classes = {"train": dataset.train, "test": dataset.test}, dataset.classes
+        unused = dataset.unused
+    else:
+        settings = resolve(values)
+        spec = spec_of(settings.dataset, settings.data_path)
+        shard = load_shard(path, spec)
+        parts, classes, unused = {"train": shard}, spec.class_names, shard.unused
     for name, images in parts.items():
         shape = "x".join(map(str, images.images.shape[1:]))
-        print(f"{name}: {len(images.labels)} images of {shape}, fit dataset={settings.dataset}")
-        counts = [int((images.labels == label).sum()) for label in range(len(classes))]
-        for held, label in zip(counts, classes, strict=True):
+        print(f"{name}: {len(images)} images of {shape}, fit dataset={settings.dataset}")
+        for held, label in zip(images.counts(len(classes)), classes, strict=True):
             print(f"{held:9}  {label}")
+    for line in unused:
+        print(line)
     return 0
 
 

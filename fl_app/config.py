@@ -234,6 +234,7 @@ class RunConfig:
     dataset: Annotated[str, OneOf(*DATASETS, FILES)]
     data_root: str
     data_path: str
+    allow_missing_classes: bool
     partition: str
     alpha: Annotated[float, Within(0, above=True)]
     num_classes_per_partition: Annotated[int, Within(1)]

@@ -157,8 +157,42 @@ def test_data_check_takes_a_whole_data_set(
     images = np.random.default_rng(0).integers(0, 255, (6, 9, 9, 3), np.uint8)
     labels = np.arange(6) % 3
     np.savez(tmp_path / "all.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
-    assert main(["data", "check", str(tmp_path / "all.npz"), "dataset=files"]) == 0
-    assert capsys.readouterr().out.count("6 images of 3x9x9") == 2
+    for values in (["dataset=files"], []):
+        assert main(["data", "check", str(tmp_path / "all.npz"), *values]) == 0
+        assert capsys.readouterr().out.count("6 images of 3x9x9, fit dataset=files") == 2
+
+
+def test_data_check_says_what_is_not_used_and_what_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = np.random.default_rng(0).integers(0, 255, (6, 9, 9), np.uint8)
+    labels = np.array([7, 31, 9000] * 2)
+    whole = {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels}
+    np.savez(tmp_path / "all.npz", allow_pickle=False, **whole, x_val=images)
+    assert main(["data", "check", str(tmp_path / "all.npz")]) == 0
+    *_, row, told = capsys.readouterr().out.splitlines()
+    assert row.split() == ["2", "9000"]
+    assert told == f"{tmp_path}/all.npz: 1 array(s) not used: x_val"
+
+    whole["y_test"] = labels // 2
+    np.savez(tmp_path / "other.npz", allow_pickle=False, **whole)
+    assert main(["data", "check", str(tmp_path / "other.npz")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "'7' (2 in train, 0 in test)" in line
+
+
+def test_data_check_takes_a_devices_part_of_ones_own_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = np.random.default_rng(0).integers(0, 255, (4, 9, 9), np.uint8)
+    labels = np.array([1, 2] * 2)
+    whole = {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels}
+    np.savez(tmp_path / "all.npz", allow_pickle=False, **whole)
+    np.savez(tmp_path / "shard.npz", images=images[:3], labels=labels[:3])
+    words = [str(tmp_path / "shard.npz"), "dataset=files", f"data-path={tmp_path}/all.npz"]
+    assert main(["data", "check", *words]) == 0
+    _, *rows = capsys.readouterr().out.splitlines()
+    assert [row.split() for row in rows] == [["2", "1"], ["1", "2"]]
 
 
 def test_export_writes_a_model_that_computes_the_same(

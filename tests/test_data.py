@@ -1,4 +1,4 @@
-"""Data sets from every source, a device's own data, and the way from pixels to model input."""
+"""Data sets by name, and the way from pixels to model input."""
 
 import importlib
 import subprocess
@@ -9,16 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from fl_app.data import (
     DATASETS,
-    Dataset,
     Spec,
     augment,
     embedded,
     load_dataset,
-    load_shard,
     normalise,
     sets,
     spec_of,
@@ -311,194 +308,11 @@ def test_damaged_embedded_data(
         load_dataset("embedded")
 
 
-# ------------------------------------------------------------------ own data: a device's shard
+# ------------------------------------------------------------------ pixels to model input
 
 
 def pixels(spec: Spec, n: int) -> np.ndarray:
     return RNG.integers(0, 256, (n, spec.channels, spec.height, spec.width), np.uint8)
-
-
-def write_folder(folder: Path, images: np.ndarray, names: list[str]) -> None:
-    for i, (image, name) in enumerate(zip(images, names, strict=True)):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        array = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
-        Image.fromarray(array).save(folder / name / f"{i:03}.png")
-
-
-@pytest.mark.parametrize("spec", [GREY, COLOUR], ids=["grey", "colour"])
-@pytest.mark.parametrize("keys", [("images", "labels"), ("x_train", "y_train")])
-@pytest.mark.parametrize("layout", ["first", "last"])
-def test_shard_from_npz(tmp_path: Path, spec: Spec, keys: tuple[str, str], layout: str) -> None:
-    images, labels = pixels(spec, 5), np.array([0, 1, 2, 2, 0], np.int32)
-    stored = images if layout == "first" else images.transpose(0, 2, 3, 1)
-    np.savez_compressed(
-        tmp_path / "mine.npz", allow_pickle=False, **dict(zip(keys, (stored, labels), strict=True))
-    )
-    shard = load_shard(tmp_path / "mine.npz", spec)
-    assert np.array_equal(shard.images, images)
-    assert shard.images.flags.c_contiguous
-    assert shard.labels.dtype == np.int64
-    assert shard.labels.tolist() == labels.tolist()
-
-
-def test_grey_shard_without_a_channel_axis(tmp_path: Path) -> None:
-    images = pixels(GREY, 3)
-    np.savez(tmp_path / "mine.npz", images=images[:, 0], labels=np.zeros(3, int))
-    assert np.array_equal(load_shard(str(tmp_path / "mine.npz"), GREY).images, images)
-
-
-@pytest.mark.parametrize("spec", [GREY, COLOUR], ids=["grey", "colour"])
-def test_shard_from_folders_named_by_class_or_number(tmp_path: Path, spec: Spec) -> None:
-    images = pixels(spec, 4)
-    write_folder(tmp_path, images, ["cat", "2", "cat", "dog"])
-    (tmp_path / "cat" / "notes.txt").touch()
-    (tmp_path / ".thumbnails").mkdir()
-    shard = load_shard(tmp_path, spec)
-    # "2" sorts before "cat" and "dog".
-    assert shard.labels.tolist() == [2, 0, 0, 1]
-    assert np.array_equal(shard.images, images[[1, 0, 2, 3]])
-
-
-@pytest.mark.parametrize(
-    ("arrays", "message"),
-    [
-        ({}, "has no array 'x_train'; it holds: nothing"),
-        ({"images": pixels(GREY, 2)}, "has no array 'labels'; it holds: images"),
-        ({"images": pixels(GREY, 2) / 255.0}, "images are float64; give pixels 0 to 255 as uint8"),
-        (
-            {"images": pixels(COLOUR, 2)},
-            r"shape \(2, 3, 4, 6\); .*needs \(n, 1, 4, 6\)",
-        ),
-        ({"images": np.zeros(2, np.uint8)}, r"images have shape \(2,\)"),
-        ({"images": np.zeros((0, 1, 4, 6), np.uint8)}, r"labels have shape \(2,\) for 0 images"),
-        ({"labels": np.array([0, 3])}, "labels run from 0 to 3; this data set has 3 classes"),
-        ({"labels": np.array([-1, 0])}, "labels run from -1 to 0"),
-        ({"labels": np.array([0.0, 1.0])}, "labels are float64; give class numbers as integers"),
-        ({"labels": np.array([[0], [1]])}, r"labels have shape \(2, 1\) for 2 images"),
-        ({"labels": np.array([0, None])}, "array 'labels' cannot be read .*allow_pickle"),
-    ],
-)
-def test_bad_npz_shards(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
-    complete = {"images": pixels(GREY, 2), "labels": np.array([0, 1])}
-    missing = not arrays or (arrays.keys() == {"images"} and "no array" in message)
-    np.savez(tmp_path / "mine.npz", allow_pickle=True, **(arrays if missing else complete | arrays))
-    with pytest.raises(DataError, match=message):
-        load_shard(tmp_path / "mine.npz", GREY)
-
-
-def test_an_empty_shard_is_refused(tmp_path: Path) -> None:
-    np.savez(tmp_path / "mine.npz", images=pixels(GREY, 0), labels=np.zeros(0, int))
-    with pytest.raises(DataError, match="there is no image"):
-        load_shard(tmp_path / "mine.npz", GREY)
-
-
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn", b"hello"])
-def test_a_file_that_is_no_npz(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "mine.npz").write_bytes(content)
-    with pytest.raises(DataError, match=r"neither a folder nor a readable .npz file"):
-        load_shard(tmp_path / "mine.npz", GREY)
-
-
-def test_a_single_array_is_no_npz(tmp_path: Path) -> None:
-    np.save(tmp_path / "mine.npy", pixels(GREY, 2))
-    with pytest.raises(DataError, match=r"neither a folder nor a readable .npz file"):
-        load_shard(tmp_path / "mine.npy", GREY)
-
-
-def test_bad_folder_shards(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no image in any class folder .*png"):
-        load_shard(tmp_path, GREY)
-    write_folder(tmp_path, pixels(GREY, 1), ["fox"])
-    with pytest.raises(DataError, match=r"fox is not named after a class; .*cat, dog, emu"):
-        load_shard(tmp_path, GREY)
-    (tmp_path / "fox").rename(tmp_path / "cat")
-    Image.new("L", (4, 6)).save(tmp_path / "cat" / "tall.png")
-    with pytest.raises(DataError, match=r"tall.png has 6 x 4 pixels .*has 4 x 6"):
-        load_shard(tmp_path, GREY)
-    Image.new("I;16", (6, 4)).save(tmp_path / "cat" / "tall.png")
-    with pytest.raises(DataError, match=r"tall.png has pixels of mode I;16; give 8 bits"):
-        load_shard(tmp_path, GREY)
-    (tmp_path / "cat" / "tall.png").write_bytes(b"hello")
-    with pytest.raises(DataError, match=r"tall.png is not a readable image"):
-        load_shard(tmp_path, GREY)
-
-
-# ------------------------------------------------------------------ own data: a whole data set
-
-
-def check_own(dataset: Dataset, train: np.ndarray, test: np.ndarray) -> None:
-    assert np.array_equal(dataset.train.images, train)
-    assert np.array_equal(dataset.test.images, test)
-    assert dataset.mean == pytest.approx((train / 255).mean((0, 2, 3)))
-    assert dataset.std == pytest.approx((train / 255).std((0, 2, 3)))
-    assert not dataset.flip
-
-
-@pytest.mark.parametrize("spec", [GREY, COLOUR], ids=["grey", "colour"])
-def test_own_data_set_from_folders(tmp_path: Path, spec: Spec) -> None:
-    train, test = pixels(spec, 3), pixels(spec, 2)
-    write_folder(tmp_path / "train", train, ["a", "b", "b"])
-    write_folder(tmp_path / "test", test, ["a", "b"])
-    dataset = load_dataset("files", data_path=str(tmp_path))
-    check_own(dataset, train, test)
-    assert dataset.classes == ("a", "b")
-    assert dataset.train.labels.tolist() == [0, 1, 1]
-    assert spec_of("files", str(tmp_path)) == dataset.spec
-
-
-@pytest.mark.parametrize("named", [False, True])
-@pytest.mark.parametrize("layout", ["n1hw", "nhw", "nhwc"])
-def test_own_data_set_from_npz(tmp_path: Path, named: bool, layout: str) -> None:
-    spec = COLOUR if layout == "nhwc" else GREY
-    train, test = pixels(spec, 4), pixels(spec, 2)
-    change = {
-        "n1hw": lambda x: x,
-        "nhw": lambda x: x[:, 0],
-        "nhwc": lambda x: x.transpose(0, 2, 3, 1),
-    }[layout]
-    arrays = {"x_train": change(train), "x_test": change(test)}
-    arrays |= {"y_train": np.array([0, 1, 1, 0]), "y_test": np.array([1, 0])}
-    if named:
-        arrays["classes"] = np.array(["no", "yes", "never seen"])
-    np.savez(tmp_path / "mine.npz", allow_pickle=False, **arrays)
-    dataset = load_dataset("files", data_path=str(tmp_path / "mine.npz"))
-    check_own(dataset, train, test)
-    assert dataset.classes == (("no", "yes", "never seen") if named else ("0", "1"))
-
-
-@pytest.mark.parametrize(
-    ("arrays", "message"),
-    [
-        ({"x_train": np.zeros((2, 2, 4, 6), np.uint8)}, r"x_train has shape \(2, 2, 4, 6\)"),
-        ({"y_train": np.array([0, 0])}, "at least 2 classes, not 1"),
-        ({"y_train": np.array(["a", "b"])}, "y_train must hold class numbers"),
-        ({"y_test": np.array([0, 2])}, "x_test: labels run from 0 to 2"),
-        ({"x_test": pixels(COLOUR, 2)}, r"x_test: images have shape \(2, 3, 4, 6\)"),
-        ({"x_train": np.zeros((2, 4, 6), np.uint8)}, "one colour"),
-        ({"classes": np.array(["one"])}, "at least 2 classes, not 1"),
-    ],
-)
-def test_bad_own_data_sets(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
-    two = np.array([0, 1])
-    good = {"x_train": pixels(GREY, 2), "y_train": two, "x_test": pixels(GREY, 2), "y_test": two}
-    np.savez(tmp_path / "mine.npz", allow_pickle=False, **(good | arrays))
-    with pytest.raises(DataError, match=message):
-        load_dataset("files", data_path=str(tmp_path / "mine.npz"))
-
-
-def test_bad_own_folders(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="has no folder 'train'; give train/<class>/ and test/"):
-        load_dataset("files", data_path=str(tmp_path))
-    (tmp_path / "train").mkdir()
-    (tmp_path / "test").mkdir()
-    with pytest.raises(DataError, match="train: no image in any class folder"):
-        load_dataset("files", data_path=str(tmp_path))
-    write_folder(tmp_path / "train", pixels(GREY, 1), ["a"])
-    with pytest.raises(DataError, match="at least 2 classes, not 1"):
-        load_dataset("files", data_path=str(tmp_path))
-
-
-# ------------------------------------------------------------------ pixels to model input
 
 
 def channels_last(tensor: torch.Tensor) -> bool:

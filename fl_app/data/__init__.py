@@ -2,7 +2,7 @@
 
 from fl_app.data.augment import Preparation, augment, normalise
 from fl_app.data.images import Dataset, ImageSet, Spec
-from fl_app.data.own import load_shard
+from fl_app.data.own import is_whole, load_shard
 from fl_app.data.partition import PARTITIONS, Split, label_histogram, make_split, partition
 from fl_app.data.sets import DATASETS, load_dataset, spec_of
 
@@ -15,6 +15,7 @@ __all__ = [
     "Spec",
     "Split",
     "augment",
+    "is_whole",
     "label_histogram",
     "load_dataset",
     "load_shard",

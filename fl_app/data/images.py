@@ -1,10 +1,11 @@
 """What a data set is, wherever it comes from."""
 
+import hashlib
+import json
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-
-from fl_app.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -38,18 +39,31 @@ class ImageSet:
     Attributes:
         images: uint8, (n, channels, height, width), contiguous.
         labels: int64, (n,).
+        unused: what of their source was not read, a sentence each.
     """
 
     images: np.ndarray
     labels: np.ndarray
+    unused: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def counts(self, classes: int) -> np.ndarray:
+        """How many images there are of each class."""
+        return np.bincount(self.labels, minlength=classes)
+
+    def digest(self) -> str:
+        """The sha256 of all images and labels, 64 hex digits."""
+        digest = hashlib.sha256(str(self.images.shape).encode())
+        digest.update(self.images.data)
+        digest.update(self.labels.data)
+        return digest.hexdigest()
+
 
 @dataclass(frozen=True)
 class Dataset:
-    """A training and a test set; the attributes mean what they mean in `Spec`."""
+    """A training and a test set; the attributes mean what they mean in `Spec` and `ImageSet`."""
 
     name: str
     train: ImageSet
@@ -58,46 +72,25 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     flip: bool
+    unused: tuple[str, ...] = ()
+
+    @cached_property
+    def digest(self) -> str:
+        """The sha256 of names, images and labels of both sets, 64 hex digits."""
+        parts = [json.dumps(self.classes), self.train.digest(), self.test.digest()]
+        return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+    @property
+    def one_sided(self) -> tuple[str, ...]:
+        """The classes of which one set has images and the other has none, a phrase each."""
+        train, test = (part.counts(len(self.classes)) for part in (self.train, self.test))
+        return tuple(
+            f"{name!r} ({train[i]} in train, {test[i]} in test)"
+            for i, name in enumerate(self.classes)
+            if (train[i] == 0) != (test[i] == 0)
+        )
 
     @property
     def spec(self) -> Spec:
         channels, height, width = self.train.images.shape[1:]
         return Spec(channels, height, width, self.classes, self.mean, self.std, self.flip)
-
-
-def image_set(images: np.ndarray, labels: np.ndarray, spec: Spec, where: str) -> ImageSet:
-    """Check arrays that come from outside against `spec` and return them in our layout.
-
-    Images may be (n, c, h, w), (n, h, w, c), or (n, h, w) where there is one channel.
-
-    Raises:
-        DataError: wrong shape, type, number or range; the message begins with `where`.
-    """
-    if images.dtype != np.uint8:
-        raise DataError(f"{where}: images are {images.dtype}; give pixels 0 to 255 as uint8")
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise DataError(f"{where}: labels are {labels.dtype}; give class numbers as integers")
-    if labels.ndim != 1 or len(labels) != len(images):
-        raise DataError(
-            f"{where}: labels have shape {labels.shape} for {len(images)} images; "
-            f"give one label per image"
-        )
-    if not len(labels):
-        raise DataError(f"{where}: there is no image")
-    c, h, w = spec.channels, spec.height, spec.width
-    if images.shape[1:] == (h, w) and c == 1:
-        images = images[:, None]
-    elif images.shape[1:] == (h, w, c) and images.shape[1:] != (c, h, w):
-        images = images.transpose(0, 3, 1, 2)
-    elif images.shape[1:] != (c, h, w):
-        raise DataError(
-            f"{where}: images have shape {images.shape}; this data set needs "
-            f"(n, {c}, {h}, {w}) or (n, {h}, {w}, {c})"
-        )
-    low, high = labels.min(), labels.max()
-    if low < 0 or high >= spec.classes:
-        raise DataError(
-            f"{where}: labels run from {low} to {high}; this data set has {spec.classes} classes, "
-            f"numbered from 0 to {spec.classes - 1}"
-        )
-    return ImageSet(np.ascontiguousarray(images), labels.astype(np.int64))

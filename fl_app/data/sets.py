@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fl_app.data import embedded
 from fl_app.data.class_names import CIFAR10, CIFAR100, FASHION
+from fl_app.data.foreign import reading
 from fl_app.data.images import Dataset, ImageSet, Spec
 from fl_app.data.own import existing_path, load_files
 from fl_app.data.torchvision_sets import torchvision_reader
@@ -62,7 +63,8 @@ def load_dataset(name: str, data_root: str = "", data_path: str = "") -> Dataset
         return _load_files(str(existing_path(data_path)))
     _check_name(name)
     if data_root:
-        data_root = str(Path(data_root).expanduser())
+        with reading(f"data-root={data_root!r}"):
+            data_root = str(Path(data_root).expanduser())
         if not Path(data_root).is_absolute():
             raise DataError(
                 f"data-root={data_root!r} is relative, but a run's processes have other working "

@@ -30,7 +30,9 @@ def torchvision_reader(class_name: str) -> Callable[[str], tuple[ImageSet, Image
             return _read_or_download(class_name)
         try:
             return _read(class_name, Path(data_root))
-        except (RuntimeError, OSError) as error:
+        except DataError:
+            raise
+        except Exception as error:  # torchvision raises what its files make it raise
             raise DataError(
                 f"data-root={data_root!r} does not hold torchvision's {class_name} ({error}); "
                 f"give the directory that does, or leave data-root empty to download it, "
@@ -46,7 +48,9 @@ def _read_or_download(class_name: str) -> tuple[ImageSet, ImageSet]:
         if not directory.is_dir():
             _download(class_name, directory)
         return _read(class_name, directory)
-    except (RuntimeError, OSError) as error:
+    except DataError:
+        raise
+    except Exception as error:
         raise DataError(
             f"{class_name} is not in {directory} and could not be downloaded ({error}); "
             f"run once with a network, or give data-root=DIRECTORY that holds it, "

@@ -1,0 +1,634 @@
+"""People's own data: archives, folders and pictures as they come, and every way to be wrong."""
+
+import contextlib
+import io
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fl_app.assemble import dataset_of
+from fl_app.config import resolve
+from fl_app.data import (
+    Dataset,
+    ImageSet,
+    Spec,
+    folder,
+    foreign,
+    load_dataset,
+    load_shard,
+    own,
+    sets,
+    spec_of,
+)
+from fl_app.errors import DataError
+
+RNG = np.random.default_rng(5)
+GREY = Spec(1, 4, 6, ("cat", "dog", "emu"), (0.5,), (0.25,), flip=False)
+COLOUR = Spec(3, 4, 6, ("cat", "dog", "emu"), (0.5,) * 3, (0.25,) * 3, flip=False)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_cached() -> None:
+    sets._load_files.cache_clear()
+
+
+# ------------------------------------------------------------------ own data: a device's shard
+
+
+def pixels(spec: Spec, n: int) -> np.ndarray:
+    return RNG.integers(0, 256, (n, spec.channels, spec.height, spec.width), np.uint8)
+
+
+def whole(**arrays: np.ndarray) -> dict[str, np.ndarray]:
+    """Two grey images of two classes in each set, and other arrays."""
+    two = np.array([0, 1])
+    x = {"x_train": pixels(GREY, 2), "x_test": pixels(GREY, 2)}
+    return {**x, "y_train": two, "y_test": two, **arrays}
+
+
+def write_folder(folder: Path, images: np.ndarray, names: list[str]) -> None:
+    for i, (image, name) in enumerate(zip(images, names, strict=True)):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        array = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
+        Image.fromarray(array).save(folder / name / f"{i:03}.png")
+
+
+@pytest.mark.parametrize("spec", [GREY, COLOUR], ids=["grey", "colour"])
+@pytest.mark.parametrize("keys", [("images", "labels"), ("x_train", "y_train")])
+@pytest.mark.parametrize("layout", ["first", "last"])
+def test_shard_from_npz(tmp_path: Path, spec: Spec, keys: tuple[str, str], layout: str) -> None:
+    images, labels = pixels(spec, 5), np.array([0, 1, 2, 2, 0], np.int32)
+    stored = images if layout == "first" else images.transpose(0, 2, 3, 1)
+    np.savez_compressed(
+        tmp_path / "mine.npz", allow_pickle=False, **dict(zip(keys, (stored, labels), strict=True))
+    )
+    shard = load_shard(tmp_path / "mine.npz", spec)
+    assert np.array_equal(shard.images, images)
+    assert shard.images.flags.c_contiguous
+    assert shard.labels.dtype == np.int64
+    assert shard.labels.tolist() == labels.tolist()
+
+
+def test_grey_shard_without_a_channel_axis(tmp_path: Path) -> None:
+    images = pixels(GREY, 3)
+    np.savez(tmp_path / "mine.npz", images=images[:, 0], labels=np.zeros(3, int))
+    assert np.array_equal(load_shard(str(tmp_path / "mine.npz"), GREY).images, images)
+
+
+@pytest.mark.parametrize("spec", [GREY, COLOUR], ids=["grey", "colour"])
+def test_shard_from_folders_named_by_class_or_number(tmp_path: Path, spec: Spec) -> None:
+    images = pixels(spec, 4)
+    write_folder(tmp_path, images, ["cat", "2", "cat", "dog"])
+    (tmp_path / "cat" / "notes.txt").touch()
+    (tmp_path / ".thumbnails").mkdir()
+    shard = load_shard(tmp_path, spec)
+    # "2" sorts before "cat" and "dog".
+    assert shard.labels.tolist() == [2, 0, 0, 1]
+    assert np.array_equal(shard.images, images[[1, 0, 2, 3]])
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({}, "has no array 'x_train'; it holds: nothing"),
+        ({"images": pixels(GREY, 2)}, "has no array 'labels'; it holds: images"),
+        ({"images": pixels(GREY, 2) / 255.0}, "images are float64; give pixels 0 to 255 as uint8"),
+        (
+            {"images": pixels(COLOUR, 2)},
+            r"shape \(2, 3, 4, 6\); .*needs \(n, 1, 4, 6\)",
+        ),
+        ({"images": np.zeros(2, np.uint8)}, r"images have shape \(2,\)"),
+        ({"images": np.zeros((0, 1, 4, 6), np.uint8)}, "there is no image"),
+        ({"labels": np.array([0])}, r"labels have shape \(1,\) for 2 images"),
+        ({"images": np.uint8(3)}, r"images have shape \(\)"),
+        (
+            {"labels": np.array([0, 3])},
+            "label 3 means no class; this data set has 3 classes: cat, dog, emu",
+        ),
+        ({"labels": np.array([-1, 0])}, "label -1 is negative"),
+        ({"labels": np.array([0.0, 1.0])}, "labels are float64; give class numbers as integers"),
+        ({"labels": np.array([[0], [1]])}, r"labels have shape \(2, 1\) for 2 images"),
+        ({"labels": np.array([0, None])}, "array 'labels' holds Python objects"),
+    ],
+)
+def test_bad_npz_shards(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
+    complete = {"images": pixels(GREY, 2), "labels": np.array([0, 1])}
+    missing = not arrays or (arrays.keys() == {"images"} and "no array" in message)
+    np.savez(tmp_path / "mine.npz", allow_pickle=True, **(arrays if missing else complete | arrays))
+    with pytest.raises(DataError, match=message):
+        load_shard(tmp_path / "mine.npz", GREY)
+
+
+def test_an_empty_shard_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "mine.npz", images=pixels(GREY, 0), labels=np.zeros(0, int))
+    with pytest.raises(DataError, match="there is no image"):
+        load_shard(tmp_path / "mine.npz", GREY)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn", b"hello"])
+def test_a_file_that_is_no_npz(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "mine.npz").write_bytes(content)
+    with pytest.raises(DataError, match=r"neither a folder nor a readable .npz file"):
+        load_shard(tmp_path / "mine.npz", GREY)
+
+
+def test_a_single_array_is_no_npz(tmp_path: Path) -> None:
+    np.save(tmp_path / "mine.npy", pixels(GREY, 2))
+    with pytest.raises(DataError, match=r"neither a folder nor a readable .npz file"):
+        load_shard(tmp_path / "mine.npy", GREY)
+
+
+def test_bad_folder_shards(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no image in any class folder .*png"):
+        load_shard(tmp_path, GREY)
+    write_folder(tmp_path, pixels(GREY, 2), ["fox", "fox"])
+    with pytest.raises(DataError, match=r"fox is not named after a class; .*cat, dog, emu"):
+        load_shard(tmp_path, GREY)
+    (tmp_path / "fox").rename(tmp_path / "cat")
+    Image.new("L", (4, 6)).save(tmp_path / "cat" / "tall.png")
+    with pytest.raises(DataError, match=r"tall.png has 6 x 4 pixels .*2 of 3 pictures have 4 x 6"):
+        load_shard(tmp_path, GREY)
+    (tmp_path / "cat" / "tall.png").unlink()
+    with pytest.raises(DataError, match=r"000.png has 4 x 6 .*this data set has 5 x 6"):
+        load_shard(tmp_path, replace(GREY, height=5))
+    (tmp_path / "0").mkdir()
+    with pytest.raises(DataError, match=r"folders '0' and 'cat' both mean class 'cat'"):
+        load_shard(tmp_path, GREY)
+
+
+# ------------------------------------------------------------------ own data: a whole data set
+
+
+def check_own(dataset: Dataset, train: np.ndarray, test: np.ndarray) -> None:
+    assert np.array_equal(dataset.train.images, train)
+    assert np.array_equal(dataset.test.images, test)
+    assert dataset.mean == pytest.approx((train / 255).mean((0, 2, 3)))
+    assert dataset.std == pytest.approx((train / 255).std((0, 2, 3)))
+    assert not dataset.flip
+
+
+@pytest.mark.parametrize("spec", [GREY, COLOUR], ids=["grey", "colour"])
+def test_own_data_set_from_folders(tmp_path: Path, spec: Spec) -> None:
+    train, test = pixels(spec, 3), pixels(spec, 2)
+    write_folder(tmp_path / "train", train, ["a", "b", "b"])
+    write_folder(tmp_path / "test", test, ["a", "b"])
+    dataset = load_dataset("files", data_path=str(tmp_path))
+    check_own(dataset, train, test)
+    assert dataset.classes == ("a", "b")
+    assert dataset.train.labels.tolist() == [0, 1, 1]
+    assert spec_of("files", str(tmp_path)) == dataset.spec
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("layout", ["n1hw", "nhw", "nhwc"])
+def test_own_data_set_from_npz(tmp_path: Path, named: bool, layout: str) -> None:
+    spec = COLOUR if layout == "nhwc" else GREY
+    train, test = pixels(spec, 4), pixels(spec, 2)
+    change = {
+        "n1hw": lambda x: x,
+        "nhw": lambda x: x[:, 0],
+        "nhwc": lambda x: x.transpose(0, 2, 3, 1),
+    }[layout]
+    arrays = {"x_train": change(train), "x_test": change(test)}
+    arrays |= {"y_train": np.array([0, 1, 1, 0]), "y_test": np.array([1, 0])}
+    if named:
+        arrays["classes"] = np.array(["no", "yes", "never seen"])
+    np.savez(tmp_path / "mine.npz", allow_pickle=False, **arrays)
+    dataset = load_dataset("files", data_path=str(tmp_path / "mine.npz"))
+    check_own(dataset, train, test)
+    assert dataset.classes == (("no", "yes", "never seen") if named else ("0", "1"))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x_train": np.zeros((2, 2, 4, 6), np.uint8)}, r"x_train has shape \(2, 2, 4, 6\)"),
+        ({"y_train": np.zeros(2, int), "y_test": np.zeros(2, int)}, "at least 2 classes, not 1"),
+        ({"y_train": np.array(["a", "b"])}, "y_train: labels are <U1; give class numbers"),
+        ({"x_train": np.zeros((2, 3, 6, 3), np.uint8)}, r"x_train has shape \(2, 3, 6, 3\)"),
+        ({"x_test": pixels(COLOUR, 2)}, r"x_test: images have shape \(2, 3, 4, 6\)"),
+        ({"x_train": np.zeros((2, 4, 6), np.uint8)}, "one colour"),
+        ({"classes": np.array(["one"])}, "at least 2 classes, not 1"),
+        ({"classes": np.array("cat,dog")}, r"classes has shape \(\) .*a list of names"),
+        ({"classes": np.array([0.5, 1])}, "classes has .*float64; give a list of names"),
+        ({"classes": np.array(["cat", "cat"])}, "two classes are called 'cat'"),
+        ({"classes": np.array(["cat", " "])}, "' ' is no name of a class"),
+        ({"classes": np.array(["cat", "d\nog"])}, r"'d\\nog' is no name of a class"),
+        ({"classes": np.array(["1", "2"])}, "label 0 means no class; this data set has 2 classes"),
+    ],
+)
+def test_bad_own_data_sets(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
+    np.savez(tmp_path / "mine.npz", allow_pickle=False, **(whole() | arrays))
+    with pytest.raises(DataError, match=message):
+        load_dataset("files", data_path=str(tmp_path / "mine.npz"))
+
+
+def test_bad_own_folders(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has no folder 'train'; give train/<class>/ and test/"):
+        load_dataset("files", data_path=str(tmp_path))
+    (tmp_path / "train").mkdir()
+    (tmp_path / "test").mkdir()
+    with pytest.raises(DataError, match="train: no image in any class folder"):
+        load_dataset("files", data_path=str(tmp_path))
+    write_folder(tmp_path / "train", pixels(GREY, 1), ["a"])
+    with pytest.raises(DataError, match="at least 2 classes, not 1"):
+        load_dataset("files", data_path=str(tmp_path))
+
+
+def both_sets(folder: Path, names: list[str], spec: Spec = GREY) -> np.ndarray:
+    """A training and a test set with the same images, one of each class."""
+    images = pixels(spec, len(names))
+    for part in ("train", "test"):
+        write_folder(folder / part, images, names)
+    return images
+
+
+def use(path: Path, **values: str | bool) -> Dataset:
+    """The data set as a run has it."""
+    keys = {key.replace("_", "-"): value for key, value in values.items()}
+    return dataset_of(resolve({"dataset": "files", "data-path": str(path), **keys}))
+
+
+# ------------------------------------------------------------------ what is decided for all
+
+
+def test_a_set_with_one_picture_in_colour_is_in_colour(tmp_path: Path) -> None:
+    images = both_sets(tmp_path, ["ant", "bee"], COLOUR)
+    Image.new("L", (6, 4), 77).save(tmp_path / "train" / "ant" / "000.png")
+    dataset = use(tmp_path)
+    assert dataset.spec.channels == 3
+    assert (dataset.train.images[0] == 77).all()
+    assert np.array_equal(dataset.train.images[1], images[1])
+
+
+@pytest.mark.parametrize("how", ["deeper", "tif", "gif", "JPE"])
+def test_pictures_count_wherever_in_their_class_they_are(tmp_path: Path, how: str) -> None:
+    both_sets(tmp_path, ["ant", "bee"])
+    picture = tmp_path / "train" / "ant" / "000.png"
+    if how == "deeper":
+        (picture.parent / "2024" / "may").mkdir(parents=True)
+        picture.rename(picture.parent / "2024" / "may" / picture.name)
+    else:
+        Image.open(picture).save(picture.with_suffix(f".{how}"))
+        picture.unlink()
+    assert use(tmp_path).train.labels.tolist() == [0, 1]
+    assert use(tmp_path).spec.channels == 1  # a grey GIF has a palette
+
+
+def test_what_is_not_used_is_named_with_its_number(tmp_path: Path) -> None:
+    both_sets(tmp_path, ["ant", "bee"])
+    for name in (
+        "train/ant/a.heic",
+        "train/bee/b.HEIC",
+        "train/loose.png",
+        "test/ant/notes",
+        "test/bee/Thumbs.db",
+        "test/bee/._000.png",
+        "test/.DS_Store",
+        "labels.csv",
+    ):
+        (tmp_path / name).touch()
+    (tmp_path / "test" / "__MACOSX").mkdir()
+    (tmp_path / "train" / "ant" / "again").symlink_to(tmp_path / "train")
+    (tmp_path / "train" / "ant" / "gone.png").symlink_to(tmp_path / "nowhere")
+    root = str(tmp_path)
+    assert use(tmp_path).unused == (
+        f"{root}: not used: 1 beside them: labels.csv",
+        f"{root}/train: not used: 2 .heic (e.g. ant/a.heic), 1 in no class folder (e.g. "
+        f"loose.png), 1 link(s) to folders (e.g. ant/again), 1 no file(s) (e.g. ant/gone.png)",
+        f"{root}/test: not used: 4 hidden or of a system (e.g. .DS_Store), 1 without a suffix "
+        f"(e.g. ant/notes)",
+    )
+
+
+def test_a_class_in_one_set_only_is_refused_unless_it_is_asked_for(tmp_path: Path) -> None:
+    both_sets(tmp_path, ["1", "2", "3"])
+    (tmp_path / "test" / "0").mkdir()
+    (tmp_path / "test" / "2" / "001.png").rename(tmp_path / "test" / "0" / "001.png")
+    with pytest.raises(
+        DataError, match=r"class '0' \(0 in train, 1 in test\), '2' \(1 in train, 0"
+    ):
+        use(tmp_path)
+    dataset = use(tmp_path, allow_missing_classes=True)
+    assert dataset.classes == ("0", "1", "2", "3")
+    assert dataset.train.labels.tolist() == [1, 2, 3]
+    assert dataset.test.labels.tolist() == [0, 1, 3]
+
+
+def test_a_class_without_any_picture_is_refused_with_what_is_there_instead(tmp_path: Path) -> None:
+    both_sets(tmp_path, ["ant", "bee"])
+    (tmp_path / "train" / "cow").mkdir()
+    (tmp_path / "train" / "cow" / "a.heic").touch()
+    with pytest.raises(DataError, match=r"no image of class 'cow' .*1 .heic \(e.g. cow/a.heic\)"):
+        use(tmp_path)
+
+
+# ------------------------------------------------------------------ which class is meant
+
+
+def test_labels_that_are_identifiers_are_as_many_classes_as_occur(tmp_path: Path) -> None:
+    names = np.array([7, 3_000_000_000, 31])
+    arrays = {"x_train": pixels(GREY, 3), "x_test": pixels(GREY, 3)}
+    np.savez(tmp_path / "a.npz", allow_pickle=False, y_train=names, y_test=names[::-1], **arrays)
+    dataset = use(tmp_path / "a.npz")
+    assert dataset.classes == ("7", "31", "3000000000")
+    assert dataset.train.labels.tolist() == [0, 2, 1]
+    # A device's labels mean the same, and none of them a class by its position.
+    np.savez(tmp_path / "b.npz", images=pixels(GREY, 2), labels=np.array([31, 7], np.uint8))
+    assert load_shard(tmp_path / "b.npz", dataset.spec).labels.tolist() == [1, 0]
+    np.savez(tmp_path / "c.npz", images=pixels(GREY, 2), labels=np.array([31, 0]))
+    with pytest.raises(DataError, match=r"label 0 means no class; .*3 classes: 7, 31, 3000000000"):
+        load_shard(tmp_path / "c.npz", dataset.spec)
+
+
+def test_a_devices_folder_called_by_a_number_is_that_class_or_none(tmp_path: Path) -> None:
+    spec = replace(GREY, class_names=("1", "2", "3"))
+    write_folder(tmp_path, pixels(GREY, 2), ["1", "3"])
+    assert load_shard(tmp_path, spec).labels.tolist() == [0, 2]
+    (tmp_path / "3").rename(tmp_path / "0")
+    with pytest.raises(DataError, match=r"0 is not named after a class; .*3 classes: 1, 2, 3"):
+        load_shard(tmp_path, spec)
+
+
+def test_classes_that_are_called_numbers_are_in_their_order(tmp_path: Path) -> None:
+    both_sets(tmp_path, [str(i) for i in range(11)])
+    dataset = use(tmp_path)
+    assert dataset.classes == tuple(str(i) for i in range(11))
+
+
+def test_names_are_the_same_however_their_letters_are_composed(tmp_path: Path) -> None:
+    composed, taken_apart = "k\u00e4fer", "ka\u0308fer"
+    both_sets(tmp_path, ["ant", taken_apart])
+    (tmp_path / "train" / taken_apart).rename(tmp_path / "train" / composed)
+    assert use(tmp_path).classes == ("ant", composed)
+    write_folder(tmp_path / "train", pixels(GREY, 1), [taken_apart])
+    with pytest.raises(DataError, match="two folders 'k\u00e4fer', which differ only in how"):
+        load_shard(tmp_path / "train", replace(GREY, class_names=("ant", composed)))
+
+
+def test_names_of_an_archive_are_as_people_write_them(tmp_path: Path) -> None:
+    names = np.array(["\ufeffant".encode(), "ka\u0308fer".encode()])
+    np.savez(tmp_path / "a.npz", allow_pickle=False, **whole(classes=names))
+    assert use(tmp_path / "a.npz").classes == ("ant", "k\u00e4fer")
+
+
+# ------------------------------------------------------------------ archives that are wrong
+
+
+def edited(content: bytes, magic: bytes, offset: int, change: int) -> bytes:
+    """The archive with a byte of each of its headers of one kind changed."""
+    data, at = bytearray(content), -1
+    while (at := data.find(magic, at + 1)) >= 0:
+        data[at + offset] ^= change
+    return bytes(data)
+
+
+def archive(member: bytes, name: str = "x_train.npy") -> bytes:
+    """A good archive but for one member."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as file:
+        for key, array in whole().items():
+            own = io.BytesIO()
+            np.save(own, array)
+            file.writestr(f"{key}.npy", member if f"{key}.npy" == name else own.getvalue())
+    return stream.getvalue()
+
+
+def claim(shape: tuple[int, ...], rest: int = 64, **fields: Any) -> bytes:
+    """An array's header, and so many bytes after it."""
+    header = io.BytesIO()
+    described = {"descr": "|u1", "fortran_order": False, "shape": shape} | fields
+    np.lib.format.write_array_header_1_0(header, described)
+    return header.getvalue() + bytes(rest)
+
+
+GOOD = archive(b"", "")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (edited(edited(GOOD, b"PK\3\4", 8, 9), b"PK\1\2", 10, 9), "'x_train' cannot be read .*com"),
+        (edited(edited(GOOD, b"PK\3\4", 6, 1), b"PK\1\2", 8, 1), "'x_train' cannot be read .*encr"),
+        (edited(GOOD, b"PK\1\2", 16, 1), "'x_train' cannot be read .*CRC"),
+        (GOOD[: len(GOOD) // 2], "neither a folder nor a readable .npz file"),
+        (archive(b"abc"), "array 'x_train' is no NumPy array"),
+        (archive(b""), "array 'x_train' is no NumPy array"),
+        (archive(b"\x93NUMPY\3\0"), r"'x_train' has version \(3, 0\)"),
+        (archive(b"\x93NUMPY\1\0\xff\xff{'descr"), "'x_train' cannot be read"),
+        (archive(b"\x93NUMPY\1\0\5\0{'a'("), "'x_train' cannot be read"),
+        (archive(claim((10**7, 1000, 1000))), "header says 10,000,000,000,000 bytes, .* are 64"),
+        (archive(claim((-8, -8))), "damaged"),
+        (archive(claim((2, 4, 6), descr="|O")), "'x_train' holds Python objects"),
+        (archive(claim((2, 4, 6), rest=49)), "header says 48 bytes, and there are 49"),
+    ],
+)  # fmt: skip
+def test_damaged_archives_end_in_a_sentence(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(DataError, match=f"^{tmp_path}/a.npz.*{message}") as refusal:
+        load_dataset("files", data_path=str(tmp_path / "a.npz"))
+    assert "\n" not in str(refusal.value)
+
+
+def test_any_byte_may_be_wrong(tmp_path: Path) -> None:
+    """The same images, or a DataError: of a stored archive and of a compressed one."""
+    arrays = whole()
+    for save in (np.savez, np.savez_compressed):
+        stream = io.BytesIO()
+        save(stream, allow_pickle=False, **arrays)
+        for at in range(0, len(stream.getvalue()), 3):
+            content = bytearray(stream.getvalue())
+            content[at] ^= 0xFF
+            (tmp_path / "a.npz").write_bytes(content)
+            with contextlib.suppress(DataError):
+                assert np.array_equal(
+                    own.load_files(tmp_path / "a.npz").train.images[:, 0], arrays["x_train"][:, 0]
+                )
+
+
+def test_an_array_larger_than_the_memory_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez(tmp_path / "a.npz", allow_pickle=False, **whole())
+    monkeypatch.setattr(foreign, "available_memory", lambda: 47.0)
+    monkeypatch.setattr(np.lib.format, "read_array", lambda *_, **__: pytest.fail("it is read"))
+    with pytest.raises(DataError, match=r"'x_train' would take .* GB of memory"):
+        load_dataset("files", data_path=str(tmp_path / "a.npz"))
+
+
+def test_images_of_another_type_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez(tmp_path / "a.npz", allow_pickle=False, **whole(x_train=np.zeros((2, 4, 6))))
+    monkeypatch.setattr(np.lib.format, "read_array", lambda *_, **__: pytest.fail("it is read"))
+    with pytest.raises(DataError, match="x_train: images are float64"):
+        load_dataset("files", data_path=str(tmp_path / "a.npz"))
+
+
+def test_an_array_of_that_name_twice(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", allow_pickle=False, **whole())
+    with zipfile.ZipFile(tmp_path / "a.npz", "a") as file:
+        file.writestr("x_train", b"another one")
+    with pytest.raises(DataError, match=r"a.npz holds 'x_train' twice"):
+        use(tmp_path / "a.npz")
+
+
+def test_arrays_that_are_not_used_are_named(tmp_path: Path) -> None:
+    more = {"x_val": pixels(GREY, 1), "__MACOSX/._x_val": np.zeros(3)}
+    np.savez(tmp_path / "a.npz", allow_pickle=False, **whole(**more))
+    assert use(tmp_path / "a.npz").unused == (f"{tmp_path}/a.npz: 1 array(s) not used: x_val",)
+
+
+def test_paths_that_are_no_data(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "round").symlink_to(tmp_path / "round")
+    for path, message in (
+        (tmp_path / "pipe", "neither a folder nor a file"),
+        (tmp_path / "round", "cannot be found: .*[Ss]ymbolic"),
+        (tmp_path / ("a" * 300), "cannot be found: .*too long"),
+        ("~nobody-of-that-name/x", "cannot be found: "),
+        ("/a\0b", r"'/a\\x00b' cannot be found"),
+    ):
+        with pytest.raises(DataError, match=f"data-path=.*{message}") as refusal:
+            load_dataset("files", data_path=str(path))
+        assert "\n" not in str(refusal.value)
+
+
+# ------------------------------------------------------------------ pictures as machines make them
+
+
+def shard(folder: Path, spec: Spec = COLOUR) -> ImageSet:
+    return load_shard(folder, spec)
+
+
+@pytest.fixture
+def ant(tmp_path: Path) -> Path:
+    """A class folder for one picture."""
+    (tmp_path / "cat").mkdir()
+    return tmp_path / "cat"
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+def test_a_photo_is_read_as_it_is_looked_at(ant: Path, suffix: str) -> None:
+    """6 x 4 pixels that a camera held upright has stored lying: their top is on the right."""
+    upright = np.zeros((6, 4), np.uint8)
+    upright[:3] = 255
+    orientation = Image.Exif()
+    orientation[0x0112] = 6
+    lying = Image.fromarray(upright).rotate(90, expand=True).convert("RGB")
+    lying.save(ant / f"photo.{suffix}", exif=orientation, lossless=True)
+    image = shard(ant.parent, replace(COLOUR, height=6, width=4)).images[0]
+    assert abs(image.astype(int) - upright).max() < 64  # a JPEG is not exact
+
+
+def png(depth: int, colour_type: int, row: bytes, height: int = 4, width: int = 6) -> bytes:
+    """A PNG with equal rows."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checksum = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
+
+    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    content = zlib.compress((b"\0" + row) * height)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", content) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+def test_few_grey_levels_are_spread_over_all(ant: Path) -> None:
+    (ant / "a.png").write_bytes(png(2, 0, b"\x1b\x10"))  # 0 1 2 3 0 1
+    (ant / "b.png").write_bytes(png(1, 0, b"\x54"))
+    images = shard(ant.parent, GREY).images[:, 0, 0]
+    assert images.tolist() == [[0, 85, 170, 255, 0, 85], [0, 255, 0, 255, 0, 255]]
+
+
+def several(mode: str = "RGB", count: int = 2) -> dict[str, Any]:
+    frames = [Image.new(mode, (6, 4), (90 * i,) * 3) for i in range(1, count)]
+    return {"save_all": True, "append_images": frames}
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "message"),
+    [
+        ("a.png", lambda p: p.write_bytes(png(16, 0, bytes(12))), "pixels of mode I;16; give"),
+        ("a.png", lambda p: p.write_bytes(png(16, 2, bytes(36))), "has 16 bits per channel"),
+        ("a.tif", lambda p: Image.new("F", (6, 4)).save(p), "pixels of mode F"),
+        ("a.jpg", lambda p: Image.new("CMYK", (6, 4)).save(p), "pixels of mode CMYK"),
+        ("a.tif", lambda p: Image.new("LAB", (6, 4)).save(p), "pixels of mode LAB"),
+        ("a.gif", lambda p: Image.new("RGB", (6, 4)).save(p, **several()), "holds 2 pictures"),
+        ("a.tif", lambda p: Image.new("RGB", (6, 4)).save(p, **several()), "holds 2 pictures"),
+        ("a.png", lambda p: Image.new("RGB", (6, 4)).save(p, **several()), "holds 2 pictures"),
+        ("a.png", lambda p: Image.new("RGBA", (6, 4), (9,) * 4).save(p), "transparent pixels"),
+        ("a.gif", lambda p: Image.new("P", (6, 4)).save(p, transparency=0), "transparent pixels"),
+        ("a.png", lambda p: p.write_bytes(b"hello"), "cannot be read"),
+        ("a.png", lambda p: p.write_bytes(b""), "cannot be read"),
+        ("a.png", lambda p: p.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0"), "cannot be read"),
+        ("a\nb.png", lambda p: p.write_bytes(b""), r"a\\nb.png cannot be read"),
+    ],
+)  # fmt: skip
+def test_pictures_that_would_be_read_wrongly_are_refused(
+    ant: Path, name: str, make: Callable[[Path], object], message: str
+) -> None:
+    make(ant / name)
+    with pytest.raises(DataError, match=f"^{ant}/.*{message}") as refusal:
+        shard(ant.parent)
+    assert "\n" not in str(refusal.value)
+
+
+def test_pictures_that_only_look_special_are_read(ant: Path) -> None:
+    """Opaque alpha, a palette, and the second picture that phones hide in a JPEG."""
+    colours = pixels(COLOUR, 1)[0].transpose(1, 2, 0)
+    picture = Image.fromarray(colours)
+    picture.convert("RGBA").save(ant / "a.png")
+    picture.quantize(256).save(ant / "b.gif")
+    picture.save(ant / "c.jpg", format="MPO", quality=100, subsampling=0, **several())
+    opaque, palette, photo = shard(ant.parent).images.transpose(0, 2, 3, 1).astype(int)
+    assert np.array_equal(opaque, colours)
+    assert np.array_equal(palette, np.array(picture.quantize(256).convert("RGB")))
+    assert abs(photo - colours).max() < 32
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "tif", "webp", "bmp"])
+def test_a_picture_cut_short_is_refused(ant: Path, suffix: str) -> None:
+    file = ant / f"a.{suffix}"
+    Image.fromarray(RNG.integers(0, 256, (32, 48, 3), np.uint8)).save(file)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(DataError, match=f"a.{suffix} cannot be read"):
+        shard(ant.parent, replace(COLOUR, height=32, width=48))
+
+
+def test_a_flipped_bit_in_a_png_is_noticed(ant: Path) -> None:
+    """Its pixels would be decoded, and be others."""
+    content = png(8, 2, bytes(range(18)))
+    at = content.index(b"IDAT") + 8
+    for i in range(at, at + 20):
+        flipped = content[:i] + bytes([content[i] ^ 1]) + content[i + 1 :]
+        (ant / "a.png").write_bytes(flipped)
+        with pytest.raises(DataError, match=r"a.png cannot be read"):
+            shard(ant.parent)
+
+
+def test_a_devices_colours_are_not_made_grey_without_a_word(ant: Path) -> None:
+    Image.new("RGB", (6, 4), (9, 9, 9)).save(ant / "a.png")
+    assert (shard(ant.parent, GREY).images == 9).all()  # grey, as a scanner stores it
+    Image.new("RGB", (6, 4), (9, 9, 10)).save(ant / "b.png")
+    with pytest.raises(DataError, match=r"b.png is in colour, and this data set is grey"):
+        shard(ant.parent, GREY)
+
+
+def test_pictures_that_memory_does_not_hold_are_not_decoded(
+    ant: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (6, 4)).save(ant / "a.png")
+    monkeypatch.setattr(foreign, "available_memory", lambda: 71.0)
+    monkeypatch.setattr(folder, "pixels", lambda *_: pytest.fail("it is decoded"))
+    with pytest.raises(DataError, match=r"\(1 pictures\) would take .* GB of memory"):
+        shard(ant.parent)
