@@ -8,6 +8,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
 from client_apps.bench import bench_of, shard_of
+from client_apps.failures import account_of
 from client_apps.training import train_locally
 from fl_app.config import RunConfig, resolve
 from fl_app.errors import EdgeFlError
@@ -58,8 +59,8 @@ def train(message: Message, context: Context) -> Message:
             loss, examples, state = _train_one(
                 config, participant, index, weights, buffers, own_data
             )
-        except (EdgeFlError, ValueError, RuntimeError) as error:
-            errors[f"error.{job}"] = f"{type(error).__name__}: {error}"
+        except Exception as error:  # whatever it is, the server must hear of it
+            errors[f"error.{job}"] = account_of(error)
             continue
         for name, vector in state.items():
             results[f"{name}.{job}"] = Array(vector)

@@ -104,6 +104,7 @@ def _done(order: Any, errand: dict[str, Any]) -> tuple[dict[str, Any], dict[str,
     from flwr.app import Context, Message, Metadata, RecordDict
 
     from client_apps import HANDLERS
+    from client_apps.failures import account_of
     from strategies.link.records import content_of, parts_of
 
     node, run = errand["node_id"], errand["run_id"]
@@ -126,7 +127,7 @@ def _done(order: Any, errand: dict[str, Any]) -> tuple[dict[str, Any], dict[str,
         context = Context(run, node, errand["node_config"], RecordDict(), errand["run_config"])
         return parts_of(handle(message, context).content)
     except Exception as error:  # whatever it is, the server must hear of it
-        return {"error": f"{type(error).__name__}: {error}"}, {}
+        return {"error": account_of(error)}, {}
 
 
 if __name__ == "__main__":

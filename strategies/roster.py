@@ -94,7 +94,7 @@ def assemble_roster(
             if reply.has_error() and reply.error.code == NOT_TAKEN:
                 continue  # it has gone meanwhile
             if reply.has_error():
-                raise EdgeFlError(f"node {node} could not answer: {reply.error.reason}")
+                raise EdgeFlError(f"node {node} could not answer: {last_line(reply.error.reason)}")
             known[node] = _checked(dict(reply.content["config"]))
         answers = {node: known[node] for node in online & known.keys()}
         simulated = [node for node, answer in answers.items() if answer["partition-id"] >= 0]

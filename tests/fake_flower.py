@@ -4,7 +4,8 @@
 The SuperLink answers /health and starts a "flwr-simulation" in a session of its own, as Flower's
 does; `flwr log` shows a log with all of Flower's noise. $FAKE_FLOWER: "completed", "failed" (the
 ServerApp raised), "unfinished" (sys.exit in the ServerApp: completed for Flower, no summary),
-"endless" (until stopped), "refused" (by `flwr run`), "broken" (the SuperLink does not start).
+"endless" (until stopped), "stuck" (after its last word), "refused" (by `flwr run`), "broken" (the
+SuperLink does not start).
 """
 
 import http.server
@@ -44,16 +45,20 @@ def flwr(command: str, *arguments: str) -> int:
     elif command == "log":
         if SCENARIO != "refused":
             RUN.mkdir(parents=True, exist_ok=True)
-        if SCENARIO == "completed":
+        if SCENARIO in ("completed", "stuck"):
             (RUN / "summary.json").write_text('{"status": "completed"}')
         print(LOG.format(run=RUN), flush=True)
         if "--show" in arguments:  # the stream has ended a moment too early
             print("again\nagain\nround 1/1 accuracy 0.9")
-        while SCENARIO == "endless":
+        if SCENARIO == "stuck":
+            print(f"run directory: {RUN}", flush=True)
+        while SCENARIO in ("endless", "stuck") and "--show" not in arguments:
             time.sleep(1)
     elif command == "list":
         bad = SCENARIO == "failed"
         status = {"status": "finished:failed" if bad else "finished:completed"}
+        if SCENARIO == "stuck":
+            status = {"status": "running"}
         status["status-details"] = "ValueError: bad" if bad else "N/A"
         print(json.dumps({"success": True, "runs": [status]}))
     return 0

@@ -335,6 +335,30 @@ def test_an_answer_whose_mail_is_none_is_a_failure(tmp_path: Path) -> None:
         run(tmp_path, {}, nodes=3, tamper=tamper)
 
 
+def test_mail_that_is_not_its_senders_is_told_once(tmp_path: Path) -> None:
+    """The broker passes it on to nobody."""
+    done: list[int] = []
+
+    def forge(message: Message, reply: Message) -> Message:
+        kind, node = message.metadata.message_type, message.metadata.dst_node_id
+        if kind == "train.consensus" and node == 12 and not done:
+            config: Any = reply.content["config"]
+            arrays: Any = reply.content["arrays"]
+            for _ in range(2 if config["mail"] else 0):
+                position = len(config["mail"])
+                config["mail"] = [*config["mail"], "0 1 99 0.0"]
+                arrays[f"{position}/reflection"] = arrays["0/reflection"]
+                done.append(position)
+        return reply
+
+    plain = run(tmp_path / "plain", {}, nodes=2)
+    forged = run(tmp_path / "forged", {}, nodes=2, tamper=forge)
+    assert checksum(forged) == checksum(plain)
+    [told] = of_kind(forged.events(), "rejected")
+    assert told["participant"] == "host-1"
+    assert told["reason"] == "it may not send from node 0 to node 1 (2 times)"
+
+
 def test_mail_that_vanishes_is_noticed(tmp_path: Path) -> None:
     """A host that keeps its mail to itself."""
 

@@ -22,8 +22,10 @@ from strategies.consensus.exchange import (
     mail_fault,
     to_arrays,
 )
+from strategies.consensus.fleet import forgeries
 from strategies.consensus.host import Mail
 from strategies.consensus.ray_exchange import RayBroker, RayExchange, meet
+from strategies.roster import Host
 from tests.mails import mail, same
 
 # Nodes 0 and 1 are on host 0, 2 on host 1 and 3 on host 2.
@@ -81,7 +83,7 @@ class GridNet:
         self._seats[host] = []
 
     def refused(self) -> int:
-        return self._broker.refused
+        return self._broker.take_forged().total()
 
 
 class RayNet:
@@ -111,7 +113,7 @@ class RayNet:
     def refused(self) -> int:
         for exchange in self._exchanges.values():
             exchange.close()  # then the broker has seen all that was posted
-        return self._broker.refused
+        return self._broker.take_forged().total()
 
 
 def ray_broker(newest: bool) -> RayBroker:
@@ -268,12 +270,26 @@ def test_the_newest_replaces_what_was_collected_but_not_forgotten() -> None:
     assert seqs(broker.collect(1, last)) == [6]
 
 
-def test_what_is_not_allowed_is_counted() -> None:
+def test_what_is_not_allowed_is_counted_and_told_once() -> None:
     broker = Broker(EDGES, PLACEMENT, newest=False)
     assert not broker.post(1, parcel(1, 2, 1))
-    assert not broker.post(0, parcel(0, 2, 1))
-    assert broker.refused == 2
+    for _ in range(2):
+        assert not broker.post(0, parcel(0, 2, 1))
+    assert broker.take_forged() == {(1, 1, 2): 1, (0, 0, 2): 2}
+    assert broker.take_forged() == {}
     assert [broker.collect(host) for host in (0, 1, 2)] == [[], [], []]
+
+
+def test_what_is_not_allowed_at_the_simulations_broker_is_told_of_its_host() -> None:
+    hosts = [Host(10 + number, f"host-{number}") for number in (0, 1, 2)]
+    with ray_broker(False) as broker:
+        net = RayNet(broker)
+        net.post(1, mail(1, 2, 1))
+        for exchange in net._exchanges.values():
+            exchange.close()
+        told = forgeries([Broker(EDGES, PLACEMENT, newest=False), broker], hosts)
+        assert told == [(hosts[1], "it may not send from node 1 to node 2")]
+        assert forgeries([broker], hosts) == []
 
 
 # --------------------------------------------------------------------------------- mail as arrays

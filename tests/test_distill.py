@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import signal
 import threading
 import time
@@ -12,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
+from client_apps import local_training
 from fl_app.config import VARIANTS, resolve
 from fl_app.errors import ConfigError, EdgeFlError
 from fl_app.record.books import recorded
@@ -184,6 +186,46 @@ def test_bad_update_is_rejected_and_the_round_goes_on(change: str, tmp_path: Pat
     assert {(event["participant"], event["round"]) for event in rejected} == {(1, 1), (1, 2)}
     assert all(text in event["reason"] for event in rejected)
     assert all(event["contributions"] == 2 for event in of_kind(directory.events(), "round"))
+
+
+def test_what_a_device_raises_is_in_its_log_and_named_in_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_one = local_training._train_one
+
+    def broken(config: Any, participant: int, *arguments: Any) -> Any:
+        if participant == 1:
+            return {}["no such thing"]
+        return train_one(config, participant, *arguments)
+
+    monkeypatch.setattr(local_training, "_train_one", broken)
+    config = {"mode": "average", "num-server-rounds": 2, "participants": 3}
+    devices = [{"name": f"pi-{i}"} for i in range(3)]
+    summary, directory = run(tmp_path, config, node_configs=devices)
+    assert (summary["status"], summary["rejected"]) == ("completed", 2)
+    reason = of_kind(directory.events(), "rejected")[0]["reason"]
+    assert reason.startswith("pi-1: error: KeyError: 'no such thing' (client_apps/local_training")
+    assert "tests/test_distill.py" in reason
+    log = capsys.readouterr().err
+    assert log.count("Traceback (most recent call last)") == 2
+    assert 'return {}["no such thing"]' in log
+
+
+def test_an_exception_of_a_whole_message_is_told_like_that_of_a_job(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    grid = FakeGrid({})
+    message = Message(
+        RecordDict({"config": ConfigRecord({"participants": 5})}), 11, "query.prepare"
+    )
+    grid.push_messages([message])
+    found: list[Message] = []
+    while not found:
+        found += grid.pull_messages([message.metadata.message_id])
+    text = found[0].error.reason or ""
+    assert text.startswith("TypeError: 'int' object is not iterable (")
+    assert re.search(r"client_apps/local_training.py:\d+ in prepare\)$", text)
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
 
 
 def test_nobody_can_train(tmp_path: Path) -> None:

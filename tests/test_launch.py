@@ -1,6 +1,7 @@
 """`edge-fl run`: what it works out, and what it does with processes, on a stand-in for Flower."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -163,6 +164,9 @@ def test_log_keeps_the_run_directory_to_itself(prefix: str) -> None:
     reader = LogReader(verbose=True)
     assert reader.read(f"{prefix}run directory: /a b/c\n") is None
     assert reader.run_directory == Path("/a b/c")
+    assert reader.closed_at == math.inf
+    assert reader.read(f"{prefix}run directory: /a b/c\n") is None
+    assert reader.closed_at <= time.monotonic()
 
 
 @pytest.mark.parametrize(
@@ -173,6 +177,8 @@ def test_log_keeps_the_run_directory_to_itself(prefix: str) -> None:
         ("finished:completed", "", False),  # sys.exit in the ServerApp
         ("finished:failed", '{"status": "completed"}', False),
         ("finished:stopped", '{"status": "completed"}', False),
+        ("unended", '{"status": "completed"}', True),
+        ("unended", '{"status": "failed"}', False),
     ],
 )
 def test_a_run_has_completed_if_both_say_so(
@@ -302,6 +308,20 @@ def test_exit_code_and_output(
         ]
     if scenario != "broken":
         assert gone(simulation_pid(home))
+
+
+@needs_proc
+def test_a_simulation_that_does_not_end_after_its_last_word_is_ended(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As Flower's does when one of its hosts is stopped (SIGSTOP)."""
+    monkeypatch.setenv("FAKE_FLOWER", "stuck")
+    monkeypatch.setattr(launch, "END_SECONDS", 1.0)
+    assert launch.run({"participants": 2}) == 0
+    output, errors = capfd.readouterr()
+    assert "the run is over, but Flower's simulation goes on" in errors
+    assert "round 1/1 accuracy 0.9" in output
+    assert gone(simulation_pid(home))
 
 
 @needs_proc

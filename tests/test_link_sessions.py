@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import time
@@ -146,7 +147,9 @@ def test_what_is_no_record_is_refused(header: dict) -> None:
         content_of(header, {})
 
 
-def test_a_device_is_invited_and_serves_orders(make: Callable[..., Setup]) -> None:
+def test_a_device_is_invited_and_serves_orders(
+    make: Callable[..., Setup], capfd: pytest.CaptureFixture[str]
+) -> None:
     setup = make()
     setup.flower.contexts |= setup.node
     wait(lambda: setup.grid.here() == ["one"])
@@ -155,7 +158,11 @@ def test_a_device_is_invited_and_serves_orders(make: Callable[..., Setup]) -> No
     config = dict(setup.reply().content["config"])  # type: ignore[call-overload]
     assert (config["name"], config["fingerprint"]) == ("one", fingerprint())
     setup.send("query.prepare", participants=0)  # a number where there must be a list
-    assert setup.fault().startswith("TypeError")
+    fault = setup.fault()
+    assert re.match(r"TypeError: .* \(.*client_apps/local_training.py:\d+ in ", fault)
+    log = capfd.readouterr().err
+    assert "Traceback (most recent call last)" in log
+    assert "in prepare" in log
     setup.send("query.hello")
     assert not setup.reply().has_error()  # and goes on
     invitation = setup.flower.sent[0]
@@ -260,6 +267,28 @@ def test_what_gets_lost_is_sent_again_and_done_once(
     answer(line, line.next(), index=1)
     assert dict(setup.reply().content["config"]) == {"index": 1}  # type: ignore[call-overload]
     assert line._orders.empty()
+
+
+def test_a_second_reply_to_an_order_is_late_and_no_fault(make: Callable[..., Setup]) -> None:
+    """An order that seems lost is sent again, and may be answered twice; one that was given up,
+    too late."""
+    setup = make()
+    line = setup.line()
+    setup.send()
+    answer(line, line.next(), index=1)
+    assert not setup.reply().has_error()
+    line._reply()
+    wait(lambda: setup.grid.refused == {"reply: late": 1})
+    setup.send()
+    line._reply()  # while another is under way
+    wait(lambda: setup.grid.refused == {"reply: late": 2})
+    assert setup.said == []
+    answer(line, line.next(), index=2)
+    assert not setup.reply().has_error()
+    payload = encode("reply", {"number": 3, "config": {}, "metrics": {}, "arrays": []}, {})
+    line.connection.publish(keys.reply(line.run, "one"), payload, urgent=True)
+    wait(lambda: setup.grid.refused == {"reply: late": 2, "reply: unasked": 1})
+    assert ["unasked" in said for said in setup.said] == [True]
 
 
 def test_a_reply_that_is_none_is_an_error(make: Callable[..., Setup]) -> None:

@@ -1,6 +1,8 @@
 """The log of a Flower run, made readable."""
 
+import math
 import re
+import time
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -30,11 +32,14 @@ class LogReader:
     """Turns the log of a run into what a person wants to read, and keeps the run's directory.
 
     Drops what is known to mean nothing; what is not known is shown. `verbose` shows everything.
+    `closed_at` is when the run was seen to name its directory again, which is its last word, on the
+    monotonic clock; infinity until then.
     """
 
     def __init__(self, verbose: bool = False) -> None:
         self.verbose = verbose
         self.run_directory: Path | None = None
+        self.closed_at = math.inf
         self._seen: Counter[str] = Counter()
         self._again: Counter[str] = Counter()  # what is not to be shown a second time
 
@@ -50,6 +55,8 @@ class LogReader:
             return None
         plain = _ANSI.sub("", line).rstrip()
         if found := _RUN_DIRECTORY.match(plain):
+            if self.run_directory is not None:
+                self.closed_at = min(self.closed_at, time.monotonic())
             self.run_directory = Path(found[1])
             return None
         if self.verbose:

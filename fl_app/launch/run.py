@@ -29,8 +29,12 @@ APP = Path(__file__).resolve().parents[2]
 LOST_SECONDS = 10.0
 # A SuperLink of others that was restarted is back by then, or it is not about to come back.
 BACK_SECONDS = 90.0
+# After a run's last word. Flower's simulation ends when all its hosts have: one that is stopped, or
+# stuck, never does.
+END_SECONDS = 60.0
 _ASK_SECONDS = 1.0
 FAILED, INTERRUPTED, TERMINATED = 1, 130, 143
+UNENDED = "unended"  # Flower's status of a run that has said its last word and goes on
 
 
 def run(
@@ -131,7 +135,7 @@ def _run_on(
                 return problem
             print(f"edge-fl: SuperLink {link.connection!r} was away and is back", file=sys.stderr)
             reader.begin_again()
-        status, details = _status(link, run_id)
+        status, details = _status(link, run_id, reader)
         _show_rest(link, run_id, reader)
     except BaseException:
         # A local SuperLink is about to end with all it has started; another one must be told.
@@ -139,6 +143,8 @@ def _run_on(
             with contextlib.suppress(EdgeFlError):
                 link.ask("stop", run_id, link.connection)
         raise
+    if status == UNENDED:
+        print(f"edge-fl: the run is over, but {details}; it is ended now", file=sys.stderr)
     if completed(status, reader.run_directory):
         return ""
     if status == "finished:completed":
@@ -165,7 +171,7 @@ def _follow(link: Link, run_id: str, reader: LogReader) -> str:
     threading.Thread(target=_pump, args=(stream, lines), daemon=True).start()
     watch = _Watch(link)
     try:
-        while not (problem := watch.problem()):
+        while not (problem := watch.problem()) and not _overdue(link, reader):
             with contextlib.suppress(queue.Empty):
                 line = lines.get(timeout=0.5)
                 if line is None:
@@ -231,13 +237,19 @@ def _pump(stream: subprocess.Popen[str], lines: queue.Queue[str | None]) -> None
     lines.put(None)
 
 
-def _status(link: Link, run_id: str) -> tuple[str, str]:
-    """(status, details) by Flower, once the run has finished."""
-    while True:
+def _overdue(link: Link, reader: LogReader) -> bool:
+    """Whether a simulation should have ended long ago: all that is left of it is ended then."""
+    return link.supervisor is not None and time.monotonic() > reader.closed_at + END_SECONDS
+
+
+def _status(link: Link, run_id: str, reader: LogReader) -> tuple[str, str]:
+    """(status, details) by Flower, once the run has finished; UNENDED for one that is overdue."""
+    while not _overdue(link, reader):
         answer = link.ask("list", "--run-id", run_id, link.connection)["runs"][0]
         if answer["status"].startswith("finished"):
             return answer["status"], answer["status-details"]
         time.sleep(1)
+    return UNENDED, "Flower's simulation goes on (is one of its processes stopped, or stuck?)"
 
 
 def check_output(config: RunConfig) -> None:
@@ -259,9 +271,10 @@ def completed(status: str, run_directory: Path | None) -> bool:
     """Whether a run with this Flower status did what it was asked to.
 
     "finished:completed" alone does not say so: a simulated ServerApp that calls sys.exit(3) gets it
-    too. The summary settles it, unless it was written on another machine.
+    too. The summary settles it, unless it was written on another machine; also of a simulation that
+    has said its last word and does not end.
     """
-    if status != "finished:completed":
+    if status not in ("finished:completed", UNENDED):
         return False
     if run_directory is None or not run_directory.is_dir():
         return run_directory is not None

@@ -6,6 +6,7 @@ real clock a mailbox keeps the newest mail of each neighbour (the receiver has n
 one), in the virtual clock all of it.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -33,13 +34,12 @@ class Broker:
     """The mailboxes of all hosts.
 
     placement: the host of each node. newest: keep only the newest mail of each directed edge.
-    refused: counts what a host was not allowed to send.
     """
 
     edges: frozenset[Edge]
     placement: Mapping[int, int]
     newest: bool
-    refused: int = 0
+    _forged: Counter[tuple[int, int, int]] = field(default_factory=Counter)
     _boxes: dict[int, dict[tuple[int, int, int], tuple[int, Parcel]]] = field(default_factory=dict)
     _count: int = 0
 
@@ -51,7 +51,7 @@ class Broker:
     def post(self, host: int, parcel: Parcel) -> bool:
         """Put into the receiver's mailbox; False if `host` may not."""
         if not self.may_send(host, parcel.sender, parcel.receiver):
-            self.refused += 1
+            self._forged[host, parcel.sender, parcel.receiver] += 1
             return False
         box = self._boxes.setdefault(self.placement[parcel.receiver], {})
         number = 0 if self.newest else parcel.seq
@@ -60,6 +60,12 @@ class Broker:
             self._count += 1
             box[key] = (self._count, parcel)
         return True
+
+    def take_forged(self) -> Counter[tuple[int, int, int]]:
+        """How often a host was not allowed to send, since the last call: by (host, sender,
+        receiver)."""
+        forged, self._forged = self._forged, Counter()
+        return forged
 
     def collect(self, host: int, have: int = 0) -> list[tuple[int, Parcel]]:
         """(number, parcel) of those for the nodes of `host` that came after number `have`, in the

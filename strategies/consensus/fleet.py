@@ -3,7 +3,8 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -94,7 +95,6 @@ class Fleet:
         self._config, self._order, self._dispatcher = config, order, Dispatcher(grid)
         self._sessions = grid if isinstance(grid, SessionGrid) else None
         self._lengths, self._parameters = lengths, parameters
-        self._faults: list[tuple[Host, str]] = []  # of mail that was not for its sender to send
         everybody = list(range(config.participants + len(config.consensus.reference_list)))
         self._everybody = len(everybody)
         self.carrier = config.consensus.carrier
@@ -123,6 +123,7 @@ class Fleet:
         ]
         placement = {node: seat.number for seat in self._seats for node in seat.nodes}
         self._broker = Broker(frozenset(topology.edges), placement, newest=not config.virtual)
+        self._brokers: list[Broker | RayBroker] = [self._broker, *([broker] if broker else [])]
         if len(hosts) == 1:
             self.carrier = ""
         elif broker is not None:
@@ -163,14 +164,14 @@ class Fleet:
         self, hosts: Sequence[Host], kind: str, orders: Sequence[dict[str, Any]]
     ) -> list[dict[str, Any]]:
         """What hosts answer, in the order in which they do."""
-        for host, order in zip(hosts, orders, strict=True):
-            self._send(host, kind, order)
+        asked = {self._send(h, kind, order): h for h, order in zip(hosts, orders, strict=True)}
         answers: list[dict[str, Any]] = []
         while self._dispatcher.busy():
             time.sleep(0.01)
             for reply in self._dispatcher.collect():
                 if reply.has_error():
-                    raise EdgeFlError(f"a host cannot be asked: {last_line(reply.error.reason)}")
+                    name = asked[reply.metadata.reply_to_message_id].name
+                    raise EdgeFlError(f"{name} cannot be asked: {last_line(reply.error.reason)}")
                 answers.append(dict(reply.content["config"]))
         return answers
 
@@ -272,8 +273,7 @@ class Fleet:
             if answer is not None:
                 answers.append(answer)
                 self._announce()
-        faults, self._faults = self._faults, []
-        return answers, failures + faults
+        return answers, failures + forgeries(self._brokers, [seat.host for seat in self._seats])
 
     def _announce(self) -> None:
         """Tell devices that are behind to go on: a window is over when half of those who are there
@@ -288,11 +288,11 @@ class Fleet:
         told = read_reply(reply, seat.nodes, self._everybody, self._parameters)
         if self._live and not told.done:
             raise ValueError("its window is not done, and there is nothing that it had to wait for")
-        allowed = [mail for mail in told.mails if self._may_send(seat, mail)]
-        for mail in allowed:
-            if fault := mail_fault(mail, self._lengths(mail), self._parameters):
+        for mail in told.mails:
+            allowed = self._broker.may_send(seat.number, mail.sender, mail.receiver)
+            if allowed and (fault := mail_fault(mail, self._lengths(mail), self._parameters)):
                 raise ValueError(fault)
-        for mail in allowed:
+        for mail in told.mails:
             parcel = Parcel(mail.sender, mail.receiver, mail.seq, mail.sent, mail.vectors)
             self._broker.post(seat.number, parcel)
         seat.mail, seat.collected = [], told.collected
@@ -305,12 +305,21 @@ class Fleet:
         described = told.described | {"trace": trace}
         return Answer(seat.window - 1, seat.nodes, told.metrics, described, told.total)
 
-    def _may_send(self, seat: _Seat, mail: Mail) -> bool:
-        if self._broker.may_send(seat.number, mail.sender, mail.receiver):
-            return True
-        fault = f"it may not send from node {mail.sender} to node {mail.receiver}"
-        self._faults.append((seat.host, fault))
-        return False
+
+def forgeries(
+    brokers: Iterable[Broker | RayBroker], hosts: Sequence[Host]
+) -> list[tuple[Host, str]]:
+    """Those of `hosts`, by number, that have sent what was not theirs to send since the last call,
+    and what."""
+    forged = sum((broker.take_forged() for broker in brokers), Counter())
+    return [
+        (
+            hosts[host],
+            f"it may not send from node {sender} to node {receiver}"
+            + (f" ({count} times)" if count > 1 else ""),
+        )
+        for (host, sender, receiver), count in sorted(forged.items())
+    ]
 
 
 def _address() -> str:

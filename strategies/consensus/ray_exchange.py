@@ -11,6 +11,7 @@ import secrets
 import socket
 import struct
 import threading
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -107,10 +108,10 @@ class RayBroker:
                 pipe.close()
             self._changed.notify_all()
 
-    @property
-    def refused(self) -> int:
-        """How many mails hosts were not allowed to send."""
-        return self._broker.refused
+    def take_forged(self) -> Counter[tuple[int, int, int]]:
+        """As a `Broker`'s."""
+        with self._changed:
+            return self._broker.take_forged()
 
     def place(self, placement: Mapping[int, int]) -> None:
         """Say who hosts whom."""

@@ -291,10 +291,12 @@ class Distillation(Strategy):
     def _reject(self, job: Job, round_: int, reason: str) -> None:
         self._failed[_key(job)] = reason
         self._failures[job.participant] += 1
-        self._run.emit("rejected", participant=job.participant, round=round_, reason=reason)
+        name = next((h.name for h in self._hosts if h.participant == job.participant), "")
+        told = f"{name}: {reason}" if name else reason
+        self._run.emit("rejected", participant=job.participant, round=round_, reason=told)
         if min(self._failures) >= _HOPELESS:
             raise EdgeFlError(
-                f"every participant has failed {_HOPELESS} times in a row, the last time: {reason}"
+                f"every participant has failed {_HOPELESS} times in a row, the last time: {told}"
             )
 
     def _record_jobs(self, aggregation: Aggregation, updates: Iterable[Update]) -> int:

@@ -23,7 +23,7 @@ from strategies.link.line import BEAT_SECONDS
 from strategies.link.records import content_of, parts_of
 from strategies.link.router import Router, access_control
 from strategies.link.transport import MESSAGE_LIMIT
-from strategies.link.wire import WireError, decode, encode
+from strategies.link.wire import WireError, decode, encode, split
 
 _TICK_SECONDS = 0.2
 _ONLINE_SECONDS = 1.0  # between two questions to Flower which nodes are online
@@ -41,6 +41,7 @@ _MOST_BEATS = 20  # of a device in a second; the others of a flood are not looke
 _TOLD_PROCESSES = 100  # of a device; whatever goes on there, the record must not fill up with it
 _FAILED = 2  # Flower's error code of a ClientApp that raised
 _AWAY = 5  # and of a node that is not there
+_LATE = "late"  # a reply to an order that is over
 
 
 @dataclass
@@ -201,7 +202,7 @@ class SessionGrid(Grid):
 
     @property
     def refused(self) -> dict[str, int]:
-        """How many beats and replies were none, by "kind: reason"."""
+        """How many beats and replies were none, or too late, by "kind: reason"."""
         counts: Counter[str] = Counter()
         with self._lock:
             for (_, kind, reason), count in self._told.items():
@@ -297,12 +298,14 @@ class SessionGrid(Grid):
                 self._send(device)
 
     def _refuse(self, device: _Device | None, kind: str, reason: str) -> None:
-        """Count what a device should not have sent, and tell of its first of every reason."""
+        """Count what is of no use, and tell of a device's first of every reason - but of what is
+        late, which is no fault: an order that seems lost is sent again, and both may be answered.
+        """
         name = device.name if device else "somebody"
         with self._lock:
             first = not self._told[name, kind, reason]
             self._told[name, kind, reason] += 1
-        if first:
+        if first and reason != _LATE:
             self._say(f"{name} has sent what is no {kind} ({reason}); more of it is only counted")
 
     def _begin_again(self, device: _Device) -> None:
@@ -321,27 +324,29 @@ class SessionGrid(Grid):
 
     def _on_reply(self, key: str, payload: bytes) -> None:
         device = self._devices.get(key.rsplit("/", 1)[1])
-        if device is None or device.order is None:  # given up meanwhile, or answered twice
-            self._refuse(device, "reply", "unknown" if device is None else "unasked")
+        if device is None:
+            self._refuse(None, "reply", "unknown")
+            return
+        order, number = device.order, _number_of(payload, self._limit)
+        if order is None or number not in (None, order.number):
+            given = number is not None and 0 < number <= device.numbers
+            self._refuse(device, "reply", _LATE if given else "unasked")
             return
         result: RecordDict | Error
         try:
             header, arrays = decode(payload, kind="reply", limit=self._limit)
-            number = header.get("number")
             if "error" in header:
                 result = Error(_FAILED, last_line(str(header["error"])))
             else:
                 result = content_of(header, arrays)
         except ValueError as error:
             self._refuse(device, "reply", getattr(error, "reason", "no records"))
-            # Whose number it is cannot be known; there is one order at a time.
-            number, result = None, Error(_FAILED, f"a reply that is none: {last_line(str(error))}")
+            # If its number cannot be known, it is that of the only order there is.
+            result = Error(_FAILED, f"a reply that is none: {last_line(str(error))}")
         with self._lock:
-            order = device.order
-            if order is None or (number is not None and number != order.number):
-                return
-            device.order = None
-            self._finish(order.message, result)
+            if device.order is order:
+                device.order = None
+                self._finish(order.message, result)
 
     # -- beside the run -----------------------------------------------------------------------
 
@@ -421,6 +426,15 @@ class SessionGrid(Grid):
     def _check(self) -> None:
         if self._fault is not None:
             raise EdgeFlError(f"the devices' sessions cannot go on: {self._fault}") from self._fault
+
+
+def _number_of(payload: bytes, limit: int) -> int | None:
+    """The number of the order that a reply is to; None if that cannot be known."""
+    try:
+        number = split(payload, kind="reply", limit=limit)[0]["header"].get("number")
+    except WireError:
+        return None
+    return number if type(number) is int else None
 
 
 def _state_of(header: Mapping[str, Any]) -> tuple[str, int, int]:
