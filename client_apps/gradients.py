@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch.nn import functional
 
@@ -16,9 +15,10 @@ from strategies.randomness import rng
 @dataclass
 class Minibatches:
     """A node's minibatches, by the number of the step alone: epoch after epoch in a new random
-    order, without the rest that does not fill a batch. So a node needs no place in its data.
+    order. So a node needs no place in its data.
 
-    images uint8 (n, c, h, w), labels int64 (n,), on the device of the model.
+    images uint8 (n, c, h, w), labels int64 (n,), on the device of the model. rest: whether an epoch
+    ends with a smaller minibatch of what is left; if not, that is left out.
     """
 
     images: torch.Tensor
@@ -26,6 +26,7 @@ class Minibatches:
     size: int
     seed: int
     node: int
+    rest: bool = False
     _epoch: int = -1
     _order: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     _here: torch.Tensor = field(default_factory=lambda: torch.empty(0))
@@ -43,22 +44,28 @@ class Minibatches:
         chosen = self._here[place]
         return self.images[chosen], self.labels[chosen]
 
+    def where(self, step: int) -> tuple[int, slice]:
+        """The minibatch's epoch and its place in the order of that epoch."""
+        examples, size = len(self.labels), self.size
+        batches = -(-examples // size) if self.rest else examples // size
+        epoch, position = divmod(step, batches)
+        return epoch, slice(position * size, min((position + 1) * size, examples))
+
     def _place(self, step: int) -> slice:
         """Where in the order of its epoch, which is then there, the minibatch is."""
-        examples, size = len(self.labels), self.size
-        epoch, position = divmod(step, examples // size)
+        epoch, place = self.where(step)
         if epoch != self._epoch:
-            order = rng(self.seed, "epoch", self.node, epoch).permutation(examples)
+            order = rng(self.seed, "epoch", self.node, epoch).permutation(len(self.labels))
             self._epoch, self._order = epoch, torch.from_numpy(order)
             self._here = self._order.to(self.labels.device)
-        return slice(position * size, (position + 1) * size)
+        return place
 
 
 class Gradients:
     """Gradients of the mean cross entropy, one node after the other.
 
     prepare: from stored pixels to the model's input; what is random in it follows from the seed,
-    the node and the step.
+    the node and the step. rest: see `Minibatches`.
     """
 
     def __init__(
@@ -69,8 +76,10 @@ class Gradients:
         *,
         seed: int,
         prepare: Preparation,
+        rest: bool = False,
     ) -> None:
         self.model, self.prepare, self._seed = model, prepare, seed
+        self._drawn: dict[int, tuple[int, torch.Tensor]] = {}  # by node: epoch, and what is random
         device = model.weights.device
         self.batches = {
             node: Minibatches(
@@ -79,6 +88,7 @@ class Gradients:
                 sizes[node],
                 seed,
                 node,
+                rest,
             )
             for node, shard in shards.items()
         }
@@ -93,18 +103,26 @@ class Gradients:
             functional.cross_entropy(model.module(images), labels).backward()
             yield model.gradient
 
-    def size(self, node: int) -> int:
-        """How many images a minibatch of the node has."""
-        return self.batches[node].size
+    def size(self, node: int, step: int) -> int:
+        """How many images this minibatch has."""
+        _, place = self.batches[node].where(step)
+        return place.stop - place.start
 
     def moves(self, due: Sequence[tuple[int, int]]) -> torch.Tensor:
         """What is random about the images of the minibatches (node, step), one behind the other:
         (k, b) int64, on the CPU."""
-        drawn = [
-            self.prepare.draw(rng(self._seed, "augment", node, step), self.size(node))
-            for node, step in due
-        ]
-        return torch.from_numpy(np.concatenate(drawn, axis=1))
+        return torch.cat([self._moves(node, step) for node, step in due], dim=1)
+
+    def _moves(self, node: int, step: int) -> torch.Tensor:
+        """Of one minibatch: drawn for an epoch at once, since a generator takes longer to make than
+        its numbers."""
+        batches = self.batches[node]
+        epoch, place = batches.where(step)
+        if self._drawn.get(node, (-1, None))[0] != epoch:
+            generator = rng(self._seed, "augment", node, epoch)
+            drawn = self.prepare.draw(generator, len(batches.labels))
+            self._drawn[node] = epoch, torch.from_numpy(drawn)
+        return self._drawn[node][1][:, place]
 
     def minibatches(self, due: Sequence[tuple[int, int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """(model's inputs (b, c, h, w), labels (b,)) of the minibatches (node, step), one behind

@@ -33,7 +33,8 @@ class StackedGradients:
 
     def __call__(self, due: Sequence[tuple[Node, int]]) -> Iterator[torch.Tensor]:
         # Only minibatches of one size can be stacked; neighbours in the list usually have one.
-        for _, group in groupby(due, key=lambda each: self._one_by_one.size(each[0].index)):
+        size = self._one_by_one.size
+        for _, group in groupby(due, key=lambda each: size(each[0].index, each[1])):
             pairs = list(group)
             for begin in range(0, len(pairs), _MOST):
                 yield from self._stack(pairs[begin : begin + _MOST])

@@ -12,6 +12,7 @@ import torch
 
 from fl_app.data import (
     DATASETS,
+    Preparation,
     Spec,
     augment,
     embedded,
@@ -20,6 +21,7 @@ from fl_app.data import (
     sets,
     spec_of,
 )
+from fl_app.data.augment import draw_rectangles
 from fl_app.errors import DataError
 
 RNG = np.random.default_rng(5)
@@ -369,3 +371,60 @@ def test_augment_leaves_the_stored_images_alone() -> None:
     before = images.clone()
     augment(images, RNG, mean=GREY.mean, std=GREY.std, flip=True)
     assert torch.equal(images, before)
+
+
+def test_what_is_erased_is_what_random_erasing_erases() -> None:
+    """One image after the other: with probability 1/2 the first of ten rectangles that fits, of 2
+    to 33 % of the area and an aspect of 0.3 to 3.3 (up to the rounding to pixels), anywhere."""
+    generator, n = np.random.default_rng(4), 4000
+    top, bottom, left, right = draw_rectangles(generator, n, 32, 32)
+    h, w = bottom - top, right - left
+    erased = h * w > 0
+    assert 0.47 < erased.mean() < 0.53
+    assert ((h == 0) == (w == 0)).all()
+    assert top.min() == left.min() == 0
+    assert bottom.max() == right.max() == 32
+    areas, aspects = (h * w)[erased] / 1024, (h[erased] / w[erased])
+    assert 0.01 < areas.min() < 0.03
+    assert 0.30 < areas.max() < 0.36
+    assert 0.165 < areas.mean() < 0.18  # 0.175, less what does not fit
+    assert aspects.max() > 2.5
+    assert aspects.min() < 0.4
+    assert np.abs(np.median(aspects) - 1) < 0.1
+
+    reference = np.random.default_rng(4)
+    area, aspect = (
+        reference.uniform(0.02, 0.33, (10, n)),
+        reference.uniform(np.log(0.3), np.log(3.3), (10, n)),
+    )
+    place, chance = reference.random((2, n)), reference.random(n)
+    for i in range(200):
+        expected = (0, 0, 0, 0)
+        for attempt in range(10):
+            size, ratio = area[attempt, i] * 1024, np.exp(aspect[attempt, i])
+            tall, broad = round(float((size * ratio) ** 0.5)), round(float((size / ratio) ** 0.5))
+            if tall < 32 and broad < 32 and chance[i] < 0.5:
+                y, x = int(place[0, i] * (33 - tall)), int(place[1, i] * (33 - broad))
+                expected = (y, y + tall, x, x + broad)
+                break
+        if chance[i] < 0.5:
+            assert (top[i], bottom[i], left[i], right[i]) == expected
+        else:
+            assert h[i] == w[i] == 0
+
+
+def test_a_preparation_crops_mirrors_scales_and_erases() -> None:
+    """In this order: what is erased is 0 after scaling, what comes in at the border is black."""
+    prepare = Preparation((0.5,) * 3, (0.5,) * 3, True, True, shift=4, erasing=(32, 32))
+    images = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (20, 3, 32, 32), np.uint8))
+    drawn = prepare.draw(np.random.default_rng(2), 20)
+    assert drawn.shape == (7, 20)
+    result = prepare(images, torch.from_numpy(drawn))
+    assert channels_last(result)
+    for i in range(20):
+        down, right, mirrored, y, y_end, x, x_end = drawn[:, i]
+        padded = np.pad(images[i].numpy(), ((0, 0), (4, 4), (4, 4)))
+        expected = padded[:, down : down + 32, right : right + 32].astype(np.float64) / 127.5 - 1
+        expected = expected[:, :, ::-1].copy() if mirrored else expected
+        expected[:, y:y_end, x:x_end] = 0
+        np.testing.assert_allclose(result[i].numpy(), expected, atol=1e-6)

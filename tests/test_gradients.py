@@ -52,6 +52,19 @@ def test_an_epoch_has_every_image_once_but_for_the_rest(count: int, size: int, e
     assert set(seen) <= set(range(count))
 
 
+@given(st.integers(1, 40), st.integers(1, 50), st.integers(0, 3))
+def test_an_epoch_with_its_rest_has_every_image_once(count: int, size: int, epoch: int) -> None:
+    """In minibatches of one size, and a last one of what is left."""
+    batches = Minibatches(
+        torch.zeros(count, 1, 1, 1, dtype=torch.uint8), torch.arange(count), size, 0, 0, rest=True
+    )
+    per_epoch = -(-count // min(size, count))
+    chosen = [batches[epoch * per_epoch + k][1].tolist() for k in range(per_epoch)]
+    assert sorted(number for batch in chosen for number in batch) == list(range(count))
+    assert {len(batch) for batch in chosen[:-1]} <= {min(size, count)}
+    assert batches.where(epoch * per_epoch + per_epoch - 1)[0] == epoch
+
+
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=20))
 def test_minibatches_follow_from_their_number_alone(steps: list[int]) -> None:
     """Whatever was asked for before."""
@@ -88,9 +101,13 @@ def model_of(norm: str = "group") -> FlatModel:
     return FlatModel(module)
 
 
-def gradients_of(model: FlatModel, sizes: dict[int, int], augmented: bool = False) -> Gradients:
+def gradients_of(
+    model: FlatModel, sizes: dict[int, int], augmented: bool = False, rest: bool = False
+) -> Gradients:
     shards = {node: images(30, seed=node) for node in sizes}
-    return Gradients(model, shards, sizes, seed=4, prepare=Preparation(MEAN, STD, True, augmented))
+    erasing = (28, 28) if augmented else None
+    prepare = Preparation(MEAN, STD, True, augmented, erasing=erasing)
+    return Gradients(model, shards, sizes, seed=4, prepare=prepare, rest=rest)
 
 
 def nodes_of(model: FlatModel, count: int) -> list[Node]:
@@ -151,7 +168,7 @@ def test_augmentation_follows_from_seed_node_and_step() -> None:
 def test_minibatches_of_several_nodes_are_those_of_each(augmented: bool) -> None:
     """To the bit, one behind the other."""
     gradients = gradients_of(model_of(), {0: 8, 1: 8, 2: 40}, augmented)
-    assert [gradients.size(node) for node in range(3)] == [8, 8, 30]
+    assert [gradients.size(node, 3) for node in range(3)] == [8, 8, 30]
     due = [(1, 3), (0, 3), (1, 4), (2, 0)]
     images, labels = gradients.minibatches(due)
     alone = [gradients.minibatches([each]) for each in due]
@@ -159,7 +176,31 @@ def test_minibatches_of_several_nodes_are_those_of_each(augmented: bool) -> None
     assert torch.equal(labels, torch.cat([each for _, each in alone]))
 
 
-@pytest.mark.parametrize("name", ["cnn6", "lenet", "resnet20"])
+@pytest.mark.parametrize("together", [False, True])
+def test_the_rest_of_an_epoch_is_a_minibatch(together: bool) -> None:
+    """30 images in minibatches of 8: three, one of six, and then the next epoch."""
+    model = model_of()
+    one_by_one = gradients_of(model, {0: 8, 1: 8}, augmented=True, rest=True)
+    assert [one_by_one.size(0, step) for step in range(5)] == [8, 8, 8, 6, 8]
+    nodes = nodes_of(model, 2)
+    due = [(node, 3) for node in nodes]
+    inputs, labels = one_by_one.minibatches([(1, 3)])
+    order = rng(4, "epoch", 1, 0).permutation(30)[24:]
+    assert labels.tolist() == images(30, seed=1).labels[order].tolist()
+    drawn = one_by_one.prepare.draw(rng(4, "augment", 1, 0), 30)[:, 24:]
+    pixels = torch.from_numpy(images(30, seed=1).images[order])
+    assert torch.equal(inputs, one_by_one.prepare(pixels, torch.from_numpy(drawn)))
+    engine = StackedGradients(one_by_one, model) if together else one_by_one
+    found = [gradient.clone() for gradient in engine(due)]
+    for (node, _), gradient in zip(due, found, strict=True):
+        inputs, labels = one_by_one.minibatches([(node.index, 3)])
+        model.weights.copy_(node.weights)
+        model.zero_grad()
+        functional.cross_entropy(model.module(inputs), labels).backward()
+        assert torch.allclose(gradient, model.gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["cnn6", "lenet", "lenet-tracking", "resnet20"])
 @pytest.mark.parametrize("together", [False, True])
 def test_no_engine_looks_at_what_it_computes(name: str, together: bool) -> None:
     """On PyTorch's "meta" device, which has no values, to read one is an error, and so are tensors

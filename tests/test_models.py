@@ -106,6 +106,26 @@ def test_lenet_parameter_count() -> None:
         assert parameter_count(model) == 61_706 - 22 + 44
 
 
+def test_lenet_of_the_tracking_protocol() -> None:
+    """By its own words: two normalisations of 2 and 4 groups after the poolings, biases everywhere,
+    400-120-84-10: 62 006 parameters (5*5*3*6+6 + 5*5*6*16+16 + 48120 + 10164 + 850 + 2*(6+16)).
+    PyTorch's initial weights and biases are uniform below 1 / sqrt(fan in)."""
+    flat = {"in_channels": 3, "num_classes": 10, "image_size": 32, "norm": "group", "seed": 0}
+    model = build_model("lenet-tracking", **flat)
+    assert parameter_count(model) == 62_006 + 44
+    theirs = nn.Sequential(
+        nn.Conv2d(3, 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.GroupNorm(2, 6),
+        nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2), nn.GroupNorm(4, 16), nn.Flatten(),
+        nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10),
+    )  # fmt: skip
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), model.state_dict().values(), strict=True)))
+    images = torch.rand(3, 3, 32, 32)
+    torch.testing.assert_close(model(images), theirs(images))
+    bound = 1 / 75**0.5
+    assert 0.9 * bound < model.get_parameter("conv1.weight").abs().max() < bound
+    assert 0.5 * bound < model.get_parameter("conv1.bias").abs().max() < bound
+
+
 @pytest.mark.parametrize(("name", "expected"), [("resnet20", 269_722), ("resnet32", 464_154)])
 def test_resnet_parameter_counts(name: str, expected: int) -> None:
     """Option A shortcuts have no parameters: He et al. give 0.27 M and 0.46 M (table 6).

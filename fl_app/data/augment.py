@@ -1,5 +1,6 @@
 """From stored pixels to a model's input."""
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -8,6 +9,12 @@ import torch
 from torch.nn import functional as F
 
 _SHIFT = 3  # pixels along an axis, at most
+# Of random erasing (Zhong et al. 2020): how often, share of the image, height by width, and how
+# many rectangles are tried until one fits.
+_ERASING = 0.5
+_AREA = (0.02, 0.33)
+_ASPECT = (0.3, 3.3)
+_ATTEMPTS = 10
 
 
 def normalise(
@@ -62,6 +69,35 @@ def move(
     return shifted.view(b, c, h, w)
 
 
+def draw_rectangles(
+    generator: np.random.Generator, count: int, height: int, width: int
+) -> np.ndarray:
+    """Return what random erasing takes from `count` images, (4, count) int64: from which row to
+    which, from which column to which, without the last; nothing from half of them."""
+    shape = (_ATTEMPTS, count)
+    area = generator.uniform(*_AREA, shape) * height * width
+    least, most = (math.log(aspect) for aspect in _ASPECT)
+    aspect = np.exp(generator.uniform(least, most, shape))
+    place = generator.random((2, count))
+    erased = generator.random(count) < _ERASING
+    sides = np.round(np.sqrt([area * aspect, area / aspect])).astype(np.int64)
+    fits = (sides[0] < height) & (sides[1] < width)
+    erased &= fits.any(0)
+    h, w = sides[:, fits.argmax(0), np.arange(count)] * erased
+    top = (place[0] * (height - h + 1)).astype(np.int64)
+    left = (place[1] * (width - w + 1)).astype(np.int64)
+    return np.stack([top, top + h, left, left + w])
+
+
+def erase(inputs: torch.Tensor, rectangles: torch.Tensor) -> torch.Tensor:
+    """Set what `rectangles` (4, b) says of inputs (b, c, h, w) to 0, in place, and return them."""
+    top, bottom, left, right = rectangles[:, :, None]
+    rows = torch.arange(inputs.shape[2], device=inputs.device)
+    columns = torch.arange(inputs.shape[3], device=inputs.device)
+    inside = ((rows >= top) & (rows < bottom))[:, None, :, None]
+    return inputs.masked_fill_(inside & ((columns >= left) & (columns < right))[:, None, None], 0.0)
+
+
 def augment(
     images: torch.Tensor,
     rng: np.random.Generator,
@@ -86,8 +122,9 @@ class Preparation:
     """How a minibatch of stored pixels becomes a model's input.
 
     mean, std: per channel, see `normalise`. augmented: shift the images at random by up to `shift`
-    pixels, and mirror them if `flip`. What is random is drawn on the CPU, by `draw`; the rest is
-    arithmetic on the device, which can be captured and replayed.
+    pixels, and mirror them if `flip`. erasing: height and width of images from which a rectangle
+    may be erased, after they have been normalised; see `draw_rectangles`. What is random is drawn
+    on the CPU, by `draw`; the rest is arithmetic on the device, which can be captured and replayed.
     """
 
     mean: tuple[float, ...]
@@ -95,15 +132,20 @@ class Preparation:
     flip: bool = False
     augmented: bool = False
     shift: int = _SHIFT
+    erasing: tuple[int, int] | None = None
 
     def draw(self, generator: np.random.Generator, count: int) -> np.ndarray:
         """What is random about `count` images: (k, count) int64, without rows if nothing is."""
-        if not self.augmented:
-            return np.empty((0, count), dtype=np.int64)
-        return draw_moves(generator, count, self.shift)
+        drawn = [np.empty((0, count), dtype=np.int64)]
+        if self.augmented:
+            drawn.append(draw_moves(generator, count, self.shift))
+        if self.erasing:
+            drawn.append(draw_rectangles(generator, count, *self.erasing))
+        return np.concatenate(drawn)
 
     def __call__(self, images: torch.Tensor, moves: torch.Tensor) -> torch.Tensor:
         """uint8 (b, c, h, w) and what was drawn for them, (k, b) -> float32 (b, c, h, w)."""
         if self.augmented:
-            images = move(images, moves, flip=self.flip, shift=self.shift)
-        return normalise(images, self.mean, self.std)
+            images = move(images, moves[:3], flip=self.flip, shift=self.shift)
+        inputs = normalise(images, self.mean, self.std)
+        return erase(inputs, moves[-4:]) if self.erasing else inputs

@@ -9,7 +9,7 @@ from torch import nn
 from fl_app.models.cnn import CNN, CNN6, CNN12, scale_plan, smallest_image
 from fl_app.models.flat import FlatModel
 from fl_app.models.layers import NORMS, initialise
-from fl_app.models.lenet import LeNet
+from fl_app.models.lenet import LeNet, TrackingLeNet
 from fl_app.models.resnet import ResNet
 from strategies.randomness import rng
 
@@ -54,6 +54,7 @@ MODELS: dict[str, ModelSpec] = {
     "cnn6": _cnn(8, CNN6),
     "cnn12": _cnn(16, CNN12),
     "lenet": ModelSpec(6, 5, 1, LeNet),
+    "lenet-tracking": ModelSpec(6, 5, 1, TrackingLeNet),
     "resnet20": ModelSpec(16, 20, 1, _resnet(3)),
     "resnet32": ModelSpec(16, 32, 1, _resnet(5)),
 }

@@ -1,7 +1,6 @@
 """The parts all models share: normalisation and deterministic initialisation."""
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -11,16 +10,19 @@ from torch import nn
 GROUPS = 2
 
 
-def _group_norm(channels: int) -> nn.Module:
-    if channels % GROUPS:
+NORMS = ("batch", "group")
+
+
+def make_norm(norm: str, channels: int, groups: int = GROUPS) -> nn.Module:
+    """One of NORMS. Raises ValueError for channels that cannot be split into so many groups."""
+    if norm == "batch":
+        return nn.BatchNorm2d(channels)
+    if channels % groups:
         raise ValueError(
-            f"norm='group' splits channels into {GROUPS} groups, but a layer has {channels}; "
-            f"choose a width divisible by {GROUPS}, or norm='batch'"
+            f"norm='group' splits channels into {groups} groups, but a layer has {channels}; "
+            f"choose a width divisible by {groups}, or norm='batch'"
         )
-    return nn.GroupNorm(GROUPS, channels)
-
-
-NORMS: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm2d, "group": _group_norm}
+    return nn.GroupNorm(groups, channels)
 
 
 class ConvNorm(nn.Module):
@@ -38,7 +40,7 @@ class ConvNorm(nn.Module):
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=False)
-        self.norm = NORMS[norm](out_channels)
+        self.norm = make_norm(norm, out_channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.norm(self.conv(x))

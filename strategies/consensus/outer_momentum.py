@@ -29,10 +29,10 @@ class OuterMomentum(DPSGD):
             "before": node.weights.clone(),
         }
 
-    def direction(self, node: Node, gradient: torch.Tensor) -> torch.Tensor:
+    def step(self, node: Node, gradient: torch.Tensor, rate: float) -> None:
         if self.weight_decay:
             gradient.add_(node.weights, alpha=self.weight_decay)
-        return gradient.mul_(1 - self.momentum)
+        node.weights.add_(gradient, alpha=(self.momentum - 1) * rate)
 
     def rescale(self, node: Node, old_rate: float, new_rate: float) -> None:
         node.vectors["momentum"].mul_(new_rate / old_rate)
