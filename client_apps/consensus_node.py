@@ -75,9 +75,9 @@ def run_window(message: Message, context: Context) -> Message:
     shows).
     Out: config done, trace (what has happened) and collected (see `RayExchange`); mail and its
     arrays, with the grid carrier; and when the window is done, for each node, metrics accuracy and
-    loss (-1 where the node is off), norm (|w|^2) and its tally, config digests, heard, examples and
-    refused (mails by the reason why they were), and the array sum (int64, see `fixed_point`;
-    empty without a diagnosis).
+    loss (-1 where the node is off, NaN where it is not finite), norm (|w|^2) and its tally, config
+    digests, heard, examples and refused (mails by the reason why they were), and the array sum
+    (int64, see `fixed_point`; empty without a diagnosis).
 
     When mail that it cannot do without does not come, it parks its nodes and answers done = False.
     """
@@ -349,7 +349,7 @@ class _Window:
                 model.weights.copy_(weights)
                 result = accuracy_and_loss(model, data.images, data.labels)
             accuracies.append(result[0])
-            losses.append(result[1] if math.isfinite(result[1]) else -1.0)
+            losses.append(result[1])
             norms.append(float(weights.double().square().sum()))
         tallies = {
             f"tally.{name}": [vars(p.tally)[name] for p in participants] for name in vars(Tally())

@@ -21,5 +21,15 @@ class WorkerError(EdgeFlError):
     """The distillation server's process failed for good."""
 
 
+DIVERGED_WORDS = "diverged: "  # with which Flower's word of a run's end is told from others
+
+
+class DivergedError(EdgeFlError):
+    """A model that is not finite any more: nothing that comes after can mean anything."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{DIVERGED_WORDS}{what}")
+
+
 class ExportError(EdgeFlError):
     """A model that could not be exported, or whose export does not compute the same."""

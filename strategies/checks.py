@@ -12,6 +12,7 @@ from strategies.averaging import Vectors
 from strategies.rules import Update
 from strategies.schedule import Job
 
+_NOT_FINITE = "values that are NaN or infinite"
 _LONGEST = 400  # characters of a text that a device has sent
 _MOST_IMAGES = 1 << 31
 
@@ -24,18 +25,19 @@ def vector_fault(name: str, value: Any, expected: np.ndarray) -> str | None:
     if value.shape != expected.shape:
         return f"{name} has shape {value.shape}, not {expected.shape}"
     if not np.isfinite(value).all():
-        return f"{name} has {int((~np.isfinite(value)).sum())} values that are NaN or infinite"
+        return f"{name} has {int((~np.isfinite(value)).sum())} {_NOT_FINITE}"
     return None
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A job's result: its update, or the fault because of which there is none; and how many seconds
-    the participant says it trained."""
+    """A job's result: its update, or the fault because of which there is none; whether that is not
+    that its values are not finite; and how many seconds the participant says it trained."""
 
     job: Job
     update: Update | None = None
     fault: str = ""
+    finite: bool = True
     seconds: float = 0.0
 
 
@@ -66,14 +68,16 @@ def _check(job: Job, arrays: Any, metrics: Any, errors: Any, model: Vectors) -> 
             return Checked(job, fault=last_line(f"{part} cannot be read: {error!r}"))
         fault = vector_fault(part, vectors[part], expected)
         if fault:
-            return Checked(job, fault=fault)
+            return Checked(job, fault=fault, finite=not fault.endswith(_NOT_FINITE))
     examples = metrics.get(f"examples.{name}")
     if type(examples) is not int or not 1 <= examples < _MOST_IMAGES:  # isinstance takes True
         return Checked(job, fault=f"examples={examples!r:.40} is no number of images")
     loss, seconds = metrics.get(f"loss.{name}"), metrics.get(f"seconds.{name}")
     for label, value in (("loss", loss), ("seconds", seconds)):
         if not isinstance(value, float) or not math.isfinite(value):
-            return Checked(job, fault=f"{label}={value!r:.40} is no finite number")
+            fault = f"{label}={value!r:.40} is no finite number"
+            diverged = label == "loss" and isinstance(value, float)
+            return Checked(job, fault=fault, finite=not diverged)
     return Checked(job, Update(job, examples, loss, vectors), seconds=max(0.0, seconds))
 
 

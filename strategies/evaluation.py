@@ -1,6 +1,7 @@
 """Evaluation beside the run, which waits for it only when it falls far behind."""
 
 import contextlib
+import math
 import queue
 import threading
 from collections.abc import Callable
@@ -27,7 +28,8 @@ _LOOK_SECONDS = 0.5
 def accuracy_and_loss(
     model: FlatModel, images: torch.Tensor, labels: torch.Tensor
 ) -> tuple[float, float]:
-    """Share of right answers and mean cross entropy on normalised images (n, c, h, w)."""
+    """Share of right answers and mean cross entropy on normalised images (n, c, h, w); both NaN of
+    a model whose values, or whose loss, are not finite: its answers mean nothing."""
     model.module.eval()
     right, loss = 0, 0.0
     for start in range(0, len(labels), _BATCH):
@@ -35,7 +37,9 @@ def accuracy_and_loss(
         target = labels[start : start + _BATCH]
         right += int((logits.argmax(1) == target).sum())
         loss += float(functional.cross_entropy(logits, target, reduction="sum"))
-    return right / len(labels), loss / len(labels)
+    vectors = (model.weights, model.buffers)
+    finite = math.isfinite(loss) and all(bool(vector.isfinite().all()) for vector in vectors)
+    return (right / len(labels), loss / len(labels)) if finite else (math.nan, math.nan)
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def consensus_events(
         accuracy = common - gap * handicap / 0.03 + 0.01 * generator.standard_normal(nodes)
         shown = [None if i in off else float(a) for i, a in enumerate(accuracy)]
         add(
-            "nodes", round=number, t=t, accuracy=shown,
+            "nodes", round=number, t=t, accuracy=shown, examples=[500] * nodes,
             loss=[None if a is None else 2.3 - 2 * a for a in shown],
             heard=[[i, j, float(generator.exponential(6 * STEP))]
                    for a, b in edges for i, j in ((a, b), (b, a))],

@@ -2,10 +2,10 @@
 """A stand-in for Flower's programs: which one it is, is its file name; what happens, $FAKE_FLOWER.
 
 The SuperLink answers /health and starts a "flwr-simulation" in a session of its own, as Flower's
-does; `flwr log` shows a log with all of Flower's noise. $FAKE_FLOWER: "completed", "failed" (the
-ServerApp raised), "unfinished" (sys.exit in the ServerApp: completed for Flower, no summary),
-"endless" (until stopped), "stuck" (after its last word), "refused" (by `flwr run`), "broken" (the
-SuperLink does not start).
+does; `flwr log` shows a log with all of Flower's noise. $FAKE_FLOWER: "completed", "failed" and
+"diverged" (the ServerApp raised), "unfinished" (sys.exit in the ServerApp: completed for Flower, no
+summary), "endless" (until stopped), "stuck" (after its last word), "refused" (by `flwr run`),
+"broken" (the SuperLink does not start).
 """
 
 import http.server
@@ -17,6 +17,10 @@ import time
 from pathlib import Path
 
 SCENARIO = os.environ.get("FAKE_FLOWER", "completed")
+RAISED = {
+    "failed": "ValueError: bad",
+    "diverged": "Simulation failed with exception: diverged: window 2, node 3 is not finite",
+}
 RUN = Path(os.environ["EDGE_FL_HOME"], "runs", "one")
 LOG = """\
 \x1b[92mINFO \x1b[0m:      Starting logstream for run_id `7`
@@ -55,11 +59,11 @@ def flwr(command: str, *arguments: str) -> int:
         while SCENARIO in ("endless", "stuck") and "--show" not in arguments:
             time.sleep(1)
     elif command == "list":
-        bad = SCENARIO == "failed"
-        status = {"status": "finished:failed" if bad else "finished:completed"}
+        raised = RAISED.get(SCENARIO)
+        status = {"status": "finished:failed" if raised else "finished:completed"}
         if SCENARIO == "stuck":
             status = {"status": "running"}
-        status["status-details"] = "ValueError: bad" if bad else "N/A"
+        status["status-details"] = raised or "N/A"
         print(json.dumps({"success": True, "runs": [status]}))
     return 0
 

@@ -229,9 +229,9 @@ def test_an_exception_of_a_whole_message_is_told_like_that_of_a_job(
 
 
 def test_nobody_can_train(tmp_path: Path) -> None:
-    tamper = spoil(0, as_nan)
+    tamper = spoil(0, CHANGES["shape"][0])
     config = {"mode": "average", "participants": 1, "num-server-rounds": 50}
-    with pytest.raises(EdgeFlError, match=r"failed 3 times in a row.*NaN"):
+    with pytest.raises(EdgeFlError, match=r"failed 3 times in a row.*has shape"):
         run(tmp_path, config, tamper=tamper, nodes=1)
 
 

@@ -279,6 +279,7 @@ def simulation_pid(home: Path) -> int:
     [
         ("completed", 0, ""),
         ("failed", 1, "ValueError: bad"),
+        ("diverged", 3, "diverged: window 2, node 3 is not finite"),
         ("unfinished", 1, "summary.json does not say completed"),
         ("refused", 1, "Invalid run configuration."),
         ("broken", 1, "the port is taken"),
@@ -297,7 +298,7 @@ def test_exit_code_and_output(
     output, errors = capfd.readouterr()
     assert complaint in errors
     assert bool(errors) == bool(complaint)
-    if scenario in ("completed", "failed", "unfinished"):
+    if scenario in ("completed", "failed", "diverged", "unfinished"):
         assert output.splitlines() == [
             "round 1/1 accuracy 0.9",
             "WARNING :   participant 2 was rejected",

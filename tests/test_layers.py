@@ -30,6 +30,7 @@ LAYERS: dict[int, tuple[str, ...]] = {
         "strategies.consensus.strategy",
         "strategies.consensus.zenoh_exchange",
         "strategies.dispatch",
+        "strategies.divergence",
         "strategies.evaluation",
         "strategies.link.*",
         "strategies.roster",

@@ -16,7 +16,7 @@ from types import FrameType
 
 from fl_app.assemble import preflight
 from fl_app.config import RunConfig, Value, resolve
-from fl_app.errors import ConfigError, EdgeFlError, RunDirectoryError
+from fl_app.errors import DIVERGED_WORDS, ConfigError, EdgeFlError, RunDirectoryError
 from fl_app.launch.log import LogReader
 from fl_app.launch.sizing import size_for
 from fl_app.launch.superlink import ANSWER_SECONDS, Link, local_superlink
@@ -33,7 +33,7 @@ BACK_SECONDS = 90.0
 # stuck, never does.
 END_SECONDS = 60.0
 _ASK_SECONDS = 1.0
-FAILED, INTERRUPTED, TERMINATED = 1, 130, 143
+FAILED, DIVERGED, INTERRUPTED, TERMINATED = 1, 3, 130, 143
 UNENDED = "unended"  # Flower's status of a run that has said its last word and goes on
 
 
@@ -46,7 +46,7 @@ def run(
     one, the run is a simulation on this machine, and everything that can be wrong is tried before
     anything starts. Raises EdgeFlError then. `ray` is the address of a Ray cluster over which the
     simulation is to be spread.
-    0: completed; 1: failed; 130: interrupted; 143: terminated.
+    0: completed; 1: failed; 3: a model diverged; 130: interrupted; 143: terminated.
     """
     config = resolve(overrides)
     if not (APP / "pyproject.toml").is_file():
@@ -62,7 +62,7 @@ def run(
     try:
         with _link(superlink, ray) as link:
             problem = _run_on(link, overrides, size, reader)
-            code = FAILED if problem else 0
+            code = code_of(problem)
     except EdgeFlError as error:
         code, problem = FAILED, str(error)
     except Stopped as stopped:
@@ -71,11 +71,22 @@ def run(
         print(f"edge-fl: {problem}", file=sys.stderr)
     if reader.run_directory:
         if problem and not superlink:
-            _close(reader.run_directory, "failed" if code == FAILED else "stopped", problem)
-        if problem:
+            status = {FAILED: "failed", DIVERGED: "diverged"}.get(code, "stopped")
+            _close(reader.run_directory, status, problem)
+        if problem and code != DIVERGED:  # it would do that again
             _point_to_resume(reader.run_directory, superlink)
         print(f"run directory: {reader.run_directory}", flush=True)
     return code
+
+
+def code_of(problem: str) -> int:
+    """The exit code of a run that did not complete because of `problem`, "" for one that did.
+
+    The words are the ServerApp's own, which may have run on another machine.
+    """
+    if DIVERGED_WORDS in problem:
+        return DIVERGED
+    return FAILED if problem else 0
 
 
 def _close(directory: Path, status: str, reason: str) -> None:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from fl_app.config import RunConfig
-from fl_app.errors import ConfigError, RunDirectoryError
+from fl_app.errors import ConfigError, DivergedError, RunDirectoryError
 from fl_app.record.console import console_listener, say
 from fl_app.record.metrics import link_counts
 from fl_app.record.modes import VIEWS
@@ -31,6 +31,9 @@ def recorded(config: RunConfig) -> Iterator[RunDirectory]:
     try:
         yield run
         status = "completed"
+    except DivergedError as error:
+        status, reason = "diverged", str(error)
+        raise
     except BaseException as error:
         reason = f"{type(error).__name__}: {error}"
         raise
@@ -61,6 +64,11 @@ def open_books(config: RunConfig) -> RunDirectory:
 def _check_resumable(run: RunDirectory, config: RunConfig) -> None:
     if run.summary().get("status") == "completed":
         raise ConfigError(f"resume={config.resume!r}: that run has completed; start a new one")
+    if run.summary().get("status") == "diverged" and config.virtual:
+        raise ConfigError(
+            f"resume={config.resume!r}: that run has diverged and would do it again "
+            f"({run.summary()['reason']}); start a new one"
+        )
     before, now = run.config(), config.flat()
     different = [
         f"{key} was {before.get(key)!r} and is {now[key]!r}"
@@ -95,7 +103,7 @@ def close_books(run: RunDirectory, config: RunConfig, status: str, reason: str) 
         **measured,
         **link_counts(run.events()),
         "virtual_seconds": seconds if config.virtual else None,
-        "checksum": _checksum(run, view.checkpoint),
+        "checksum": None if status == "diverged" else _checksum(run, view.checkpoint),
         "run_directory": str(run.path),
     }
     run.write_summary(summary)

@@ -183,6 +183,6 @@ FIGURES: dict[str, Drawing] = {
     "labels": Drawing(
         labels,
         "How many training images of each class every node holds.",
-        "the split of the data was not recorded",
+        "how many images of each class every node holds was not recorded: devices do not tell it",
     ),
 }

@@ -7,9 +7,9 @@ from fl_app.record.metrics import (
     TARGETS,
     Event,
     Point,
+    last_accuracy,
     latest,
     of_kind,
-    series,
     span,
     times_to_targets,
 )
@@ -27,9 +27,15 @@ def spread(values: Iterable[float | None]) -> dict[str, float | None]:
     return {"mean": sum(known) / len(known), "min": min(known), "max": max(known)}
 
 
+def node_spread(event: Event) -> dict[str, float | None]:
+    """Return the `spread` of a "nodes" event's accuracies; of nodes that diverged there is none."""
+    return spread([] if event.get("diverged") else event.get("accuracy") or [])
+
+
 def node_series(events: Iterable[Event], which: str = "mean") -> list[Point]:
-    """Return the nodes' accuracy as (t, mean, min or max), by time; without empty windows."""
-    points = [(e["t"], spread(e["accuracy"])[which]) for e in of_kind(events, "nodes")]
+    """Return the nodes' accuracy as (t, mean, min or max), by time; without windows that have
+    none."""
+    points = [(e["t"], node_spread(e)[which]) for e in of_kind(events, "nodes")]
     return sorted((t, value) for t, value in points if value is not None)
 
 
@@ -69,7 +75,7 @@ def window_table(events: Iterable[Event]) -> list[dict[str, Any]]:
         if row["t"] is None:
             row["t"] = event["t"]
         if event["event"] == "nodes":
-            row |= spread(event["accuracy"]) | {"reference": event.get("reference") or None}
+            row |= node_spread(event) | {"reference": event.get("reference") or None}
         else:
             row[event["model"]] = event["accuracy"]
     return [rows[number] for number in sorted(rows)]
@@ -82,23 +88,23 @@ def measure(events: Sequence[Event], targets: Sequence[float] = TARGETS) -> dict
     - engine of the gradients; stacked_gain, how many times as fast stacked ones were, if measured
     - rounds: the last completed window; end_seconds on the run's clock; wall_seconds
     - final {node_mean, node_min, node_max, node_honest, average, reference {name}}: the last
-      evaluation of each; the average is the averaged model's, which no node has; node_honest is the
-      mean of the nodes that do not attack, null where none does
+      evaluation of each, null if it was of what had diverged; the average is the averaged model's,
+      which no node has; node_honest is the mean of the nodes that do not attack, null where none
+      does
     - distance: the last consensus distance
     - time_to_target {"0.50": seconds or null}: of the nodes' mean (see `time_to_target`)
     - messages, bytes, lost, duplicates: totals; rejected: count
     - stale, age: mean age of the applied mail in local steps (virtual clock) and in seconds
     """
-    hosts, last = latest(events, "hosts"), latest(events, "round")
-    final = {f"node_{which}": _last(node_series(events, which)) for which in ("mean", "min", "max")}
+    hosts, last, nodes = (latest(events, kind) for kind in ("hosts", "round", "nodes"))
     return {
         **{name: hosts.get(name) for name in ("hosts", "carrier", "engine", "stacked_gain")},
         **span(events),
         "final": {
-            **final,
+            **{f"node_{which}": value for which, value in node_spread(nodes).items()},
             "node_honest": _honest(events),
-            "average": _last(series(events, "average")),
-            "reference": {name: _last(points) for name, points in references(events).items()},
+            "average": last_accuracy(events, "average"),
+            "reference": nodes.get("reference") or {},
         },
         "distance": last.get("distance"),
         "time_to_target": times_to_targets(node_series(events), targets),
@@ -112,14 +118,12 @@ def _honest(events: Sequence[Event]) -> float | None:
     config = latest(events, "run_started").get("config") or {}
     if not config.get("attackers"):
         return None
+    nodes = latest(events, "nodes")
     # The attackers are the last of the participants.
-    return _mean((latest(events, "nodes").get("accuracy") or [])[: -config["attackers"]])
+    honest = (nodes.get("accuracy") or [])[: -config["attackers"]]
+    return None if nodes.get("diverged") else _mean(honest)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
     """The mean of those that are known."""
     return spread(values)["mean"]
-
-
-def _last(points: Sequence[Point]) -> float | None:
-    return points[-1][1] if points else None

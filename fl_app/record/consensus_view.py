@@ -101,13 +101,9 @@ def _ending(known: Row) -> list[str]:
     pairs.append(("lowest node", share(known["min"])))
     pairs.append(("highest node", share(known["max"])))
     pairs.append((DIAGNOSIS, share(known.get("average"))))
-    pairs += [
-        (
-            REFERENCES[name][0],
-            f"{share(value)}; nodes' mean {100 * (mean - value):+.1f} points",
-        )
-        for name, value in known.get("reference", {}).items()
-    ]
+    for name, value in known.get("reference", {}).items():
+        apart = "diverged" if value is None else f"nodes' mean {100 * (mean - value):+.1f} points"
+        pairs.append((REFERENCES[name][0], f"{share(value)}; {apart}"))
     pairs.append(("consensus distance", scientific(known.get("distance"))))
     width = max(len(label) for label, _ in pairs)
     return ["final accuracy"] + [f"  {label:{width}}  {value}" for label, value in pairs]
@@ -115,15 +111,18 @@ def _ending(known: Row) -> list[str]:
 
 def _nodes(events: Sequence[Event]) -> list[Table]:
     last = latest(events, "nodes")
-    histogram = latest(events, "labels").get("histogram") or []
+    wild = last.get("diverged") or ()
     columns = zip_longest(
-        node_names(events), histogram, last.get("accuracy") or (), last.get("loss") or ()
+        node_names(events),
+        last.get("examples") or (),
+        last.get("accuracy") or (),
+        last.get("loss") or (),
     )
     rows = [
         (
             str(index) if name == str(index) else f"{index}: {name}",
-            number(sum(held) if held else None),
-            percent(accuracy),
+            number(held or None),
+            "diverged" if index in wild else percent(accuracy),
             number(loss, 3),
         )
         for index, (name, held, accuracy, loss) in enumerate(columns)

@@ -67,7 +67,9 @@ def console_listener(
                 show([row for row in view.rows(seen) if row["round"] <= until])
         elif kind == "finished":
             show(view.rows(seen))
-            for line in view.lines.ending(known):
+            # What is known of a run that diverged is of before, and not what came out.
+            told = [f"! {event['reason']}"] if event["status"] == "diverged" else None
+            for line in told or view.lines.ending(known):
                 write(line)
         if kind in view.incidents:
             text, key = view.incidents[kind](event)

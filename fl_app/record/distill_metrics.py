@@ -8,6 +8,7 @@ from fl_app.record.metrics import (
     Event,
     Point,
     end_time,
+    last_accuracy,
     latest,
     of_kind,
     series,
@@ -17,15 +18,22 @@ from fl_app.record.metrics import (
 from fl_app.record.privacy import described
 
 
-def published(events: Sequence[Event]) -> list[Point]:
-    """Return the evaluations of the model that the run publishes.
+def published_as(events: Sequence[Event]) -> tuple[str, str]:
+    """Return (model, field) of the evaluations of the model that the run publishes.
 
     That is the global model, raw or as a moving average, as the evaluation says; the averaged small
     model in a run without a distillation server.
     """
-    ema = any(event.get("published") == "ema" for event in of_kind(events, "evaluate"))
-    points = series(events, "global", "accuracy_ema" if ema else "accuracy")
-    return points or series(events, "small")
+    evaluations = of_kind(events, "evaluate")
+    if not any(event["model"] == "global" for event in evaluations):
+        return "small", "accuracy"
+    ema = any(event.get("published") == "ema" for event in evaluations)
+    return "global", "accuracy_ema" if ema else "accuracy"
+
+
+def published(events: Sequence[Event]) -> list[Point]:
+    """Return the evaluations of the model that the run publishes (see `published_as`)."""
+    return series(events, *published_as(events))
 
 
 def participants(events: Iterable[Event]) -> list[int]:
@@ -72,7 +80,8 @@ def measure(events: Sequence[Event], targets: Sequence[float] = TARGETS) -> dict
     """Return the part of summary.json that follows from the events; null where nothing was seen.
 
     - rounds: the last completed one; end_seconds on the run's clock; wall_seconds
-    - final {small, global, global_ema, published}: the last evaluation of each
+    - final {small, global, global_ema, published}: the last evaluation of each, null if it had
+      diverged
     - time_to_target {"0.50": seconds or null}: of the published model (see `time_to_target`)
     - client_idle_fraction {clients, server, total}: share of the participants' time that they
       waited for other participants and for the server
@@ -86,13 +95,11 @@ def measure(events: Sequence[Event], targets: Sequence[float] = TARGETS) -> dict
     last_round = latest(events, "round")
     fields = {"small": ("small", "accuracy"), "global": ("global", "accuracy")}
     fields["global_ema"] = ("global", "accuracy_ema")
-    finals = {name: series(events, *field) for name, field in fields.items()}
-    points = published(events)
-    finals["published"] = points
+    fields["published"] = published_as(events)
     return {
         **span(events),
-        "final": {name: points[-1][1] if points else None for name, points in finals.items()},
-        "time_to_target": times_to_targets(points, targets),
+        "final": {name: last_accuracy(events, *field) for name, field in fields.items()},
+        "time_to_target": times_to_targets(published(events), targets),
         "client_idle_fraction": _idle_fractions(events, end),
         "worker_busy_fraction": _busy(segments) / end if segments and end else None,
         "teacher_staleness": _weighted(staleness_histogram(events)),

@@ -92,6 +92,13 @@ def series(events: Iterable[Event], model: str, field: str = "accuracy") -> list
     return sorted(points)
 
 
+def last_accuracy(events: Iterable[Event], model: str, field: str = "accuracy") -> float | None:
+    """Return `field` of the last evaluation of `model`; None if there is none, or it had
+    diverged."""
+    found = [event for event in of_kind(events, "evaluate") if event["model"] == model]
+    return max(found, key=lambda event: event["t"]).get(field) if found else None
+
+
 def time_to_target(points: Sequence[Point], target: float, window: int = 3) -> float | None:
     """Return the first t_i at which mean(a_(i-window+1) .. a_i) >= `target`, or None if never.
 

@@ -60,7 +60,7 @@ def render(run: RunDirectory) -> Path:
 
 
 def status(run: RunDirectory, events: list[Event]) -> str:
-    """Return how the run ended: completed, failed, stopped, or "not finished" while it has not."""
+    """Return how the run ended: completed, diverged, failed or stopped; or "not finished"."""
     ends = [event for event in events if event["event"] in ("finished", "resumed")]
     if ends and ends[-1]["event"] == "finished":
         return str(ends[-1]["status"])
@@ -135,7 +135,7 @@ h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; border-bottom: 1px solid #ddd; 
 .status { display: inline-block; padding: .1rem .6rem; border-radius: .3rem; color: #fff;
           background: #666; }
 .completed { background: #00734f; }
-.failed { background: #b04a00; }
+.failed, .diverged { background: #b04a00; }
 .tiles { display: flex; flex-wrap: wrap; gap: 1rem; margin: 1.2rem 0; }
 .tile { flex: 1 1 10rem; border: 1px solid #ddd; border-radius: .4rem; padding: .6rem 1rem; }
 .tile b { display: block; font-size: 1.5rem; white-space: nowrap; }

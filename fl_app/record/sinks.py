@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fl_app.errors import RunDirectoryError
-from fl_app.record.consensus_metrics import spread
+from fl_app.record.consensus_metrics import node_spread
 from fl_app.record.console import Listener
 from fl_app.record.metrics import Event
 from fl_app.record.run_dir import RunDirectory, flatten
@@ -32,7 +32,7 @@ def _round(event: Event) -> dict[str, Any]:
 def _nodes(event: Event) -> dict[str, Any]:
     # Their spread alone: hundreds of curves would bury a dashboard.
     references = event.get("reference") or {}
-    return {f"accuracy/node_{k}": v for k, v in spread(event["accuracy"]).items()} | {
+    return {f"accuracy/node_{k}": v for k, v in node_spread(event).items()} | {
         f"accuracy/centralized_{name}": value for name, value in references.items()
     }
 

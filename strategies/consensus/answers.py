@@ -21,12 +21,13 @@ _MOST = 2.0**53
 METRICS: Mapping[str, tuple[float, float, type]] = {
     "accuracy": (-1.0, 1.0, float),
     "loss": (-1.0, math.inf, float),
-    "norm": (0.0, math.inf, float),  # NaN and infinity, too: a node may have diverged
+    "norm": (0.0, math.inf, float),
     **{
         f"tally.{name}": (-_MOST if name == "age" else 0, _MOST, type(value))
         for name, value in vars(Tally()).items()
     },
 }
+_OF_MODELS = ("accuracy", "loss", "norm")  # they may be NaN: a node may have diverged
 _MOST_EVENTS = 10_000  # of a window's trace
 _MOST_REASONS = 50
 _MOST_IMAGES = 1 << 31
@@ -124,10 +125,9 @@ def _parsed(config: Mapping[str, Any], name: str, kind: type) -> Any:
 
 
 def _number(name: str, value: Any, low: float, high: float, kind: type = float) -> Any:
-    """`value`, if it is a number from `low` to `high`; where `high` is infinity, also one that is
-    not finite."""
+    """`value`, if it is a number from `low` to `high`; of models, also NaN."""
     number = float(value) if kind is float and type(value) is int else _of(kind, name, value)
-    if low <= number <= high or (high == math.inf and not math.isfinite(number)):
+    if low <= number <= high or (name in _OF_MODELS and math.isnan(number)):
         return number
     raise ValueError(f"{name}={number:.6g} is not from {low:g} to {high:g}")
 

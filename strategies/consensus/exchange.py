@@ -137,11 +137,16 @@ def expected_vectors(
 
 
 def mail_fault(
-    mail: Mail, expected: Mapping[str, tuple[int, torch.dtype]], parameters: int
+    mail: Mail,
+    expected: Mapping[str, tuple[int, torch.dtype]],
+    parameters: int,
+    *,
+    finite: bool = True,
 ) -> str | None:
     """Why `mail` is none that the receiver could use, or None if it is one.
 
     expected: name -> (length, dtype) of its vectors. parameters: of a model; indices are of them.
+    finite: whether its values must be.
     """
     who = f"mail from node {mail.sender} to node {mail.receiver}"
     if mail.vectors.keys() != expected.keys():
@@ -154,7 +159,7 @@ def mail_fault(
                 f"{name} of {who} is {vector.dtype} of shape {tuple(vector.shape)}, not {dtype} of "
                 f"shape ({length},)"
             )
-        if not _is_finite(vector):
+        if finite and not _is_finite(vector):
             return f"{name} of {who} has values that are NaN or infinite"
     indices = mail.vectors.get("indices", torch.empty(0))
     if len(indices) and not (int(indices.min()) >= 0 and int(indices.max()) < parameters):

@@ -2,8 +2,9 @@
 
 import contextlib
 import hashlib
+import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from strategies.consensus.exchange import expected_vectors
 from strategies.consensus.fleet import Fleet
 from strategies.consensus.host import INCIDENTS, Mail, Tally
 from strategies.consensus.rates import rate_of
+from strategies.divergence import diverged
 from strategies.evaluation import Evaluator, Task
 from strategies.roster import gather
 
@@ -40,6 +42,7 @@ MODELS = "nodes"  # the checkpoint with which the run ends
 # train on all cores are not to be disturbed for nothing.
 _POLL_SECONDS, _MOST_POLL_SECONDS, _POLL_SHARE = 0.02, 0.1, 0.01
 _SLICE_STEPS = 24  # how much of the trace is recorded, in local steps
+_MOST_NAMED = 8  # nodes, in one sentence
 _TALLY = tuple(vars(Tally()))
 
 
@@ -57,6 +60,7 @@ class Consensus(Strategy):
         self._config, self._run = config, run
         self._text = topology_text(config)
         self._topology, self._algorithm, self._timetable = nodes_of(config, self._text)
+        self._names = self._topology.names or tuple(map(str, range(config.participants)))
         self._parameters = len(flat_model(config, "small").weights)
         self._clock = Clock()
         self._window = 0  # the last one that all nodes have done
@@ -85,7 +89,8 @@ class Consensus(Strategy):
         in the run directory (or, on devices, on the devices). timeout (seconds for a reply) comes
         from the configuration unless it is given; initial_arrays and the other arguments of other
         strategies have no use here. Raises ConfigError for num_rounds, here windows, other than
-        the configured, and EdgeFlError when a host fails again and again, or no host can go on.
+        the configured, EdgeFlError when a host fails again and again, or no host can go on, and
+        DivergedError when a node is not finite at the end of a window.
         """
         config, result = self._config, Result()
         check_rounds(config, num_rounds)
@@ -96,6 +101,8 @@ class Consensus(Strategy):
             resources.callback(evaluator.close)
             hosts, examples = gather(grid, config, timeout, self._warn)
             self._examples = [examples[p] for p in range(config.participants)]
+            devices = tuple(host.name for host in hosts if host.participant is not None)
+            self._names = devices or self._names
             fleet = Fleet(
                 config,
                 self._topology,
@@ -108,7 +115,7 @@ class Consensus(Strategy):
                 lengths=self._lengths,
                 parameters=self._parameters,
             )
-            self._describe(fleet)
+            self._describe(fleet, simulated=not devices)
             self._evaluate_forgotten(evaluator)
             self._clock.restart()
             self._work(fleet, evaluator)
@@ -206,21 +213,22 @@ class Consensus(Strategy):
 
     # -- what is recorded ---------------------------------------------------------------------
 
-    def _describe(self, fleet: Fleet) -> None:
+    def _describe(self, fleet: Fleet, *, simulated: bool) -> None:
         """Topology, hosts and data, once."""
         self._run.emit("hosts", hosts=fleet.hosts, carrier=fleet.carrier, **fleet.engine)
         if self._window:
             return
         topology = self._topology
-        names = topology.names or [str(i) for i in range(topology.size)]
         self._run.emit(
             "topology",
-            names=names,
+            names=self._names,
             edges=topology.edges,
             degree_max=max(topology.degree(i) for i in range(topology.size)),
             diameter=topology.diameter,
             spectral_gap=topology.spectral_gap,
         )
+        if not simulated:
+            return  # devices may have data of their own, and tell only how many images those are
         dataset = dataset_of(self._config)
         parts = split_of(self._config).participants
         histogram = label_histogram(dataset.train.labels, parts, len(dataset.classes))
@@ -256,7 +264,8 @@ class Consensus(Strategy):
                 self._numbers[name] |= answer.of(name)
         by_name = self._numbers
         accuracy, loss, norms = (by_name[name] for name in ("accuracy", "loss", "norm"))
-        on = [i for i in people if accuracy[i] >= 0]
+        on = [i for i in people if not accuracy[i] < 0]  # NaN: on, and diverged
+        wild = [i for i in people if math.isnan(accuracy[i]) or not math.isfinite(norms[i])]
         totals = [answer.total for answer in answers if len(answer.total)]
         self._average = average(totals, len(on)) if totals else np.zeros(0)
         distance = consensus_distance([norms[i] for i in on], self._average) if totals else None
@@ -270,8 +279,10 @@ class Consensus(Strategy):
             "nodes",
             round=window,
             t=t,
-            accuracy=[accuracy[i] if accuracy[i] >= 0 else None for i in people],
-            loss=[loss[i] if accuracy[i] >= 0 else None for i in people],
+            accuracy=[None if accuracy[i] < 0 else accuracy[i] for i in people],
+            loss=[None if accuracy[i] < 0 else loss[i] for i in people],
+            examples=self._examples,
+            diverged=wild,
             steps=[by_name["tally.steps"][i] for i in people],
             heard=[[i, j, t - when] for i in sorted(heard) for j, when in heard[i].items()],
             reference={
@@ -297,8 +308,15 @@ class Consensus(Strategy):
         )
         self._record_trace(window, answers)
         self._evaluate(evaluator, window, t)
+        if wild:
+            raise diverged(config, "node", self._called(wild, window))
         self._window = window
         self._save(t, evaluator)
+
+    def _called(self, nodes: Sequence[int], window: int) -> str:
+        names = ", ".join(self._names[i] for i in nodes[:_MOST_NAMED])
+        more = f" and {len(nodes) - _MOST_NAMED} more" if len(nodes) > _MOST_NAMED else ""
+        return f"window {window}, node{'s'[: len(nodes) != 1]} {names}{more}"
 
     def _record_trace(self, window: int, answers: list[Answer]) -> None:
         """What happened to nodes and links in the window and, of the first, the slice."""

@@ -19,6 +19,7 @@ from strategies.distillation.mailbox import (
     published_files,
 )
 from strategies.distillation.supervisor import DistillationServer
+from strategies.divergence import require_finite
 from strategies.evaluation import Evaluator, Task
 
 _POLL_SECONDS = 0.02
@@ -125,7 +126,8 @@ class Publisher:
             self._replayed_until(t)
 
     def _evaluate(self, round_: int, t: float) -> None:
-        """Have the global model published for `round_` evaluated; it is shown for time t."""
+        """Have the global model published for `round_` evaluated; it is shown for time t.
+        DivergedError if it is not finite."""
         arrays, metadata = load_tensors(published_file(self._directory, round_))
         fields = {
             "round": round_,
@@ -137,6 +139,8 @@ class Publisher:
         }
         raw = {name: arrays[name] for name in ("weights", "buffers")}
         ema = {name: arrays[f"ema_{name}"] for name in ("weights", "buffers")}
+        for vectors in (raw, ema):
+            require_finite(self._config, self._run, vectors, **fields)
         self._evaluator.put(Task("large", raw, ema, fields))
 
     def evaluate_again(self, rounds: dict[int, float]) -> None:

@@ -14,10 +14,11 @@ from fl_app.config import RunConfig
 from fl_app.errors import EdgeFlError, WorkerError
 from fl_app.record.run_dir import RunDirectory
 from strategies.averaging import Vectors
-from strategies.checks import updates_of
+from strategies.checks import Checked, updates_of
 from strategies.clock import Clock
 from strategies.dispatch import Dispatcher
 from strategies.distillation.publisher import Publisher
+from strategies.divergence import diverged, record_evaluation, require_finite
 from strategies.evaluation import Evaluator, Task
 from strategies.link.sessions import SessionGrid
 from strategies.roster import Host, gather
@@ -65,6 +66,7 @@ class Distillation(Strategy):
         self._failed: dict[Key, str] = {}
         self._forgotten: dict[int, Vectors] = {}  # versions whose evaluation a kill prevented
         self._failures = [0] * config.participants  # in a row
+        self._finite = [True] * config.participants  # what the last one that failed has sent
         self._bytes_up = self._bytes_down = self._jobs = self._segments = 0
 
     def _live(self, version: int = 0, next_index: Iterable[int] | None = None) -> Live:
@@ -97,8 +99,8 @@ class Distillation(Strategy):
         model), timeout (seconds for a reply). evaluate_fn, if given, is called with every new
         version. The result's arrays are the small model; both models are saved in the run
         directory. Raises ConfigError for num_rounds other than the configured, WorkerError when
-        the distillation server died for good - after the federation has completed - and
-        EdgeFlError when no participant can train.
+        the distillation server died for good - after the federation has completed -, EdgeFlError
+        when no participant can train, and DivergedError when a model is not finite.
         """
         config, result = self._config, Result()
         check_rounds(config, num_rounds)
@@ -218,7 +220,7 @@ class Distillation(Strategy):
                 if not self._rounds.arrived(job, now, result.seconds, update is not None):
                     continue
                 if update is None:
-                    self._reject(job, server_round, result.fault)
+                    self._reject(job, server_round, result)
                 else:
                     self._updates[_key(job)] = update
                     self._failures[job.participant] = 0
@@ -261,7 +263,7 @@ class Distillation(Strategy):
         if self._config.switch("forward") and self._config.variant.policy != "sync":
             model = self._with_forward_result(aggregation, model)
         rejected = self._record_jobs(aggregation, updates)
-        self._versions[version] = model
+        self._keep(version, model, aggregation.t)
         if self._config.switch("teacher_ema") and self._teacher:
             decay = self._config.distill.teacher_ema_decay
             self._teacher = {
@@ -273,7 +275,7 @@ class Distillation(Strategy):
         if self._publisher is not None:
             self._publisher.put(version, model, self._teacher, aggregation.t)
             if self._config.variant.policy == "sync":
-                self._wait_for_server(version)
+                self._wait_for_server(version, aggregation.t)
         needed = self._rounds.bases(version) | {version}
         self._versions = {v: vectors for v, vectors in self._versions.items() if v in needed}
         ages = [before - update.job.base_version for update in updates]
@@ -284,20 +286,32 @@ class Distillation(Strategy):
                 "contributions": len(updates),
                 "rejected": rejected,
                 "lost": len(aggregation.lost),
-                "loss": sum(u.loss for u in updates) / len(updates) if updates else 0.0,
+                "loss": sum(u.loss for u in updates) / len(updates) if updates else math.nan,
             }
         )
 
-    def _reject(self, job: Job, round_: int, reason: str) -> None:
+    def _keep(self, version: int, model: Vectors, t: float) -> None:
+        """Take `model`, made at `t`, as version `version`. DivergedError if it is not finite."""
+        told = {"round": version, "t": t, "model": "small"}
+        require_finite(self._config, self._run, model, **told)
+        self._versions[version] = model
+
+    def _reject(self, job: Job, round_: int, result: Checked) -> None:
+        reason = result.fault
         self._failed[_key(job)] = reason
         self._failures[job.participant] += 1
+        self._finite[job.participant] = result.finite
         name = next((h.name for h in self._hosts if h.participant == job.participant), "")
         told = f"{name}: {reason}" if name else reason
         self._run.emit("rejected", participant=job.participant, round=round_, reason=told)
-        if min(self._failures) >= _HOPELESS:
-            raise EdgeFlError(
-                f"every participant has failed {_HOPELESS} times in a row, the last time: {told}"
-            )
+        if min(self._failures) < _HOPELESS:
+            return
+        if not any(self._finite):
+            where = f"round {round_}, the model of every participant"
+            raise diverged(self._config, "small", where)
+        raise EdgeFlError(
+            f"every participant has failed {_HOPELESS} times in a row, the last time: {told}"
+        )
 
     def _record_jobs(self, aggregation: Aggregation, updates: Iterable[Update]) -> int:
         """One event per job of the aggregation; returns how many were rejected."""
@@ -346,7 +360,7 @@ class Distillation(Strategy):
         share = self._config.distill.forward_weight
         return {key: (1 - share) * value + share * vectors[key] for key, value in model.items()}
 
-    def _wait_for_server(self, version: int) -> None:
+    def _wait_for_server(self, version: int, t: float) -> None:
         """What the synchronous variants do: wait until the distillation server is done with
         `version`, and go on with the small model that it has forward-distilled, if it does that."""
         publisher = self._publisher
@@ -355,7 +369,7 @@ class Distillation(Strategy):
             publisher.wait(lambda: publisher.forwarded(version) is not None)
             result = publisher.forwarded(version)
             if result is not None:
-                self._versions[version] = result[1]
+                self._keep(version, result[1], t)
         elif not self._config.virtual:
             # On the virtual clock the trace has the wait in it, and nothing here depends on it.
             publisher.wait(lambda: publisher.published >= version)
@@ -365,7 +379,7 @@ class Distillation(Strategy):
             self._publisher.hear()
 
     def _evaluated(self, **fields: Any) -> None:
-        self._run.emit("evaluate", **fields)
+        record_evaluation(self._config, self._run, **fields)
 
     def _warn(self, message: str) -> None:
         self._run.emit("warning", message=message)
