@@ -1,0 +1,365 @@
+"""The published protocol of momentum tracking (Takezawa et al., TMLR 2023), in one process.
+
+    python -m experiments.consensus.tracking --data DIR
+
+Eight nodes in a ring with four of the ten classes of CIFAR-10 each train a LeNet for 500 epochs
+with steps of one size, and exchange after every minibatch: first the four published methods, then
+ours. The application's own timetable, host, algorithms and gradients, without Flower, Ray or files
+of runs. See `tracking_data` for who has which images.
+
+Step sizes are heavy-ball's. Of each method the one is taken whose nodes are best on the validation
+images in the end; test images are looked at once, when a run is over. `--out` gets all that was
+measured, after every evaluation; runs that are complete in it are not done again.
+"""
+
+import argparse
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+
+from client_apps.gradients import Gradients
+from experiments.consensus import tracking_data
+from experiments.consensus.tracking_data import MEAN, STD, Data
+from experiments.reporting import table
+from fl_app.data import ImageSet, Preparation, normalise
+from fl_app.models import FlatModel, build_model
+from strategies.consensus.algorithms import ALGORITHMS, Settings, make_algorithm
+from strategies.consensus.host import Host, Participant
+from strategies.consensus.node import Node
+from strategies.consensus.rates import HEAVY_BALL, step_size
+from strategies.consensus.schedule import Conditions, Timetable
+from strategies.consensus.topology import build_topology
+
+NODES, BATCH, EVERY = 8, 100, 10
+RATES = (0.005, 0.001, 0.0005)
+SETTINGS = Settings(
+    interval=1.0, hold=True, forget=0.0, theta=0.5, kappa=1.0, mult=1.0, penalty="isvr", alpha=1.0,
+    rho=0.0, momentum=0.9, weight_decay=1e-3, keep=0.1, compression="random-k", gamma=0.3, seed=0,
+)  # fmt: skip
+_CHUNK = 2500  # images that are evaluated at once
+
+
+@dataclass(frozen=True)
+class Method:
+    """rate: the published best step size, or the one to try first. published: test accuracy in per
+    cent. all_reduce: momenta start as the nodes' gradients less their mean, which all must know.
+    changes: of SETTINGS."""
+
+    algorithm: str
+    rate: float = 0.001
+    published: float | None = None
+    all_reduce: bool = False
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+METHODS: dict[str, Method] = {
+    "dsgdm": Method("d-psgd", 0.005, 35.6),
+    "qg-dsgdm": Method("qg-dsgdm", 0.005, 49.4),
+    "decentlam": Method("decentlam", 0.005, 54.9),
+    "momentum-tracking": Method("momentum-tracking", 0.001, 66.8, all_reduce=True),
+    "ecl": Method("ecl"),
+    "ecl-forget": Method("ecl", changes={"forget": 1.0}),
+    "admm-isvr": Method("admm-isvr"),
+    "pdmm-isvr": Method("pdmm-isvr"),
+    "gossip": Method("gossip"),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A run. interval: K, local steps between two exchanges of an edge. asynchronous: each edge at
+    random times of its own. loss: of mails; delay: of a mail at most, in local steps."""
+
+    method: str
+    learning_rate: float
+    seed: int = 0
+    classes: int = 4
+    interval: int = 1
+    asynchronous: bool = False
+    loss: float = 0.0
+    delay: float = 0.0
+    epochs: int = 500
+
+    def check(self) -> None:
+        """Raises ValueError for what cannot be run."""
+        tracking_data.classes_of(self.classes, self.seed)
+        if self.epochs > EVERY and self.epochs % EVERY:
+            raise ValueError(f"--epochs {self.epochs} must be a multiple of {EVERY}, or less")
+        if self.asynchronous and ALGORITHMS[METHODS[self.method].algorithm].exchange != "random":
+            raise ValueError(f"{self.method} works in synchronous rounds only")
+
+    @property
+    def name(self) -> str:
+        parts = [self.method, f"lr {self.learning_rate:g}", f"seed {self.seed}"]
+        parts += [f"K {self.interval}"] if self.interval > 1 else []
+        parts += ["asynchronous"] if self.asynchronous else []
+        parts += [f"loss {self.loss:g}"] if self.loss else []
+        parts += [f"delay {self.delay:g}"] if self.delay else []
+        return " ".join(parts)
+
+
+def plan(arguments: argparse.Namespace) -> list[Case]:
+    """First every method with one step size, then with the others; seed after seed."""
+    chosen: list[tuple[str, float | None]] = []
+    for word in arguments.only or METHODS:
+        name, _, rate = word.partition(":")
+        if name not in METHODS:
+            raise ValueError(f"--only {name} is unknown; choose from: {', '.join(METHODS)}")
+        chosen.append((name, float(rate) if rate else None))
+    first = [(name, rate or METHODS[name].rate) for name, rate in chosen]
+    others = [
+        (name, rate)
+        for rate in RATES
+        for name, given in chosen
+        if given is None and rate != METHODS[name].rate
+    ]
+    pairs = first if arguments.best else first + others
+    shared = {
+        name: getattr(arguments, name)
+        for name in ("classes", "interval", "asynchronous", "loss", "delay", "epochs")
+    }
+    cases = [Case(name, rate, seed, **shared) for seed in arguments.seeds for name, rate in pairs]
+    for case in cases:
+        case.check()
+    return cases
+
+
+class Run:
+    """All nodes of a case."""
+
+    def __init__(self, case: Case, data: Data, device: str) -> None:
+        method = METHODS[case.method]
+        topology = build_topology("ring", NODES)
+        settings = replace(SETTINGS, interval=float(case.interval), **method.changes)
+        algorithm = make_algorithm(method.algorithm, settings, topology)
+        module = build_model(
+            "lenet-tracking", in_channels=3, num_classes=10, image_size=32, norm="group",
+            seed=case.seed,
+        )  # fmt: skip
+        self.model = FlatModel(module, device)
+        initial = self.model.weights.clone()
+        gradients = Gradients(
+            self.model,
+            dict(enumerate(data.nodes)),
+            dict.fromkeys(range(NODES), BATCH),
+            seed=case.seed,
+            prepare=Preparation(MEAN, STD, True, True, shift=4, erasing=(32, 32)),
+            rest=True,
+        )
+        self.steps = -(-len(data.nodes[0]) // BATCH)  # of an epoch
+        rate = step_size(case.learning_rate, settings.momentum, HEAVY_BALL)
+        self.participants = [
+            Participant(Node(i, initial.clone()), algorithm, topology.neighbours[i], rate=rate)
+            for i in range(NODES)
+        ]
+        for participant in self.participants:
+            algorithm.start(participant.node)
+        if method.all_reduce:
+            self._all_reduce(gradients)
+        self._host = Host(self.participants, gradients, initial=lambda _: initial)
+        epochs = min(EVERY, case.epochs)
+        self._timetable = Timetable(
+            topology,
+            Conditions(loss=case.loss, delay_seconds=case.delay),
+            interval=case.interval,
+            window_steps=_multiple(epochs * self.steps, 1 if case.asynchronous else case.interval),
+            seed=case.seed,
+            synchronous=not case.asynchronous,
+        )
+        self.windows = case.epochs // epochs
+
+    def _all_reduce(self, gradients: Callable[..., Any]) -> None:
+        """c_i = m_i = (g_i - mean_j g_j) / (1 - beta) as heavy-ball's momentum and correction: as
+        running mean M_i = g_i - mean_j g_j, and M_i - C_i, which is the tracker, is 0."""
+        nodes = [participant.node for participant in self.participants]
+        found = torch.stack([g.clone() for g in gradients([(node, 0) for node in nodes])])
+        for participant, own in zip(self.participants, found - found.mean(0), strict=True):
+            participant.node.vectors["momentum"].copy_(own)
+            # In a ring each sends so many of NODES parts of a vector (Patarasuk and Yuan 2009).
+            participant.tally.bytes += 2 * (NODES - 1) * own.nbytes // NODES
+
+    def __iter__(self) -> Iterator[int]:
+        """Runs on; yields the number of epochs that are over, EVERY by EVERY."""
+        for window in range(1, self.windows + 1):
+            self._host.run(
+                {i: self._timetable.timeline(i, window) for i in range(NODES)},
+                {i: self._timetable.in_flight(i, window) for i in range(NODES)},
+            )
+            yield round(self.participants[0].tally.steps / self.steps)
+
+    def weights(self) -> torch.Tensor:
+        """Of all nodes, (NODES, p)."""
+        return torch.stack([participant.node.weights for participant in self.participants])
+
+    @property
+    def bytes(self) -> int:
+        return sum(participant.tally.bytes for participant in self.participants)
+
+
+def _multiple(steps: int, interval: int) -> int:
+    return -(-steps // interval) * interval
+
+
+@torch.no_grad()
+def accuracies(model: FlatModel, models: torch.Tensor, images: "Prepared") -> list[float]:
+    """Of each of the models (k, p), in per cent."""
+    before, right = model.weights.clone(), []
+    for weights in models:
+        model.weights.copy_(weights)
+        found = torch.cat([model.module(part).argmax(1) for part in images.inputs.split(_CHUNK)])
+        right.append((found == images.labels).sum())
+    model.weights.copy_(before)
+    return (100 / len(images.labels) * torch.stack(right)).tolist()
+
+
+class Prepared:
+    """Images as they are evaluated, on the device."""
+
+    def __init__(self, images: ImageSet, device: str) -> None:
+        self.inputs = normalise(torch.from_numpy(images.images).to(device), MEAN, STD)
+        self.labels = torch.from_numpy(images.labels).to(device)
+
+
+def measure(run: Run, images: Prepared) -> dict[str, Any]:
+    """Accuracy of all nodes and of their average, and how far they are from it: the square root of
+    mean_i |w_i - w|^2, by |w|."""
+    weights = run.weights()
+    average = weights.mean(0, keepdim=True)
+    *nodes, of_average = accuracies(run.model, torch.cat([weights, average]), images)
+    spread = (weights - average).square().sum(1).mean().sqrt() / average.norm()
+    return {
+        "mean": mean(nodes), "lowest": min(nodes), "nodes": nodes, "average": of_average,
+        "distance": float(spread),
+    }  # fmt: skip
+
+
+def execute(
+    case: Case, data: Data, device: str, until: float, keep: Callable[[dict[str, Any]], None]
+) -> bool:
+    """Run a case, tell `keep` all there is after every evaluation, and say whether it came to its
+    end before `until` (of `time.monotonic`)."""
+    began = time.monotonic()
+    run, validation = Run(case, data, device), Prepared(data.validation, device)
+    entry: dict[str, Any] = {**asdict(case), "curve": [], "test": None}
+    for epoch in run:
+        found = measure(run, validation)
+        seconds = time.monotonic() - began
+        entry["curve"].append({"epoch": epoch, **found})
+        entry |= {"bytes": run.bytes, "seconds": round(seconds, 1), "device": device}
+        shown = ("mean", "lowest", "average")
+        print(
+            f"{case.name} epoch {epoch}: {', '.join(f'{n} {found[n]:.1f}' for n in shown)}, "
+            f"distance {found['distance']:.1e}, {run.bytes / 1e9:.2f} GB, {seconds:.0f} s",
+            flush=True,
+        )
+        broken = not math.isfinite(found["distance"])
+        if broken or len(entry["curve"]) == run.windows:
+            entry["test"] = measure(run, Prepared(data.test, device))
+        keep(entry)
+        if broken:
+            break
+        if entry["test"] is None and time.monotonic() > until:
+            return False
+    return True
+
+
+def render(runs: Sequence[Mapping[str, Any]]) -> str:
+    """A line for each method, seed and condition: the run with the best step size."""
+    free = {field_ for field_ in Case.__dataclass_fields__ if field_ != "learning_rate"}
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for run in runs:
+        if run["test"]:
+            groups.setdefault(tuple(run[key] for key in sorted(free)), []).append(run)
+    rows = []
+    for group in groups.values():
+        best = max(group, key=lambda run: run["curve"][-1]["mean"])
+        case = Case(**{name: best[name] for name in Case.__dataclass_fields__})
+        published = METHODS[case.method].published
+        comparable = case == Case(case.method, case.learning_rate)
+        tried = ", ".join(f"{run['learning_rate']:g}" for run in group)
+        shown = [f"{best['test'][name]:.1f}" for name in ("mean", "lowest", "average")]
+        rows.append(
+            [case.name, str(case.epochs), tried, f"{best['curve'][-1]['mean']:.1f}", *shown,
+             f"{published}" if published and comparable else "-", f"{best['bytes'] / 1e9:.1f}",
+             f"{best['seconds']:.0f}"]
+        )  # fmt: skip
+    head = ["run", "epochs", "step sizes tried", "validation", "test, mean of the nodes", "lowest",
+            "average", "published", "GB", "seconds"]  # fmt: skip
+    return table(head, rows)
+
+
+class Results:
+    """The runs in a file, one a case."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.runs: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+
+    def has(self, case: Case) -> bool:
+        """Whether it has been run to its end."""
+        return any(run["test"] and _is(run, case) for run in self.runs)
+
+    def keep(self, entry: dict[str, Any]) -> None:
+        case = Case(**{name: entry[name] for name in Case.__dataclass_fields__})
+        self.runs = [run for run in self.runs if not _is(run, case)] + [entry]
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        aside = self._path.with_suffix(".new")
+        aside.write_text("[\n" + ",\n".join(json.dumps(run) for run in self.runs) + "\n]\n")
+        os.replace(aside, self._path)
+
+
+def _is(run: Mapping[str, Any], case: Case) -> bool:
+    return all(run[name] == value for name, value in asdict(case).items())
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m experiments.consensus.tracking")
+    add = parser.add_argument
+    add("--data", type=Path, required=True, help="CIFAR-10's original files, or those of "
+        "`tracking_data`")  # fmt: skip
+    add("--out", type=Path, default=Path("tracking.json"))
+    add("--only", nargs="+", metavar="METHOD[:LR]", help=f"of {', '.join(METHODS)}")
+    add("--best", action="store_true", help="one step size each: the published best")
+    add("--epochs", type=int, default=500)
+    add("--seeds", type=int, nargs="+", default=[0])
+    add("--classes", type=int, default=4, help="of each node")
+    add("--interval", type=int, default=1, help="K")
+    add("--asynchronous", action="store_true", help="each edge exchanges at random times")
+    add("--loss", type=float, default=0.0)
+    add("--delay", type=float, default=0.0, help="of mail, in local steps, at most")
+    add("--limit", type=float, default=math.inf, metavar="SECONDS", help="then stop")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    arguments = parser.parse_args(words)
+    until = time.monotonic() + arguments.limit
+    try:
+        cases = plan(arguments)
+        train, test = tracking_data.read(arguments.data)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    torch.backends.cudnn.deterministic = True
+    if arguments.device == "cpu":
+        torch.set_num_threads(1)
+    results = Results(arguments.out)
+    for case in cases:
+        if not results.has(case):
+            data = tracking_data.split(train, test, case.classes, case.seed)
+            if not execute(case, data, arguments.device, until, results.keep):
+                break
+            if time.monotonic() > until:
+                break
+    print(render(results.runs))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
