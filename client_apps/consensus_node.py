@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
-from client_apps.bench import Bench, bench_of, shard_of
+from client_apps.bench import Bench, bench_of, check_own_data, own_digest, shard_of
 from client_apps.engines import STACKED, engines_of
 from fl_app.assemble import nodes_of
 from fl_app.config import RunConfig, resolve
@@ -200,6 +200,7 @@ class _Window:
         place = self._window if done else self._parked(self._order["stops"] + 1)
         for participant in participants:
             state, metadata = pack(participant)
+            metadata["data"] = own_digest(self._config, participant.node.index, self._own_data)
             durable = done and bool(self._order["durable"])
             self._store.save(place, participant.node.index, state, metadata, durable=durable)
         self._store.prune(self._order["kept"])
@@ -242,6 +243,7 @@ class _Window:
             if self._live:
                 participant.part()
             return participant
+        check_own_data(self._config, node, self._own_data, found[1].get("data"))
         return unpack(
             *found,
             algorithm,

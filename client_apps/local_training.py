@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
-from client_apps.bench import bench_of, shard_of
+from client_apps.bench import bench_of, check_data_set, shard_of
 from client_apps.failures import account_of
 from client_apps.training import train_locally
 from fl_app.config import RunConfig, resolve
@@ -20,18 +20,23 @@ from strategies.randomness import rng
 def prepare(message: Message, context: Context) -> Message:
     """Load the model and the data of the participants named in the message.
 
-    Out: config fault, "" or what is wrong with them, and examples, how many images each has.
+    In: config participants, and data: the digest of the run's data set on the server. Out: config
+    fault, "" or what is wrong with them, examples, how many images each has, and unused, what of
+    the device's own data is not read.
     """
     config = resolve(dict(context.run_config))
     order: Any = message.content["config"]
     own_data = str(context.node_config.get("data-path", ""))
-    fault, examples = "", []
+    fault, shards = "", []
     try:
         bench_of(config)
-        examples = [len(shard_of(config, p, own_data).labels) for p in order["participants"]]
+        check_data_set(config, own_data, order["data"])
+        shards = [shard_of(config, p, own_data) for p in order["participants"]]
     except EdgeFlError as error:
         fault = str(error)
-    answer = ConfigRecord({"fault": fault, "examples": examples})
+    unused = list(dict.fromkeys(line for shard in shards for line in shard.unused))
+    examples = [len(shard) for shard in shards]
+    answer = ConfigRecord({"fault": fault, "examples": examples, "unused": unused})
     return Message(RecordDict({"config": answer}), reply_to=message)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from fl_app.assemble import expected_devices
+from fl_app.assemble import dataset_of, expected_devices
 from fl_app.config import RunConfig
 from fl_app.errors import ConfigError, DataError, EdgeFlError
 from fl_app.fingerprint import fingerprint
@@ -58,7 +58,8 @@ def gather(
     participants, least = config.participants, config.min_participants
     names = expected_devices(config)
     hosts = assemble_roster(grid, participants, timeout, say, least, names)
-    return hosts, prepare_hosts(grid, hosts, participants, timeout, say, least)
+    data = dataset_of(config).digest
+    return hosts, prepare_hosts(grid, hosts, participants, timeout, say, least, data)
 
 
 def assemble_roster(
@@ -158,9 +159,11 @@ def prepare_hosts(
     timeout: float,
     say: Callable[[str], None],
     least: int = 0,
+    data: str = "",
 ) -> dict[int, int]:
     """Let every host that is there load its model and data, so that what is wrong with them shows
-    before the first round, and the first round takes no longer than the others.
+    before the first round, and the first round takes no longer than the others. `data` is the
+    digest of the run's data set: who reads another one cannot take part.
 
     Returns how many training images each participant has (0: not known yet). Raises DataError that
     names the hosts that cannot take part, with their reasons - unless `least` is not 0, and so many
@@ -175,7 +178,7 @@ def prepare_hosts(
             continue
         own = [p for p in range(participants) if host.participant == p]
         some = own or list(range(position, participants, len(hosts)))
-        content = RecordDict({"config": ConfigRecord({"participants": some})})
+        content = RecordDict({"config": ConfigRecord({"participants": some, "data": data})})
         message = Message(content, host.node_id, "query.prepare")
         asked[dispatcher.send(message, timeout)] = (host, some)
     while dispatcher.busy():
@@ -184,6 +187,8 @@ def prepare_hosts(
             host, some = asked[reply.metadata.reply_to_message_id]
             try:
                 examples |= dict(zip(some, _prepared(reply), strict=True))
+                for line in _unused(reply):
+                    say(f"{host.name}: {line}")
             except (KeyError, TypeError, ValueError) as error:
                 faulty.add(host.name)
                 faults.append(f"{host.name}: {last_line(str(error))}")
@@ -206,6 +211,13 @@ def _prepared(reply: Message) -> list[int]:
     if any(type(count) is not int or count < 0 for count in examples):
         raise ValueError("it does not tell how many images it has")
     return examples
+
+
+def _unused(reply: Message) -> list[str]:
+    """What the host has not read of its own data, in words."""
+    answer: Any = reply.content["config"]
+    lines = answer.get("unused", [])
+    return [last_line(str(line)) for line in lines[:3]] if isinstance(lines, list) else []
 
 
 def _checked(answer: dict) -> dict:

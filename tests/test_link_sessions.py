@@ -157,7 +157,7 @@ def test_a_device_is_invited_and_serves_orders(
     setup.send("query.hello")
     config = dict(setup.reply().content["config"])  # type: ignore[call-overload]
     assert (config["name"], config["fingerprint"]) == ("one", fingerprint())
-    setup.send("query.prepare", participants=0)  # a number where there must be a list
+    setup.send("query.prepare", participants=0, data="")  # a number where there must be a list
     fault = setup.fault()
     assert re.match(r"TypeError: .* \(.*client_apps/local_training.py:\d+ in ", fault)
     log = capfd.readouterr().err

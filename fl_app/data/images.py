@@ -53,6 +53,7 @@ class ImageSet:
         """How many images there are of each class."""
         return np.bincount(self.labels, minlength=classes)
 
+    @cached_property
     def digest(self) -> str:
         """The sha256 of all images and labels, 64 hex digits."""
         digest = hashlib.sha256(str(self.images.shape).encode())
@@ -77,10 +78,10 @@ class Dataset:
     @cached_property
     def digest(self) -> str:
         """The sha256 of names, images and labels of both sets, 64 hex digits."""
-        parts = [json.dumps(self.classes), self.train.digest(), self.test.digest()]
+        parts = [json.dumps(self.classes), self.train.digest, self.test.digest]
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
-    @property
+    @cached_property
     def one_sided(self) -> tuple[str, ...]:
         """The classes of which one set has images and the other has none, a phrase each."""
         train, test = (part.counts(len(self.classes)) for part in (self.train, self.test))

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from fl_app.assemble import dataset_of
 from fl_app.config import RunConfig
-from fl_app.errors import ConfigError, DivergedError, RunDirectoryError
+from fl_app.errors import ConfigError, DataError, DivergedError, RunDirectoryError
 from fl_app.record.console import console_listener, say
-from fl_app.record.metrics import link_counts
+from fl_app.record.metrics import latest, link_counts
 from fl_app.record.modes import VIEWS
 from fl_app.record.report import render
 from fl_app.record.run_dir import RunDirectory, runs_root
@@ -57,7 +58,10 @@ def open_books(config: RunConfig) -> RunDirectory:
     run.listeners.append(console_listener(view, clock=config.clock, rounds=config.rounds))
     run.listeners += [SINKS[name](run) for name in config.sink_list]
     if not config.resume:
-        run.emit("run_started", config=config.flat())
+        dataset = dataset_of(config)
+        run.emit("run_started", config=config.flat(), data=dataset.digest)
+        for line in dataset.unused:
+            run.emit("warning", message=line)
     return run
 
 
@@ -80,6 +84,13 @@ def _check_resumable(run: RunDirectory, config: RunConfig) -> None:
             f"resume={config.resume!r}: the configuration is another one ({'; '.join(different)}); "
             f"use `edge-fl resume`, which takes that run's own"
         )
+    started_with = latest(run.events(), "run_started").get("data")
+    if started_with not in (None, dataset_of(config).digest):
+        raise DataError(
+            f"resume={config.resume!r}: the images, labels or class names of "
+            f"{config.data_path or config.dataset} are others than when that run started; put "
+            f"back what was there, or start a new run"
+        )
 
 
 def close_books(run: RunDirectory, config: RunConfig, status: str, reason: str) -> dict[str, Any]:
@@ -97,6 +108,7 @@ def close_books(run: RunDirectory, config: RunConfig, status: str, reason: str) 
         **view.settings(config.flat()),
         "clock": config.clock,
         "dataset": config.dataset,
+        "data": latest(run.events(), "run_started").get("data"),
         "partition": config.partition,
         "participants": config.participants,
         "seed": config.seed,
