@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from experiments.flower_runs import command, hardware, say
-from fl_app.config import Value, resolve
+from fl_app.config import Value, resolve, with_effect
 from fl_app.errors import EdgeFlError, RunDirectoryError
 from fl_app.record.run_dir import RunDirectory
 
@@ -50,12 +50,13 @@ def label_of(planned: Planned) -> str:
 
 
 def values_of(planned: Planned, root: Path) -> Values:
-    """The configuration of a planned run with its place."""
-    return {**planned.values, "output": str(root), "name": name_of(planned)}
+    """What a planned run is given: of the settings that it has in common with others, those that
+    have an effect, and its place."""
+    return {**with_effect(planned.values), "output": str(root), "name": name_of(planned)}
 
 
 def portable(planned: Planned) -> Values:
-    """The run's configuration as anyone would give it who has the data in the default place."""
+    """The run's settings without the place of the data."""
     return {key: value for key, value in planned.values.items() if key != "data-root"}
 
 
@@ -103,7 +104,7 @@ def collect_entries(
                 "seed": planned.seed,
                 "name": name_of(planned),
                 "started": run.environment().get("started"),
-                "command": command(portable(planned)),
+                "command": command(with_effect(portable(planned))),
                 "settings": portable(planned),
                 **entry(planned, run),
             }

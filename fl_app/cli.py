@@ -38,14 +38,10 @@ def _launch(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
 
 def config(_arguments: argparse.Namespace) -> int:
     """print every configuration key with its default and meaning"""
-    lines = (Path(__file__).resolve().parents[1] / "pyproject.toml").read_text().splitlines()
-    inside = False
-    for line in lines:
-        if line.startswith(("[", "# ---")):
-            inside = line.startswith("[tool.flwr.app.config")
-            line = line.removeprefix("[tool.flwr.app.").replace("]", ":", 1)
-        if inside:
-            print(line)
+    from fl_app.effects import described
+
+    path = Path(__file__).resolve().parents[1] / "pyproject.toml"
+    print("\n".join(described(path.read_text(encoding="utf-8"))))
     return 0
 
 
@@ -88,13 +84,13 @@ def compare(arguments: argparse.Namespace) -> int:
 def show(arguments: argparse.Namespace) -> int:
     """draw which participant holds how many images of which class"""
     from fl_app.assemble import dataset_of, split_of
-    from fl_app.config import resolve
+    from fl_app.config import configure
     from fl_app.data import label_histogram
     from fl_app.launch.values import parse_assignments
     from fl_app.record.figures import to_png
     from fl_app.record.label_figure import label_figure
 
-    settings = resolve(parse_assignments(arguments.values))
+    settings = configure(parse_assignments(arguments.values))
     dataset, split = dataset_of(settings), split_of(settings)
     histogram = label_histogram(dataset.train.labels, split.participants, len(dataset.classes))
     for participant, counts in enumerate(histogram):
@@ -108,7 +104,7 @@ def check(arguments: argparse.Namespace) -> int:
     """check own data, an .npz file or a folder of images: a training and a test set as a data set
     of its own, other images as a device's part of dataset=NAME (or dataset=files data-path=PATH)"""
     from fl_app.assemble import dataset_of
-    from fl_app.config import FILES, resolve
+    from fl_app.config import FILES, configure
     from fl_app.data import is_whole, load_shard, spec_of
     from fl_app.launch.values import parse_assignments
 
@@ -119,12 +115,12 @@ def check(arguments: argparse.Namespace) -> int:
     else:
         whole = values["dataset"] == FILES if "dataset" in values else is_whole(path)
     if whole:
-        settings = resolve({**values, "dataset": FILES, "data-path": path})
+        settings = configure({**values, "dataset": FILES, "data-path": path})
         dataset = dataset_of(settings)
         parts, classes = {"train": dataset.train, "test": dataset.test}, dataset.classes
         unused = dataset.unused
     else:
-        settings = resolve(values)
+        settings = configure(values)
         spec = spec_of(settings.dataset, settings.data_path)
         shard = load_shard(path, spec)
         parts, classes, unused = {"train": shard}, spec.class_names, shard.unused

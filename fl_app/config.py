@@ -7,6 +7,7 @@ that prefix: ``distill.variant``, ``cost.client-seconds``.
 
 import difflib
 import math
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
@@ -16,6 +17,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 from fl_app.data import DATASETS, PARTITIONS
 from fl_app.data.sets import FILES
+from fl_app.effects import PLACE, Value, complaint, has_effect
 from fl_app.errors import ConfigError
 from fl_app.models import MODELS, model_plan
 from fl_app.models.layers import NORMS
@@ -26,8 +28,6 @@ from strategies.consensus.rates import MOMENTUM_FORMS, RATES, step_size
 from strategies.consensus.topology import TOPOLOGIES
 from strategies.distillation.growth import obstacle
 from strategies.schedule import CostModel, DistillationPlan, Trace, cohort, distillation_trace
-
-Value = str | int | float | bool
 
 MODES = ("average", "consensus", "distill")
 CLOCKS = ("real", "virtual")
@@ -76,20 +76,25 @@ class OneOf:
             raise ConfigError(f"{key}={value!r} is unknown; choose one of: {choices}")
 
 
+# Where nothing else is said: no run needs more, and sums and products of such numbers are finite.
+_MOST = 10**9
+
+
 class Within:
     """A number in [least, most], or in (least, most] if `above`."""
 
-    def __init__(self, least: float, most: float = math.inf, *, above: bool = False) -> None:
+    def __init__(self, least: float, most: float = _MOST, *, above: bool = False) -> None:
         self.least, self.most, self.above = least, most, above
 
     def check(self, key: str, value: Any) -> None:
         # Written so that NaN and infinity fail too.
-        inside = self.least <= value <= self.most and value < math.inf
-        if not inside or (self.above and value == self.least):
+        if not self.least <= value <= self.most or (self.above and value == self.least):
             lower = f"above {self.least}" if self.above else f"at least {self.least}"
-            lower = lower if math.isfinite(value) else f"finite and {lower}"
-            upper = "" if self.most == math.inf else f" and at most {self.most}"
-            raise ConfigError(f"{key}={value} must be {lower}{upper}")
+            finite = not isinstance(value, float) or math.isfinite(value)
+            raise ConfigError(
+                f"{key}={value} must be {'' if finite else 'finite and '}{lower} and at most "
+                f"{self.most}"
+            )
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,7 @@ class ConsensusConfig:
     exchange: Annotated[str, OneOf("auto", "random", "synchronous")]
     interval: Annotated[float, Within(1)]
     steps: Annotated[int, Within(1)]
-    window: Annotated[int, Within(1)]
+    window: Annotated[int, Within(1, 100_000)]
     batch_size: Annotated[int, Within(1)]
     learning_rate: Annotated[float, Within(0, above=True)]
     schedule: Annotated[str, OneOf(*RATES)]
@@ -158,7 +163,7 @@ class ConsensusConfig:
     encrypt: bool
     engine: Annotated[str, OneOf("auto", "sequential", "stacked")]
     step_seconds: Annotated[float, Within(0, above=True)]
-    speed_spread: Annotated[float, Within(0)]
+    speed_spread: Annotated[float, Within(0, 10)]
     delay_seconds: Annotated[float, Within(0)]
     loss: Annotated[float, Within(0, 1)]
     duplication: Annotated[float, Within(0, 1)]
@@ -212,10 +217,10 @@ class RunConfig:
 
     mode: Annotated[str, OneOf(*MODES)]
     clock: Annotated[str, OneOf(*CLOCKS)]
-    participants: Annotated[int, Within(1)]
-    num_server_rounds: Annotated[int, Within(1)]
+    participants: Annotated[int, Within(1, 10_000)]
+    num_server_rounds: Annotated[int, Within(1, 100_000)]
     fraction_train: Annotated[float, Within(0, 1, above=True)]
-    seed: Annotated[int, Within(0)]
+    seed: Annotated[int, Within(0, 2**63 - 1)]  # what TOML and Flower can carry
     device: Annotated[str, OneOf("auto", "cpu", "cuda")]
     round_timeout: Annotated[float, Within(0, above=True)]
     checkpoint_every: Annotated[int, Within(1)]
@@ -244,9 +249,9 @@ class RunConfig:
     validation_examples: Annotated[int, Within(1)]
 
     small_model: Annotated[str, OneOf(*MODELS)]
-    small_width: Annotated[int, Within(0)]
+    small_width: Annotated[int, Within(0, 256)]
     large_model: Annotated[str, OneOf(*MODELS)]
-    large_width: Annotated[int, Within(0)]
+    large_width: Annotated[int, Within(0, 256)]
     normalisation: Annotated[str, OneOf(*NORMS)]
 
     local_steps: Annotated[int, Within(1)]
@@ -263,14 +268,14 @@ class RunConfig:
     staleness_exponent: Annotated[float, Within(0)]
     staleness_bound: Annotated[float, Within(0)]
     mixing: Annotated[float, Within(0, 1, above=True)]
-    server_learning_rate: Annotated[float, Within(0, above=True)]
+    server_learning_rate: Annotated[float, Within(0)]
     server_tau: Annotated[float, Within(0, above=True)]
     trim_fraction: Annotated[float, Within(0, 0.49)]  # Flower: below a half
     num_malicious_nodes: Annotated[int, Within(0)]
 
     attack: Annotated[str, OneOf("none", *ATTACKS)]
     attackers: Annotated[int, Within(0)]
-    attack_scale: Annotated[float, Within(0, above=True)]
+    attack_scale: Annotated[float, Within(0, 1e38, above=True)]  # of a float32
 
     distill: DistillConfig
     consensus: ConsensusConfig
@@ -382,6 +387,11 @@ class RunConfig:
         """All keys with their values, as pyproject.toml and the command line spell them."""
         return {key: _get(self, path) for key, (path, _) in _schema().items()}
 
+    def settled(self) -> dict[str, Value]:
+        """`flat`, with "on" or "off" for switches that are automatic."""
+        switches = {name: "on" if self.switch(name) else "off" for name in _AUTO}
+        return self.flat() | {f"distill.{k.replace('_', '-')}": v for k, v in switches.items()}
+
 
 def _words(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
@@ -401,12 +411,30 @@ _AUTO = {
 }
 
 
-# What a value that stands for "automatic" becomes: the systems differ in what they are meant for.
-_BY_MODE: dict[str, tuple[Value, dict[str, Value]]] = {
-    "participants": (0, {"distill": 3, "consensus": 8}),
-    "partition": ("auto", {"distill": "iid", "consensus": "classes-per-participant"}),
-    "normalisation": ("auto", {"distill": "batch", "consensus": "group"}),
+# What a value that stands for "automatic" becomes, by the value of another key.
+_AUTOMATIC: dict[str, tuple[Value, str, dict[str, Value]]] = {
+    "participants": (0, "mode", {"distill": 3, "average": 3, "consensus": 8}),
+    "partition": (
+        "auto",
+        "mode",
+        {"distill": "iid", "average": "iid", "consensus": "classes-per-participant"},
+    ),
+    "normalisation": (
+        "auto",
+        "mode",
+        {"distill": "batch", "average": "batch", "consensus": "group"},
+    ),
+    # The rules that have no use for them keep the 0.
+    "proximal-mu": (0.0, "averaging", {"fedprox": 0.1}),
+    "server-learning-rate": (
+        0.0,
+        "averaging",
+        {"fedadam": 0.01, "fedyogi": 0.01, "buffered": 1.0},
+    ),
 }
+# Files and directories. The app runs elsewhere, so they are absolute.
+PATH_KEYS = ("consensus.topology-file", "data-path", "data-root", "output", "resume")
+_LONGEST_NAME = 200  # bytes: file systems have 255, and files beside it get longer names
 
 
 def resolve(overrides: Mapping[str, Any] | None = None) -> RunConfig:
@@ -420,12 +448,37 @@ def resolve(overrides: Mapping[str, Any] | None = None) -> RunConfig:
         if key not in _schema():
             raise ConfigError(_unknown(key))
         values[key] = value
-    for key, (automatic, by_mode) in _BY_MODE.items():
-        if values[key] == automatic:
-            values[key] = by_mode.get(str(values["mode"]), by_mode["distill"])
+    for key, (automatic, other, becomes) in _AUTOMATIC.items():
+        # A bool equals a number, and is of the wrong type.
+        if values[key] == automatic and not isinstance(values[key], bool):
+            values[key] = becomes.get(str(values[other]), automatic)
     config = _build(RunConfig, "", values)
     _check(config)
     return config
+
+
+def configure(overrides: Mapping[str, Any], *, place: str = "") -> RunConfig:
+    """`resolve` what somebody asks for: every key that is given must have an effect.
+
+    Flower hands over all keys with every run: of a whole configuration those count as given that
+    are not as they are shipped. Of a run that is continued nothing counts: it must have the
+    configuration that it began with. place: "simulation", "devices", or "" where nobody knows.
+
+    Raises ConfigError, which names the key that would have an effect.
+    """
+    config = resolve(overrides)
+    whole = overrides.keys() >= defaults().keys()
+    given = [key for key in overrides if not (whole and overrides[key] == defaults()[key])]
+    if not config.resume and (found := complaint(given, config.settled() | {PLACE: place})):
+        raise ConfigError(found)
+    return config
+
+
+def with_effect(overrides: Mapping[str, Value]) -> dict[str, Value]:
+    """Those of the `overrides` that have an effect: of a table of settings for many runs, what one
+    of them is to be given."""
+    values = resolve(overrides).settled() | {PLACE: ""}
+    return {key: value for key, value in overrides.items() if has_effect(key, values)}
 
 
 @cache
@@ -491,9 +544,13 @@ def _value(key: str, value: Any, kind: type) -> Value:
         value = float(value)
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
         raise ConfigError(f"{key}={value!r} must be {_KINDS[kind]}")
+    if isinstance(value, str) and not _WRITABLE.fullmatch(value):
+        raise ConfigError(f"{key}={value!r} must be a text without control characters")
     return value
 
 
+# What TOML, JSON and UTF-8 can all carry: bytes of a command line that are no text are surrogates.
+_WRITABLE = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]*")
 _KINDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
@@ -549,10 +606,6 @@ def _check(config: RunConfig) -> None:
         )
     if c.privacy.on:
         _check_privacy(c)
-    if c.buffered and c.fraction_train < 1:
-        raise ConfigError(
-            "fraction-train applies to rounds; averaging='buffered' has none: use 1.0"
-        )
     if c.distils and d.labels == "on" and not c.proxy_labelled:
         raise ConfigError("distill.labels='on' needs proxy-labelled=true")
     if c.distils and d.grow == "on":
@@ -572,9 +625,15 @@ def _check(config: RunConfig) -> None:
         raise ConfigError(f"devices={c.devices!r} names one twice")
     if c.dataset == FILES and not c.data_path:
         raise ConfigError(f"dataset={FILES!r} needs data-path=PATH (an .npz file or a folder)")
-    for key, path in (("output", c.output), ("resume", c.resume), ("data-root", c.data_root)):
+    for key in PATH_KEYS:
+        path = str(_get(c, _schema()[key][0]))
         if path and not Path(path).is_absolute():
             raise ConfigError(f"{key}={path!r} must be an absolute path: the app runs elsewhere")
+    if c.name and (c.name in (".", "..") or "/" in c.name or len(c.name.encode()) > _LONGEST_NAME):
+        raise ConfigError(
+            f"name={c.name!r} must be the name of a directory, without / and of at most "
+            f"{_LONGEST_NAME} bytes"
+        )
 
 
 def _check_privacy(config: RunConfig) -> None:
@@ -638,8 +697,3 @@ def _check_consensus(config: RunConfig) -> None:
         )
     if (c.topology == "file") != bool(c.topology_file):
         raise ConfigError("consensus.topology='file' and consensus.topology-file=PATH go together")
-    if c.topology_file and not Path(c.topology_file).is_absolute():
-        raise ConfigError(
-            f"consensus.topology-file={c.topology_file!r} must be an absolute path: the app runs "
-            f"elsewhere"
-        )

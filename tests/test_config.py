@@ -46,11 +46,6 @@ def test_every_field_has_its_key_and_default() -> None:
     assert count(resolve()) == len(KEYS)
 
 
-@pytest.mark.parametrize("key", KEYS)
-def test_every_default_can_be_given(key: str) -> None:
-    assert resolve({key: defaults()[key]}) == resolve()
-
-
 def test_flat_and_back() -> None:
     changes = {"participants": 7, "alpha": 0.1, "distill.variant": "sync", "cost.link-spread": 0.5}
     config = resolve(changes)
@@ -210,6 +205,18 @@ def test_a_wrong_choice_names_all_right_ones(key: str) -> None:
         ("output", "runs", "output='runs' must be an absolute path"),
         ("resume", "./x", "resume='./x' must be an absolute path"),
         ("data-root", "data", "data-root='data' must be an absolute path"),
+        ("data-path", "own.npz", "data-path='own.npz' must be an absolute path"),
+        ("consensus.topology-file", "a.txt", "consensus.topology-file='a.txt' must be an absolute"),
+        ("seed", 2**63, f"seed={2**63} must be at least 0 and at most {2**63 - 1}"),
+        ("num-server-rounds", 10_000_000, "num-server-rounds=10000000 must be at least 1 and at "),
+        ("large-width", 4096, "large-width=4096 must be at least 0 and at most 256"),
+        ("cost.client-seconds", 1e308, "cost.client-seconds=1e+308 must be above 0 and at most "),
+        ("local-steps", 10**12, f"local-steps={10**12} must be at least 1 and at most 1000000000"),
+        ("name", "a/b", "name='a/b' must be the name of a directory"),
+        ("name", "..", "name='..' must be the name of a directory"),
+        ("name", "é" * 101, "name='ééé"),
+        ("output", "/a\nb", "output='/a\\nb' must be a text without control characters"),
+        ("data-path", "/\udcff", "data-path='/\\udcff' must be a text without control characters"),
         ("dataset", "files", "dataset='files' needs data-path=PATH"),
     ],
 )
@@ -268,10 +275,6 @@ def test_a_key_like_no_other_gets_the_way_to_all() -> None:
             {"averaging": "buffered", "distill.variant": "sync"},
             "averaging='buffered' waits for nobody, but distill.variant='sync' makes everybody "
             "wait; choose one of: async-continuous, async-plus, async-round",
-        ),
-        (
-            {"averaging": "buffered", "fraction-train": 0.5},
-            "fraction-train applies to rounds; averaging='buffered' has none: use 1.0",
         ),
         (
             {"distill.labels": "on", "proxy-labelled": False},
@@ -356,10 +359,6 @@ def test_combinations_that_work(overrides: dict[str, Any]) -> None:
         (
             {"consensus.topology-file": "/sites.txt"},
             "consensus.topology='file' and consensus.topology-file=PATH go together",
-        ),
-        (
-            {"consensus.topology": "file", "consensus.topology-file": "sites.txt"},
-            "consensus.topology-file='sites.txt' must be an absolute path: the app runs elsewhere",
         ),
     ],
 )

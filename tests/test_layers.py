@@ -47,6 +47,7 @@ LAYERS: dict[int, tuple[str, ...]] = {
         "fl_app.assemble",
         "fl_app.config",
         "fl_app.data.*",
+        "fl_app.effects",
         "fl_app.errors",
         "fl_app.fingerprint",
         "fl_app.memory",

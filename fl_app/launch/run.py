@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from fl_app.assemble import preflight
-from fl_app.config import RunConfig, Value, resolve
+from fl_app.config import RunConfig, Value, configure, resolve
 from fl_app.errors import DIVERGED_WORDS, ConfigError, EdgeFlError, RunDirectoryError
 from fl_app.launch.log import LogReader
 from fl_app.launch.sizing import size_for
@@ -48,7 +48,7 @@ def run(
     simulation is to be spread.
     0: completed; 1: failed; 3: a model diverged; 130: interrupted; 143: terminated.
     """
-    config = resolve(overrides)
+    config = configure(overrides, place="" if superlink else "simulation")
     if not (APP / "pyproject.toml").is_file():
         raise ConfigError(f"{APP} is not a clone of edge-fl; `edge-fl run` works from a clone only")
     size: dict[str, Value] = {}

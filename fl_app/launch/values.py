@@ -5,10 +5,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fl_app.config import Value, defaults
+from fl_app.config import PATH_KEYS, Value, defaults
 from fl_app.errors import ConfigError
-
-PATH_KEYS = ("data-path", "data-root", "output", "resume")
 
 
 def parse_assignments(words: Sequence[str]) -> dict[str, Value]:

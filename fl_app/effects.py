@@ -1,0 +1,351 @@
+"""When a configuration key has an effect.
+
+One table says it of every key. From it come the refusal of a key that was given for nothing, the
+words of that refusal, and what `edge-fl config` prints behind the key.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from strategies.consensus.algorithms import ALGORITHMS
+
+Value = str | int | float | bool
+Values = Mapping[str, Value]  # of all keys, what is automatic as what it has become
+
+PLACE = "place"  # beside the keys: "simulation", "devices", or "" where that is not known
+
+
+def _shown(value: Value) -> str:
+    """As one types it."""
+    return str(value).lower() if isinstance(value, bool) else str(value).removesuffix(".0")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What must be so: `text` as one would type it, `keys` on which it depends."""
+
+    text: str
+    keys: tuple[str, ...]
+    holds: Callable[[Values], bool]
+
+    def __and__(self, other: "Condition") -> "Condition":
+        return Condition(
+            f"{self.text} with {other.text}",
+            (*self.keys, *other.keys),
+            lambda values: self.holds(values) and other.holds(values),
+        )
+
+    def __or__(self, other: "Condition") -> "Condition":
+        return Condition(
+            f"{self.text}, or {other.text}",
+            (*self.keys, *other.keys),
+            lambda values: self.holds(values) or other.holds(values),
+        )
+
+
+def when(key: str, *choices: Value) -> Condition:
+    """`key` has one of these values."""
+    *most, last = (_shown(choice) for choice in choices)
+    text = f"{key}={', '.join(most)} or {last}" if most else f"{key}={last}"
+    return Condition(text, (key,), lambda values: values[key] in choices)
+
+
+def other_than(key: str, *choices: Value) -> Condition:
+    text = f"{key} other than {' and '.join(map(_shown, choices))}"
+    return Condition(text, (key,), lambda values: values[key] not in choices)
+
+
+def above(key: str, least: int) -> Condition:
+    return Condition(f"{key} above {least}", (key,), lambda values: float(values[key]) > least)
+
+
+def _algorithms(*names: str) -> Condition:
+    return when("consensus.algorithm", *names)
+
+
+def _partition(name: str) -> Condition:
+    """Partitioners of flwr-datasets take what they know of."""
+
+    def holds(values: Values) -> bool:
+        return values["partition"] == name or str(values["partition"]).startswith("hf:")
+
+    return Condition(f"partition={name}", ("partition",), holds)
+
+
+_DISTILLS, _AGREES = when("mode", "distill"), when("mode", "consensus")
+_AVERAGES = when("mode", "distill", "average")
+_VIRTUAL, _REAL = when("clock", "virtual"), when("clock", "real")
+_DEVICES = Condition(
+    "devices (--superlink)", (PLACE,), lambda values: values[PLACE] != "simulation"
+)
+
+_BUFFERED = when("averaging", "buffered")
+_ADAPTIVE = when("averaging", "fedadam", "fedyogi")
+_SEVERAL = _BUFFERED & above("buffer-size", 1)
+_ROUNDS = other_than("averaging", "buffered")
+
+_NOISE, _NOISY_STEPS = when("privacy.clients", "fixed", "adaptive"), when("privacy.samples", True)
+
+_FORWARD, _GROWS = when("distill.forward", "on"), when("distill.grow", "on")
+_WAITS_NOT = when("distill.variant", "async-round", "async-continuous", "async-plus")
+
+_MAIL = other_than("consensus.algorithm", "isolated")
+_SPLITTING = _algorithms("ecl", "c-ecl")
+_HELD = when("consensus.hold", True)
+_FIXED, _ISVR = when("consensus.penalty", "fixed"), when("consensus.penalty", "isvr")
+_COMPRESSED = _algorithms("c-ecl", "choco-sgd")
+
+ALWAYS: tuple[Condition, ...] = ()
+# Of all keys that begin so; the conditions of a key itself come after these.
+SECTIONS: dict[str, tuple[Condition, ...]] = {
+    "distill": (_DISTILLS,),
+    "consensus": (_AGREES,),
+    "privacy": (_AVERAGES,),
+    "cost": (_AVERAGES, _VIRTUAL),
+}
+EFFECTS: dict[str, tuple[Condition, ...]] = {
+    "mode": ALWAYS,
+    "clock": ALWAYS,
+    "participants": ALWAYS,
+    "num-server-rounds": (_AVERAGES,),
+    "fraction-train": (_AVERAGES, _ROUNDS),
+    "seed": ALWAYS,
+    "device": ALWAYS,
+    "round-timeout": ALWAYS,
+    "checkpoint-every": ALWAYS,
+    "evaluate-examples": ALWAYS,
+    "targets": ALWAYS,
+    "output": ALWAYS,
+    "name": ALWAYS,
+    "resume": ALWAYS,
+    "sinks": ALWAYS,
+    "devices": (_DEVICES,),
+    "min-participants": (_DEVICES, _REAL),
+    "sessions": (_DEVICES,),
+    "link-patience": (_DEVICES, when("sessions", "auto", "on")),
+    "dataset": ALWAYS,
+    "data-root": (other_than("dataset", "embedded", "files"),),
+    "data-path": (when("dataset", "files"),),
+    "partition": ALWAYS,
+    "alpha": (_partition("dirichlet"),),
+    "num-classes-per-partition": (_partition("classes-per-participant"),),
+    "num-shards-per-partition": (_partition("shards"),),
+    "proxy-examples": (_AVERAGES,),
+    "proxy-labelled": (
+        _DISTILLS,
+        when("distill.variant", "async-plus")
+        | when("distill.labels", "on")
+        | _GROWS
+        | (_FORWARD & _WAITS_NOT),
+    ),
+    "validation-examples": (_AVERAGES,),
+    "small-model": ALWAYS,
+    "small-width": ALWAYS,
+    "large-model": (_DISTILLS,),
+    "large-width": (_DISTILLS,),
+    "normalisation": ALWAYS,
+    "local-steps": (_AVERAGES,),
+    "batch-size": (_AVERAGES,),
+    "learning-rate": (_AVERAGES,),
+    "momentum": (_AVERAGES,),
+    "weight-decay": (_AVERAGES,),
+    "proximal-mu": (_AVERAGES,),
+    "client-threads": ALWAYS,
+    "averaging": (_AVERAGES,),
+    "buffer-size": (_AVERAGES, _BUFFERED),
+    "staleness-weight": (_AVERAGES, _BUFFERED),
+    "staleness-exponent": (_AVERAGES, _BUFFERED, when("staleness-weight", "polynomial", "hinge")),
+    "staleness-bound": (_AVERAGES, _BUFFERED, when("staleness-weight", "hinge")),
+    "mixing": (_AVERAGES, _BUFFERED, when("buffer-size", 1)),
+    "server-learning-rate": (_AVERAGES, _ADAPTIVE | _SEVERAL),
+    "server-tau": (_AVERAGES, _ADAPTIVE),
+    "trim-fraction": (_AVERAGES, when("averaging", "fedtrimmedavg")),
+    "num-malicious-nodes": (_AVERAGES, when("averaging", "krum", "multikrum", "bulyan")),
+    "attack": ALWAYS,
+    "attackers": ALWAYS,
+    "attack-scale": (when("attack", "sign-flip", "noise"),),
+    "distill.variant": ALWAYS,
+    "distill.reverse-steps": ALWAYS,
+    "distill.forward-steps": (_FORWARD,),
+    "distill.batch-size": ALWAYS,
+    "distill.learning-rate": ALWAYS,
+    "distill.weight-decay": ALWAYS,
+    "distill.forward-learning-rate": (_FORWARD,),
+    "distill.temperature": ALWAYS,
+    "distill.label-weight": (when("distill.labels", "on"),),
+    "distill.labels": ALWAYS,
+    "distill.publish-ema": ALWAYS,
+    "distill.grow": ALWAYS,
+    "distill.grow-at": (_GROWS,),
+    "distill.grow-noise": (_GROWS,),
+    "distill.teacher-ema": ALWAYS,
+    "distill.teacher-ema-decay": (when("distill.teacher-ema", "on"),),
+    "distill.forward": ALWAYS,
+    "distill.forward-weight": (_FORWARD, _WAITS_NOT),
+    "distill.threads": ALWAYS,
+    "distill.gpu-fraction": (when("device", "auto", "cuda"),),
+    "distill.restarts": ALWAYS,
+    "consensus.algorithm": ALWAYS,
+    "consensus.topology": ALWAYS,
+    "consensus.topology-file": ALWAYS,
+    "consensus.degree": (when("consensus.topology", "random-regular", "watts-strogatz", "base-k"),),
+    "consensus.probability": (when("consensus.topology", "erdos-renyi", "watts-strogatz"),),
+    "consensus.exchange": (_MAIL,),
+    "consensus.interval": (_MAIL,),
+    "consensus.steps": ALWAYS,
+    "consensus.window": ALWAYS,
+    "consensus.batch-size": ALWAYS,
+    "consensus.learning-rate": ALWAYS,
+    "consensus.schedule": ALWAYS,
+    # Its reference has one, but that is no reason to let "momentum=0.5" pass.
+    "consensus.momentum": (other_than("consensus.algorithm", "gradient-tracking"),),
+    "consensus.weight-decay": ALWAYS,
+    "consensus.augment": ALWAYS,
+    "consensus.hold": (_algorithms("ecl"),),
+    "consensus.forget": (_algorithms("ecl"), _HELD),
+    "consensus.theta": (_SPLITTING,),
+    "consensus.kappa": (_SPLITTING,),
+    "consensus.mult": (_SPLITTING, _ISVR),
+    "consensus.penalty": (_SPLITTING,),
+    "consensus.alpha": ((_SPLITTING & _FIXED) | _algorithms("pdmm-sgd", "admm-sgd"),),
+    "consensus.rho": (
+        (_algorithms("ecl") & when("consensus.hold", False)) | _algorithms("pdmm-sgd", "admm-sgd"),
+    ),
+    "consensus.compression": (_COMPRESSED,),
+    "consensus.keep": (_COMPRESSED,),
+    "consensus.gamma": (_algorithms("choco-sgd"),),
+    "consensus.weights": ALWAYS,
+    "consensus.silence-seconds": (_MAIL,),
+    "consensus.references": ALWAYS,
+    "consensus.carrier": (_MAIL,),
+    "consensus.diagnosis": ALWAYS,
+    "consensus.encrypt": (_DEVICES, _REAL, _MAIL),
+    "consensus.engine": ALWAYS,
+    "consensus.step-seconds": (_VIRTUAL,),
+    "consensus.speed-spread": (_VIRTUAL,),
+    "consensus.delay-seconds": (_MAIL,),
+    "consensus.loss": (_MAIL,),
+    "consensus.duplication": (_MAIL,),
+    "consensus.one-way": (_VIRTUAL, _MAIL),
+    "consensus.outages": (_VIRTUAL,),
+    "consensus.clip": (
+        _algorithms(*(name for name, entry in ALGORITHMS.items() if not entry.unclipped)),
+    ),
+    "privacy.clients": ALWAYS,
+    "privacy.noise-multiplier": (_NOISE,),
+    "privacy.clipping-norm": (_NOISE,),
+    "privacy.clipping-quantile": (when("privacy.clients", "adaptive"),),
+    "privacy.samples": ALWAYS,
+    "privacy.sample-noise-multiplier": (_NOISY_STEPS,),
+    "privacy.sample-clipping-norm": (_NOISY_STEPS,),
+    "privacy.delta": (_NOISE | _NOISY_STEPS,),
+    "cost.client-seconds": ALWAYS,
+    "cost.communication-seconds": ALWAYS,
+    "cost.reverse-ratio": (_DISTILLS,),
+    "cost.forward-ratio": (_DISTILLS, _FORWARD),
+    "cost.speed-spread": ALWAYS,
+    "cost.link-spread": ALWAYS,
+    "cost.straggler-probability": ALWAYS,
+    "cost.straggler-factor": (above("cost.straggler-probability", 0),),
+    "cost.dropout-probability": ALWAYS,
+    "cost.timeout-seconds": (above("cost.dropout-probability", 0),),
+}
+
+# What does a key's work in another mode; keys of one last name do that, too.
+_COUNTERPARTS = (
+    {"num-server-rounds", "consensus.steps"},
+    {"averaging", "consensus.algorithm"},
+    {"cost.client-seconds", "consensus.step-seconds"},
+    {"cost.communication-seconds", "consensus.delay-seconds"},
+)
+
+
+def conditions_of(key: str) -> tuple[Condition, ...]:
+    """All that must be so for `key` to have an effect."""
+    section, dot, _ = key.partition(".")
+    return (SECTIONS[section] if dot else ()) + EFFECTS[key]
+
+
+def has_effect(key: str, values: Values) -> bool:
+    """Whether `key` has an effect, or says no more than what the algorithm's name stands for."""
+    stands_for = _fixed(values).get(key)
+    return not _unmet(key, values) or (stands_for is not None and values[key] == stands_for)
+
+
+def complaint(given: Iterable[str], values: Values) -> str:
+    """One line about those of the `given` keys that have no effect and what would have one; "" if
+    all of them have.
+
+    values: of all keys, what is automatic as what it has become, and PLACE.
+    """
+    found: dict[tuple[str, str], list[str]] = {}
+    for key in given:
+        if not has_effect(key, values):
+            found.setdefault(_reason(key, values), []).append(f"{key}={_shown(values[key])}")
+    return "; ".join(
+        f"{', '.join(keys)} {'have' if keys[1:] else 'has'} no effect {present}: use {remedy}"
+        for (present, remedy), keys in found.items()
+    )
+
+
+def described(pyproject: str) -> list[str]:
+    """The lines of pyproject.toml that have the keys, with the words in which it has their meaning;
+    behind each, in brackets, when it has an effect."""
+    shown = ["# A key has an effect with what is in brackets behind it, and always if nothing is."]
+    section: str | None = None  # "" for keys without one, None beside the configuration
+    for line in pyproject.splitlines():
+        if line.startswith(("[", "# ---")):
+            name, _, about = line.removeprefix("[tool.flwr.app.").partition("]")
+            section = name.removeprefix("config").lstrip(".") if name[:6] == "config" else None
+            if section is not None:
+                shown.append(_behind(f"{name}:{about}", SECTIONS.get(section, ALWAYS)))
+        elif section is not None:
+            name = line.partition(" = ")[0]
+            conditions = EFFECTS.get(f"{section}.{name}" if section else name, ALWAYS)
+            shown.append(_behind(line, conditions))
+    return shown
+
+
+def _behind(line: str, conditions: Iterable[Condition]) -> str:
+    text = "; ".join(condition.text for condition in conditions)
+    return f"{line:32}{'' if '#' in line else '#'} [{text}]" if text else line
+
+
+def _fixed(values: Values) -> dict[str, Value]:
+    """The keys whose values the name of the run's algorithm stands for."""
+    if values["mode"] != "consensus":
+        return {}
+    overrides = ALGORITHMS[str(values["consensus.algorithm"])].overrides
+    return {f"consensus.{name.replace('_', '-')}": value for name, value in overrides.items()}
+
+
+def _unmet(key: str, values: Values) -> list[Condition]:
+    return [condition for condition in conditions_of(key) if not condition.holds(values)]
+
+
+def _reason(key: str, values: Values) -> tuple[str, str]:
+    """(with what `key` has no effect, what to use instead)."""
+    unmet = _unmet(key, values)
+    remedy = " and ".join(condition.text for condition in unmet)
+    # Who names a mode in the key means it; else another key may be meant.
+    if "mode" in unmet[0].keys and not key.startswith(("distill.", "consensus.")):
+        here = [other for other in _counterparts(key) if has_effect(other, values)]
+        remedy = f"{' or '.join(here)}, or {remedy}" if here else remedy
+    present = _present(unmet[0], values)
+    if key in (fixed := _fixed(values)):
+        present += f", which stands for {_shown(fixed[key])}"
+    return present, remedy
+
+
+def _present(condition: Condition, values: Values) -> str:
+    if PLACE in condition.keys:
+        return "in a simulation"
+    now = {key: f"{key}={_shown(values[key])}" for key in condition.keys}
+    return f"with {', '.join(now.values())}"
+
+
+def _counterparts(key: str) -> list[str]:
+    last = key.rpartition(".")[2]
+    named = [each for each in EFFECTS if each.rpartition(".")[2] == last]
+    known = [each for pair in _COUNTERPARTS if key in pair for each in pair]
+    return [each for each in dict.fromkeys([*named, *sorted(known)]) if each != key]
