@@ -234,11 +234,13 @@ def _check_privacy_needs(config: RunConfig, model: FlatModel) -> None:
 def preflight(config: RunConfig) -> None:
     """Try everything that can be wrong before anything starts; raises EdgeFlError."""
     pick_device(config.device)
+    if config.agrees:
+        nodes_of(config, topology_text(config))
+    elif config.virtual:
+        config.trace()
     _check_privacy_needs(config, flat_model(config, "small"))
     if config.distils:
         flat_model(config, "large")
-    if config.agrees:
-        nodes_of(config, topology_text(config))
     dataset = dataset_of(config)
     if config.evaluate_examples > len(dataset.test.labels):
         raise ConfigError(

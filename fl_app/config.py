@@ -163,7 +163,7 @@ class ConsensusConfig:
     encrypt: bool
     engine: Annotated[str, OneOf("auto", "sequential", "stacked")]
     step_seconds: Annotated[float, Within(0, above=True)]
-    speed_spread: Annotated[float, Within(0, 10)]
+    speed_spread: Annotated[float, Within(0, 3)]
     delay_seconds: Annotated[float, Within(0)]
     loss: Annotated[float, Within(0, 1)]
     duplication: Annotated[float, Within(0, 1)]
@@ -345,16 +345,26 @@ class RunConfig:
         return DistillationPlan(self.variant.policy, self.distill.reverse_steps, steps)
 
     def trace(self) -> Trace:
-        """The whole run on the virtual clock."""
-        return distillation_trace(
-            self.cost,
-            self.plan,
-            participants=self.participants,
-            rounds=self.num_server_rounds,
-            seed=self.seed,
-            fraction=self.fraction_train,
-            buffer_size=self.buffer_size if self.buffered else 0,
-        )
+        """The whole run on the virtual clock. ConfigError for costs that cannot be."""
+        try:
+            return distillation_trace(
+                self.cost,
+                self.plan,
+                participants=self.participants,
+                rounds=self.num_server_rounds,
+                seed=self.seed,
+                fraction=self.fraction_train,
+                buffer_size=self.buffer_size if self.buffered else 0,
+            )
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+    @property
+    def jobs(self) -> float:
+        """How many trainings there will be, or are to be expected where some get lost."""
+        if not self.buffered:
+            return self.cohort * self.num_server_rounds
+        return self.buffer_size * self.num_server_rounds / (1 - self.cost.dropout_probability)
 
     @property
     def nests(self) -> bool:
@@ -434,6 +444,8 @@ _AUTOMATIC: dict[str, tuple[Value, str, dict[str, Value]]] = {
 }
 # Files and directories. The app runs elsewhere, so they are absolute.
 PATH_KEYS = ("consensus.topology-file", "data-path", "data-root", "output", "resume")
+_MOST_JOBS = 100_000  # each takes some 20 us, in the ServerApp and in the distillation server
+_MOST_WINDOWS = 100_000
 _LONGEST_NAME = 200  # bytes: file systems have 255, and files beside it get longer names
 
 
@@ -616,6 +628,12 @@ def _check(config: RunConfig) -> None:
                 f"distill.grow='on': {c.small_model} cannot grow into {c.large_model} at these "
                 f"widths; use cnn6 and cnn12 with large-width >= 2 x small-width"
             )
+    if c.virtual and not c.agrees and c.jobs > _MOST_JOBS:
+        raise ConfigError(
+            f"num-server-rounds={c.num_server_rounds} of {c.jobs / c.num_server_rounds:.0f} jobs "
+            f"each are more than {_MOST_JOBS:,}, and clock='virtual' draws up the schedule of all "
+            f"before anything starts; use fewer, or clock='real'"
+        )
     if c.min_participants > (0 if c.virtual else c.participants):
         raise ConfigError(
             f"min-participants={c.min_participants} can be at most participants={c.participants}, "
@@ -666,6 +684,11 @@ def _check_consensus(config: RunConfig) -> None:
         raise ConfigError(
             f"consensus.steps={c.steps} is no multiple of consensus.window={c.window}; use e.g. "
             f"consensus.steps={c.steps + c.window - c.steps % c.window}"
+        )
+    if config.rounds > _MOST_WINDOWS:
+        raise ConfigError(
+            f"consensus.steps={c.steps} are {config.rounds} windows of {c.window}: at most "
+            f"{_MOST_WINDOWS}; use a larger consensus.window"
         )
     for reference in c.reference_list:
         if reference not in REFERENCES:

@@ -126,6 +126,7 @@ EFFECTS: dict[str, tuple[Condition, ...]] = {
     "dataset": ALWAYS,
     "data-root": (other_than("dataset", "embedded", "files"),),
     "data-path": (when("dataset", "files"),),
+    "allow-missing-classes": (when("dataset", "files"),),
     "partition": ALWAYS,
     "alpha": (_partition("dirichlet"),),
     "num-classes-per-partition": (_partition("classes-per-participant"),),
@@ -199,6 +200,10 @@ EFFECTS: dict[str, tuple[Condition, ...]] = {
     "consensus.schedule": ALWAYS,
     # Its reference has one, but that is no reason to let "momentum=0.5" pass.
     "consensus.momentum": (other_than("consensus.algorithm", "gradient-tracking"),),
+    "consensus.momentum-form": (
+        other_than("consensus.algorithm", "gradient-tracking"),
+        above("consensus.momentum", 0),
+    ),
     "consensus.weight-decay": ALWAYS,
     "consensus.augment": ALWAYS,
     "consensus.hold": (_algorithms("ecl"),),

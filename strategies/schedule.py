@@ -7,11 +7,16 @@ with bit-equal results. Times are seconds of the *virtual clock*.
 
 import heapq
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from strategies.randomness import rng
 
+# Seconds and ratios of which sums and products are finite; a factor of e^9 at three sigma.
+_LONGEST, _WIDEST = 1e9, 3.0
+# Nobody waits for so many; and a step that is too short for the digits of the clock takes no time.
+_MOST_STEPS = 10**8
 # Guards the count of whole steps in an interval against the last bit of a float division.
 _STEP_TOLERANCE = 1e-9
 
@@ -52,6 +57,9 @@ class CostModel:
         _require(self, "straggler_probability", within, "between 0 and 1")
         # With 1 no update would ever arrive and an asynchronous run would never end.
         _require(self, "dropout_probability", 0 <= self.dropout_probability < 1, "in [0, 1)")
+        for name, value in vars(self).items():
+            most = _WIDEST if name.endswith("spread") else _LONGEST
+            _require(self, name, value <= most, f"at most {most:g}")
 
 
 def _require(cost: CostModel, name: str, holds: bool, what: str) -> None:
@@ -304,7 +312,7 @@ def distillation_trace(
     """The trace of a whole run; buffer_size > 0 chooses buffered averaging.
 
     Every variant may distil the last version for one block, and the run ends with it, so that no
-    variant is shown without its last round.
+    variant is shown without its last round. ValueError for a server that would never get through.
     """
     reverse = cost.reverse_ratio * cost.client_seconds
     forward = cost.forward_ratio * cost.client_seconds if plan.forward_steps else 0.0
@@ -347,19 +355,17 @@ def distillation_trace(
 
 def _steps_done(segments: Sequence[Segment], t: float) -> int:
     """Reverse steps completed at time t."""
-    done = 0
-    for segment in segments:
-        if segment.t_end <= t:
-            done = segment.first_step + segment.steps
-        elif segment.t_start < t:
-            share = (t - segment.t_start) / (segment.t_end - segment.t_start)
-            done = segment.first_step + math.floor(share * segment.steps + _STEP_TOLERANCE)
+    over = bisect_right(segments, t, key=lambda segment: segment.t_end)
+    done = segments[over - 1].first_step + segments[over - 1].steps if over else 0
+    if over < len(segments) and (segment := segments[over]).t_start < t:
+        share = (t - segment.t_start) / (segment.t_end - segment.t_start)
+        done = segment.first_step + math.floor(share * segment.steps + _STEP_TOLERANCE)
     return done
 
 
 def _newest(arrivals: Sequence[float], t: float) -> int:
     """The newest version that has arrived at time t; 0 if none has."""
-    return sum(arrival <= t + _STEP_TOLERANCE for arrival in arrivals)
+    return bisect_right(arrivals, t + _STEP_TOLERANCE)
 
 
 def _blocks(
@@ -393,6 +399,11 @@ def _continuous(
     distillation from a version at least one step is learnt from it.
     """
     step_seconds = reverse / plan.reverse_steps
+    if arrivals[-1] > _MOST_STEPS * step_seconds:
+        raise ValueError(
+            f"a step of the distillation server lasts {step_seconds:g} s and the run "
+            f"{arrivals[-1]:g} s: more than {_MOST_STEPS:,} steps; use a larger cost.reverse-ratio"
+        )
     segments: list[Segment] = []
     t, step = arrivals[0], 0
     while True:

@@ -114,6 +114,7 @@ OTHER: dict[str, Value] = {
     "consensus.steps": 36,
     "consensus.window": 6,
     "consensus.schedule": "constant",
+    "consensus.momentum-form": "heavy-ball",
     "consensus.penalty": "fixed",
     "consensus.compression": "top-k",
     "consensus.weights": "equal",
@@ -131,7 +132,8 @@ REFUSED = {
 }  # fmt: skip
 # Effects outside of what is looked at here: files, devices, processes, records, evaluations ...
 ELSEWHERE = {
-    "data-root", "data-path", "devices", "min-participants", "sessions", "link-patience",
+    "data-root", "data-path", "allow-missing-classes", "devices", "min-participants",
+    "sessions", "link-patience",
     "proxy-labelled", "distill.grow-at", "distill.teacher-ema-decay", "distill.teacher-ema",
     "distill.forward-weight", "distill.publish-ema", "distill.threads", "distill.gpu-fraction",
     "distill.restarts", "consensus.topology-file", "consensus.batch-size", "consensus.augment",
@@ -204,7 +206,7 @@ def of_distillation(c: RunConfig) -> Iterator[Any]:
         learner.reverse_step()
     yield from learner.state()[0].values()
     if c.switch("forward"):
-        yield from learner.forward_distil(1, **state).values()
+        yield from learner.forward_distil(1, state["weights"], state["buffers"]).values()
 
 
 def of_consensus(c: RunConfig) -> Iterator[Any]:
@@ -212,7 +214,7 @@ def of_consensus(c: RunConfig) -> Iterator[Any]:
     yield topology.rounds
     yield algorithm
     yield [
-        rate_of(c.consensus.schedule, c.consensus.learning_rate, window, c.rounds)
+        rate_of(c.consensus.schedule, c.consensus.step_size, window, c.rounds)
         for window in range(1, c.rounds + 1)
     ]
     if c.virtual:

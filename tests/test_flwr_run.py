@@ -6,9 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from fl_app.config import with_effect
 from tests.harness import SMALL, run
 
-TINY = {**SMALL, "num-server-rounds": 3, "participants": 3}
+TINY = with_effect({**SMALL, "num-server-rounds": 3, "participants": 3})
 
 
 def edge_fl(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

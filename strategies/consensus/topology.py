@@ -25,6 +25,8 @@ Edge = tuple[int, int]  # (i, j) with i < j
 
 _DRAWS = 100  # of a random graph, until one is connected
 _EXACT = 1e-12  # a singular value below this is 0 up to rounding
+_MANY_EDGES = 250_000  # built in a second
+_MOST_EDGES = {"random-regular": 20_000}  # whose random pairs are drawn again and again
 _SHOWN = 6  # names that an error message lists
 
 
@@ -337,14 +339,34 @@ def build_topology(
     seed: of the random ones. degree: of random-regular and watts-strogatz, and k of base-k.
     probability: of an edge in erdos-renyi, of rewiring in watts-strogatz. text: content of "file".
 
-    Raises ValueError for an unknown name, and for what cannot be built or is not connected.
+    Raises ValueError for an unknown name, and for what cannot be built, is too large or is not
+    connected.
     """
     if name not in TOPOLOGIES:
         choices = ", ".join(TOPOLOGIES)
         raise ValueError(f"topology={name!r} is unknown; choose one of: {choices}")
     if size < 2:
         raise ValueError(f"a topology needs at least 2 participants, not {size}")
-    return TOPOLOGIES[name](Request(name, size, seed, degree, probability, text))
+    request = Request(name, size, seed, degree, probability, text)
+    edges, most = _expected_edges(request), _MOST_EDGES.get(name, _MANY_EDGES)
+    if edges > most:
+        raise ValueError(
+            f"{name} of {size} participants would have {edges:,.0f} edges, more than {most:,}: "
+            f"every process builds it; use fewer participants or neighbours"
+        )
+    return TOPOLOGIES[name](request)
+
+
+def _expected_edges(request: Request) -> float:
+    """How many edges the graph will have, where that can be more than a few for each node."""
+    neighbours = {
+        "complete": request.size - 1,
+        "erdos-renyi": request.probability * (request.size - 1),
+        "random-regular": request.degree,
+        "watts-strogatz": request.degree,
+        "base-k": request.degree,
+    }
+    return request.size * neighbours.get(request.name, 0) / 2
 
 
 def grid_sides(name: str, size: int) -> tuple[int, int]:
