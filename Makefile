@@ -23,7 +23,7 @@ setup: .venv/.ready
 # The stamp makes every later call instant and free of network traffic. A change of pyproject.toml
 # alone (say, of a default in it) is synchronised from uv's cache when there is no network.
 # Compiled here once, or each of a run's ten processes would do it where nothing may be written.
-.venv/.ready: pyproject.toml uv.lock hatch_build.py flower_no_reinstall.pth | $(BIN)/uv
+.venv/.ready: pyproject.toml uv.lock hatch_build.py flower_environment.pth | $(BIN)/uv
 	@export UV_PROJECT_ENVIRONMENT="$(CURDIR)/.venv" UV_PYTHON_DOWNLOADS=never UV_COMPILE_BYTECODE=1; \
 	$(BIN)/uv sync --frozen || { echo "make: trying again from the cache alone" >&2; \
 	$(BIN)/uv sync --frozen --offline; }
@@ -32,6 +32,10 @@ setup: .venv/.ready
 # pip installs uv only: on some machines pip is set up to prefer a CPU build of torch, which does not
 # fit the torchvision of the registry; uv takes both from the index that uv.lock names.
 $(BIN)/uv:
+	@case "$$(pwd -P)" in *[[:space:]\"\'\\\$$\&\;\|\<\>\(\)\`\*\?\[{]*) \
+	  echo "make: Ray starts no Python in a path with spaces or the shell's signs: move the clone," \
+	    "which is in $$(pwd -P)" >&2; exit 1;; \
+	esac
 	@set -e; python=; for candidate in $(PYTHON_CANDIDATES); do \
 	  if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 	    python=$$candidate; break; \

@@ -31,7 +31,9 @@ def resume(arguments: argparse.Namespace) -> int:
 
 def _launch(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
     from fl_app.launch.run import run
+    from fl_app.launch.surroundings import settle
 
+    settle()
     place = {"superlink": arguments.superlink, "ray": arguments.ray}
     return run(overrides, **place, verbose=arguments.verbose)
 

@@ -8,6 +8,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fl_app.assemble import preflight
 from fl_app.config import RunConfig, configure
+from fl_app.launch.surroundings import check_simulation
 from fl_app.memory import keep_freed_memory
 from fl_app.record.books import recorded
 from strategies import STRATEGIES
@@ -19,6 +20,7 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
+    check_simulation()
     config = configure(dict(context.run_config))
     preflight(config)
     # One thread: the server's own work is small, and the cores belong to those who train.

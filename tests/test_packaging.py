@@ -107,7 +107,7 @@ def test_the_installed_command_is_the_cli() -> None:
     (script,) = entry_points(group="console_scripts", name="edge-fl") or pytest.skip(
         "edge-fl is not installed here"
     )
-    assert script.value == PROJECT["project"]["scripts"]["edge-fl"] == "fl_app.cli:main"
+    assert script.value == PROJECT["project"]["scripts"]["edge-fl"] == "edge_fl:main"
 
 
 def test_an_editable_install_keeps_flower_from_reinstalling_the_dependencies() -> None:

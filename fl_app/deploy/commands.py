@@ -79,7 +79,9 @@ def check(arguments: argparse.Namespace) -> int:
 def register(arguments: argparse.Namespace) -> int:
     """tell the running SuperLink of the devices in SERVER/devices"""
     from fl_app.deploy.nodes import register
+    from fl_app.launch.surroundings import settle
 
+    settle()
     register(Path(arguments.directory))
     return 0
 
@@ -87,14 +89,18 @@ def register(arguments: argparse.Namespace) -> int:
 def serve(arguments: argparse.Namespace) -> int:
     """run the server's processes until Ctrl-C (what start-superlink.sh does)"""
     from fl_app.deploy.serve import serve
+    from fl_app.launch.surroundings import settle
 
+    settle()
     return serve(Path(arguments.directory).absolute())
 
 
 def demo(arguments: argparse.Namespace) -> int:
     """show it: a server and four devices on this machine, both systems, and a device that dies"""
     from fl_app.deploy.demo import demo
+    from fl_app.launch.surroundings import settle
 
+    settle()
     return demo()
 
 

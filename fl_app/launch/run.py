@@ -20,6 +20,7 @@ from fl_app.errors import DIVERGED_WORDS, ConfigError, EdgeFlError, RunDirectory
 from fl_app.launch.log import LogReader
 from fl_app.launch.sizing import size_for
 from fl_app.launch.superlink import ANSWER_SECONDS, Link, local_superlink
+from fl_app.launch.surroundings import check_interpreter
 from fl_app.launch.values import toml_lines
 from fl_app.record.books import close_books
 from fl_app.record.run_dir import CHECKPOINTS, RunDirectory, runs_root
@@ -53,6 +54,7 @@ def run(
         raise ConfigError(f"{APP} is not a clone of edge-fl; `edge-fl run` works from a clone only")
     size: dict[str, Value] = {}
     if not superlink:
+        check_interpreter()
         preflight(config)
         check_output(config)
         size = size_for(config, ray)

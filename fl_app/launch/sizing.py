@@ -1,7 +1,6 @@
 """How large a simulation this machine carries."""
 
 import contextlib
-import logging
 import math
 import os
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 
 from fl_app.assemble import pick_device
 from fl_app.config import RunConfig, Value
-from fl_app.errors import ConfigError
+from fl_app.launch.cluster import resources_of
 
 
 def simulation_size(
@@ -54,16 +53,8 @@ def size_for(config: RunConfig, ray: str = "") -> dict[str, Value]:
 
 def count_cluster(address: str) -> tuple[int, int]:
     """The CPUs and GPUs of the Ray cluster at `address`. ConfigError if there is none."""
-    import ray
-
-    try:
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-        resources = ray.cluster_resources()
-        return int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ConfigError(f"there is no Ray cluster at {address}: {error}") from error
-    finally:
-        ray.shutdown()
+    resources = resources_of(address)
+    return int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
 
 
 def count_cores() -> int:

@@ -61,6 +61,7 @@ def _values(settings: Mapping[str, Any]) -> dict[str, str]:
         "SUPERLINK": f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
         "PORT": port,
         "HARDENING": (_HERE / "hardening.conf").read_text(),
+        "SURROUNDINGS": (_HERE / "surroundings.sh").read_text().rstrip(),
         # A device speaks to this very server, so it gets this machine's versions.
         "FLWR": version("flwr"),
         "ZENOH": version("eclipse-zenoh"),

@@ -29,6 +29,7 @@ cd "$state"
 
 export PATH FLWR_HOME="$state/flower" FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1 \
     FLWR_SUPEREXEC_TASK_POLL_INTERVAL=0.1
+@SURROUNDINGS@
 # What serves a run goes on while this script lives, whatever becomes of the SuperNode.
 export EDGE_FL_KEEPER=$$
 

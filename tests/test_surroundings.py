@@ -1,0 +1,265 @@
+"""Odd surroundings of a run: proxies, others' packages, encodings, places, clusters."""
+
+import os
+import shutil
+import socket
+import string
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.metadata import entry_points
+from pathlib import Path
+from unittest import mock
+
+import httpx
+import pytest
+
+from fl_app.deploy.directory import create
+from fl_app.errors import ConfigError
+from fl_app.launch import cluster
+from fl_app.launch.cluster import resources_of
+from fl_app.launch.run import run
+from fl_app.launch.surroundings import check_interpreter, settle
+
+ROOT = Path(__file__).resolve().parents[1]
+DEAD = "127.0.0.1:9"  # nobody listens there
+installed = pytest.mark.skipif(
+    not entry_points(group="console_scripts", name="edge-fl"), reason="edge-fl is not installed"
+)
+
+
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """What a test changes in the environment is put back; it begins without proxies."""
+    with mock.patch.dict(os.environ):
+        for name in list(os.environ):
+            if name.lower().endswith("_proxy"):
+                del os.environ[name]
+        yield
+
+
+def python(code: str, *switches: str, cwd: Path, **variables: str) -> str:
+    """What `code` prints in a fresh process of this environment."""
+    command = [sys.executable, *switches, "-c", code]
+    environment = os.environ | variables
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# -------------------------------------------------------------------------------- proxies
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    """The address of an HTTP server on this machine."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_address[1]}/"
+        running.shutdown()
+
+
+@installed
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"http_proxy": f"http://{DEAD}"},
+        {"HTTP_PROXY": DEAD, "NO_PROXY": "example.org"},
+        {"ALL_PROXY": f"socks5://{DEAD}"},
+        {"all_proxy": f"socks5h://{DEAD}", "no_proxy": "localhost,127.0.0.1"},
+    ],
+)
+def test_programs_of_the_environment_reach_this_machine_without_a_proxy(
+    variables: dict[str, str], server: str, tmp_path: Path
+) -> None:
+    code = f"import httpx, os; print(httpx.get({server!r}).status_code, os.environ['no_proxy'])"
+    status, hosts = python(code, cwd=tmp_path, **variables).split()
+    assert status == "200"
+    assert set(hosts.split(",")) == {"127.0.0.1", "localhost"} | (
+        {"example.org"} if "NO_PROXY" in variables else set()
+    )
+
+
+@installed
+def test_without_a_proxy_the_environment_stays_as_it_is(tmp_path: Path) -> None:
+    code = "import os; print([name for name in os.environ if name.lower() == 'no_proxy'])"
+    assert python(code, cwd=tmp_path) == "[]\n"
+
+
+def test_what_flowers_http_client_does_not_start_with_is_left_out_and_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    os.environ |= {
+        "https_proxy": f"http://{DEAD}",
+        "ALL_PROXY": f"socks://{DEAD}",
+        "no_proxy": "localhost, [::1],127.0.0.1",
+    }
+    with pytest.raises((httpx.InvalidURL, ValueError)):
+        httpx.Client()
+    settle()
+    httpx.Client().close()
+    left = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
+    hosts = "localhost,127.0.0.1"
+    assert left == {"https_proxy": f"http://{DEAD}", "no_proxy": hosts, "NO_PROXY": hosts}
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(", with")[0] for line in lines] == [
+        "edge-fl: without no_proxy=[::1]",
+        f"edge-fl: without ALL_PROXY=socks://{DEAD}",
+    ]
+
+
+# ------------------------------------------------------------- the interpreter's variables
+
+
+@installed
+def test_the_command_runs_its_own_packages(tmp_path: Path) -> None:
+    packages = ("fl_app", "strategies", "client_apps", "torch")
+    for name in packages:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemError('of somebody else')")
+    code = (
+        "import sys, edge_fl; sys.argv = ['edge-fl', 'config']; edge_fl.main()\n"
+        "from importlib.util import find_spec\n"
+        f"print(*[find_spec(name).origin for name in {packages}], sep='\\n')"
+    )
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    found = python(code, cwd=elsewhere, PYTHONPATH=str(tmp_path)).splitlines()[-len(packages) :]
+    assert not [path for path in found if Path(path).is_relative_to(tmp_path)]
+
+
+def test_what_bends_python_is_not_handed_on() -> None:
+    bending = ("PYTHONPATH", "PYTHONOPTIMIZE", "PYTHONWARNINGS", "PYTHONIOENCODING")
+    os.environ |= dict.fromkeys(bending, "x") | {"PYTHONDONTWRITEBYTECODE": "1"}
+    settle()
+    assert not set(bending) & set(os.environ)
+    assert os.environ["PYTHONDONTWRITEBYTECODE"] == "1"
+
+
+def test_in_another_encoding_the_command_starts_again_with_utf8(tmp_path: Path) -> None:
+    code = (
+        "import sys, edge_fl; sys.argv = ['edge-fl', 'config']; edge_fl.main()\n"
+        "print(sys.getfilesystemencoding(), sys.stdout.encoding)"
+    )
+    variables = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    assert python(code, cwd=ROOT, **variables).splitlines()[-1] == "utf-8 utf-8"
+
+
+@pytest.mark.parametrize(
+    ("program", "refused"), [("flwr-simulation", True), ("flwr-serverapp", False)]
+)
+def test_a_simulation_without_docstrings_is_refused(program: str, refused: bool) -> None:
+    code = (
+        f"import sys; sys.argv[0] = '/bin/{program}'\n"
+        "from fl_app.launch.surroundings import check_simulation\n"
+        "try: check_simulation()\n"
+        "except Exception as error: print(error)"
+    )
+    assert ("PYTHONOPTIMIZE" in python(code, "-OO", cwd=ROOT)) is refused
+
+
+@pytest.mark.parametrize("machine", ["server", "devices/pi-1"])
+def test_the_scripts_of_a_deployment_settle_their_surroundings(
+    machine: str, tmp_path: Path
+) -> None:
+    create(tmp_path / "site", "127.0.0.1", devices=["pi-1"], insecure=True)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("edge-fl", "flower-supernode"):
+        # The device's script would start it again and again.
+        (programs / name).write_text(f"#!/bin/sh\nenv > {tmp_path}/seen\nkill $PPID 2>/dev/null\n")
+        (programs / name).chmod(0o700)
+    (script,) = (tmp_path / "site" / machine).glob("start-*.sh")
+    given = {"NO_PROXY": "example.org", "PYTHONPATH": "/x", "PYTHONOPTIMIZE": "2"}
+    command = ["sh", "-c", '"$0"; true', str(script)]
+    environment = os.environ | given | {"EDGE_FL_VENV": str(tmp_path), "EDGE_FL_AGAIN": "0"}
+    subprocess.run(command, env=environment, check=False, capture_output=True, timeout=60)
+    seen = dict(line.split("=", 1) for line in (tmp_path / "seen").read_text().splitlines())
+    assert seen["no_proxy"] == seen["NO_PROXY"] == "example.org,127.0.0.1,localhost"
+    assert not {"PYTHONPATH", "PYTHONOPTIMIZE"} & set(seen)
+
+
+# ---------------------------------------------------------------------------------- places
+
+
+def test_a_place_where_ray_cannot_start_python_is_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGE_FL_HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", "/home/me/my projects/edge-fl/.venv/bin/python")
+    with pytest.raises(ConfigError, match=r"my projects.* has ' ' in it; move the clone"):
+        run({})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+@pytest.mark.parametrize("sign", [sign for sign in string.punctuation + " ü" if sign != "/"])
+def test_setup_refuses_the_places_that_a_run_refuses(
+    sign: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / f"a{sign}b"
+    place.mkdir()
+    (place / "Makefile").write_text((ROOT / "Makefile").read_text())
+    command = ["make", ".venv/bin/uv", "PYTHON_CANDIDATES=no-such-python"]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+    monkeypatch.setattr(sys, "executable", str(place / ".venv" / "bin" / "python"))
+    try:
+        check_interpreter()
+        assert "no-such-python" in done.stderr
+    except ConfigError:
+        assert "move the clone" in done.stderr
+    assert done.returncode
+    assert [path.name for path in place.iterdir()] == ["Makefile"]
+
+
+# ------------------------------------------------------------------------------- a cluster
+
+
+@pytest.fixture
+def listener() -> Iterator[str]:
+    """The address of somebody who listens and never says anything."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("address", [DEAD, f"ray://{DEAD}", "here", "a:b"])
+def test_where_nobody_listens_ray_is_not_even_asked(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster.subprocess, "run", mock.Mock(side_effect=AssertionError))
+    with pytest.raises(ConfigError, match=f"no Ray cluster at {address}: "):
+        resources_of(address)
+
+
+def test_whoever_does_not_answer_is_no_cluster(
+    listener: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "ANSWER_SECONDS", 0.5)
+    with pytest.raises(ConfigError, match=f"{listener}: no answer within"):
+        resources_of(listener)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_cluster_is_asked_for_its_resources(there: bool, listener: str, tmp_path: Path) -> None:
+    answer = "" if there else "raise SystemExit('of another version')"
+    (tmp_path / "ray.py").write_text(
+        f"def init(address, **_):\n    assert address == {listener!r}; print('hello'); {answer}\n"
+        "def cluster_resources():\n    return {'CPU': 6.0}\n"
+    )
+    os.environ["PYTHONPATH"] = str(tmp_path)
+    if there:
+        assert resources_of(listener) == {"CPU": 6.0}
+    else:
+        with pytest.raises(ConfigError, match=f"{listener}: of another version"):
+            resources_of(listener)
