@@ -185,6 +185,7 @@ class _Window:
             exchange=exchange,
             # Who exchanges with nobody cannot tell whether anybody is there.
             silence=silence if math.isfinite(self._timetable.interval) else math.inf,
+            adopts=not self._config.consensus.clip,
             together=engine == STACKED,
             listener=journal,
         )

@@ -13,9 +13,9 @@ import torch
 
 from strategies.consensus.algorithms import ALGORITHMS
 from strategies.consensus.descent import LocalSGD
-from strategies.consensus.host import MODEL, Host, Mail, Participant, Tally
+from strategies.consensus.host import MODEL, NEWCOMER, Host, Mail, Participant, Tally
 from strategies.consensus.node import Node, Vectors
-from strategies.consensus.schedule import Event, Kind
+from strategies.consensus.schedule import Conditions, Event, Kind
 from strategies.consensus.topology import build_topology
 from tests.convex import STRESSES, bits_of, disturbed, worst_error
 
@@ -198,7 +198,9 @@ class Letters:
 class Pair:
     """Nodes 0 and 1 that start at the model [0, 0], with a diary and a listener's record."""
 
-    def __init__(self, silence: float = math.inf, gradient: float = -1.0) -> None:
+    def __init__(
+        self, silence: float = math.inf, gradient: float = -1.0, adopts: bool = True
+    ) -> None:
         self.diary = Diary(build_topology("chain", 2), 0.0, 0.0)
         self.participants = []
         for index in (0, 1):
@@ -214,6 +216,7 @@ class Pair:
             lambda due: (torch.full((2,), gradient) for _ in due),
             initial=lambda _: torch.full((2,), 7.0),
             silence=silence,
+            adopts=adopts,
             listener=lambda *event: self.told.append(event),
         )
 
@@ -430,6 +433,26 @@ def test_who_comes_adopts_a_neighbours_model() -> None:
     assert pair.diary.notes == [("connect", 0, 1), ("connect", 0, 1)]
 
 
+def test_who_may_be_lied_to_takes_over_nobodys_model() -> None:
+    """It begins as everybody did. On the real clock it asks nobody either."""
+    pair = Pair(adopts=False).run(
+        [Event(9.0, Kind.RESTART), Event(9.0, Kind.ADOPT, 1, -1, 9.0)],
+        [*step(1.0, 2.0, 9.0), Event(9.0, Kind.INVITE, 0, -1), *step(10.0)],
+    )
+    assert pair.model(0) == [7.0, 7.0]
+    assert pair.diary.notes == [("connect", 0, 1)]
+    letters = Letters(Mail(1, 0, NEWCOMER, {MODEL: torch.full((2,), 1e30)}))
+    options: dict[str, Any] = {"initial": lambda _: torch.zeros(2), "exchange": letters}
+    newcomer = pair.participants[:1]
+    host = Host(newcomer, lambda due: (torch.ones(2) for _ in due), adopts=False, **options)
+    host.adopt([0], Ticks(), 10.0)
+    assert pair.model(0) == [7.0, 7.0]
+    assert letters.posted == []
+    host = Host(newcomer, lambda due: (torch.ones(2) for _ in due), **options)
+    host.adopt([0], Ticks(), 10.0)
+    assert pair.model(0) == [pytest.approx(1e30)] * 2
+
+
 def test_an_invitation_from_another_host() -> None:
     pair, letters = Pair(), Letters()
     options: dict[str, Any] = {"initial": lambda _: torch.zeros(2), "exchange": letters}
@@ -564,3 +587,30 @@ def test_mail_that_comes_last_is_kept_for_the_next_window() -> None:
 
     host.run_freely({0: range(1)}, math.inf, late, seed=0)
     assert list(pair.participants[0].mail) == [(1, 9)]
+
+
+@pytest.mark.parametrize("duplication", [0.0, 0.5])
+def test_what_is_on_its_way_when_a_window_ends_arrives_in_a_later_one(duplication: float) -> None:
+    """Each mail travels up to four windows of ten steps; nothing but the host's state is kept."""
+    pair, letters, clock = Pair(), Letters(), Ticks()
+    participant = pair.participants[0]
+    link = Conditions(delay_seconds=1.0, loss=0.2, duplication=duplication)
+    arrivals: list[float] = []
+    for window in range(40):
+        host = Host(
+            [participant],
+            lambda due: (torch.ones(2) for _ in due),
+            initial=lambda _: torch.zeros(2),
+            exchange=letters,
+        )
+        host.run_freely({0: range(10 * window, 10 * window + 10)}, 2.0, clock, seed=0, link=link)
+        arrivals += [clock()] * (len(letters.posted) - len(arrivals))
+    tally = participant.tally
+    assert tally.lost > 0
+    assert all(t - mail.sent > 0 for t, mail in zip(arrivals, letters.posted, strict=True))
+    assert participant.late, "the last ones are on their way still"
+    host.run_freely({0: range(400, 401)}, math.inf, lambda: 1e6, seed=0, link=link)
+    assert participant.late == []
+    arrived = {mail.seq for mail in letters.posted}
+    assert len(arrived) == tally.messages - tally.lost
+    assert (len(letters.posted) > len(arrived)) == (duplication > 0)

@@ -85,6 +85,7 @@ def participant() -> Participant:
         {11: 1 / 3, 2: 0.0},
         17,
         {(11, mail.seq): mail, (11, again.seq): again},
+        [(2.5, Mail(1, 2, 9, {"reflection": torch.full((3,), 0.6)}, 0.1))],
         Tally(5, 4, 96, 1, 2, 3, 0.3),
     )
 
@@ -122,6 +123,9 @@ def test_everything_comes_back(participant: Participant) -> None:
     assert mail[:3] == (11, 1, (7 << 32) + 12)
     assert mail.sent == 0.7
     assert mail.vectors["indices"].dtype == torch.int32
+    [(due, late)] = copy.late
+    assert (due, late[:3], late.sent) == (2.5, (1, 2, 9), 0.1)
+    assert torch.equal(late.vectors["reflection"], torch.full((3,), 0.6))
 
 
 def test_the_copy_is_on_its_own(participant: Participant) -> None:
@@ -145,4 +149,18 @@ def test_who_goes_on_never_waits_for_its_device_to_step(algorithm: str, hold: bo
     )
     moved.algorithm.step(moved.node, torch.zeros_like(moved.node.weights), 0.1)
     moved.change_rate(0.05)
+    assert moved.node.weights.device.type == "meta"
+
+
+def test_the_counts_of_relayed_models_stay_where_a_restored_node_has_them() -> None:
+    """On the CPU: what comes in on the device would not add up with what was restored."""
+    found = disturbed("relay-sgd").run(1)
+    sender = max(found.participants, key=lambda p: len(p.neighbours))
+    j, k, *_ = sender.neighbours
+    moved = unpack(*pack(sender), sender.algorithm, neighbours=(), weight=1.0, device="meta")
+    mail = moved.algorithm.message(moved.node, j, 1)
+    assert mail["sum"].device.type == "meta"
+    assert mail["count"].tolist() == sender.algorithm.message(sender.node, j, 1)["count"].tolist()
+    moved.algorithm.receive(moved.node, k, 1, mail)
+    moved.algorithm.mix(moved.node, 1)
     assert moved.node.weights.device.type == "meta"

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from fl_app.deploy import directory as deployment
+from fl_app.deploy import serve
 from fl_app.deploy.gate import allowed
 from fl_app.deploy.loopback import Loopback
 from fl_app.deploy.nodes import register
+from fl_app.errors import EdgeFlError
 from fl_app.site import SERVER
 
 linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
@@ -44,6 +46,66 @@ def test_the_gate_lets_others_reach_the_fleet_interface_alone(
     path: str, client: tuple[str, int] | None, passes: bool
 ) -> None:
     assert allowed(path, client) is passes
+
+
+SERVED = """
+import socket
+import sys
+import flwr.superlink.cli.flower_superlink
+from flwr.superlink import main as application
+from fl_app.deploy import gate
+
+class Behind:
+    pass
+
+def listen(host):
+    with socket.socket() as server:
+        server.bind((host, 0))
+    print("listens", host, flush=True)
+
+def serve():
+    import grpc
+    if {gated!r} != "not made":
+        app = application.create_app()
+    if {gated!r} == "served":
+        app.stands = True
+    if {gated!r} == "by grpc":
+        grpc.server(None)
+    listen("127.0.0.1")
+    listen("0.0.0.0")
+
+application.create_app = Behind
+sys.modules["flwr.superlink.cli.flower_superlink"].flower_superlink = serve
+gate.main()
+"""
+
+
+@pytest.mark.parametrize("gated", ["served", "made", "not made", "by grpc"])
+def test_a_superlink_without_its_gate_does_not_listen(gated: str) -> None:
+    """Whatever Flower changes: what is for this machine may be there before."""
+    code = SERVED.format(gated=gated)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ("listens 0.0.0.0" in done.stdout) is (gated == "served")
+    assert (done.returncode == 0) is (gated == "served")
+    assert ("listens 127.0.0.1" in done.stdout) is (gated != "by grpc")
+    assert ("without edge-fl's gate" in done.stderr) is (gated != "served")
+
+
+def test_devices_are_registered_however_long_the_superlink_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = iter([EdgeFlError("no answer")] * 3 + [EdgeFlError("away"), None])
+
+    def register_(server: Path, say: object) -> None:
+        if (error := next(answers)) is not None:
+            raise error
+
+    monkeypatch.setattr(serve, "register", register_)
+    monkeypatch.setattr(serve, "REGISTER_SECONDS", 0.0)
+    serve._register(tmp_path)
+    assert next(answers, "all") == "all"
+    told = capsys.readouterr().err.splitlines()
+    assert told == ["edge-fl: no answer; trying again", "edge-fl: away; trying again"]
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from fl_app.errors import ConfigError, EdgeFlError
 from fl_app.site import SERVER, Site
+from strategies.link import connection as connection_module
 from strategies.link import keys
 from strategies.link.connection import Connection
 from strategies.link.router import Router, access_control
@@ -352,6 +354,28 @@ def test_a_callback_that_fails_is_counted_and_the_next_is_called(
         assert until(lambda: server.connected and ann.connected)
         assert sent(server, keys.order(RUN, "ann"), heard)
         assert until(lambda: ann.failed > 0)
+
+
+def test_what_the_session_does_not_take_after_all_is_counted_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`publish` has said yes by then."""
+    zenoh = pytest.importorskip("zenoh")
+
+    def put(*_: Any, **__: Any) -> None:
+        raise zenoh.ZError("no buffers")
+
+    info = SimpleNamespace(routers_zid=lambda: [1])
+    broken = SimpleNamespace(info=info, put=put, close=lambda: None)
+    monkeypatch.setattr(connection_module, "open_session", lambda _: broken)
+    connection = Connection(deployment(tmp_path, "ann")["ann"])
+    assert until(lambda: connection.connected)
+    for number in range(3):
+        assert connection.publish(f"key/{number}", b"", urgent=number < 2)
+    assert until(lambda: connection.dropped == 3)
+    told = [r.getMessage() for r in caplog.records if "no buffers" in r.getMessage()]
+    assert len(told) == 1
+    connection.close()
 
 
 def test_a_callback_may_answer(sites: dict[str, Site], router: Router) -> None:

@@ -7,9 +7,13 @@ requests; Control, for `flwr run`, which starts any code on the server and on ev
 nobody who they are; and Runtime, for the processes of the apps. So whoever reaches the port of a
 bare SuperLink owns the deployment. Here Control and Runtime are for this machine alone; from
 another one, use a tunnel (`ssh -L 8000:127.0.0.1:8000 SERVER`).
+
+Until the gate stands, nothing in this process can listen for other machines: a Flower that serves
+in another way than today's does not start.
 """
 
 import ipaddress
+import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -24,10 +28,12 @@ class Gate:
 
     def __init__(self, behind: Application) -> None:
         self._behind = behind
+        self.stands = False  # it is what is served
 
     async def __call__(
         self, scope: Scope, receive: Callable[..., Any], send: Callable[..., Awaitable[None]]
     ) -> None:
+        self.stands = self.stands or scope["type"] == "lifespan"  # comes before the first socket
         if scope["type"] == "lifespan" or allowed(scope.get("path", ""), scope.get("client")):
             await self._behind(scope, receive, send)
         elif scope["type"] == "http":
@@ -43,8 +49,12 @@ def allowed(path: str, client: tuple[str, int] | None) -> bool:
     """Whether `client`, its (address, port), may ask for `path`; an unknown client is remote."""
     if path.startswith(OPEN_TO_ALL) and ".." not in path:
         return True
+    return _is_loopback(client[0] if client else "")
+
+
+def _is_loopback(text: str) -> bool:
     try:
-        address = ipaddress.ip_address(client[0] if client else "")
+        address = ipaddress.ip_address(text)
     except ValueError:
         return False
     mapped = getattr(address, "ipv4_mapped", None)
@@ -53,19 +63,36 @@ def allowed(path: str, client: tuple[str, int] | None) -> bool:
 
 def main() -> None:
     """`flower-superlink`, with the gate around the application that it serves."""
+    import grpc
     from flwr.superlink import main as application
     from flwr.superlink.cli.flower_superlink import flower_superlink
 
-    create = application.create_app
+    create, gates = application.create_app, list[Gate]()
 
     def create_gated(*arguments: Any, **options: Any) -> Gate:
         print("edge-fl: other machines reach only the Fleet interface", flush=True)
-        return Gate(create(*arguments, **options))
+        gates.append(Gate(create(*arguments, **options)))
+        return gates[-1]
 
-    # Flower looks the function up when it starts to serve. test_deploy_loopback asks a real
-    # SuperLink from another address, so a Flower that looks elsewhere does not go unnoticed.
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "socket.bind" and not any(gate.stands for gate in gates):
+            host, *_ = arguments[1] if isinstance(arguments[1], tuple) else ("127.0.0.1",)
+            if not _is_loopback(str(host)):
+                _refuse()
+
+    # Flower looks the function up when it starts to serve. Should it serve something else one day,
+    # or by gRPC, whose sockets Python does not see, it ends here.
     application.create_app = create_gated  # pyright: ignore[reportAttributeAccessIssue]
+    grpc.server = _refuse
+    sys.addaudithook(watch)
     flower_superlink()
+
+
+def _refuse(*_: Any, **__: Any) -> Any:
+    raise RuntimeError(
+        "the SuperLink was about to listen without edge-fl's gate: is FLWR_INTERNAL_GRPC_... set, "
+        "or is this another Flower than the one that edge-fl is for?"
+    )
 
 
 if __name__ == "__main__":

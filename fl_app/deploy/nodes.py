@@ -108,6 +108,8 @@ def _control(server: Path) -> Iterator[Any]:
                     raise EdgeFlError(f"no SuperLink answers at {address}: {error}") from error
                 time.sleep(0.2)
         yield control
+    except httpx.TransportError as error:
+        raise EdgeFlError(f"the SuperLink at {address} went away: {error}") from error
     except httpx.HTTPStatusError as error:
         raise EdgeFlError(f"the SuperLink at {address} refuses: {error.response.text}") from error
     finally:

@@ -15,6 +15,7 @@ from fl_app.launch.supervise import POLL_SECONDS, adopt_orphans, end_descendants
 
 PARTS = ("superlink", "superexec")
 AGAIN_SECONDS = 1.0
+REGISTER_SECONDS = 10.0  # until what could not be registered is tried again
 
 
 class _StopError(Exception):
@@ -54,7 +55,15 @@ def serve(server: Path) -> int:
 
 
 def _register(server: Path) -> None:
-    try:
-        register(server, lambda line: print(f"edge-fl: {line}", flush=True))
-    except EdgeFlError as error:
-        print(f"edge-fl: {error}", file=sys.stderr)
+    """Until it has worked: a SuperLink may take its time, and a device that it does not know is
+    never let in."""
+    told = ""
+    while True:
+        try:
+            register(server, lambda line: print(f"edge-fl: {line}", flush=True))
+            return
+        except EdgeFlError as error:
+            if str(error) != told:
+                print(f"edge-fl: {error}; trying again", file=sys.stderr)
+            told = str(error)
+        time.sleep(REGISTER_SECONDS)

@@ -171,7 +171,7 @@ class RelaySGD(LocalSGD):
 
     def message(self, node: Node, j: int, seq: int) -> Vectors:
         total = node.weights.clone()
-        count = torch.ones(1, dtype=torch.int32, device=total.device)
+        count = torch.ones(1, dtype=torch.int32)
         for k, link in node.links.items():
             if k != j and link:
                 total.add_(link["sum"])
@@ -180,7 +180,7 @@ class RelaySGD(LocalSGD):
 
     def receive(self, node: Node, j: int, seq: int, mail: Vectors) -> None:
         # In a synchronous round everybody has sent by now, so this is for the next one.
-        node.links[j].update(mail)
+        node.links[j].update(mail, count=mail["count"].cpu())
 
     def mix(self, node: Node, round_: int) -> None:
         come = [link for link in node.links.values() if link]

@@ -84,6 +84,7 @@ class Participant:
     rate: eta, the size of its local steps.
     received: by neighbour, the number of its last mail that was used; heard: when that was.
     cursor: how many events of the window are over. mail: what has come and is not yet due.
+    late: what it has sent on the real clock and is on its way still, and when that is to arrive.
     """
 
     node: Node
@@ -95,6 +96,7 @@ class Participant:
     heard: dict[int, float] = field(default_factory=dict)
     cursor: int = 0
     mail: dict[tuple[int, int], Mail] = field(default_factory=dict)
+    late: list[tuple[float, Mail]] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)
 
     def change_rate(self, rate: float) -> None:
@@ -161,6 +163,8 @@ class Host:
 
     initial: by node, the model that it has when it starts with nothing.
     silence: seconds after which a silent neighbour is dropped.
+    adopts: whether a node that has nothing takes over a neighbour's model. Not where neighbours may
+    lie: there it begins as everybody did, and no one's word moves it by more than the clip lets it.
     together: give the gradients of all nodes that are due at one moment in one call. All of them
     must then be there, so nobody runs ahead of a node that waits for mail.
     """
@@ -173,12 +177,14 @@ class Host:
         initial: Callable[[int], torch.Tensor],
         exchange: Exchange | None = None,
         silence: float = math.inf,
+        adopts: bool = True,
         together: bool = False,
         listener: Listener = _deaf,
     ) -> None:
         self._participants = {p.node.index: p for p in participants}
         self._gradients, self._initial = gradients, initial
         self._exchange, self._silence, self._together = exchange, silence, together
+        self._adopts = adopts
         self._tell = listener
         self._waiting: dict[tuple[int, int, int], int] = {}  # mail -> who cannot go on without it
         # Heap of (time, kind, node) of next events: at one moment, all send before any receives.
@@ -352,8 +358,9 @@ class Host:
 
     def _adopt(self, participant: Participant, event: Event) -> None:
         mail = participant.mail.pop((event.peer, event.seq))
-        participant.node.weights.copy_(mail.vectors[MODEL])
-        self._begin(participant, event.t)
+        if self._adopts:
+            participant.node.weights.copy_(mail.vectors[MODEL])
+            self._begin(participant, event.t)
 
     def _disconnect(self, participant: Participant, event: Event) -> None:
         if event.peer in participant.node.links:
@@ -381,8 +388,11 @@ class Host:
 
         steps: by node, the numbers of the steps to do. now: seconds on the run's clock. link: its
         loss, duplication and delay are done to mail on purpose. over: whether to stop before all
-        steps are done, asked after each turn.
+        steps are done, asked after each turn. Mail that is on its way at the end goes on in the
+        next call.
         """
+        self._late = [(t, *m[:3], m) for p in self._participants.values() for t, m in p.late]
+        heapq.heapify(self._late)
         for turn in _turns(steps):
             self._collect(0.0)
             self._post_late(now())
@@ -403,11 +413,15 @@ class Host:
             if over():
                 break
         self._collect(0.0)
+        self._post_late(now())
+        for participant in self._participants.values():
+            own = participant.node.index
+            participant.late = [(t, mail) for t, sender, *_, mail in self._late if sender == own]
 
     def adopt(self, newcomers: Iterable[int], now: Callable[[], float], patience: float) -> None:
         """Let nodes that start where others are far already take a neighbour's model: ask all
         neighbours, and wait for the first answer, at most `patience` seconds."""
-        waiting, began, asked = set(newcomers), now(), -math.inf
+        waiting, began, asked = set(newcomers if self._adopts else ()), now(), -math.inf
         while waiting and self._exchange is not None and now() < began + patience:
             if now() > asked + _ASK_AGAIN_SECONDS:
                 asked = now()

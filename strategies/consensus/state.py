@@ -19,6 +19,8 @@ def pack(participant: Participant) -> tuple[dict[str, np.ndarray], dict[str, Any
         tensors |= {f"link/{j}/{name}": v for name, v in link.items()}
     for (sender, seq), mail in participant.mail.items():
         tensors |= {f"mail/{sender}/{seq}/{name}": v for name, v in mail.vectors.items()}
+    for number, (_, mail) in enumerate(participant.late):
+        tensors |= {f"late/{number}/{name}": v for name, v in mail.vectors.items()}
     metadata = {
         "index": node.index,
         "links": list(node.links),  # in their order, in which they are summed
@@ -27,6 +29,7 @@ def pack(participant: Participant) -> tuple[dict[str, np.ndarray], dict[str, Any
         "rate": participant.rate,
         "cursor": participant.cursor,
         "mail": [[m.sender, m.seq, m.sent] for m in participant.mail.values()],
+        "late": [[t, m.receiver, m.seq, m.sent] for t, m in participant.late],
         "tally": vars(participant.tally),
     }
     return {name: v.detach().cpu().numpy() for name, v in tensors.items()}, metadata
@@ -58,6 +61,10 @@ def unpack(
         (sender, seq): Mail(sender, index, seq, part(f"mail/{sender}/{seq}/"), sent)
         for sender, seq, sent in metadata["mail"]
     }
+    late = [
+        (t, Mail(index, receiver, seq, part(f"late/{number}/"), sent))
+        for number, (t, receiver, seq, sent) in enumerate(metadata["late"])
+    ]
     return Participant(
         Node(index, tensors["weights"], part("vector/"), links),
         algorithm,
@@ -68,5 +75,6 @@ def unpack(
         {int(j): float(t) for j, t in metadata["heard"]},
         metadata["cursor"],
         mail,
+        late,
         Tally(**metadata["tally"]),
     )

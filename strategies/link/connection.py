@@ -29,7 +29,8 @@ _NAME = "mail router"  # of threads
 class Connection:
     """A session of `site` with the mail router, which may come later and may be restarted.
 
-    dropped: messages that were not sent, for there was no connection, or they were too large.
+    dropped: messages that were not sent, for there was no connection, they were too large, or the
+    session did not take them.
     overtaken: mails that a newer one of the same key replaced before they were sent.
     failed: calls of callbacks that raised. Raises EdgeFlError where Zenoh is not installed.
     """
@@ -46,6 +47,7 @@ class Connection:
         self._count = 0
         self._closed = False
         self.dropped = self.overtaken = self.failed = 0
+        self._lost = False  # something that was in the outbox
         self._thread = threading.Thread(target=self._work, name=_NAME, daemon=True)
         self._thread.start()
 
@@ -141,8 +143,18 @@ class Connection:
         control = zenoh.CongestionControl.BLOCK if urgent else zenoh.CongestionControl.DROP
         priority = zenoh.Priority.INTERACTIVE_HIGH if urgent else zenoh.Priority.DATA
         while (message := following()) is not None:
-            with contextlib.suppress(zenoh.ZError):  # the session is being closed
+            try:
                 self._session.put(*message, congestion_control=control, priority=priority)
+            except zenoh.ZError as error:
+                self._lose(message[0], error)
+
+    def _lose(self, key: str, error: Exception) -> None:
+        """Count what the session did not take after all, and tell of the first."""
+        with self._changed:
+            self.dropped += 1
+            first, self._lost = not self._lost, True
+        if first and not self._closed:
+            _log.warning("%s could not be sent (more of it is only counted): %s", key, error)
 
     def _open(self) -> bool:
         """Open the session, however long the router takes to come. From then on Zenoh itself
