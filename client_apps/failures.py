@@ -8,7 +8,7 @@ from fl_app.errors import EdgeFlError
 
 _APP = Path(__file__).resolve().parents[1]
 _FRAMES = 3  # of the innermost calls that are told
-_LONGEST = 160  # characters of an exception's own text
+_LONGEST = 120  # characters of an exception's own text
 
 
 def account_of(error: BaseException) -> str:

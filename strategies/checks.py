@@ -13,7 +13,7 @@ from strategies.rules import Update
 from strategies.schedule import Job
 
 _NOT_FINITE = "values that are NaN or infinite"
-_LONGEST = 400  # characters of a text that a device has sent
+_LONGEST = 300  # characters of a text that a device has sent
 _MOST_IMAGES = 1 << 31
 
 
@@ -83,7 +83,7 @@ def _check(job: Job, arrays: Any, metrics: Any, errors: Any, model: Vectors) -> 
 
 def last_line(text: str | None, nothing: str = "no reason given") -> str:
     """The last line of an error's text, which names it; tracebacks stand before. It may come from a
-    device: at most 400 characters, and none that a terminal would obey."""
+    device: at most 300 characters, and none that a terminal would obey."""
     lines = [line for line in (text or "").strip().splitlines() if line.strip()]
     last = lines[-1].strip() if lines else nothing
     return "".join(c if c.isprintable() else "?" for c in last[:_LONGEST])
