@@ -216,7 +216,7 @@ def test_an_exception_of_a_whole_message_is_told_like_that_of_a_job(
 ) -> None:
     grid = FakeGrid({})
     message = Message(
-        RecordDict({"config": ConfigRecord({"participants": 5})}), 11, "query.prepare"
+        RecordDict({"config": ConfigRecord({"participants": 5, "data": ""})}), 11, "query.prepare"
     )
     grid.push_messages([message])
     found: list[Message] = []
