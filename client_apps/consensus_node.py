@@ -15,7 +15,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
 from client_apps.bench import Bench, bench_of, check_own_data, own_digest, shard_of
-from client_apps.engines import STACKED, engines_of
+from client_apps.engines import SEQUENTIAL, Engine, engine_of
 from fl_app.assemble import nodes_of
 from fl_app.config import RunConfig, resolve
 from fl_app.record.node_store import NODES, PARKED, NodeStore
@@ -34,13 +34,13 @@ from strategies.consensus.exchange import (
 from strategies.consensus.host import (
     INCIDENTS,
     Exchange,
-    Gradients,
     Host,
     Participant,
     Tally,
 )
 from strategies.consensus.node import Node
 from strategies.consensus.ray_exchange import RayExchange
+from strategies.consensus.row_host import RowHost
 from strategies.consensus.state import pack, unpack
 from strategies.consensus.topology import Topology
 from strategies.consensus.zenoh_exchange import ZenohExchange
@@ -87,8 +87,8 @@ def run_window(message: Message, context: Context) -> Message:
 
 
 @lru_cache(maxsize=1)
-def _gradients(config: RunConfig, nodes: tuple[int, ...], own_data: str, engine: str) -> Gradients:
-    return engines_of(config, nodes, own_data)[engine]
+def _engine(config: RunConfig, nodes: tuple[int, ...], own_data: str, engine: str) -> Engine:
+    return engine_of(engine, config, nodes, own_data)
 
 
 @lru_cache(maxsize=1)
@@ -175,18 +175,18 @@ class _Window:
             if participant.cursor == 0:
                 participant.change_rate(self._order["rate"])
         journal = _Journal(self._order["slice"])
-        nodes, engine = tuple(self._nodes), self._order["engine"]
-        gradients = _gradients(self._config, nodes, self._own_data, engine)
+        nodes, name = tuple(self._nodes), self._order["engine"]
+        engine: Any = _engine(self._config, nodes, self._own_data, name)
         silence = self._config.consensus.silence_seconds
-        host = Host(
+        kind = Host if name == SEQUENTIAL else RowHost
+        host = kind(
             participants,
-            gradients,
+            engine,
             initial=lambda _: self._initial,
             exchange=exchange,
             # Who exchanges with nobody cannot tell whether anybody is there.
             silence=silence if math.isfinite(self._timetable.interval) else math.inf,
             adopts=not self._config.consensus.clip,
-            together=engine == STACKED,
             listener=journal,
         )
         done = self._run_nodes(host, participants, began)

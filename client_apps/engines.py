@@ -1,4 +1,4 @@
-"""The engines that compute the gradients of a host's nodes, and which is faster on its device."""
+"""The engines that compute the gradients of a host's nodes, and which is fastest on its device."""
 
 import math
 import time
@@ -10,12 +10,15 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from client_apps.bench import bench_of, shard_of
 from client_apps.gradients import Gradients
-from client_apps.stacked import StackedGradients
+from client_apps.row_gradients import PASSES, RowGradients
 from fl_app.config import RunConfig, resolve
 from strategies.consensus import host
 from strategies.consensus.node import Node
+from strategies.consensus.row_host import ManyGradients
 
-SEQUENTIAL, STACKED = "sequential", "stacked"
+SEQUENTIAL = "sequential"
+ENGINES = (SEQUENTIAL, *PASSES)
+Engine = host.Gradients | ManyGradients
 _WARM_UP = 3  # rounds before a clock starts: a GPU loads what it runs when it is first used
 _ROUNDS = 10
 
@@ -36,16 +39,16 @@ def one_by_one(config: RunConfig, nodes: Sequence[int], own_data: str = "") -> G
     )
 
 
-def engines_of(
-    config: RunConfig, nodes: Sequence[int], own_data: str = ""
-) -> dict[str, host.Gradients]:
-    """Both engines by their names, for `nodes` at their own data."""
+def engine_of(
+    name: str, config: RunConfig, nodes: Sequence[int], own_data: str = ""
+) -> Engine:
+    """The engine of that name, for `nodes` at their own data."""
     sequential = one_by_one(config, nodes, own_data)
-    return {SEQUENTIAL: sequential, STACKED: StackedGradients(sequential, bench_of(config).model)}
+    return sequential if name == SEQUENTIAL else RowGradients(sequential, PASSES[name])
 
 
 def race(
-    engines: Mapping[str, host.Gradients], nodes: Sequence[Node], rounds: int = _ROUNDS
+    engines: Mapping[str, Engine], nodes: Sequence[Node], rounds: int = _ROUNDS
 ) -> dict[str, float]:
     """Seconds that each of the engines takes for a gradient of a node: the mean of `rounds` of all
     `nodes`, engine by engine in turn. Infinity for one that has not enough memory on its device."""
@@ -60,12 +63,13 @@ def race(
     return {name: spent / rounds / len(nodes) for name, spent in seconds.items()}
 
 
-def _seconds_of(gradients: host.Gradients, nodes: Sequence[Node], step: int) -> float:
+def _seconds_of(gradients: Engine, nodes: Sequence[Node], step: int) -> float:
     device = nodes[0].weights.device
     _await(device)
     began = time.perf_counter()
-    for gradient in gradients([(node, step) for node in nodes]):
-        gradient.neg_()  # a node's own work on it, next to nothing
+    found = gradients([(node, step) for node in nodes])
+    for gradient in [found] if isinstance(found, torch.Tensor) else found:
+        gradient.neg_()  # the nodes' own work on it, next to nothing
     _await(device)
     return time.perf_counter() - began
 
@@ -77,21 +81,22 @@ def _await(device: torch.device) -> None:
 
 
 def choose(message: Message, context: Context) -> Message:
-    """Say which engine is faster on this device for the nodes in the message.
+    """Say which engine is fastest on this device for the nodes in the message.
 
-    In: config nodes. Out: config engine, and gain: how many times as fast stacked gradients are, 0
-    where that was not measured. It is not on a CPU: stacked ones are slower there, and the bits of
-    sequential ones are the same on any number of hosts.
+    In: config nodes. Out: config engine, and gain: how many times as fast as sequential it is, 0
+    where that was not measured. It is not on a CPU: the others are slower there.
     """
     config = resolve(dict(context.run_config))
     order: Any = message.content["config"]
     nodes: list[int] = list(order["nodes"])
-    bench, gain = bench_of(config), 0.0
+    bench, best, gain = bench_of(config), SEQUENTIAL, 0.0
     if bench.device != "cpu":
         torch.set_num_threads(config.client_threads)
         own_data = str(context.node_config.get("data-path", ""))
         copies = [Node(i, bench.model.weights.clone()) for i in nodes]
-        seconds = race(engines_of(config, nodes, own_data), copies)
-        gain = seconds[SEQUENTIAL] / seconds[STACKED]
-    answer = {"engine": STACKED if gain > 1 else SEQUENTIAL, "gain": gain}
+        engines = {name: engine_of(name, config, nodes, own_data) for name in ENGINES}
+        seconds = race(engines, copies)
+        best = min(seconds, key=lambda name: seconds[name])
+        gain = seconds[SEQUENTIAL] / seconds[best]
+    answer = {"engine": best, "gain": gain}
     return Message(RecordDict({"config": ConfigRecord(answer)}), reply_to=message)

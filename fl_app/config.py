@@ -161,7 +161,7 @@ class ConsensusConfig:
     carrier: Annotated[str, OneOf("auto", *CARRIERS)]
     diagnosis: Annotated[str, OneOf(*SWITCH)]
     encrypt: bool
-    engine: Annotated[str, OneOf("auto", "sequential", "stacked")]
+    engine: Annotated[str, OneOf("auto", "sequential", "stacked", "streams")]
     step_seconds: Annotated[float, Within(0, above=True)]
     speed_spread: Annotated[float, Within(0, 3)]
     delay_seconds: Annotated[float, Within(0)]

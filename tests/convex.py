@@ -11,6 +11,7 @@ import torch
 
 from strategies.consensus.algorithms import ALGORITHMS, Settings, make_algorithm
 from strategies.consensus.host import Host, Mail, Participant
+from strategies.consensus.row_host import RowHost
 from strategies.consensus.node import Node, Vectors
 from strategies.consensus.schedule import Conditions, Timetable, parse_outages
 from strategies.consensus.topology import Topology, build_topology
@@ -36,6 +37,10 @@ class Quadratics:
     def gradients(self, due: Sequence[tuple[Node, int]]) -> Iterator[torch.Tensor]:
         for node, _ in due:
             yield self.H[node.index] @ (node.weights - self.b[node.index])
+
+    def rows(self, due: Sequence[tuple[Node, int]]) -> torch.Tensor:
+        """The same as a matrix."""
+        return torch.stack(list(self.gradients(due)))
 
     def optimum(self, p: Mapping[int, float]) -> torch.Tensor:
         """Of sum_i p_i f_i over the nodes of `p`."""
@@ -99,6 +104,7 @@ class Simulation:
     weights: Mapping[int, float] = field(default_factory=dict)
     changes: Mapping[str, Any] = field(default_factory=dict)
     host_options: Mapping[str, Any] = field(default_factory=dict)
+    rows: bool = False
     window: int = 0
 
     def __post_init__(self) -> None:
@@ -131,9 +137,12 @@ class Simulation:
         return torch.zeros(self.problem.b.shape[1], dtype=torch.float64)
 
     def host(self, number: int) -> Host:
-        return Host(
+        kind, gradients = (
+            (RowHost, self.problem.rows) if self.rows else (Host, self.problem.gradients)
+        )
+        return kind(
             self.parts[number],
-            self.problem.gradients,
+            gradients,
             initial=self.initial,
             exchange=self.exchanges[number],
             **self.host_options,
@@ -190,6 +199,7 @@ def disturbed(
     stress: str = "none",
     compression: str = "random-k",
     changes: Mapping[str, Any] | None = None,
+    rows: bool = False,
     **host_options: Any,
 ) -> Simulation:
     """Eight nodes with momentum under one of STRESSES."""
@@ -213,6 +223,7 @@ def disturbed(
         hosts=hosts,
         changes={"momentum": 0.5, "compression": compression, **(changes or {})},
         host_options={"silence": silence, **host_options},
+        rows=rows,
     )
 
 

@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from strategies.consensus.algorithms import ALGORITHMS
+from strategies.consensus.baselines import Gossip
 from strategies.consensus.descent import LocalSGD
 from strategies.consensus.host import MODEL, NEWCOMER, Host, Mail, Participant, Tally
 from strategies.consensus.node import Node, Vectors
+from strategies.consensus.row_host import RowHost
 from strategies.consensus.schedule import Conditions, Event, Kind
 from strategies.consensus.topology import build_topology
 from tests.convex import STRESSES, bits_of, disturbed, worst_error
@@ -45,27 +47,76 @@ def test_hosting_does_not_change_a_bit_on_a_sequence_of_graphs(algorithm: str) -
     assert bits_of(one) == bits_of(four)
 
 
+# ------------------------------------------------------------------------------------------- rows
+
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: (name, {}) for name in ALGORITHMS},
+    "ecl with forgetting": ("ecl", {"forget": 0.5}),
+    "ecl with anchors": ("ecl", {"hold": False, "kappa": 0.5}),
+    "ecl with rho": ("ecl", {"hold": False, "rho": 0.3}),
+    "gossip without momentum": ("gossip", {"momentum": 0.0}),
+    "ecl with weight decay": ("ecl", {"weight_decay": 0.1}),
+    "ecl with a clip": ("ecl", {"clip": 2.0}),
+}
+
+
 @pytest.mark.parametrize("stress", STRESSES)
-@pytest.mark.parametrize("hosts", [1, 4])
-def test_steps_that_are_due_together_may_be_done_together(hosts: int, stress: str) -> None:
-    for algorithm in ("ecl", "gradient-tracking"):
-        alone = disturbed(algorithm, stress=stress, hosts=hosts).run(3)
-        together = disturbed(algorithm, stress=stress, hosts=hosts, together=True).run(3)
-        assert bits_of(alone) == bits_of(together)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_nodes_as_rows_have_the_same_bits(variant: str, stress: str) -> None:
+    """All that they are, whatever happens to them and however they are spread."""
+    algorithm, changes = VARIANTS[variant]
+    options: dict[str, Any] = {"stress": stress, "changes": changes}
+    expected = bits_of(disturbed(algorithm, **options).run(3))
+    for hosts in (1, 3):
+        found = disturbed(algorithm, rows=True, hosts=hosts, **options).run(3)
+        assert bits_of(found) == expected
 
 
-def test_gradients_are_asked_for_together() -> None:
-    """All nodes of one speed are due at the same moments."""
-    found = disturbed("ecl")
+@pytest.mark.parametrize("algorithm", ["ecl", "d-psgd"])
+def test_rows_have_the_same_bits_on_a_sequence_of_graphs(algorithm: str) -> None:
+    options: dict[str, Any] = {"graph": "one-peer-exponential", "stress": "outages"}
+    one = disturbed(algorithm, **options).run(3)
+    assert bits_of(disturbed(algorithm, rows=True, **options).run(3)) == bits_of(one)
+
+
+def test_an_algorithm_of_somebody_else_works_on_rows() -> None:
+    """One that changes what a node does, and says nothing of many."""
+
+    @dataclass(frozen=True)
+    class Doubled(Gossip):
+        def receive(self, node: Node, j: int, seq: int, mail: Vectors) -> None:
+            node.weights.lerp_(mail["weights"], 0.25)
+
+        def direction(
+            self, weights: torch.Tensor, vectors: Vectors, gradient: torch.Tensor
+        ) -> torch.Tensor:
+            return super().direction(weights, vectors, gradient).mul_(2)
+
+    def found(rows: bool) -> Any:
+        run = disturbed("gossip", stress="mail", rows=rows)
+        for participant in run.participants:
+            old: Any = participant.algorithm
+            participant.algorithm = Doubled(old.topology, old.momentum, old.weight_decay)
+        return bits_of(run.run(2))
+
+    assert found(rows=True) == found(rows=False) != bits_of(disturbed("gossip", stress="mail").run(2))
+
+
+def test_nodes_of_all_speeds_step_together() -> None:
+    """In as many calls as the fastest has steps, and not in one for each step of each node."""
+    found = disturbed("ecl", stress="mail", rows=True)
     sizes = []
 
-    def gradients(due: Sequence[tuple[Node, int]]) -> Any:
+    def gradients(due: Sequence[tuple[Node, int]]) -> torch.Tensor:
         sizes.append(len(due))
-        return found.problem.gradients(due)
+        return found.problem.rows(due)
 
-    host = Host(found.participants, gradients, initial=found.initial, together=True)
+    host = RowHost(found.participants, gradients, initial=found.initial)
     assert host.run(*found.timelines(0))
-    assert sizes == [8] * 16
+    steps = [p.tally.steps for p in found.participants]
+    assert len(set(steps)) > 1
+    assert sum(sizes) == sum(steps)
+    assert len(sizes) <= 1.5 * max(steps)
 
 
 @pytest.mark.parametrize("stress", ["none", "outages"])
@@ -301,10 +352,10 @@ def test_mail_that_was_overtaken_is_dropped() -> None:
 def test_the_same_mail_is_used_once() -> None:
     [_, participant] = Pair().participants
     mail = Mail(0, 1, 5, {"weights": torch.zeros(2)}, 1.0)
-    assert participant.use(mail, 2.0)
-    assert not participant.use(mail, 3.0)
-    assert participant.use(mail._replace(seq=6), 4.0)
-    assert not participant.use(mail, 5.0)
+    assert participant.accept(mail, 2.0)
+    assert not participant.accept(mail, 3.0)
+    assert participant.accept(mail._replace(seq=6), 4.0)
+    assert not participant.accept(mail, 5.0)
     assert participant.tally == Tally(used=2, age=4.0, duplicates=2)
     assert participant.heard == {0: 4.0}
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from client_apps import stacked
+from client_apps import row_gradients
 from client_apps.bench import bench_of, shard_of
 from client_apps.gradients import Gradients, Minibatches
-from client_apps.stacked import StackedGradients
+from client_apps.row_gradients import PASSES, RowGradients
 from fl_app.config import resolve
 from fl_app.data import ImageSet, Preparation, normalise
 from fl_app.models import FlatModel, build_model
@@ -176,8 +176,8 @@ def test_minibatches_of_several_nodes_are_those_of_each(augmented: bool) -> None
     assert torch.equal(labels, torch.cat([each for _, each in alone]))
 
 
-@pytest.mark.parametrize("together", [False, True])
-def test_the_rest_of_an_epoch_is_a_minibatch(together: bool) -> None:
+@pytest.mark.parametrize("way", ["sequential", *PASSES])
+def test_the_rest_of_an_epoch_is_a_minibatch(way: str) -> None:
     """30 images in minibatches of 8: three, one of six, and then the next epoch."""
     model = model_of()
     one_by_one = gradients_of(model, {0: 8, 1: 8}, augmented=True, rest=True)
@@ -190,7 +190,7 @@ def test_the_rest_of_an_epoch_is_a_minibatch(together: bool) -> None:
     drawn = one_by_one.prepare.draw(rng(4, "augment", 1, 0), 30)[:, 24:]
     pixels = torch.from_numpy(images(30, seed=1).images[order])
     assert torch.equal(inputs, one_by_one.prepare(pixels, torch.from_numpy(drawn)))
-    engine = StackedGradients(one_by_one, model) if together else one_by_one
+    engine = one_by_one if way == "sequential" else RowGradients(one_by_one, PASSES[way])
     found = [gradient.clone() for gradient in engine(due)]
     for (node, _), gradient in zip(due, found, strict=True):
         inputs, labels = one_by_one.minibatches([(node.index, 3)])
@@ -201,8 +201,8 @@ def test_the_rest_of_an_epoch_is_a_minibatch(together: bool) -> None:
 
 
 @pytest.mark.parametrize("name", ["cnn6", "lenet", "lenet-tracking", "resnet20"])
-@pytest.mark.parametrize("together", [False, True])
-def test_no_engine_looks_at_what_it_computes(name: str, together: bool) -> None:
+@pytest.mark.parametrize("way", ["sequential", *PASSES])
+def test_no_engine_looks_at_what_it_computes(name: str, way: str) -> None:
     """On PyTorch's "meta" device, which has no values, to read one is an error, and so are tensors
     of two devices in one operation: on a GPU the first would make every step wait for it."""
     module = build_model(
@@ -211,37 +211,64 @@ def test_no_engine_looks_at_what_it_computes(name: str, together: bool) -> None:
     model = FlatModel(module, "meta")
     engine = gradients_of(model, dict.fromkeys(range(3), 8), augmented=True)
     due = [(Node(i, model.weights.clone()), 0) for i in range(3)]
-    found = list(StackedGradients(engine, model)(due) if together else engine(due))
+    found = list(engine(due) if way == "sequential" else RowGradients(engine, PASSES[way])(due))
     assert [(g.device.type, g.shape) for g in found] == 3 * [("meta", model.weights.shape)]
 
 
 # ------------------------------------------------------------------------------------ side by side
 
 
+@pytest.mark.parametrize("way", PASSES)
 @pytest.mark.parametrize("augmented", [False, True])
-def test_side_by_side_equals_one_by_one(augmented: bool) -> None:
+def test_side_by_side_equals_one_by_one(augmented: bool, way: str) -> None:
     """To the rounding of float32, and also where minibatches are of different sizes."""
     model = model_of()
-    nodes = nodes_of(model, 4)
-    one_by_one = gradients_of(model, {0: 8, 1: 8, 2: 5, 3: 8}, augmented)
+    nodes = nodes_of(model, 5)
+    one_by_one = gradients_of(model, {0: 8, 1: 5, 2: 8, 3: 8, 4: 5}, augmented)
     due = [(node, 3 + node.index) for node in nodes]
     expected = [gradient.clone() for gradient in one_by_one(due)]
-    side_by_side = StackedGradients(one_by_one, model)
-    found = list(side_by_side(due))
+    side_by_side = RowGradients(one_by_one, PASSES[way])
+    found = side_by_side(due).clone()
     for a, b in zip(found, expected, strict=True):
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-6)
-    assert all(torch.equal(a, b) for a, b in zip(found, side_by_side(due), strict=True))
+    assert torch.equal(found, side_by_side(due))
 
 
-def test_more_models_than_fit_into_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8])
+def test_on_streams_a_node_has_the_bits_that_it_has_alone(count: int) -> None:
+    """However many step together, and whatever stood in the rows before."""
+    model = model_of()
+    nodes = nodes_of(model, 8)
+    one_by_one = gradients_of(model, dict.fromkeys(range(8), 8), augmented=True)
+    engine = RowGradients(one_by_one, PASSES["streams"])
+    engine([(node, 7) for node in nodes])
+    due = [(node, 2) for node in nodes[:count]]
+    found = engine(due).clone()
+    for pair, gradient in zip(due, found, strict=True):
+        assert torch.equal(engine([pair])[0], gradient)
+
+
+@pytest.mark.parametrize("way", PASSES)
+def test_more_models_than_fit_into_one_program(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of()
     one_by_one = gradients_of(model, dict.fromkeys(range(5), 8))
     due = [(node, 0) for node in nodes_of(model, 5)]
-    expected = list(StackedGradients(one_by_one, model)(due))
-    monkeypatch.setattr(stacked, "_MOST", 2)
-    found = list(StackedGradients(one_by_one, model)(due))
-    for a, b in zip(found, expected, strict=True):
-        assert torch.allclose(a, b, rtol=1e-4, atol=1e-6)
+    expected = RowGradients(one_by_one, PASSES[way])(due).clone()
+    monkeypatch.setattr(row_gradients, "MOST", 2)
+    found = RowGradients(one_by_one, PASSES[way])(due)
+    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("way", PASSES)
+def test_less_precise_arithmetic_is_near_and_not_equal(way: str) -> None:
+    model = model_of()
+    one_by_one = gradients_of(model, dict.fromkeys(range(3), 8))
+    due = [(node, 0) for node in nodes_of(model, 3)]
+    expected = RowGradients(one_by_one, PASSES[way])(due).clone()
+    found = RowGradients(one_by_one, PASSES[way], torch.bfloat16)(due)
+    assert found.dtype == torch.float32
+    error = (found - expected).norm() / expected.norm()
+    assert 1e-4 < error < 0.1
 
 
 class Operations(TorchDispatchMode):
@@ -262,7 +289,7 @@ def test_side_by_side_there_are_fewer_operations_to_start() -> None:
     one_by_one = gradients_of(model, dict.fromkeys(range(8), 8), augmented=True)
     due = [(node, 0) for node in nodes_of(model, 8)]
     counts = []
-    for engine in (one_by_one, StackedGradients(one_by_one, model)):
+    for engine in (one_by_one, RowGradients(one_by_one, PASSES["stacked"])):
         with Operations() as operations:
             assert len(list(engine(due))) == 8
         counts.append(operations.count)
@@ -273,7 +300,7 @@ def test_side_by_side_there_are_fewer_operations_to_start() -> None:
 def test_models_with_buffers_cannot_be_stacked() -> None:
     model = model_of("batch")
     with pytest.raises(ValueError, match="models with buffers, such as BatchNorm's"):
-        StackedGradients(gradients_of(model, {0: 8}), model)
+        RowGradients(gradients_of(model, {0: 8}), PASSES["streams"])
 
 
 # ---------------------------------------------------------------------------------- a host's bench

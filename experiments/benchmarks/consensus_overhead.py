@@ -23,8 +23,8 @@ arithmetic: what the algorithm itself takes of a step, in one process without Fl
 null: the cost without gradients. host: in one process, vectors of the model's size. flwr: a run
     of a model that is next to nothing, less the bare loop of the same: all of it, and the part of
     the hosts' windows. Per exchange of a node: a mail sent, one received, the steps in between.
-engines: the gradients of the eight nodes, one after the other and stacked (vmap), on a core, or on
-    the GPU if there is one: gain is how many times as fast stacked is.
+engines: the gradients of the eight nodes by each engine, on a core, or on the GPU if there is one:
+    gain is how many times as fast as one node after the other the fastest of the others is.
 scale: a ring of a thousand nodes beside one of eight, one host, a smaller model: ratio is that of
     what a local step of a node takes in the hosts' windows of a `flwr run`. A node keeps so many
     vectors of the model's size, and adds so many to the process: without Flower and gradients, and

@@ -58,9 +58,16 @@ class FlatModel:
             buffer.data = view
 
     def unflatten(self, weights: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return the parameters by name, as views into `weights` (p,)."""
+        """Return the parameters by name, as views into `weights` (p,); of several models, (n, p),
+        each parameter with n in front of its shape."""
         parameters = dict(self.module.named_parameters())
         return dict(zip(parameters, _views(weights, parameters.values()), strict=True))
+
+    def unflatten_buffers(self, buffers: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the floating-point buffers by name, as views into `buffers` (q,)."""
+        found = dict(self.module.named_buffers())
+        found = {name: buffer for name, buffer in found.items() if buffer.is_floating_point()}
+        return dict(zip(found, _views(buffers, found.values()), strict=True))
 
     def load(self, weights: np.ndarray | torch.Tensor, buffers: np.ndarray | torch.Tensor) -> None:
         """Copy both vectors into the model, in place.
@@ -110,6 +117,7 @@ def _flatten(tensors: Iterable[torch.Tensor], device: str | torch.device) -> tor
 def _views(vector: torch.Tensor, like: Iterable[torch.Tensor]) -> list[torch.Tensor]:
     views, start = [], 0
     for tensor in like:
-        views.append(vector[start : start + tensor.numel()].view(tensor.shape))
+        part = vector[..., start : start + tensor.numel()]
+        views.append(part.view(*vector.shape[:-1], *tensor.shape))
         start += tensor.numel()
     return views

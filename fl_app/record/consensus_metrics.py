@@ -85,7 +85,7 @@ def measure(events: Sequence[Event], targets: Sequence[float] = TARGETS) -> dict
     """Return the part of summary.json that follows from the events; null where nothing was seen.
 
     - hosts, carrier: what worked the nodes, and how mail went between hosts
-    - engine of the gradients; stacked_gain, how many times as fast stacked ones were, if measured
+    - engine of the gradients; engine_gain, how many times as fast as sequential it was, if measured
     - rounds: the last completed window; end_seconds on the run's clock; wall_seconds
     - final {node_mean, node_min, node_max, node_honest, average, reference {name}}: the last
       evaluation of each, null if it was of what had diverged; the average is the averaged model's,
@@ -98,7 +98,7 @@ def measure(events: Sequence[Event], targets: Sequence[float] = TARGETS) -> dict
     """
     hosts, last, nodes = (latest(events, kind) for kind in ("hosts", "round", "nodes"))
     return {
-        **{name: hosts.get(name) for name in ("hosts", "carrier", "engine", "stacked_gain")},
+        **{name: hosts.get(name) for name in ("hosts", "carrier", "engine", "engine_gain")},
         **span(events),
         "final": {
             **{f"node_{which}": value for which, value in node_spread(nodes).items()},

@@ -75,8 +75,8 @@ def _results(m: Measured) -> Pairs:
 
 
 def _engine(m: Measured) -> str:
-    gain = m["stacked_gain"]
-    measured = f"; measured: stacked {number(gain, 2)} times as fast" if gain else ""
+    gain = m["engine_gain"]
+    measured = f"; measured: {number(gain, 2)} times as fast as sequential" if gain else ""
     return f"{m['engine'] or '-'}{measured}"
 
 

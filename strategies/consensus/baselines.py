@@ -4,6 +4,7 @@ W is the symmetric mixing matrix of the topology's round. Where nothing has come
 its weight falls to the node's own vector, so the rows of W still sum to 1.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from strategies.consensus.compression import kept, random_coordinates, require_coordinates
 from strategies.consensus.descent import LocalSGD
 from strategies.consensus.node import Node, Vectors
+from strategies.consensus.rows import Chosen, Link, Rows, changing, column
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,15 @@ class Gossip(LocalSGD):
     def receive(self, node: Node, j: int, seq: int, mail: Vectors) -> None:
         node.weights.lerp_(mail["weights"], 0.5)
 
+    def message_many(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Vectors:
+        return {"weights": rows.weights[rows.at(ends).nodes].clone()}
+
+    def receive_many(
+        self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int], mails: Sequence[Vectors]
+    ) -> None:
+        with changing(rows.weights, rows.at(ends).nodes) as weights:
+            weights.lerp_(torch.stack([mail["weights"] for mail in mails]), 0.5)
+
     def lengths(
         self, parameters: int, sender: int, receiver: int, seq: int
     ) -> dict[str, tuple[int, torch.dtype]]:
@@ -33,12 +44,13 @@ class Gossip(LocalSGD):
 class DPSGD(LocalSGD):
     """D-PSGD (Lian et al. 2017) with local steps: at a round's end w_i <- sum_j W_ij w_j."""
 
-    def mixed(self, node: Node) -> Vectors:
-        """What neighbours average: the names in a mail, and the node's own vectors."""
-        return {"weights": node.weights}
+    def mixed(self, weights: torch.Tensor, vectors: Vectors) -> Vectors:
+        """What neighbours average: the names in a mail, and the own vectors."""
+        return {"weights": weights}
 
     def message(self, node: Node, j: int, seq: int) -> Vectors:
-        return {name: vector.clone() for name, vector in self.mixed(node).items()}
+        mixed = self.mixed(node.weights, node.vectors)
+        return {name: vector.clone() for name, vector in mixed.items()}
 
     def receive(self, node: Node, j: int, seq: int, mail: Vectors) -> None:
         node.links[j].update(mail)
@@ -46,12 +58,36 @@ class DPSGD(LocalSGD):
     def mix(self, node: Node, round_: int) -> None:
         come = {j: link for j, link in node.links.items() if link}
         weights = {j: self.topology.weight(round_, node.index, j) for j in come}
-        for name, own in self.mixed(node).items():
+        for name, own in self.mixed(node.weights, node.vectors).items():
             own.mul_(1 - sum(weights.values()))
             for j, link in come.items():
                 own.add_(link[name], alpha=weights[j])
         for link in come.values():
             link.clear()
+
+    def message_many(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Vectors:
+        index = rows.at(ends).nodes
+        mixed = self.mixed(rows.weights, rows.vectors)
+        return {name: matrix[index].clone() for name, matrix in mixed.items()}
+
+    def mix_many(self, rows: Rows, chosen: Chosen, round_: int) -> None:
+        nodes = [rows.nodes[place] for place in chosen.places]
+        come = [[(j, link) for j, link in node.links.items() if link] for node in nodes]
+        shares = [
+            [self.topology.weight(round_, node.index, j) for j, _ in links]
+            for node, links in zip(nodes, come, strict=True)
+        ]
+        for name, matrix in self.mixed(rows.weights, rows.vectors).items():
+            with changing(matrix, chosen.index) as own:
+                own.mul_(column([1 - sum(each) for each in shares], own))
+                for k in range(max(map(len, come), default=0)):
+                    who = [i for i, links in enumerate(come) if k < len(links)]
+                    with changing(own, rows.index(who)) as some:
+                        heard = torch.stack([come[i][k][1][name] for i in who])
+                        some.addcmul_(heard, column([shares[i][k] for i in who], own))
+        for links in come:
+            for _, link in links:
+                link.clear()
 
     def lengths(
         self, parameters: int, sender: int, receiver: int, seq: int
@@ -77,15 +113,23 @@ class MomentumTracking(DPSGD):
         # Without momentum too, M is kept: it is then the last gradient.
         node.vectors = {name: torch.zeros_like(node.weights) for name in ("momentum", "tracker")}
 
-    def mixed(self, node: Node) -> Vectors:
-        return {"weights": node.weights, "tracker": node.vectors["tracker"]}
+    @property
+    def row_vectors(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("momentum", "tracker")
 
-    def direction(self, node: Node, gradient: torch.Tensor) -> torch.Tensor:
+    def mixed(self, weights: torch.Tensor, vectors: Vectors) -> Vectors:
+        return {"weights": weights, "tracker": vectors["tracker"]}
+
+    def direction(
+        self, weights: torch.Tensor, vectors: Vectors, gradient: torch.Tensor
+    ) -> torch.Tensor:
         if self.weight_decay:
-            gradient.add_(node.weights, alpha=self.weight_decay)
-        momentum, tracker = node.vectors["momentum"], node.vectors["tracker"]
+            gradient.add_(weights, alpha=self.weight_decay)
+        momentum, tracker = vectors["momentum"], vectors["tracker"]
         tracker.sub_(momentum)
         return tracker.add_(momentum.lerp_(gradient, 1 - self.momentum))
+
+    step_many = LocalSGD.step_many  # with this direction
 
     def lengths(
         self, parameters: int, sender: int, receiver: int, seq: int

@@ -1,15 +1,27 @@
 """Local SGD: what every decentralised algorithm here does between two exchanges."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from strategies.consensus.node import Node, Vectors
+from strategies.consensus.node import Node, OneByOne, Vectors
+from strategies.consensus.rows import Chosen, Rows, changing
 from strategies.consensus.topology import Topology
+
+# What is done for many nodes at once, and the methods for one node that it stands for.
+_AT_ONCE = {
+    "step_many": ("step", "direction"),
+    "message_many": ("message",),
+    "receive_many": ("receive",),
+    "mix_many": ("mix",),
+}
 
 
 @dataclass(frozen=True)
-class LocalSGD:
+class LocalSGD(OneByOne):
     """Local SGD and no exchange at all, and the part that all algorithms have in common.
 
         M <- beta M + (1 - beta) (g + lambda w)        w <- w - eta M
@@ -25,6 +37,18 @@ class LocalSGD:
     momentum: float
     weight_decay: float
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """An algorithm that changes what a node does does it one by one, if it does not say how
+        that is done at once."""
+        super().__init_subclass__(**options)
+        for many, one in _AT_ONCE.items():
+            if many not in vars(cls) and any(name in vars(cls) for name in one):
+                setattr(cls, many, getattr(OneByOne, many))
+
+    @property
+    def row_vectors(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("momentum",) if self.momentum else ()
+
     def start(self, node: Node) -> None:
         node.vectors = {"momentum": torch.zeros_like(node.weights)} if self.momentum else {}
         node.links = {}
@@ -37,16 +61,39 @@ class LocalSGD:
     def disconnect(self, node: Node, j: int) -> None:
         del node.links[j]
 
-    def direction(self, node: Node, gradient: torch.Tensor) -> torch.Tensor:
-        """M, (p,): what to descend along; `gradient` is overwritten."""
+    def direction(
+        self, weights: torch.Tensor, vectors: Vectors, gradient: torch.Tensor
+    ) -> torch.Tensor:
+        """M: what to descend along; `gradient` is overwritten. Vectors (p,) of a node, or matrices
+        (k, p) of several."""
         if self.weight_decay:
-            gradient.add_(node.weights, alpha=self.weight_decay)
+            gradient.add_(weights, alpha=self.weight_decay)
         if not self.momentum:
             return gradient
-        return node.vectors["momentum"].lerp_(gradient, 1 - self.momentum)
+        return vectors["momentum"].lerp_(gradient, 1 - self.momentum)
 
     def step(self, node: Node, gradient: torch.Tensor, rate: float) -> None:
-        node.weights.add_(self.direction(node, gradient), alpha=-rate)
+        node.weights.add_(self.direction(node.weights, node.vectors, gradient), alpha=-rate)
+
+    def step_many(
+        self, rows: Rows, chosen: Chosen, gradients: torch.Tensor, rate: float
+    ) -> None:
+        with self.descent(rows, chosen, gradients, rate):
+            pass
+
+    @contextmanager
+    def descent(
+        self, rows: Rows, chosen: Chosen, gradients: torch.Tensor, rate: float
+    ) -> Iterator[torch.Tensor]:
+        """The weights (k, p) of the chosen nodes after their steps, to be changed further."""
+        with ExitStack() as stack:
+            weights = stack.enter_context(changing(rows.weights, chosen.index))
+            vectors = {
+                name: stack.enter_context(changing(rows.vectors[name], chosen.index))
+                for name in self.row_vectors
+            }
+            weights.add_(self.direction(weights, vectors, gradients), alpha=-rate)
+            yield weights
 
     def message(self, node: Node, j: int, seq: int) -> Vectors:
         return {}

@@ -14,7 +14,7 @@ variate, learnt without sending any gradient. The limit minimises sum_i p_i f_i 
 schedule, delay or loss, if and only if alpha_ij = alpha_ji.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +26,7 @@ from strategies.consensus.compression import (
 )
 from strategies.consensus.descent import LocalSGD
 from strategies.consensus.node import Node, Vectors
+from strategies.consensus.rows import Chosen, Link, Rows, changing, column
 from strategies.consensus.topology import Edge, Topology, edge_between
 
 # Of the coordinates that top-k sends, one in so many is sent because it is its turn.
@@ -127,6 +128,66 @@ class ECL(LocalSGD):
         link["anchor"].lerp_(reflection, self.theta)
         if self.rho:
             link["heard"].copy_(mail["weights"])
+
+    @property
+    def row_links(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("anchor", "heard") if self.rho else ("anchor",)
+
+    def step_many(
+        self, rows: Rows, chosen: Chosen, gradients: torch.Tensor, rate: float
+    ) -> None:
+        with self.descent(rows, chosen, gradients, rate) as weights:
+            for slot, shares in zip(chosen.slots, self._shares(chosen, weights, rate), strict=True):
+                with changing(weights, slot.nodes) as some:
+                    for name, share in shares.items():
+                        some.lerp_(rows.links[name][slot.links], share)
+
+    def _shares(
+        self, chosen: Chosen, weights: torch.Tensor, rate: float
+    ) -> list[dict[str, torch.Tensor]]:
+        """How far each link of a slot takes the chosen nodes, by the name of its vectors."""
+        totals: dict[int, float] = {}
+        for slot in chosen.slots:
+            if rate in slot.constants:
+                continue
+            anchors, heard = [], []
+            for i, j in slot.ends:
+                pull, total = self.penalty.pull(i, j, rate), totals.get(i, 1.0)
+                total += pull
+                anchors.append(pull / total)
+                if self.rho:
+                    total += rate * self.rho
+                    heard.append(rate * self.rho / total)
+                totals[i] = total
+            slot.constants[rate] = {"anchor": column(anchors, weights)}
+            if self.rho:
+                slot.constants[rate]["heard"] = column(heard, weights)
+        return [slot.constants[rate] for slot in chosen.slots]
+
+    def message_many(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Vectors:
+        at = rows.at(ends)
+        weights = rows.weights[at.nodes]
+        mail = {"reflection": _reflection(weights, rows.links["anchor"][at.links])}
+        if self.rho:
+            mail["weights"] = weights.clone()
+        return mail
+
+    def receive_many(
+        self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int], mails: Sequence[Vectors]
+    ) -> None:
+        at = rows.at(ends)
+        reflection = torch.stack([mail["reflection"] for mail in mails])
+        with (
+            changing(rows.weights, at.nodes) as weights,
+            changing(rows.links["anchor"], at.links) as anchor,
+        ):
+            if self.kappa:
+                jump = column([self._jump(rows.node(end), end.peer) for end in ends], weights)
+                weights.addcmul_(reflection, jump).addcmul_(anchor, -jump)
+            anchor.lerp_(reflection, self.theta)
+        if self.rho:
+            with changing(rows.links["heard"], at.links) as heard:
+                torch.stack([mail["weights"] for mail in mails], out=heard)
 
     def _jump(self, node: Node, j: int) -> float:
         """By how much of m_ji - s_ij the model moves on receipt."""

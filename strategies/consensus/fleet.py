@@ -151,7 +151,7 @@ class Fleet:
 
     def _choose_engine(self) -> dict[str, Any]:
         """How all hosts compute gradients: as configured, and if that is "auto" with the engine
-        that is faster for the one with most nodes, which measures both; then with what it found."""
+        that is fastest for the one with most nodes, which measures all; then with what it found."""
         if (chosen := self._config.consensus.engine) != "auto":
             return {"engine": chosen}
         seat = max(self._seats, key=lambda seat: len(seat.nodes))
@@ -159,7 +159,7 @@ class Fleet:
         if len(seat.nodes) == 1 or not self._config.virtual:
             return {"engine": "sequential"}
         [answer] = self._ask([seat.host], "query.engine", [{"nodes": seat.nodes}])
-        return {"engine": str(answer["engine"]), "stacked_gain": float(answer["gain"]) or None}
+        return {"engine": str(answer["engine"]), "engine_gain": float(answer["gain"]) or None}
 
     def _ask(
         self, hosts: Sequence[Host], kind: str, orders: Sequence[dict[str, Any]]

@@ -22,13 +22,16 @@ forgotten as the model goes elsewhere, which takes long steps; as they shrink (`
 is kept, and the limit is exact. phi = 0 is exact with any step.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from strategies.consensus.descent import LocalSGD
 from strategies.consensus.ecl import Penalty
 from strategies.consensus.node import Node, Vectors
+from strategies.consensus.rows import Chosen, Link, Rows, changing, column
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class HeldECL(LocalSGD):
     theta: float
     kappa: float
     forget: float
+
+    row_links: ClassVar[tuple[str, ...]] = ("offset", "kept")
 
     def connect(self, node: Node, j: int) -> None:
         # a_ij is kept * offset: forgetting takes one number instead of a vector in every step.
@@ -67,6 +72,43 @@ class HeldECL(LocalSGD):
         link["offset"].mul_(kept).add_(change, alpha=self.theta)
         link["kept"].fill_(1.0)
         node.weights.add_(change, alpha=self.kappa / 2)
+
+    def step_many(
+        self, rows: Rows, chosen: Chosen, gradients: torch.Tensor, rate: float
+    ) -> None:
+        forgetting = max(0.0, 1 - self.forget * rate)
+        with self.descent(rows, chosen, gradients, rate) as weights:
+            for slot in chosen.slots:
+                if rate not in slot.constants:
+                    pulls = [[self.penalty.pull(i, j, rate)] for i, j in slot.ends]
+                    slot.constants[rate] = torch.tensor(pulls, dtype=torch.float64)
+                with changing(rows.links["kept"], slot.host_links) as kept:
+                    factors = column(slot.constants[rate] * kept, weights)
+                    kept.mul_(forgetting)
+                with changing(weights, slot.nodes) as some:
+                    some.addcmul_(rows.links["offset"][slot.links], factors)
+
+    def message_many(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Vectors:
+        at = rows.at(ends)
+        weights = rows.weights[at.nodes]
+        kept = column(rows.links["kept"][at.host_links], weights)
+        return {"reflection": torch.addcmul(weights, rows.links["offset"][at.links], -kept)}
+
+    def receive_many(
+        self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int], mails: Sequence[Vectors]
+    ) -> None:
+        at = rows.at(ends)
+        change = torch.stack([mail["reflection"] for mail in mails])
+        with (
+            changing(rows.weights, at.nodes) as weights,
+            changing(rows.links["offset"], at.links) as offset,
+            changing(rows.links["kept"], at.host_links) as numbers,
+        ):
+            kept = column(numbers, weights)
+            change.sub_(weights).addcmul_(offset, -kept)
+            offset.mul_(kept).add_(change, alpha=self.theta)
+            numbers.fill_(1.0)
+            weights.add_(change, alpha=self.kappa / 2)
 
     def rescale(self, node: Node, old_rate: float, new_rate: float) -> None:
         """Keep alpha_ij a_ij, what has been learnt, as alpha_ij changes with eta."""

@@ -105,8 +105,8 @@ class Participant:
             self.algorithm.rescale(self.node, self.rate, rate)
         self.rate = rate
 
-    def use(self, mail: Mail, t: float) -> bool:
-        """Let the algorithm have `mail`; whether it was newer than what it has had already."""
+    def accept(self, mail: Mail, t: float) -> bool:
+        """Take note of `mail`; whether it is newer than what has been used already."""
         j = mail.sender
         if mail.seq <= self.received.get(j, -1):
             self.tally.duplicates += 1
@@ -116,10 +116,13 @@ class Participant:
         self.received[j], self.heard[j] = mail.seq, t
         self.tally.used += 1
         self.tally.age += max(0.0, t - mail.sent)  # devices' clocks are some milliseconds apart
+        return True
+
+    def use(self, mail: Mail) -> None:
+        """Let the algorithm have `mail`, which was accepted."""
         device = self.node.weights.device  # carriers know the CPU alone
         vectors = {name: vector.to(device) for name, vector in mail.vectors.items()}
-        self.algorithm.receive(self.node, j, mail.seq, vectors)
-        return True
+        self.algorithm.receive(self.node, mail.sender, mail.seq, vectors)
 
     def message(self, j: int, seq: int) -> Vectors:
         """What goes to neighbour j now; a greeting that corrects nothing if there is no link."""
@@ -165,8 +168,6 @@ class Host:
     silence: seconds after which a silent neighbour is dropped.
     adopts: whether a node that has nothing takes over a neighbour's model. Not where neighbours may
     lie: there it begins as everybody did, and no one's word moves it by more than the clip lets it.
-    together: give the gradients of all nodes that are due at one moment in one call. All of them
-    must then be there, so nobody runs ahead of a node that waits for mail.
     """
 
     def __init__(
@@ -178,12 +179,11 @@ class Host:
         exchange: Exchange | None = None,
         silence: float = math.inf,
         adopts: bool = True,
-        together: bool = False,
         listener: Listener = _deaf,
     ) -> None:
         self._participants = {p.node.index: p for p in participants}
         self._gradients, self._initial = gradients, initial
-        self._exchange, self._silence, self._together = exchange, silence, together
+        self._exchange, self._silence = exchange, silence
         self._adopts = adopts
         self._tell = listener
         self._waiting: dict[tuple[int, int, int], int] = {}  # mail -> who cannot go on without it
@@ -213,34 +213,26 @@ class Host:
                 if self._waiting:  # and others, elsewhere, for them: they go on as soon as they can
                     self._collect(0.0)
                 self._go_on(timelines)
-                while self._together and self._waiting:
-                    if not self._collect(patience):
-                        return False
             if (self._waiting or self._missing(lacking)) and not self._collect(patience):
                 return False
+        self._finish(in_flight)
+        return True
+
+    def _finish(self, in_flight: Mapping[int, Iterable[tuple[int, int]]]) -> None:
+        """The timelines are over; only mail that is still under way is kept."""
         for index, participant in self._participants.items():
             participant.cursor = 0
             keep = set(in_flight.get(index, ()))
             participant.mail = {k: mail for k, mail in participant.mail.items() if k in keep}
-        return True
 
     def _missing(self, lacking: set[tuple[int, int, int]]) -> bool:
         return any((s, seq) not in self._participants[r].mail for s, r, seq in lacking)
 
     def _go_on(self, timelines: Mapping[int, Sequence[Event]]) -> None:
-        """The next event of the node that is due first, or the steps of all that are due then."""
-        t, kind, index = heapq.heappop(self._ready)
+        """The next event of the node that is due first."""
+        _, _, index = heapq.heappop(self._ready)
         participant = self._participants[index]
         event = timelines[index][participant.cursor]
-        if event.kind is Kind.STEP:
-            due = [(participant, event)]
-            while self._ready and self._ready[0][:2] == (t, kind):
-                other = self._participants[heapq.heappop(self._ready)[2]]
-                due.append((other, timelines[other.node.index][other.cursor]))
-            self._step(due)
-            for each, _ in due:
-                self._advance(each, timelines[each.node.index])
-            return
         if event.kind in (Kind.RECEIVE, Kind.ADOPT) and not self._has(participant, event):
             self._waiting[event.peer, index, event.seq] = index
             return
@@ -284,14 +276,12 @@ class Host:
 
     # -- what happens to a node ------------------------------------------------------------------
 
-    def _step(self, due: Sequence[tuple[Participant, Event]]) -> None:
-        for participant, event in due:
-            for j in participant.drop_silent(event.t, self._silence):
-                self._tell(event.t, "silent", participant.node.index, j, None)
-        gradients = self._gradients([(p.node, e.seq) for p, e in due])
-        for (participant, event), gradient in zip(due, gradients, strict=True):
-            self._apply(participant, gradient)
-            self._tell(event.t, "step", participant.node.index, None, None)
+    def _step(self, participant: Participant, event: Event) -> None:
+        for j in participant.drop_silent(event.t, self._silence):
+            self._tell(event.t, "silent", participant.node.index, j, None)
+        [gradient] = self._gradients([(participant.node, event.seq)])
+        self._apply(participant, gradient)
+        self._tell(event.t, "step", participant.node.index, None, None)
 
     def _apply(self, participant: Participant, gradient: torch.Tensor) -> None:
         if participant.weight != 1.0:
@@ -308,8 +298,12 @@ class Host:
         participant.tally.lost += 1
 
     def _write(self, participant: Participant, event: Event, what: str) -> Mail:
+        vectors = participant.message(event.peer, event.seq)
+        return self._written(participant, event, vectors, what)
+
+    def _written(self, participant: Participant, event: Event, vectors: Vectors, what: str) -> Mail:
         node, j = participant.node, event.peer
-        mail = Mail(node.index, j, event.seq, participant.message(j, event.seq), event.t)
+        mail = Mail(node.index, j, event.seq, vectors, event.t)
         participant.tally.messages += 1
         participant.tally.bytes += mail.size
         self._tell(event.t, what, node.index, j, None)
@@ -319,12 +313,17 @@ class Host:
         self._use(participant, participant.mail.pop((event.peer, event.seq)), event.t)
 
     def _use(self, participant: Participant, mail: Mail, t: float) -> None:
+        if self._accept(participant, mail, t):
+            participant.use(mail)
+
+    def _accept(self, participant: Participant, mail: Mail, t: float) -> bool:
         index, j = participant.node.index, mail.sender
         gone = j not in participant.node.links and j in participant.heard
-        used = participant.use(mail, t)
-        if used and gone:
+        accepted = participant.accept(mail, t)
+        if accepted and gone:
             self._tell(t, "returned", index, j, None)
-        self._tell(t, "receive" if used else "drop", index, j, mail.sent)
+        self._tell(t, "receive" if accepted else "drop", index, j, mail.sent)
+        return accepted
 
     def _duplicate(self, participant: Participant, event: Event) -> None:
         participant.tally.duplicates += 1
@@ -475,6 +474,7 @@ class Host:
 
 # Functions and not bound methods in each host, which would keep it alive in a cycle.
 _ACTIONS: dict[Kind, Callable[[Host, Participant, Event], None]] = {
+    Kind.STEP: Host._step,
     Kind.DOWN: Host._down,
     Kind.UP: Host._up,
     Kind.RESTART: Host._restart,

@@ -1,9 +1,13 @@
 """What a node is, and what an algorithm does to it. Pure: no schedule, no network, no files."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
+
+if TYPE_CHECKING:
+    from strategies.consensus.rows import Chosen, Link, Rows
 
 Vectors = dict[str, torch.Tensor]
 
@@ -62,9 +66,71 @@ class Algorithm(Protocol):
         """The vectors of a valid mail: name -> (length, dtype)."""
         ...
 
+    # The same for many nodes at once, to the bit, whose vectors are rows of matrices. `row_vectors`
+    # and `row_links` name those that have to be; the others stay where they are.
+    @property
+    def row_vectors(self) -> tuple[str, ...]: ...
+
+    @property
+    def row_links(self) -> tuple[str, ...]: ...
+
+    def step_many(
+        self, rows: "Rows", chosen: "Chosen", gradients: torch.Tensor, rate: float
+    ) -> None:
+        """One local step of all chosen nodes; gradients (k, p) may be overwritten."""
+
+    def message_many(self, rows: "Rows", ends: Sequence["Link"], seqs: Sequence[int]) -> Vectors:
+        """What goes from each end to its peer now, as matrices with a row for each."""
+        ...
+
+    def receive_many(
+        self, rows: "Rows", ends: Sequence["Link"], seqs: Sequence[int], mails: Sequence[Vectors]
+    ) -> None:
+        """Take in what has come to each end from its peer; no node is among them twice."""
+
+    def mix_many(self, rows: "Rows", chosen: "Chosen", round_: int) -> None:
+        """End synchronous round `round_` at all chosen nodes."""
+
+
+class OneByOne:
+    """Does for many nodes what an algorithm does for each; where that is done at once, the methods
+    of the algorithm itself stand in their place."""
+
+    row_vectors: tuple[str, ...] = ()
+    row_links: tuple[str, ...] = ()
+
+    def step_many(
+        self: Algorithm, rows: "Rows", chosen: "Chosen", gradients: torch.Tensor, rate: float
+    ) -> None:
+        for place, gradient in zip(chosen.places, gradients, strict=True):
+            self.step(rows.nodes[place], gradient, rate)
+
+    def message_many(
+        self: Algorithm, rows: "Rows", ends: Sequence["Link"], seqs: Sequence[int]
+    ) -> Vectors:
+        mails = [
+            self.message(rows.node(end), end.peer, seq)
+            for end, seq in zip(ends, seqs, strict=True)
+        ]
+        return {name: torch.stack([mail[name] for mail in mails]) for name in mails[0]}
+
+    def receive_many(
+        self: Algorithm,
+        rows: "Rows",
+        ends: Sequence["Link"],
+        seqs: Sequence[int],
+        mails: Sequence[Vectors],
+    ) -> None:
+        for end, seq, mail in zip(ends, seqs, mails, strict=True):
+            self.receive(rows.node(end), end.peer, seq, mail)
+
+    def mix_many(self: Algorithm, rows: "Rows", chosen: "Chosen", round_: int) -> None:
+        for place in chosen.places:
+            self.mix(rows.nodes[place], round_)
+
 
 @dataclass(frozen=True)
-class Around:
+class Around(OneByOne):
     """An algorithm as it is; subclasses change what they are about."""
 
     inner: Algorithm

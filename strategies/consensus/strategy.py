@@ -203,7 +203,7 @@ class Consensus(Strategy):
     def _recorded_engine(self) -> dict[str, Any]:
         """How a resumed run has computed gradients so far, and what it measured; {} at first."""
         told = latest(self._run.events(), "hosts")
-        return {key: told[key] for key in ("engine", "stacked_gain") if key in told}
+        return {key: told[key] for key in ("engine", "engine_gain") if key in told}
 
     def _lengths(self, mail: Mail) -> dict[str, tuple[int, torch.dtype]]:
         return expected_vectors(mail, self._algorithm, self._parameters)

@@ -1,0 +1,294 @@
+"""Gradients of many models in one call, as programs that a GPU replays.
+
+A small model keeps a GPU busy for microseconds and PyTorch for a millisecond: what is paid for is the
+starting of some hundred operations. So what k models need for one step - gather their minibatches,
+augment and normalise them, loss, gradient - is recorded once as a CUDA graph and then replayed; what
+differs from step to step lies in tensors that the graph reads. On a CPU, and on other devices, the
+same program runs without a graph.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch.func import functional_call, grad_and_value, vmap
+from torch.nn import functional
+
+from client_apps.gradients import Gradients
+from fl_app.data import Preparation
+from fl_app.models import FlatModel
+from strategies.consensus.node import Node, Vectors
+
+MOST = 64  # models in one program, so that its memory has a bound
+_STREAMS = 16
+_WARM_UP = 3  # runs before the recording: libraries choose their kernels in the first ones
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What k models compute with in one step, and where the results go.
+
+    weights, gradients (k, p); buffers (k, q), which change as BatchNorm's statistics do; inputs
+    (k, b, c, h, w); labels (k, b); losses (k,).
+    """
+
+    weights: torch.Tensor
+    buffers: torch.Tensor
+    inputs: torch.Tensor
+    labels: torch.Tensor
+    gradients: torch.Tensor
+    losses: torch.Tensor
+
+
+# Fills gradients and losses of a batch; the arithmetic in between is of the given type.
+Pass = Callable[[FlatModel, torch.dtype, Batch], None]
+
+
+def loss_of(
+    model: FlatModel, state: Vectors, inputs: torch.Tensor, labels: torch.Tensor
+) -> torch.Tensor:
+    """Mean cross entropy of the model with this state, its parameters and buffers by name."""
+    return functional.cross_entropy(functional_call(model.module, state, (inputs,)).float(), labels)
+
+
+def stacked(model: FlatModel, dtype: torch.dtype, batch: Batch) -> None:
+    """All models in one pass: their layers side by side (torch.func's vmap), convolutions as groups
+    of one convolution. ValueError for a model with buffers, which vmap cannot change."""
+    if len(model.buffers):
+        raise ValueError("models with buffers, such as BatchNorm's, cannot be stacked")
+    gradient = vmap(grad_and_value(partial(loss_of, model)))
+    weights = model.unflatten(batch.weights.to(dtype))
+    gradients, losses = gradient(weights, batch.inputs.to(dtype), batch.labels)
+    for name, place in model.unflatten(batch.gradients).items():
+        place.copy_(gradients[name])
+    batch.losses.copy_(losses)
+
+
+def on_streams(model: FlatModel, dtype: torch.dtype, batch: Batch) -> None:
+    """Each model by itself, at the same time on streams of the GPU: the operations are those of one
+    model after the other, in a graph with a branch for each stream."""
+    weights, inputs = batch.weights.to(dtype), batch.inputs.to(dtype)
+    found = torch.empty_like(weights)
+
+    def one(row: int) -> None:
+        views = model.unflatten(weights[row])
+        parameters = {name: view.detach().requires_grad_() for name, view in views.items()}
+        state = {**parameters, **model.unflatten_buffers(batch.buffers[row])}
+        loss = loss_of(model, state, inputs[row], batch.labels[row])
+        gradients = torch.autograd.grad(loss, list(parameters.values()))
+        torch.cat([gradient.flatten() for gradient in gradients], out=found[row])
+        batch.losses[row].copy_(loss.detach())
+
+    rows = range(len(weights))
+    if weights.device.type == "cuda":
+        here = torch.cuda.current_stream()
+        streams = _streams(weights.device)[: len(weights)]
+        for stream in streams:
+            stream.wait_stream(here)
+        for row in rows:
+            with torch.cuda.stream(streams[row % len(streams)]):
+                one(row)
+        for stream in streams:
+            here.wait_stream(stream)
+    else:
+        for row in rows:
+            one(row)
+    batch.gradients.copy_(found)
+
+
+_made: dict[torch.device, list[torch.cuda.Stream]] = {}
+
+
+def _streams(device: torch.device) -> list[torch.cuda.Stream]:
+    if device not in _made:
+        _made[device] = [torch.cuda.Stream(device) for _ in range(_STREAMS)]
+    return _made[device]
+
+
+PASSES: dict[str, Pass] = {"stacked": stacked, "streams": on_streams}
+
+
+class Programs:
+    """Gradients of k models of one shape at minibatches of data that are on the device.
+
+    images uint8 (n, c, h, w), labels int64 (n,): of everybody. prepare: to the model's inputs. way:
+    one of PASSES. dtype: of the arithmetic between float32 weights and float32 gradients.
+
+    "streams" starts the operations that one model after the other starts, and a model's do not
+    depend on how many there are; "stacked" sums in another order, and agrees to the rounding of
+    the arithmetic. Each is deterministic.
+    """
+
+    def __init__(
+        self,
+        model: FlatModel,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        prepare: Preparation,
+        way: Pass,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self._model, self._images, self._labels = model, images, labels
+        self._prepare, self._pass = prepare, partial(way, model, dtype)
+        self._programs: dict[tuple[int, int, int], _Program] = {}
+        self._pool = None
+
+    def __call__(
+        self,
+        weights: Sequence[torch.Tensor],
+        buffers: Sequence[torch.Tensor],
+        chosen: torch.Tensor,
+        moves: torch.Tensor,
+    ) -> Batch:
+        """weights (p,) and buffers (q,) of each of at most MOST models; chosen (k, b) images for
+        each, and what was drawn for them (m, k b), both on the CPU. What is returned is good until
+        the next call; its buffers are those after the step."""
+        count, size = chosen.shape
+        # A few programs serve any number: rows that nobody needs do some work for nothing.
+        key = (1 << (count - 1).bit_length(), size, len(moves))
+        if key not in self._programs:
+            self._programs[key] = program = _Program(*key, self._model, self._inputs)
+            program.record(self._pass, self._pool)
+            self._pool = program.pool
+        return self._programs[key].run(weights, buffers, chosen, moves)
+
+    def _inputs(
+        self, chosen: torch.Tensor, moves: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        inputs = self._prepare(self._images[chosen.flatten()], moves)
+        return inputs.unflatten(0, chosen.shape), self._labels[chosen]
+
+
+class _Program:
+    """What is done for so many rows with minibatches of one size: tensors that it reads and fills,
+    and on a GPU the graph."""
+
+    def __init__(
+        self,
+        rows: int,
+        size: int,
+        moves: int,
+        model: FlatModel,
+        inputs: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+    ) -> None:
+        weights, self._device = model.weights, model.weights.device
+        self._inputs = inputs
+        self._weights = weights.new_zeros(rows, len(weights))
+        self._buffers = weights.new_zeros(rows, len(model.buffers))
+        self._gradients = weights.new_zeros(rows, len(weights))
+        self._losses = weights.new_zeros(rows)
+        self._chosen = torch.zeros(rows, size, dtype=torch.int64, device=self._device)
+        self._moves = torch.zeros(moves, rows * size, dtype=torch.int64, device=self._device)
+        self.pool = None
+        self._replay: Callable[[], None] = lambda: None
+
+    def record(self, fill: Callable[[Batch], None], pool: object) -> None:
+        def compute() -> None:
+            inputs, labels = self._inputs(self._chosen, self._moves)
+            fill(self._batch(len(labels), inputs, labels))
+
+        if self._device.type != "cuda":
+            self._replay = compute
+            return
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(_WARM_UP):
+                compute()
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool):  # type: ignore[arg-type]
+            compute()
+        self.pool, self._replay = graph.pool(), graph.replay
+
+    def run(
+        self,
+        weights: Sequence[torch.Tensor],
+        buffers: Sequence[torch.Tensor],
+        chosen: torch.Tensor,
+        moves: torch.Tensor,
+    ) -> Batch:
+        count = len(chosen)
+        torch.stack(list(weights), out=self._weights[:count])
+        if self._buffers.shape[1]:
+            torch.stack(list(buffers), out=self._buffers[:count])
+        self._send(chosen, self._chosen[:count])
+        if len(moves):
+            self._send(moves, self._moves[:, : moves.shape[1]])
+        self._replay()
+        return self._batch(count, self._weights, self._chosen)
+
+    def _batch(self, count: int, inputs: torch.Tensor, labels: torch.Tensor) -> Batch:
+        state = (self._weights[:count], self._buffers[:count])
+        return Batch(*state, inputs, labels, self._gradients[:count], self._losses[:count])
+
+    def _send(self, source: torch.Tensor, target: torch.Tensor) -> None:
+        """To the device, for which nobody waits."""
+        on_gpu = self._device.type == "cuda"
+        target.copy_(source.pin_memory() if on_gpu else source, non_blocking=on_gpu)
+
+
+def everything(
+    parts: Iterable[tuple[int, torch.Tensor, torch.Tensor]],
+) -> tuple[torch.Tensor, torch.Tensor, dict[int, int]]:
+    """Images and labels of everybody, (whose, images, labels) one behind the other, and where those
+    of each begin."""
+    images, labels, begins, end = [], [], {}, 0
+    for whose, some, their in parts:
+        images.append(some)
+        labels.append(their)
+        begins[whose] = end
+        end += len(their)
+    return torch.cat(images), torch.cat(labels), begins
+
+
+class RowGradients:
+    """What `Gradients` computes, for all nodes that step together; see `Programs`.
+
+    one_by_one: whose minibatches they are. Raises ValueError for a model with buffers: a node's
+    statistics would be everybody's.
+    """
+
+    def __init__(
+        self, one_by_one: Gradients, way: Pass, dtype: torch.dtype = torch.float32
+    ) -> None:
+        model = one_by_one.model
+        if len(model.buffers):
+            raise ValueError(
+                "models with buffers, such as BatchNorm's, cannot be computed side by side"
+            )
+        model.module.train()
+        self._one_by_one, self._batches = one_by_one, one_by_one.batches
+        images, labels, self._begins = everything(
+            (node, each.images, each.labels) for node, each in self._batches.items()
+        )
+        self._programs = Programs(model, images, labels, one_by_one.prepare, way, dtype)
+        self._found = model.weights.new_empty(0, len(model.weights))
+
+    def __call__(self, due: Sequence[tuple[Node, int]]) -> torch.Tensor:
+        """Gradients (k, p), good until the next ones are asked for."""
+        if len(self._found) < len(due):
+            self._found = self._found.new_empty(len(due), self._found.shape[1])
+        found = self._found[: len(due)]
+        # Only minibatches of one size are of one program.
+        sizes: dict[int, list[int]] = defaultdict(list)
+        for place, (node, step) in enumerate(due):
+            sizes[self._one_by_one.size(node.index, step)].append(place)
+        for places in sizes.values():
+            for begin in range(0, len(places), MOST):
+                part = places[begin : begin + MOST]
+                gradients = self._compute([due[place] for place in part])
+                if part == list(range(part[0], part[0] + len(part))):
+                    found[part[0] : part[0] + len(part)] = gradients
+                else:
+                    for place, gradient in zip(part, gradients, strict=True):
+                        found[place] = gradient
+        return found
+
+    def _compute(self, due: Sequence[tuple[Node, int]]) -> torch.Tensor:
+        numbers = [(node.index, step) for node, step in due]
+        chosen = [self._begins[node] + self._batches[node].indices(s) for node, s in numbers]
+        moves = self._one_by_one.moves(numbers)
+        return self._programs([n.weights for n, _ in due], [], torch.stack(chosen), moves).gradients

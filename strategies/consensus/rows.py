@@ -1,0 +1,190 @@
+"""The state of many nodes as matrices: a row a node, a row a link.
+
+What an algorithm does to all rows at once it starts once, whether they are eight or a thousand: on a
+GPU that is a launch instead of one for each node, on a CPU a call of Python's. All arithmetic is
+elementwise, so a row has the same bits alone and among others.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+
+from strategies.consensus.node import Node, Vectors
+
+Index = slice | torch.Tensor
+
+
+class Link(NamedTuple):
+    """The end at `node` of its link to `peer`."""
+
+    node: int
+    peer: int
+
+
+@dataclass
+class Chosen:
+    """Some nodes: their places in `Rows.nodes`, and the same as an index of rows."""
+
+    places: tuple[int, ...]
+    index: Index
+    slots: "list[Slot]" = field(default_factory=list)
+
+
+@dataclass
+class Slot:
+    """At most one link of each chosen node: the first of everybody, the second of everybody, ...
+
+    nodes: rows among those that were chosen. links: rows of the matrices of links, and host_links
+    of those that are on the CPU. constants: what an algorithm has worked out for them and wants to
+    keep.
+    """
+
+    nodes: Index
+    links: Index
+    host_links: Index
+    ends: list[Link]
+    constants: dict[Any, Any] = field(default_factory=dict)
+
+
+class Ends(NamedTuple):
+    """Where some ends of links are: rows of the nodes, and of the links as in `Slot`."""
+
+    nodes: Index
+    links: Index
+    host_links: Index
+
+
+class Rows:
+    """Nodes whose vectors are rows of matrices from now on; the nodes themselves see views.
+
+    nodes: in the order of the rows. weights (n, p); vectors and links by name, (n, length) and
+    (m, length), for those names that were asked for. A link has its row whether or not it is there;
+    which ones are says `Node.links`, whose order is that in which a node sums over its links.
+    """
+
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        neighbours: Sequence[Sequence[int]],
+        vectors: Sequence[str] = (),
+        links: Sequence[str] = (),
+    ) -> None:
+        self.nodes = list(nodes)
+        self.weights = torch.stack([node.weights for node in nodes])
+        self.vectors: Vectors = {}
+        self.links: Vectors = {}
+        self._names = (tuple(vectors), tuple(links))
+        self._place = {node.index: place for place, node in enumerate(nodes)}
+        most = max((len(each) for each in neighbours), default=0)
+        # The first link of everybody, then the second: where all nodes have as many links, those of
+        # a slot lie in a row, and nothing has to be gathered.
+        ends = [
+            Link(node.index, peers[k])
+            for k in range(most)
+            for node, peers in zip(nodes, neighbours, strict=True)
+            if k < len(peers)
+        ]
+        self._row = {end: row for row, end in enumerate(ends)}
+        self._chosen: dict[tuple[int, ...], Chosen] = {}
+        self._indices: dict[tuple[int, ...], Index] = {}
+        for node, row in zip(nodes, self.weights, strict=True):
+            node.weights = row
+            self.refresh(node)
+
+    def refresh(self, node: Node) -> None:
+        """Take in what has become of a node that has been given other vectors or links."""
+        vectors, links = self._names
+        place = self._place[node.index]
+        for name in vectors:
+            if name in node.vectors:
+                _settle(self.vectors, name, place, node.vectors, len(self.nodes))
+        for peer, link in node.links.items():
+            for name in links:
+                if name in link:
+                    row = self._row[Link(node.index, peer)]
+                    _settle(self.links, name, row, link, len(self._row))
+        self._chosen.clear()
+
+    def node(self, end: Link) -> Node:
+        """The node at this end."""
+        return self.nodes[self._place[end.node]]
+
+    def choose(self, indices: Sequence[int]) -> Chosen:
+        """The nodes with these numbers, in this order."""
+        key = tuple(indices)
+        found = self._chosen.get(key)
+        if found is None:
+            places = tuple(self._place[i] for i in key)
+            found = Chosen(places, self.index(places))
+            found.slots = self._slots(places)
+            self._chosen[key] = found
+        return found
+
+    def at(self, ends: Sequence[Link]) -> Ends:
+        """Where these ends are."""
+        nodes = tuple(self._place[end.node] for end in ends)
+        return Ends(self.index(nodes), *self._links_at(ends))
+
+    def _links_at(self, ends: Sequence[Link]) -> tuple[Index, Index]:
+        rows = tuple(self._row[end] for end in ends)
+        index = self.index(rows)
+        return index, index if isinstance(index, slice) else torch.tensor(rows)
+
+    def _slots(self, places: tuple[int, ...]) -> list[Slot]:
+        nodes = [self.nodes[place] for place in places]
+        peers = [list(node.links) for node in nodes]
+        slots = []
+        for k in range(max((len(each) for each in peers), default=0)):
+            who = tuple(i for i, each in enumerate(peers) if k < len(each))
+            ends = [Link(nodes[i].index, peers[i][k]) for i in who]
+            slots.append(Slot(self.index(who), *self._links_at(ends), ends))
+        return slots
+
+    def index(self, numbers: Sequence[int]) -> Index:
+        """Numbers of rows as a slice if they follow each other, which takes a view and no copy."""
+        rows = tuple(numbers)
+        if rows and rows == tuple(range(rows[0], rows[0] + len(rows))):
+            return slice(rows[0], rows[0] + len(rows))
+        if rows not in self._indices:
+            if len(self._indices) > 4096:  # random exchanges come in ever new combinations
+                self._indices.clear()
+            self._indices[rows] = on_device(torch.tensor(rows), self.weights.device)
+        return self._indices[rows]
+
+
+def _settle(matrices: Vectors, name: str, row: int, owner: Vectors, rows: int) -> None:
+    """Move owner[name] into its row of the matrix of that name."""
+    vector = owner[name]
+    if name not in matrices:
+        matrices[name] = vector.new_zeros(rows, len(vector))
+    place = matrices[name][row]
+    if vector.data_ptr() != place.data_ptr() or vector.device.type == "meta":
+        place.copy_(vector)
+        owner[name] = place
+
+
+@contextmanager
+def changing(matrix: torch.Tensor, index: Index) -> Iterator[torch.Tensor]:
+    """The rows at `index`, to be changed in place; each of them may be there once."""
+    if isinstance(index, slice):
+        yield matrix[index]
+        return
+    rows = matrix.index_select(0, index)
+    yield rows
+    matrix.index_copy_(0, index, rows)
+
+
+def on_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A copy of a small tensor of the CPU, for which nobody waits."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def column(numbers: Sequence[float] | torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """A factor for each row, (k, 1), of the type and on the device of `like`."""
+    values = torch.as_tensor(numbers, dtype=torch.float64).to(like.dtype)
+    return on_device(values.view(-1, 1), like.device)
