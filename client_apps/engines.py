@@ -39,9 +39,7 @@ def one_by_one(config: RunConfig, nodes: Sequence[int], own_data: str = "") -> G
     )
 
 
-def engine_of(
-    name: str, config: RunConfig, nodes: Sequence[int], own_data: str = ""
-) -> Engine:
+def engine_of(name: str, config: RunConfig, nodes: Sequence[int], own_data: str = "") -> Engine:
     """The engine of that name, for `nodes` at their own data."""
     sequential = one_by_one(config, nodes, own_data)
     return sequential if name == SEQUENTIAL else RowGradients(sequential, PASSES[name])

@@ -1,6 +1,8 @@
 """A window of work for one host: local training of the participants it hosts."""
 
 import time
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 
 from client_apps.bench import bench_of, check_data_set, shard_of
 from client_apps.failures import account_of
+from client_apps.row_gradients import PASSES, Programs, everything
+from client_apps.side_by_side import Job, train_side_by_side
 from client_apps.training import train_locally
 from fl_app.config import RunConfig, resolve
 from fl_app.errors import EdgeFlError
@@ -58,12 +62,17 @@ def train(message: Message, context: Context) -> Message:
     results: dict[str, Array] = {}
     metrics: dict[str, Any] = {}
     errors: dict[str, Any] = {}
-    for participant, index in zip(order["participants"], order["indices"], strict=True):
+    jobs = list(zip(order["participants"], order["indices"], strict=True))
+    began = time.monotonic()
+    together = _train_together(config, jobs, weights, buffers, own_data)
+    shared = (time.monotonic() - began) / len(jobs) if together else 0.0
+    for participant, index in jobs:
         start, job = time.monotonic(), f"{participant}.{index}"
         try:
-            loss, examples, state = _train_one(
+            loss, examples, state = together.get((participant, index)) or _train_one(
                 config, participant, index, weights, buffers, own_data
             )
+            _forge(config, participant, index, state, weights)
         except Exception as error:  # whatever it is, the server must hear of it
             errors[f"error.{job}"] = account_of(error)
             continue
@@ -71,7 +80,7 @@ def train(message: Message, context: Context) -> Message:
             results[f"{name}.{job}"] = Array(vector)
         metrics[f"loss.{job}"] = loss
         metrics[f"examples.{job}"] = examples
-        metrics[f"seconds.{job}"] = time.monotonic() - start
+        metrics[f"seconds.{job}"] = shared + time.monotonic() - start
     content = RecordDict(
         {
             "arrays": ArrayRecord(results),
@@ -107,9 +116,72 @@ def _train_one(
         std=bench.std,
         flip=bench.flip,
     )
-    state = bench.model.state()
+    return loss, len(shard.labels), bench.model.state()
+
+
+def _train_together(
+    config: RunConfig,
+    jobs: Sequence[tuple[int, int]],
+    weights: np.ndarray,
+    buffers: np.ndarray,
+    own_data: str,
+) -> dict[tuple[int, int], tuple[float, int, dict[str, Any]]]:
+    """What `_train_one` makes of each job (participant, index), all of them at the same time; of
+    none where that is no faster, or where something is wrong, be it that they do not fit into the
+    GPU's memory: one by one it will be seen with whom."""
+    bench = bench_of(config)
+    if bench.device != "cuda" or len(jobs) == 1 or config.privacy.samples:
+        return {}
+    try:
+        bench.model.load(weights, buffers)  # checks them
+        shards = {p: shard_of(config, p, own_data) for p, _ in jobs}
+        programs, begins = _programs(config, tuple(sorted(shards)), own_data)
+        found = train_side_by_side(
+            programs,
+            [
+                Job(
+                    weights, buffers, begins[p], len(shards[p].labels),
+                    rng(config.seed, "batches", p, index),
+                )
+                for p, index in jobs
+            ],
+            config,
+            bench.preparation(augmented=True),
+            bench.device,
+        )  # fmt: skip
+    except (EdgeFlError, ValueError, RuntimeError):
+        return {}
+    return {
+        job: (each.loss, len(shards[job[0]].labels), each.state)
+        for job, each in zip(jobs, found, strict=True)
+    }
+
+
+@lru_cache(maxsize=2)
+def _programs(
+    config: RunConfig, participants: tuple[int, ...], own_data: str
+) -> tuple[Programs, dict[int, int]]:
+    """Programs for these participants, and where the images of each begin."""
+    bench = bench_of(config)
+    bench.model.module.train()
+    shards = {p: shard_of(config, p, own_data) for p in participants}
+    images, labels, begins = everything(
+        (
+            p,
+            torch.from_numpy(shard.images).to(bench.device),
+            torch.from_numpy(shard.labels).to(bench.device),
+        )
+        for p, shard in shards.items()
+    )
+    prepare = bench.preparation(augmented=True)
+    return Programs(bench.model, images, labels, prepare, PASSES["streams"]), begins
+
+
+def _forge(
+    config: RunConfig, participant: int, index: int, state: dict[str, Any], weights: np.ndarray
+) -> None:
+    """Put in place of an attacker's weights what it sends."""
     if (attack := config.attack_of(participant)) in FORGERIES:
         generator = rng(config.seed, "attack", participant, index)
         change = state["weights"] - weights
         state["weights"] = weights + FORGERIES[attack](change, config.attack_scale, generator)
-    return loss, len(shard.labels), state

@@ -1,10 +1,10 @@
 """Gradients of many models in one call, as programs that a GPU replays.
 
-A small model keeps a GPU busy for microseconds and PyTorch for a millisecond: what is paid for is the
-starting of some hundred operations. So what k models need for one step - gather their minibatches,
-augment and normalise them, loss, gradient - is recorded once as a CUDA graph and then replayed; what
-differs from step to step lies in tensors that the graph reads. On a CPU, and on other devices, the
-same program runs without a graph.
+A small model keeps a GPU busy for microseconds and PyTorch for a millisecond: what is paid for is
+the starting of some hundred operations. So what k models need for one step - gather their
+minibatches, augment and normalise them, loss, gradient - is recorded once as a CUDA graph and then
+replayed; what differs from step to step lies in tensors that the graph reads. On a CPU, and on
+other devices, the same program runs without a graph.
 """
 
 from collections import defaultdict

@@ -14,8 +14,8 @@ from fl_app.data.proxy import ProxyData
 from fl_app.errors import ConfigError, DataError
 from fl_app.models import FlatModel, build_model
 from fl_app.site import Site, server_site
+from strategies.consensus.algorithm import Algorithm
 from strategies.consensus.algorithms import Settings, make_algorithm
-from strategies.consensus.node import Algorithm
 from strategies.consensus.schedule import Conditions, Timetable, parse_outages
 from strategies.consensus.topology import Topology, build_topology
 

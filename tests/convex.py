@@ -11,8 +11,8 @@ import torch
 
 from strategies.consensus.algorithms import ALGORITHMS, Settings, make_algorithm
 from strategies.consensus.host import Host, Mail, Participant
-from strategies.consensus.row_host import RowHost
 from strategies.consensus.node import Node, Vectors
+from strategies.consensus.row_host import RowHost
 from strategies.consensus.schedule import Conditions, Timetable, parse_outages
 from strategies.consensus.topology import Topology, build_topology
 from strategies.randomness import rng
@@ -137,16 +137,12 @@ class Simulation:
         return torch.zeros(self.problem.b.shape[1], dtype=torch.float64)
 
     def host(self, number: int) -> Host:
-        kind, gradients = (
-            (RowHost, self.problem.rows) if self.rows else (Host, self.problem.gradients)
-        )
-        return kind(
-            self.parts[number],
-            gradients,
-            initial=self.initial,
-            exchange=self.exchanges[number],
-            **self.host_options,
-        )
+        options: dict[str, Any] = {
+            "initial": self.initial, "exchange": self.exchanges[number], **self.host_options
+        }  # fmt: skip
+        if self.rows:
+            return RowHost(self.parts[number], self.problem.rows, **options)
+        return Host(self.parts[number], self.problem.gradients, **options)
 
     def timelines(self, number: int) -> tuple[dict[int, list], dict[int, list]]:
         """What `Host.run` is told of the window that is next."""

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from strategies.consensus.algorithm import Algorithm
 from strategies.consensus.algorithms import ALGORITHMS, Settings, make_algorithm
 from strategies.consensus.compression import kept, random_coordinates, require_coordinates
 from strategies.consensus.ecl import ECL, isvr_penalty
 from strategies.consensus.held import HeldECL
-from strategies.consensus.node import Algorithm, Node
+from strategies.consensus.node import Node
 from strategies.consensus.rates import HEAVY_BALL, MEAN, step_size
 from strategies.consensus.topology import Topology, build_topology
 from strategies.randomness import rng

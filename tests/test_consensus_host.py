@@ -99,7 +99,9 @@ def test_an_algorithm_of_somebody_else_works_on_rows() -> None:
             participant.algorithm = Doubled(old.topology, old.momentum, old.weight_decay)
         return bits_of(run.run(2))
 
-    assert found(rows=True) == found(rows=False) != bits_of(disturbed("gossip", stress="mail").run(2))
+    assert (
+        found(rows=True) == found(rows=False) != bits_of(disturbed("gossip", stress="mail").run(2))
+    )
 
 
 def test_nodes_of_all_speeds_step_together() -> None:

@@ -27,9 +27,10 @@ from experiments.flower_runs import hardware, load_json, say
 from experiments.reporting import Entry, Results, as_json, machine_line, table
 from fl_app.data import load_dataset
 from fl_app.record.environment import describe
+from strategies.consensus.algorithm import Algorithm
 from strategies.consensus.algorithms import ALGORITHMS, Settings, make_algorithm
 from strategies.consensus.host import Host, Participant
-from strategies.consensus.node import Algorithm, Node
+from strategies.consensus.node import Node
 from strategies.consensus.schedule import Conditions, Timetable, parse_outages
 from strategies.consensus.topology import TOPOLOGIES, Topology, build_topology
 

@@ -4,12 +4,12 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from strategies.consensus.algorithm import Algorithm
 from strategies.consensus.baselines import DPSGD, ChocoSGD, Gossip, MomentumTracking, RelaySGD
 from strategies.consensus.byzantine import Clipped
 from strategies.consensus.descent import LocalSGD
 from strategies.consensus.ecl import ECL, CompressedECL, Penalty, fixed_penalty, isvr_penalty
 from strategies.consensus.held import HeldECL
-from strategies.consensus.node import Algorithm
 from strategies.consensus.outer_momentum import DecentLaM, QuasiGlobal
 from strategies.consensus.topology import Topology
 

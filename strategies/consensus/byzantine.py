@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 
 from strategies.attacks import FORGERIES
-from strategies.consensus.node import Around, Node, Vectors
+from strategies.consensus.algorithm import Around
+from strategies.consensus.node import Node, Vectors
 from strategies.randomness import rng
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from strategies.consensus.node import Node, OneByOne, Vectors
+from strategies.consensus.algorithm import OneByOne
+from strategies.consensus.node import Node, Vectors
 from strategies.consensus.rows import Chosen, Rows, changing
 from strategies.consensus.topology import Topology
 
@@ -75,9 +76,7 @@ class LocalSGD(OneByOne):
     def step(self, node: Node, gradient: torch.Tensor, rate: float) -> None:
         node.weights.add_(self.direction(node.weights, node.vectors, gradient), alpha=-rate)
 
-    def step_many(
-        self, rows: Rows, chosen: Chosen, gradients: torch.Tensor, rate: float
-    ) -> None:
+    def step_many(self, rows: Rows, chosen: Chosen, gradients: torch.Tensor, rate: float) -> None:
         with self.descent(rows, chosen, gradients, rate):
             pass
 

@@ -133,9 +133,7 @@ class ECL(LocalSGD):
     def row_links(self) -> tuple[str, ...]:  # type: ignore[override]
         return ("anchor", "heard") if self.rho else ("anchor",)
 
-    def step_many(
-        self, rows: Rows, chosen: Chosen, gradients: torch.Tensor, rate: float
-    ) -> None:
+    def step_many(self, rows: Rows, chosen: Chosen, gradients: torch.Tensor, rate: float) -> None:
         with self.descent(rows, chosen, gradients, rate) as weights:
             for slot, shares in zip(chosen.slots, self._shares(chosen, weights, rate), strict=True):
                 with changing(weights, slot.nodes) as some:

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from strategies.consensus.algorithm import Algorithm
 from strategies.consensus.host import MODEL, Mail
-from strategies.consensus.node import Algorithm
 from strategies.consensus.topology import Edge, edge_between
 
 

@@ -24,7 +24,6 @@ is kept, and the limit is exact. phi = 0 is exact with any step.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 
@@ -48,7 +47,9 @@ class HeldECL(LocalSGD):
     kappa: float
     forget: float
 
-    row_links: ClassVar[tuple[str, ...]] = ("offset", "kept")
+    @property
+    def row_links(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("offset", "kept")
 
     def connect(self, node: Node, j: int) -> None:
         # a_ij is kept * offset: forgetting takes one number instead of a vector in every step.
@@ -73,9 +74,7 @@ class HeldECL(LocalSGD):
         link["kept"].fill_(1.0)
         node.weights.add_(change, alpha=self.kappa / 2)
 
-    def step_many(
-        self, rows: Rows, chosen: Chosen, gradients: torch.Tensor, rate: float
-    ) -> None:
+    def step_many(self, rows: Rows, chosen: Chosen, gradients: torch.Tensor, rate: float) -> None:
         forgetting = max(0.0, 1 - self.forget * rate)
         with self.descent(rows, chosen, gradients, rate) as weights:
             for slot in chosen.slots:

@@ -15,7 +15,8 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from strategies.consensus.node import Algorithm, Node, Vectors
+from strategies.consensus.algorithm import Algorithm
+from strategies.consensus.node import Node, Vectors
 from strategies.consensus.schedule import Conditions, Event, Kind
 from strategies.randomness import rng
 

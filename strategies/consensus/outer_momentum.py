@@ -15,7 +15,9 @@ from dataclasses import dataclass
 import torch
 
 from strategies.consensus.baselines import DPSGD
-from strategies.consensus.node import Node
+from strategies.consensus.descent import LocalSGD
+from strategies.consensus.node import Node, Vectors
+from strategies.consensus.rows import Chosen, Rows, changing
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,43 @@ class OuterMomentum(DPSGD):
             "before": node.weights.clone(),
         }
 
+<<<<<<< HEAD
     def step(self, node: Node, gradient: torch.Tensor, rate: float) -> None:
         if self.weight_decay:
             gradient.add_(node.weights, alpha=self.weight_decay)
         node.weights.add_(gradient, alpha=(self.momentum - 1) * rate)
+=======
+    @property
+    def row_vectors(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("momentum", "before")
+
+    def direction(
+        self, weights: torch.Tensor, vectors: Vectors, gradient: torch.Tensor
+    ) -> torch.Tensor:
+        if self.weight_decay:
+            gradient.add_(weights, alpha=self.weight_decay)
+        return gradient.mul_(1 - self.momentum)
+>>>>>>> 064baef (Nodes of a host are rows of matrices, in every algorithm with the bits of one after the other; participants of an averaging run train side by side on a GPU)
+
+    def restart(self, weights: torch.Tensor, vectors: Vectors) -> None:
+        """What the momentum becomes when models have been mixed, and what the models do then; of
+        one node or of several, as in `direction`."""
+        raise NotImplementedError
+
+    def mix(self, node: Node, round_: int) -> None:
+        super().mix(node, round_)
+        self.restart(node.weights, node.vectors)
+
+    step_many = LocalSGD.step_many  # with this direction
+
+    def mix_many(self, rows: Rows, chosen: Chosen, round_: int) -> None:
+        super().mix_many(rows, chosen, round_)
+        with (
+            changing(rows.weights, chosen.index) as weights,
+            changing(rows.vectors["momentum"], chosen.index) as momentum,
+            changing(rows.vectors["before"], chosen.index) as before,
+        ):
+            self.restart(weights, {"momentum": momentum, "before": before})
 
     def rescale(self, node: Node, old_rate: float, new_rate: float) -> None:
         node.vectors["momentum"].mul_(new_rate / old_rate)
@@ -56,12 +91,15 @@ class QuasiGlobal(OuterMomentum):
         super().step(node, gradient, rate)
         node.weights.sub_(node.vectors["momentum"], alpha=self.momentum)
 
-    def mix(self, node: Node, round_: int) -> None:
-        super().mix(node, round_)
-        u, before = node.vectors["momentum"], node.vectors["before"]
-        before.sub_(node.weights)
+    def step_many(self, rows: Rows, chosen: Chosen, gradients: torch.Tensor, rate: float) -> None:
+        with self.descent(rows, chosen, gradients, rate) as weights:
+            weights.sub_(rows.vectors["momentum"][chosen.index], alpha=self.momentum)
+
+    def restart(self, weights: torch.Tensor, vectors: Vectors) -> None:
+        u, before = vectors["momentum"], vectors["before"]
+        before.sub_(weights)
         u.mul_(self.momentum).add_(before, alpha=(1 - self.momentum) / self.interval)
-        before.copy_(node.weights)
+        before.copy_(weights)
 
 
 @dataclass(frozen=True)
@@ -72,9 +110,8 @@ class DecentLaM(OuterMomentum):
     u_i <- beta u_i + x_i - sum_j W_ij w_j    w_i <- x_i - u_i            at a round's end
     """
 
-    def mix(self, node: Node, round_: int) -> None:
-        super().mix(node, round_)
-        u, before = node.vectors["momentum"], node.vectors["before"]
-        u.mul_(self.momentum).add_(before).sub_(node.weights)
+    def restart(self, weights: torch.Tensor, vectors: Vectors) -> None:
+        u, before = vectors["momentum"], vectors["before"]
+        u.mul_(self.momentum).add_(before).sub_(weights)
         before.sub_(u)
-        node.weights.copy_(before)
+        weights.copy_(before)

@@ -1,9 +1,9 @@
 """A host that moves its nodes in supersteps: all that can step do so in one call, then all mail.
 
-The order of events is that of each node's own timeline, as in `Host`; only events that do not depend
-on each other change places, so the results are the same bits. A node that is faster than another one
-steps together with it, at a time of its own. Between two steps mail is written and used in waves:
-every mail that can be written now, then at most one mail of each receiver, until nothing moves.
+The order of events is that of each node's own timeline, as in `Host`; only events that do not
+depend on each other change places, so the results are the same bits. A node that is faster than
+another one steps together with it, at a time of its own. Between two steps mail is written and used
+in waves: all that can be written now, then at most one mail of each receiver, until nothing moves.
 """
 
 import math
@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 
 import torch
 
+from strategies.consensus.algorithm import Algorithm
 from strategies.consensus.host import (
     _ACTIONS,
     Host,
     Mail,
     Participant,
 )
-from strategies.consensus.node import Algorithm, Node, Vectors
+from strategies.consensus.node import Node, Vectors
 from strategies.consensus.rows import Link, Rows, column
 from strategies.consensus.schedule import Event, Kind
 
@@ -43,6 +44,7 @@ class RowHost(Host):
         self, participants: Iterable[Participant], gradients: ManyGradients, **options: Any
     ) -> None:
         super().__init__(participants, gradients, **options)
+        self._many: ManyGradients = gradients
         self._rows: dict[int, Rows] = {}  # by node
         self._timelines: Mapping[int, Sequence[Event]] = {}
         self._woken: list[Participant] = []  # those whose mail has come since they were looked at
@@ -59,9 +61,7 @@ class RowHost(Host):
         moving = list(self._participants.values())
         while True:
             self._mail(moving)
-            moving = [
-                p for p in self._participants.values() if self._next(p).kind is Kind.STEP
-            ]
+            moving = [p for p in self._participants.values() if self._next(p).kind is Kind.STEP]
             if moving:
                 self._steps([_Due(p, self._next(p)) for p in moving])
             elif not (self._waiting or self._missing(lacking)):
@@ -126,7 +126,7 @@ class RowHost(Host):
                 if gone:
                     self._refresh(participant)
         for rows, algorithm, group in self._groups(due):
-            gradients = self._gradients([(p.node, e.seq) for p, e in group])
+            gradients = self._many([(p.node, e.seq) for p, e in group])
             weights = [p.weight for p, _ in group]
             if any(weight != 1.0 for weight in weights):
                 gradients.mul_(column(weights, gradients))
@@ -140,7 +140,7 @@ class RowHost(Host):
     # -- mail between two steps --------------------------------------------------------------------
 
     def _mail(self, moving: Sequence[Participant]) -> None:
-        """Whatever is before the next steps, of those who move and of those whom their mail wakes."""
+        """All that is before the next steps, of those who move and those whom their mail wakes."""
         while moving:
             self._write_all(moving)
             receipts: list[_Due] = []

@@ -1,7 +1,7 @@
 """The state of many nodes as matrices: a row a node, a row a link.
 
-What an algorithm does to all rows at once it starts once, whether they are eight or a thousand: on a
-GPU that is a launch instead of one for each node, on a CPU a call of Python's. All arithmetic is
+What an algorithm does to all rows at once it starts once, whether they are eight or a thousand: on
+a GPU that is a launch instead of one for each node, on a CPU a call of Python's. All arithmetic is
 elementwise, so a row has the same bits alone and among others.
 """
 

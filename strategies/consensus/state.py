@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from strategies.consensus.algorithm import Algorithm
 from strategies.consensus.host import Mail, Participant, Tally
-from strategies.consensus.node import Algorithm, Node, Vectors
+from strategies.consensus.node import Node, Vectors
 
 
 def pack(participant: Participant) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
