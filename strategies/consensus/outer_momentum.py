@@ -31,12 +31,6 @@ class OuterMomentum(DPSGD):
             "before": node.weights.clone(),
         }
 
-<<<<<<< HEAD
-    def step(self, node: Node, gradient: torch.Tensor, rate: float) -> None:
-        if self.weight_decay:
-            gradient.add_(node.weights, alpha=self.weight_decay)
-        node.weights.add_(gradient, alpha=(self.momentum - 1) * rate)
-=======
     @property
     def row_vectors(self) -> tuple[str, ...]:  # type: ignore[override]
         return ("momentum", "before")
@@ -47,7 +41,6 @@ class OuterMomentum(DPSGD):
         if self.weight_decay:
             gradient.add_(weights, alpha=self.weight_decay)
         return gradient.mul_(1 - self.momentum)
->>>>>>> 064baef (Nodes of a host are rows of matrices, in every algorithm with the bits of one after the other; participants of an averaging run train side by side on a GPU)
 
     def restart(self, weights: torch.Tensor, vectors: Vectors) -> None:
         """What the momentum becomes when models have been mixed, and what the models do then; of
