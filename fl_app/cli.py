@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from fl_app.deploy.commands import add_commands
 from fl_app.errors import ConfigError, EdgeFlError, RunDirectoryError
+from fl_app.pyproject import pyproject
+from fl_app.streams import written_out
 
 if TYPE_CHECKING:
     from fl_app.record.run_dir import RunDirectory
 
-USAGE_ERROR = 2
+USAGE_ERROR, INTERRUPTED = 2, 130
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -42,34 +44,59 @@ def config(_arguments: argparse.Namespace) -> int:
     """print every configuration key with its default and meaning"""
     from fl_app.effects import described
 
-    path = Path(__file__).resolve().parents[1] / "pyproject.toml"
-    print("\n".join(described(path.read_text(encoding="utf-8"))))
+    print("\n".join(described(pyproject())))
     return 0
 
 
 def runs(_arguments: argparse.Namespace) -> int:
     """list the runs, oldest first"""
-    from fl_app.record.modes import view_of
-    from fl_app.record.report import status
     from fl_app.record.run_dir import list_runs, runs_root
 
     found = list_runs(runs_root())
     width = max((len(run.name) for run in found), default=0)
     for run in found:
-        final = run.summary().get("final") or {}
-        accuracy = final.get(view_of(run.config()).headline) if final else None
-        shown = "" if accuracy is None else f"accuracy {accuracy:.3f}"
-        print(f"{run.name:{width}}  {status(run, run.events()):12}  {shown}".rstrip())
+        print(f"{run.name:{width}}  {_state(run)}".rstrip())
     if not found:
         print(f"no runs in {runs_root()} yet", file=sys.stderr)
     return 0
+
+
+def _state(run: "RunDirectory") -> str:
+    """How a run stands, or what is wrong with its directory."""
+    from fl_app.record.modes import view_of
+    from fl_app.record.report import status
+
+    try:
+        with run.reading():
+            run.open(run.path).environment()
+            headline = view_of(run.config()).headline
+            accuracy = (run.summary().get("final") or {}).get(headline)
+            shown = "" if accuracy is None else f"accuracy {accuracy:.3f}"
+            return f"{status(run, run.events()):12}  {shown}"
+    except RunDirectoryError as error:
+        return f"damaged: {error}"
+
+
+def _check_readable(run: "RunDirectory") -> None:
+    """Raise RunDirectoryError, which names the run, if its numbers cannot be had."""
+    from fl_app.record.metrics import targets_of
+    from fl_app.record.modes import view_of
+    from fl_app.record.run_dir import flatten
+
+    with run.reading():
+        config = flatten(run.config())
+        view, events = view_of(config), run.events()
+        view.measure(events, targets_of(config))
+        view.accuracy(events)
 
 
 def report(arguments: argparse.Namespace) -> int:
     """draw a run's figures and report.html anew"""
     from fl_app.record.report import render
 
-    print(render(find_run(arguments.run)))
+    found = find_run(arguments.run)
+    with found.reading():
+        print(render(found))
     return 0
 
 
@@ -77,8 +104,10 @@ def compare(arguments: argparse.Namespace) -> int:
     """put runs side by side: a table, and compare.png and compare.md in --out"""
     from fl_app.record.compare import compare
 
-    out = Path(arguments.out).absolute()
-    print(compare([find_run(name) for name in arguments.runs], out))
+    out, found = Path(arguments.out).absolute(), [find_run(name) for name in arguments.runs]
+    for run in found:
+        _check_readable(run)
+    print(compare(found, out))
     print(out / "compare.png")
     return 0
 
@@ -214,14 +243,17 @@ def find_run(name: str) -> "RunDirectory":
     """The run at the path `name`, or the only one whose name begins with it. RunDirectoryError."""
     from fl_app.record.run_dir import RunDirectory, list_runs, runs_root
 
-    if Path(name).is_dir():
-        return RunDirectory.open(Path(name))
+    try:
+        if Path(name).is_dir():
+            return RunDirectory.open(Path(name))
+    except OSError as error:
+        raise RunDirectoryError(f"cannot read {name!r}: {error.strerror or error}") from error
     found = [run for run in list_runs(runs_root()) if run.name.startswith(name)]
     exact = [run for run in found if run.name == name]
     if len(exact or found) != 1:
         what = f"{len(found)} runs begin with" if found else "there is no run"
         raise RunDirectoryError(f"{what} {name!r} in {runs_root()}; see `edge-fl runs`")
-    return (exact or found)[0]
+    return RunDirectory.open((exact or found)[0].path)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -304,6 +336,26 @@ def parser() -> argparse.ArgumentParser:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 2 for whatever could be found out before anything ran."""
+    with written_out():
+        try:
+            arguments = _parse(words)
+            _check_place()
+            return arguments.function(arguments)
+        except EdgeFlError as error:
+            print(f"edge-fl: {error}", file=sys.stderr)
+            return USAGE_ERROR
+        except KeyboardInterrupt:
+            return INTERRUPTED
+
+
+def _check_place() -> None:
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise ConfigError("the working directory is gone; change to another one") from error
+
+
+def _parse(words: Sequence[str] | None) -> argparse.Namespace:
     root = parser()
     arguments, rest = root.parse_known_args(words)
     # argparse stops to collect key=value words at an option in their midst.
@@ -311,11 +363,7 @@ def main(words: Sequence[str] | None = None) -> int:
         root.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         arguments.values += rest
-    try:
-        return arguments.function(arguments)
-    except EdgeFlError as error:
-        print(f"edge-fl: {error}", file=sys.stderr)
-        return USAGE_ERROR
+    return arguments
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from fl_app.effects import PLACE, Value, complaint, has_effect
 from fl_app.errors import ConfigError
 from fl_app.models import MODELS, model_plan
 from fl_app.models.layers import NORMS
+from fl_app.pyproject import PATH, pyproject
 from strategies.attacks import ATTACKS
 from strategies.averaging import STALENESS_WEIGHTS
 from strategies.consensus.algorithms import ALGORITHMS, COMPRESSIONS, PENALTIES
@@ -495,9 +496,8 @@ def with_effect(overrides: Mapping[str, Value]) -> dict[str, Value]:
 
 @cache
 def defaults() -> Mapping[str, Value]:
-    """The default of every key, from the pyproject.toml beside the packages."""
-    path = Path(__file__).resolve().parents[1] / "pyproject.toml"
-    table = tomllib.loads(path.read_text())["tool"]["flwr"]["app"]["config"]
+    """The default of every key, from the pyproject.toml beside the packages. ConfigError."""
+    table = tomllib.loads(pyproject())["tool"]["flwr"]["app"]["config"]
     flat: dict[str, Value] = {}
     for key, value in table.items():
         flat |= (
@@ -505,7 +505,7 @@ def defaults() -> Mapping[str, Value]:
         )
     if flat.keys() != _schema().keys():
         difference = ", ".join(sorted(flat.keys() ^ _schema().keys()))
-        raise ConfigError(f"{path}: [tool.flwr.app.config] and RunConfig differ in: {difference}")
+        raise ConfigError(f"{PATH}: [tool.flwr.app.config] and RunConfig differ in: {difference}")
     return flat
 
 

@@ -1,10 +1,12 @@
 """The ServerApp: checks the configuration, opens the run directory, runs the strategy."""
 
+from collections.abc import Callable
 from importlib import import_module
 
 import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
+from flwr.supercore.exit import add_exit_handler
 
 from fl_app.assemble import preflight
 from fl_app.config import RunConfig, configure
@@ -25,8 +27,14 @@ def main(grid: Grid, context: Context) -> None:
     preflight(config)
     # One thread: the server's own work is small, and the cores belong to those who train.
     torch.set_num_threads(1)
-    with recorded(config) as run, linked(grid, config, run) as devices:
+    with recorded(config, _when_told) as run, linked(grid, config, run) as devices:
         _strategy(config)(config, run).start(devices)
+
+
+def _when_told(close: Callable[[], None]) -> None:
+    """Flower ends a ServerApp by a signal without a last word, 5 s later by force; but it calls
+    such handlers first."""
+    add_exit_handler(close, run_before_force_exit=True)
 
 
 def _strategy(config: RunConfig):

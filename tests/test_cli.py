@@ -1,17 +1,22 @@
 """The `edge-fl` command: every subcommand on a small run directory, and its errors."""
 
+import errno
 import json
+import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from fl_app import pyproject
 from fl_app.assemble import flat_model
 from fl_app.cli import find_run, main
 from fl_app.config import defaults, resolve
-from fl_app.errors import RunDirectoryError
+from fl_app.errors import EdgeFlError, RunDirectoryError
 from fl_app.launch import run as launch
 from fl_app.record.run_dir import RunDirectory
 from strategies.consensus.topology import TOPOLOGIES
@@ -286,3 +291,176 @@ def test_errors_are_one_message_and_exit_code_2(
     assert complaint in errors
     assert "Traceback" not in output + errors
     assert sorted(runs.parent.rglob("*")) == before
+
+
+# ------------------------------------------------------------------ damaged run directories
+
+EVENT = '{"event": "round", "t_wall": 1.0, "round": 1, "t": 1.0}\n'
+DAMAGES = {
+    "environment.json": ["", "[]", "7", "{", '{"started": 7}', "\0" * 99, "[" * 99_999],
+    "summary.json": ["", "[]", '{"final": 3}', '{"final": {"published": "x"}}', "nonsense"],
+    "config.json": ["", "[1]", '{"mode": []}', '{"mode": "other"}', "{}"],
+    "metrics.jsonl": [
+        "nonsense\n",
+        "[]\n" + EVENT,
+        '{"event": 3, "t_wall": 1}\n',
+        '{"event": "finished", "t_wall": 1}\n',
+        EVENT.replace("1,", "[],"),
+        EVENT + '{"event": "resumed", "round": "x", "t_wall": 2.0}\n',
+        "[" * 99_999 + "\n",
+    ],
+}
+# After these a run is as good as before: what was lost had never been recorded, or is for people.
+HARMLESS = [("environment.json", '{"started": 7}'), ("metrics.jsonl", EVENT + '{"event": "rou')]
+
+
+@pytest.mark.parametrize(
+    ("file", "text"), [(f, text) for f, texts in DAMAGES.items() for text in texts] + HARMLESS[1:]
+)
+def test_a_damaged_run_is_listed_with_what_is_wrong_and_harms_no_other(
+    file: str,
+    text: str,
+    runs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def started(*_: object) -> None:
+        raise EdgeFlError("everything was found to be well")
+
+    monkeypatch.setattr(launch, "preflight", lambda _: None)
+    monkeypatch.setattr(launch, "_link", started)
+    RunDirectory.open(runs / "sync-1").write_summary({"status": "failed"})
+    (runs / "sync-1" / file).write_text(text)
+    assert main(["runs"]) == 0
+    output = capsys.readouterr().out
+    assert "sync-12  completed     accuracy 0.500" in output
+    (row,) = (line for line in output.splitlines() if line.startswith("sync-1 "))
+    if (file, text) in HARMLESS:
+        assert row == "sync-1   failed"
+    else:
+        assert row.startswith("sync-1   damaged: ")
+    assert find_run("sync-12").name == "sync-12"
+    assert main(["compare", "sync-12", "--out", "both"]) == 0
+    for command in ("report", "resume", "compare", "export"):
+        words = {"export": ["--onnx", "x.onnx"]}.get(command, [])
+        assert main([command, "sync-1", *words]) in (0, 1, 2)
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_directory_that_may_not_be_read_harms_no_run(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (runs / "secret").mkdir()
+    real = Path.stat
+
+    def stat(path: Path, **options: bool) -> os.stat_result:
+        if path.parent.name == "secret":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path, **options)
+
+    monkeypatch.setattr(Path, "stat", stat)  # root may read everything
+    assert main(["runs"]) == 0
+    output = capsys.readouterr().out
+    assert f"secret   damaged: cannot read {runs}/secret: Permission denied" in output
+    assert "sync-12  completed" in output
+    assert find_run("sync-12").name == "sync-12"
+
+
+# ------------------------------------------------------------------------ odd surroundings
+
+
+def edge_fl(script: str, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """`script` in a shell, in which $E is the command."""
+    command = f"{shlex.quote(sys.executable)} {options.pop('flags', '')} -m fl_app.cli"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **options.pop("env", {})}
+    return subprocess.run(
+        ["bash", "-c", f"set -o pipefail; E={shlex.quote(command)}; {script}", "-", *words],
+        env={name: value for name, value in environment.items() if value is not None},
+        capture_output=True,
+        text=True,
+        check=False,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", ["config", "topology ring 9"])
+def test_a_reader_that_is_gone_ends_a_command_quietly(
+    words: str, unbuffered: str, tmp_path: Path
+) -> None:
+    reader, pipe = os.pipe()
+    os.close(reader)
+    with open(pipe, "wb") as output:
+        done = subprocess.run(
+            [sys.executable, "-m", "fl_app.cli", *words.split()],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": unbuffered},
+            stdout=output,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_an_output_that_is_full_is_an_error_without_a_traceback() -> None:
+    done = edge_fl("$E config > /dev/full")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "edge-fl: [Errno 28] No space left on device\n"
+
+
+def test_closed_streams_are_no_files(runs: Path) -> None:
+    """A file that is opened must not become the standard output."""
+    done = edge_fl('$E compare sync-12 --out "$1" >&- 2>&- <&-', str(runs / "out"))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (runs / "out" / "compare.md").read_text().startswith("| run |")
+
+
+def test_a_working_directory_that_is_gone_is_named(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    done = edge_fl("cd gone; rmdir ../gone; $E topology ring 4", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "edge-fl: the working directory is gone; change to another one\n"
+
+
+def test_a_home_that_is_not_known_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(_: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("EDGE_FL_HOME", raising=False)
+    monkeypatch.setattr(Path, "expanduser", unknown)
+    with pytest.raises(RunDirectoryError, match="home directory that cannot be found"):
+        find_run("sync-1")
+
+
+def test_commands_work_in_any_place_and_with_python_o(tmp_path: Path) -> None:
+    home = tmp_path / "Läufe 走る 'x'"
+    run = RunDirectory.create(home / "runs", resolve({}).flat(), name="größer & so")
+    run.emit("evaluate", round=1, t=1.0, model="global", accuracy=0.5, loss=1.0, step=3)
+    odd = {"EDGE_FL_HOME": str(home), "LC_ALL": "C", "PYTHONIOENCODING": ""}
+    done = edge_fl("$E runs && $E report 'größer'", env=odd, flags="-O")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == str(run.path / "report.html")
+
+
+def test_an_interrupted_command_says_no_more(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch, "run", interrupted)
+    assert main(["run"]) == 130
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("words", ["config", "run", "data show", "export sync-12 --onnx x"])
+def test_what_needs_a_clone_says_so_in_an_installed_wheel(
+    words: str, runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pyproject, "PATH", runs / "pyproject.toml")
+    defaults.cache_clear()
+    try:
+        assert main(words.split()) == 2
+    finally:
+        defaults.cache_clear()
+    assert "works from a clone of its repository" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import pytest
 
 from fl_app.config import REFERENCES, resolve
 from fl_app.record import consensus_figures
-from fl_app.record.books import close_books, open_books, recorded
+from fl_app.record.books import recorded
 from fl_app.record.compare import compare
 from fl_app.record.consensus_metrics import measure, node_series, references, spread, window_table
 from fl_app.record.console import console_listener
@@ -278,10 +278,11 @@ def test_a_failure_is_recorded_with_its_reason_and_raised(tmp_path: Path) -> Non
 
 def test_a_run_may_be_resumed_with_another_carrier_of_mail(tmp_path: Path) -> None:
     first = settings(tmp_path, **{"consensus.carrier": "ray"})
-    run = open_books(first)
-    close_books(run, first, "failed", "killed")
+    with pytest.raises(ZeroDivisionError), recorded(first) as run:
+        _ = 1 / 0
     again = settings(tmp_path, resume=str(run.path), **{"consensus.carrier": "grid"})
-    assert open_books(again).path == run.path
+    with recorded(again) as resumed:
+        assert resumed.path == run.path
 
 
 # -- report, comparison, dashboards ----------------------------------------------------------

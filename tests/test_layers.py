@@ -52,8 +52,10 @@ LAYERS: dict[int, tuple[str, ...]] = {
         "fl_app.fingerprint",
         "fl_app.memory",
         "fl_app.models.*",
+        "fl_app.pyproject",
         "fl_app.record.*",
         "fl_app.site",
+        "fl_app.streams",
     ),
     1: (
         "strategies",

@@ -11,7 +11,7 @@ from types import FrameType
 
 from fl_app.deploy.nodes import register
 from fl_app.errors import EdgeFlError
-from fl_app.launch.supervise import POLL_SECONDS, adopt_orphans, end_descendants
+from fl_app.launch.supervise import ENDING, POLL_SECONDS, adopt_orphans, end_descendants, heed
 
 PARTS = ("superlink", "superexec")
 AGAIN_SECONDS = 1.0
@@ -34,8 +34,7 @@ def serve(server: Path) -> int:
 
     script = str(server / "start-superlink.sh")
     adopt_orphans()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, tell)
+    heed(tell)
     try:
         parts = {part: subprocess.Popen([script, part]) for part in PARTS}
         threading.Thread(target=_register, args=(server,), daemon=True).start()
@@ -49,7 +48,7 @@ def serve(server: Path) -> int:
     except _StopError:
         return 0
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in ENDING:
             signal.signal(number, signal.SIG_IGN)
         end_descendants(os.getpid())
 

@@ -1,7 +1,6 @@
 """`edge-fl run`: check, start, submit, follow, judge, end."""
 
 import contextlib
-import json
 import os
 import queue
 import signal
@@ -16,14 +15,16 @@ from types import FrameType
 
 from fl_app.assemble import preflight
 from fl_app.config import RunConfig, Value, configure, resolve
-from fl_app.errors import DIVERGED_WORDS, ConfigError, EdgeFlError, RunDirectoryError
+from fl_app.errors import DIVERGED_WORDS, EdgeFlError, RunDirectoryError
 from fl_app.launch.log import LogReader
 from fl_app.launch.sizing import size_for
 from fl_app.launch.superlink import ANSWER_SECONDS, Link, local_superlink
+from fl_app.launch.supervise import ENDING, heed
 from fl_app.launch.surroundings import check_interpreter
 from fl_app.launch.values import toml_lines
-from fl_app.record.books import close_books
+from fl_app.record.books import check_resumable, close_books
 from fl_app.record.run_dir import CHECKPOINTS, RunDirectory, runs_root
+from fl_app.streams import say
 
 APP = Path(__file__).resolve().parents[2]
 # Flower notices a dead ServerApp by its missing heartbeats after 60 s; we look at the process.
@@ -50,15 +51,13 @@ def run(
     0: completed; 1: failed; 3: a model diverged; 130: interrupted; 143: terminated.
     """
     config = configure(overrides, place="" if superlink else "simulation")
-    if not (APP / "pyproject.toml").is_file():
-        raise ConfigError(f"{APP} is not a clone of edge-fl; `edge-fl run` works from a clone only")
     size: dict[str, Value] = {}
     if not superlink:
         check_interpreter()
         preflight(config)
         check_output(config)
         size = size_for(config, ray)
-    heed_signals()
+    heed(_stop)
     reader = LogReader(verbose)
     code, problem = 0, ""
     try:
@@ -70,14 +69,14 @@ def run(
     except Stopped as stopped:
         code, problem = stopped.code, str(stopped)
     if problem:
-        print(f"edge-fl: {problem}", file=sys.stderr)
+        say(f"edge-fl: {problem}", sys.stderr)
     if reader.run_directory:
         if problem and not superlink:
             status = {FAILED: "failed", DIVERGED: "diverged"}.get(code, "stopped")
             _close(reader.run_directory, status, problem)
         if problem and code != DIVERGED:  # it would do that again
             _point_to_resume(reader.run_directory, superlink)
-        print(f"run directory: {reader.run_directory}", flush=True)
+        say(f"run directory: {reader.run_directory}")
     return code
 
 
@@ -95,11 +94,12 @@ def _close(directory: Path, status: str, reason: str) -> None:
     """Write the end of a run whose ServerApp could not: Flower stops one without a last word."""
     try:
         run = RunDirectory.open(directory)
-        ends = [e["event"] for e in run.events() if e["event"] in ("finished", "resumed")]
-        if not ends or ends[-1] == "resumed":
-            close_books(run, resolve(run.config()), status, reason)
+        with run.held():
+            ends = [e["event"] for e in run.events() if e["event"] in ("finished", "resumed")]
+            if not ends or ends[-1] == "resumed":
+                close_books(run, resolve(run.config()), status, reason)
     except (EdgeFlError, OSError) as error:
-        print(f"edge-fl: the end of the run could not be recorded: {error}", file=sys.stderr)
+        say(f"edge-fl: the end of the run could not be recorded: {error}", sys.stderr)
 
 
 def _point_to_resume(directory: Path, superlink: str) -> None:
@@ -107,7 +107,7 @@ def _point_to_resume(directory: Path, superlink: str) -> None:
     checkpoints = directory / CHECKPOINTS
     if checkpoints.is_dir() and any(checkpoints.iterdir()):
         place = f" --superlink {superlink}" if superlink else ""
-        print(f"edge-fl: to go on: edge-fl resume {directory}{place}", file=sys.stderr)
+        say(f"edge-fl: to go on: edge-fl resume {directory}{place}", sys.stderr)
 
 
 class Stopped(BaseException):
@@ -118,15 +118,10 @@ class Stopped(BaseException):
         self.code = INTERRUPTED if number == signal.SIGINT else TERMINATED
 
 
-def heed_signals() -> None:
-    """Have the next SIGINT, SIGTERM or SIGHUP raise Stopped in the main thread, once."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _stop)
-
-
 def _stop(number: int, _frame: FrameType | None) -> None:
+    """Raise Stopped in the main thread, once."""
     # Once is enough: clearing up takes seconds, and a second Ctrl-C must not cut it short.
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for each in ENDING:
         signal.signal(each, signal.SIG_IGN)
     raise Stopped(number)
 
@@ -146,7 +141,7 @@ def _run_on(
         while problem := _follow(link, run_id, reader):
             if not _is_back(link, run_id):
                 return problem
-            print(f"edge-fl: SuperLink {link.connection!r} was away and is back", file=sys.stderr)
+            say(f"edge-fl: SuperLink {link.connection!r} was away and is back", sys.stderr)
             reader.begin_again()
         status, details = _status(link, run_id, reader)
         _show_rest(link, run_id, reader)
@@ -190,7 +185,7 @@ def _follow(link: Link, run_id: str, reader: LogReader) -> str:
                 if line is None:
                     return "" if stream.wait() == 0 else link.lost
                 if (text := reader.read(line)) is not None:
-                    print(text, flush=True)
+                    say(text)
         return problem
     finally:
         stream.kill()
@@ -220,7 +215,7 @@ def _show_rest(link: Link, run_id: str, reader: LogReader) -> None:
         whole.kill()
     for line in reader.left_out(output.splitlines(keepends=True)):
         if (text := reader.read(line)) is not None:
-            print(text, flush=True)
+            say(text)
 
 
 class _Watch:
@@ -266,9 +261,13 @@ def _status(link: Link, run_id: str, reader: LogReader) -> tuple[str, str]:
 
 
 def check_output(config: RunConfig) -> None:
-    """Raise RunDirectoryError if the run directory could not be made; leaves nothing behind."""
+    """Raise EdgeFlError if the run's directory could not be made, or the run that is to be resumed
+    cannot be; leaves nothing behind."""
+    if config.resume:
+        check_resumable(config)
+        return
     root = runs_root(config.output)
-    if config.name and not config.resume and (root / config.name).exists():
+    if config.name and (root / config.name).exists():
         raise RunDirectoryError(f"there is a run named {config.name!r} in {root}; choose another")
     existing = next(folder for folder in (root, *root.parents) if folder.exists())
     try:
@@ -291,6 +290,6 @@ def completed(status: str, run_directory: Path | None) -> bool:
         return False
     if run_directory is None or not run_directory.is_dir():
         return run_directory is not None
-    with contextlib.suppress(OSError, ValueError):
-        return json.loads((run_directory / "summary.json").read_text())["status"] == "completed"
+    with contextlib.suppress(RunDirectoryError):
+        return RunDirectory(run_directory).summary().get("status") == "completed"
     return False

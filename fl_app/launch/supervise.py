@@ -18,11 +18,22 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 GRACE_SECONDS = 5.0  # between SIGTERM and SIGKILL; Flower's own forced exit takes as long
 POLL_SECONDS = 0.2
 _PR_SET_CHILD_SUBREAPER = 36
+
+
+def heed(handler: Callable[[int, FrameType | None], object]) -> None:
+    """Have `handler` called for the signals that mean an end, except for those that whoever started
+    us had ignored: nohup and a shell's background jobs mean it."""
+    for number in ENDING:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def descendants(root: int) -> list[int]:
@@ -80,11 +91,11 @@ def main(parent: int, directory: str, command: list[str]) -> int:
     """
     told: list[int] = []
 
-    def tell(number: int, _frame: object) -> None:
+    def tell(number: int, _frame: FrameType | None) -> None:
         told.append(number)
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, tell)
+    heed(tell)
+    signal.signal(signal.SIGTERM, tell)  # our parent's word, whoever has it ignored
     adopt_orphans()
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     while child.poll() is None and not told and os.getppid() == parent:

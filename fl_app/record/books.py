@@ -1,18 +1,20 @@
 """Opening and closing a run's record: the directory at the start, the summary at the end."""
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from fl_app.assemble import dataset_of
 from fl_app.config import RunConfig
 from fl_app.errors import ConfigError, DataError, DivergedError, RunDirectoryError
-from fl_app.record.console import console_listener, say
+from fl_app.record.console import console_listener
 from fl_app.record.metrics import latest, link_counts
 from fl_app.record.modes import VIEWS
 from fl_app.record.report import render
 from fl_app.record.run_dir import RunDirectory, runs_root
 from fl_app.record.sinks import SINKS
+from fl_app.streams import say
 
 # Keys that may differ when a run is resumed: they do not change what is computed.
 _FREE_ON_RESUME = {
@@ -20,40 +22,59 @@ _FREE_ON_RESUME = {
 }  # fmt: skip
 
 
+# Given what is to be called when this process is told to end.
+WhenTold = Callable[[Callable[[], None]], object]
+
+
 @contextmanager
-def recorded(config: RunConfig) -> Iterator[RunDirectory]:
+def recorded(config: RunConfig, when_told: WhenTold = lambda _: None) -> Iterator[RunDirectory]:
     """Within it a run is worked: opens the books, and closes them however that ends.
 
-    Raises what `open_books` raises, and what is raised within.
-    """
-    run = open_books(config)
-    say(f"run directory: {run.path}")
-    status, reason = "failed", ""
-    try:
-        yield run
-        status = "completed"
-    except DivergedError as error:
-        status, reason = "diverged", str(error)
-        raise
-    except BaseException as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise
-    finally:
-        close_books(run, config, status, reason)
-        say(f"run directory: {run.path}")
+    Nobody else may write the run meanwhile. Of several verdicts the first stays: when the process
+    is told to end, so are those on which it depends, and their deaths are not why the run stopped.
 
-
-def open_books(config: RunConfig) -> RunDirectory:
-    """The run's directory, new or resumed, with its listeners.
-
-    Raises ConfigError when a resumed run's configuration is another one or it is complete already,
-    RunDirectoryError when a directory cannot be made or read.
+    Raises what `open_books` raises, RunDirectoryError for a directory that cannot be made or read
+    or that another process writes, and what is raised within.
     """
     if config.resume:
         run = RunDirectory.open(config.resume)
-        _check_resumable(run, config)
     else:
         run = RunDirectory.create(runs_root(config.output), config.flat(), name=config.name)
+    with run.held():
+        open_books(run, config)
+        say(f"run directory: {run.path}")
+        closing, closed = threading.RLock(), False
+
+        def close(status: str, reason: str) -> None:
+            nonlocal closed
+            with closing:
+                first, closed = not closed, True
+                if first:
+                    close_books(run, config, status, reason)
+
+        when_told(lambda: close("stopped", "the run's process was told to end"))
+        status, reason = "failed", ""
+        try:
+            yield run
+            status = "completed"
+        except DivergedError as error:
+            status, reason = "diverged", str(error)
+            raise
+        except BaseException as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            close(status, reason)
+            say(f"run directory: {run.path}")
+
+
+def open_books(run: RunDirectory, config: RunConfig) -> None:
+    """Give the run, new or resumed, its listeners.
+
+    Raises ConfigError when a resumed run's configuration is another one or it is complete already.
+    """
+    if config.resume:
+        _check_resumable(run, config)
     view = VIEWS[config.mode]
     run.listeners.append(console_listener(view, clock=config.clock, rounds=config.rounds))
     run.listeners += [SINKS[name](run) for name in config.sink_list]
@@ -62,7 +83,13 @@ def open_books(config: RunConfig) -> RunDirectory:
         run.emit("run_started", config=config.flat(), data=dataset.digest)
         for line in dataset.unused:
             run.emit("warning", message=line)
-    return run
+
+
+def check_resumable(config: RunConfig) -> None:
+    """Raise what `recorded` would raise about the run that is to be resumed."""
+    run = RunDirectory.open(config.resume)
+    with run.held():
+        _check_resumable(run, config)
 
 
 def _check_resumable(run: RunDirectory, config: RunConfig) -> None:

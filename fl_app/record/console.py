@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from fl_app.record.formatting import duration, number
 from fl_app.record.metrics import CLOCK_UNITS, Event
 from fl_app.record.view import Column, Row, View
+from fl_app.streams import say
 
 Listener = Callable[[Event], None]
 
@@ -14,12 +15,6 @@ Listener = Callable[[Event], None]
 # evaluation is certain to come, as the work proceeds.
 _PATIENCE = {"real": 2, "virtual": sys.maxsize}
 _REPEATS = 3  # lines for incidents of one kind and reason; all of them are in metrics.jsonl
-
-
-def say(line: str) -> None:
-    """Write a line to the standard output at once."""
-    # Flushed, because a pipe would otherwise hold the lines back until the run is over.
-    print(line, file=sys.stdout, flush=True)
 
 
 def console_listener(

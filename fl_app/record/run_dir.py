@@ -7,7 +7,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
@@ -18,6 +18,7 @@ from fl_app.errors import RunDirectoryError
 from fl_app.record.checkpoint import atomic_save, atomic_write, load_tensors
 from fl_app.record.environment import describe
 from fl_app.record.metrics import Event, effective
+from fl_app.record.writer import Writer
 
 CONFIG, ENVIRONMENT = "config.json", "environment.json"
 METRICS, SUMMARY = "metrics.jsonl", "summary.json"
@@ -31,9 +32,16 @@ def runs_root(configured: str = "") -> Path:
     directories, so it would mean a different place to each of them.
     """
     home = os.environ.get("EDGE_FL_HOME") or "~/.edge-fl"
-    root = Path(configured or os.path.join(home, "runs")).expanduser()
+    given = configured or os.path.join(home, "runs")
+    named = f"the runs directory {configured!r}" if configured else f"EDGE_FL_HOME={home!r}"
+    try:
+        root = Path(given).expanduser()
+    except RuntimeError:  # ~ without HOME and without a name for the user, or ~nobody
+        raise RunDirectoryError(
+            f"{named} is in a home directory that cannot be found; give an absolute path, as "
+            f"output=PATH or EDGE_FL_HOME"
+        ) from None
     if not root.is_absolute():
-        named = f"the runs directory {configured!r}" if configured else f"EDGE_FL_HOME={home!r}"
         raise RunDirectoryError(
             f"{named} is a relative path; give an absolute one, e.g. {str(root.absolute())!r}"
         )
@@ -41,14 +49,32 @@ def runs_root(configured: str = "") -> Path:
 
 
 def list_runs(root: Path) -> list["RunDirectory"]:
-    """Return the runs under `root`, oldest first; what is not a run directory is passed over."""
-    found = []
-    for path in sorted(root.iterdir()) if root.is_dir() else []:
-        try:
-            found.append(RunDirectory.open(path))
-        except RunDirectoryError:
-            continue
-    return sorted(found, key=lambda run: run.environment().get("started") or "")
+    """Return the runs under `root`, oldest first; what is not a run directory is passed over.
+
+    Damaged ones are among them: reading them says what is wrong. Raises RunDirectoryError if `root`
+    cannot be read.
+    """
+    try:
+        found = [RunDirectory(path) for path in sorted(root.iterdir()) if _is_run(path)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise RunDirectoryError(f"cannot read {root}: {error.strerror or error}") from error
+    return sorted(found, key=_started)
+
+
+def _is_run(path: Path) -> bool:
+    """Whether `path` is meant for a run: there is one of the files that every run has."""
+    try:
+        return (path / CONFIG).exists() or (path / METRICS).exists()
+    except OSError:  # a directory that may not be looked into
+        return True
+
+
+def _started(run: "RunDirectory") -> str:
+    with contextlib.suppress(RunDirectoryError):
+        return str(run.environment().get("started", ""))
+    return ""
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -71,6 +97,7 @@ class RunDirectory:
         self.path = path
         self.listeners: list[Callable[[Event], None]] = []
         self._lock = threading.RLock()
+        self._writer: Writer | None = None
         self._metrics: int | None = None  # file descriptor, opened by the first event
         self._origin: float | None = None  # time.monotonic() at which t_wall was zero
 
@@ -118,9 +145,12 @@ class RunDirectory:
     def open(cls, path: Path | str) -> Self:
         """Open the existing run at `path`; RunDirectoryError names what is missing or damaged."""
         path = Path(path).absolute()
-        if not path.is_dir():
-            raise RunDirectoryError(f"there is no run directory {path}")
-        missing = [name for name in (CONFIG, METRICS) if not (path / name).is_file()]
+        try:
+            if not path.is_dir():
+                raise RunDirectoryError(f"there is no run directory {path}")
+            missing = [name for name in (CONFIG, METRICS) if not (path / name).is_file()]
+        except OSError as error:
+            raise RunDirectoryError(f"cannot read {path}: {error.strerror or error}") from error
         if missing:
             raise RunDirectoryError(f"{path} is not a run directory: no {' and no '.join(missing)}")
         run = cls(path)
@@ -131,6 +161,16 @@ class RunDirectory:
     def name(self) -> str:
         return self.path.name
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Within it this process alone writes the run. Raises RunDirectoryError that says who does,
+        then or, if another has taken over, when something is to be written."""
+        with Writer(self.path) as self._writer:
+            try:
+                yield
+            finally:
+                self._writer = None
+
     def emit(self, event: str, **fields: Any) -> None:
         """Append one event to metrics.jsonl, then hand it to every listener.
 
@@ -139,6 +179,7 @@ class RunDirectory:
         Raises RunDirectoryError when it cannot be written; the file is then as it was.
         """
         with self._lock:
+            self._check_held()
             if self._metrics is None:
                 self._metrics = self._open_metrics()
             origin = self._start()
@@ -166,7 +207,20 @@ class RunDirectory:
         A last line cut short by a crash is left out; a damaged line before it is an error, because
         leaving it out could change what the run seems to have measured.
         """
-        return effective(self._raw_events())
+        raw = self._raw_events()
+        with self.reading():
+            return effective(raw)
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Within it what the run has recorded is used. What of it does not fit together, because it
+        is damaged or of a much older edge-fl, becomes a RunDirectoryError that names the run."""
+        try:
+            yield
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise RunDirectoryError(
+                f"{self.path} is damaged: what it has recorded does not fit together ({error!r})"
+            ) from error
 
     def save_checkpoint(
         self,
@@ -175,6 +229,7 @@ class RunDirectory:
         metadata: Mapping[str, Any] | None = None,
     ) -> Path:
         """Write checkpoints/<name>.safetensors atomically (see `checkpoint.atomic_save`)."""
+        self._check_held()
         path = self.checkpoint_path(name)
         atomic_save(path, tensors, metadata)
         return path
@@ -188,6 +243,7 @@ class RunDirectory:
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json atomically."""
+        self._check_held()
         _write_json(self.path / SUMMARY, summary)
 
     def summary(self) -> dict[str, Any]:
@@ -200,6 +256,10 @@ class RunDirectory:
     def environment(self) -> dict[str, Any]:
         return _read_json(self.path / ENVIRONMENT)
 
+    def _check_held(self) -> None:
+        if self._writer is not None:
+            self._writer.check()
+
     def _raw_events(self) -> list[Event]:
         path = self.path / METRICS
         try:
@@ -208,11 +268,8 @@ class RunDirectory:
             raise RunDirectoryError(f"cannot read {path}: {error.strerror or error}") from error
         events = []
         for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline is torn
-            try:
-                event = json.loads(line)
-            except ValueError:
-                event = None
-            if not isinstance(event, dict) or not {"event", "t_wall"} <= event.keys():
+            event = _event(line)
+            if event is None:
                 raise RunDirectoryError(f"{path}, line {number}, is not an event")
             events.append(event)
         return events
@@ -293,10 +350,25 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     atomic_write(path, json.dumps(plain(value), indent=2, allow_nan=False).encode() + b"\n")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
+def _event(line: bytes) -> Event | None:
+    """The event in a line of metrics.jsonl; None if there is none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+        return None
+    return event if isinstance(event.get("t_wall"), int | float) else None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; {} if there is no file. RunDirectoryError if it is damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
         raise RunDirectoryError(f"{path} is damaged: {error}") from error
+    if not isinstance(value, dict):
+        raise RunDirectoryError(f"{path} is damaged: not a JSON object")
+    return value
