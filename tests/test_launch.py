@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 from fl_app.config import resolve
 from fl_app.errors import ConfigError, RunDirectoryError
 from fl_app.launch import run as launch
-from fl_app.launch import sizing, superlink
+from fl_app.launch import sizing, superlink, supervise
 from fl_app.launch.log import LogReader
 from fl_app.launch.sizing import count_cores, simulation_size
 from fl_app.launch.supervise import descendants
@@ -348,6 +349,43 @@ def test_a_bad_configuration_starts_nothing(home: Path) -> None:
     assert [path.name for path in home.iterdir()] == ["bin"]
 
 
+# `edge-fl run` with its standard output, where its words would be lost.
+COMMAND = """
+import sys
+from fl_app.cli import main
+from fl_app.launch import superlink
+superlink._program = lambda name: sys.argv[1] + "/" + name
+sys.exit(main(["run", "participants=2"]))
+"""
+
+
+@needs_proc
+@pytest.mark.parametrize(
+    ("scenario", "code", "full"), [("completed", 0, False), ("failed", 1, True)]
+)
+def test_a_run_goes_on_when_nobody_can_hear_it(
+    scenario: str, code: int, full: bool, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_FLOWER", scenario)
+    reader, pipe = os.pipe()
+    os.close(reader)
+    with open("/dev/full" if full else pipe, "wb") as output:
+        done = subprocess.run(
+            [sys.executable, "-c", COMMAND, str(home / "bin")],
+            cwd=ROOT,
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == code
+    problem = "edge-fl: the run did not complete: ValueError: bad\n" if code else ""
+    assert done.stderr.startswith(problem)
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
+    assert gone(simulation_pid(home))
+
+
 # Runs `edge-fl run` in a process of its own, which is then treated badly.
 DRIVER = """
 import sys
@@ -386,6 +424,44 @@ def test_stopped_by_a_signal(
     assert started.returncode == code
     assert output.splitlines()[-1] == f"run directory: {home}/runs/one"
     assert all(gone(pid) for pid in below)
+
+
+def ignored(pid: int) -> set[int]:
+    """The signals that a process ignores."""
+    (mask,) = re.findall(r"^SigIgn:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return {number for number in range(1, 65) if int(mask, 16) >> (number - 1) & 1}
+
+
+def test_what_is_ignored_stays_ignored(home: Path) -> None:
+    told: list[int] = []
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    supervise.heed(lambda number, _: told.append(number))
+    for number in supervise.ENDING:
+        signal.raise_signal(number)
+    assert told == [signal.SIGTERM, signal.SIGINT]
+
+
+@needs_proc
+def test_nohup_and_background_jobs_hold(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_FLOWER", "endless")
+    command = ["bash", "-c", 'trap "" HUP INT; exec "$@"', "-", sys.executable, "-c", DRIVER]
+    with subprocess.Popen(
+        [*command, str(home / "bin")], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "round 1/1 accuracy 0.9\n"
+            below = descendants(process.pid)
+            (supervisor,) = (
+                pid for pid in below if b"supervise.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
+            )
+            for pid in (process.pid, supervisor):
+                assert {signal.SIGHUP, signal.SIGINT} <= ignored(pid)
+            process.send_signal(signal.SIGTERM)
+            process.communicate()
+        finally:
+            process.kill()
+    assert process.returncode == 143
 
 
 @needs_proc

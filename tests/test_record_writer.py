@@ -1,5 +1,7 @@
 """One writer of a run at a time: the second is told who, and what a dead one left is taken over."""
 
+import errno
+import io
 import os
 import socket
 import subprocess
@@ -191,3 +193,21 @@ def test_the_first_verdict_stays(config: RunConfig) -> None:
     launch._close(run.path, "failed", "the SuperLink has died")
     assert run.summary()["status"] == "stopped"
     assert [e["status"] for e in run.events() if e["event"] == "finished"] == ["stopped"]
+
+
+class Full(io.StringIO):
+    """A standard output on a disk that has no room."""
+
+    def write(self, _: str) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_books_are_closed_though_nobody_can_hear_it(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdout", Full())
+    with recorded(config) as run:
+        run.emit("round", round=1, t=1.0)
+        run.emit("warning", message="for the console")
+    assert run.summary()["status"] == "completed"
+    assert [e["event"] for e in run.events()].count("warning") == 1  # no listener was dropped

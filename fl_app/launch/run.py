@@ -54,8 +54,8 @@ def run(
     size: dict[str, Value] = {}
     if not superlink:
         check_interpreter()
-        preflight(config)
         check_output(config)
+        preflight(config)
         size = size_for(config, ray)
     heed(_stop)
     reader = LogReader(verbose)
