@@ -4,8 +4,8 @@
 The SuperLink answers /health and starts a "flwr-simulation" in a session of its own, as Flower's
 does; `flwr log` shows a log with all of Flower's noise. $FAKE_FLOWER: "completed", "failed" and
 "diverged" (the ServerApp raised), "unfinished" (sys.exit in the ServerApp: completed for Flower, no
-summary), "endless" (until stopped), "stuck" (after its last word), "refused" (by `flwr run`),
-"broken" (the SuperLink does not start).
+summary), "asleep" (fails unless it is resumed), "endless" (until stopped), "stuck" (after its last
+word), "refused" (by `flwr run`), "broken" (the SuperLink does not start).
 """
 
 import http.server
@@ -19,9 +19,13 @@ from pathlib import Path
 SCENARIO = os.environ.get("FAKE_FLOWER", "completed")
 RAISED = {
     "failed": "ValueError: bad",
+    "asleep": "No heartbeat received from the task",
     "diverged": "Simulation failed with exception: diverged: window 2, node 3 is not finite",
 }
-RUN = Path(os.environ["EDGE_FL_HOME"], "runs", "one")
+HOME = Path(os.environ["EDGE_FL_HOME"])
+RUN, VALUES = HOME / "runs" / "one", HOME / "values.toml"
+if SCENARIO == "asleep" and VALUES.exists() and "resume = " in VALUES.read_text():
+    SCENARIO = "completed"
 LOG = """\
 \x1b[92mINFO \x1b[0m:      Starting logstream for run_id `7`
 \x1b[92mINFO \x1b[0m:      Starting Flower Simulation
@@ -39,9 +43,8 @@ def flwr(command: str, *arguments: str) -> int:
     """`flwr run|log|list`."""
     if command == "run":
         assert Path(arguments[0], "pyproject.toml").exists()
-        Path(os.environ["EDGE_FL_HOME"], "submitted.json").write_text(json.dumps(arguments))
-        values = arguments[arguments.index("--run-config") + 1]
-        Path(os.environ["EDGE_FL_HOME"], "values.toml").write_text(Path(values).read_text())
+        (HOME / "submitted.json").write_text(json.dumps(arguments))
+        VALUES.write_text(Path(arguments[arguments.index("--run-config") + 1]).read_text())
         if SCENARIO == "refused":
             print(json.dumps({"success": False, "error-message": "Invalid run configuration."}))
             return 1
@@ -91,10 +94,9 @@ def superlink(*arguments: str) -> int:
 
 def simulation() -> int:
     """`flwr-simulation`: leaves its pid, the environment it got, and never ends by itself."""
-    place = Path(os.environ["EDGE_FL_HOME"])
-    (place / "environment.json").write_text(json.dumps({**os.environ, "cwd": os.getcwd()}))
-    (place / "draft").write_text(str(os.getpid()))
-    (place / "draft").rename(place / "simulation.pid")
+    (HOME / "environment.json").write_text(json.dumps({**os.environ, "cwd": os.getcwd()}))
+    (HOME / "draft").write_text(str(os.getpid()))
+    (HOME / "draft").rename(HOME / "simulation.pid")
     while True:
         time.sleep(1)
 

@@ -21,6 +21,7 @@ from fl_app.launch import run as launch
 from fl_app.launch import sizing, superlink, supervise
 from fl_app.launch.log import LogReader
 from fl_app.launch.sizing import count_cores, simulation_size
+from fl_app.launch.standstill import Standstill
 from fl_app.launch.supervise import descendants
 from fl_app.launch.values import parse_assignments, toml_lines
 from fl_app.record.run_dir import RunDirectory
@@ -324,6 +325,48 @@ def test_a_simulation_that_does_not_end_after_its_last_word_is_ended(
     assert "the run is over, but Flower's simulation goes on" in errors
     assert "round 1/1 accuracy 0.9" in output
     assert gone(simulation_pid(home))
+
+
+@needs_proc
+@pytest.mark.parametrize("slept", [0.0, 103.0])
+@pytest.mark.parametrize("checkpoint", [True, False])
+def test_a_run_whose_machine_slept_goes_on_by_itself_from_its_checkpoint(
+    slept: float,
+    checkpoint: bool,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("FAKE_FLOWER", "asleep")
+    run = RunDirectory.create(home / "runs", resolve({"participants": 2}).flat(), name="one")
+    run.emit("run_started")
+    if checkpoint:
+        run.save_checkpoint("server", {"weights": np.zeros(2, np.float32)})
+    monkeypatch.setattr(Standstill, "look", lambda self: setattr(self, "seconds", slept))
+    goes_on = bool(slept and checkpoint)
+    assert launch.run({"participants": 2}) == (0 if goes_on else 1)
+    errors = capfd.readouterr().err
+    assert "No heartbeat received from the task (has the machine that it runs on slept?)" in errors
+    assert ("stood still for 103 s" in errors) is goes_on
+    assert ("to go on: edge-fl resume" in errors) is (checkpoint and not slept)
+    submitted = tomllib.loads((home / "values.toml").read_text())
+    assert submitted.get("resume", "") == (str(run.path) if goes_on else "")
+
+
+def test_a_standstill_is_what_only_the_wall_clock_has_noticed() -> None:
+    now = 1000.0
+    standstill = Standstill(lambda: now)
+    for passed, longest in ((1, 0), (25, 0), (-7200, 0), (103, 103), (1, 103), (60, 103)):
+        now += passed
+        standstill.look()
+        assert standstill.seconds == longest
+
+
+def test_who_sleeps_within_a_standstill_is_seen_at_its_end() -> None:
+    moments = iter([0.0, 500.0])
+    with Standstill(lambda: next(moments, 500.0)) as standstill:
+        pass
+    assert standstill.seconds == 500
 
 
 @needs_proc

@@ -18,6 +18,7 @@ from fl_app.config import RunConfig, Value, configure, resolve
 from fl_app.errors import DIVERGED_WORDS, EdgeFlError, RunDirectoryError
 from fl_app.launch.log import LogReader
 from fl_app.launch.sizing import size_for
+from fl_app.launch.standstill import Standstill
 from fl_app.launch.superlink import ANSWER_SECONDS, Link, local_superlink
 from fl_app.launch.supervise import ENDING, heed
 from fl_app.launch.surroundings import check_interpreter
@@ -36,6 +37,7 @@ BACK_SECONDS = 90.0
 END_SECONDS = 60.0
 _ASK_SECONDS = 1.0
 FAILED, DIVERGED, INTERRUPTED, TERMINATED = 1, 3, 130, 143
+SILENT = "No heartbeat received"  # Flower's words
 UNENDED = "unended"  # Flower's status of a run that has said its last word and goes on
 
 
@@ -58,26 +60,63 @@ def run(
         preflight(config)
         size = size_for(config, ray)
     heed(_stop)
-    reader = LogReader(verbose)
-    code, problem = 0, ""
+    try:
+        return _run_to_the_end(overrides, superlink, ray, size, verbose)
+    except Stopped as stopped:  # while the end of a run was being recorded
+        say(f"edge-fl: {stopped}", sys.stderr)
+        return stopped.code
+
+
+def _run_to_the_end(
+    overrides: Mapping[str, Value],
+    superlink: str,
+    ray: str,
+    size: Mapping[str, Value],
+    verbose: bool,
+) -> int:
+    """Run the app, again from its last checkpoint if it failed because the machine slept."""
+    while True:
+        reader = LogReader(verbose)
+        with Standstill() as standstill:
+            code, problem = _attempt(overrides, superlink, ray, size, reader)
+        directory = reader.run_directory
+        if problem:
+            say(f"edge-fl: {problem}", sys.stderr)
+        if directory and problem and not superlink:
+            status = {FAILED: "failed", DIVERGED: "diverged"}.get(code, "stopped")
+            _close(directory, status, problem)
+        slept = code == FAILED and not superlink and standstill.seconds
+        if not (slept and directory and _can_go_on(directory)):
+            break
+        say(
+            f"edge-fl: this machine, or all that ran on it, stood still for {slept:.0f} s, which "
+            f"Flower takes for the end of it; going on from the last checkpoint",
+            sys.stderr,
+        )
+        overrides = RunDirectory.open(directory).config() | {"resume": str(directory)}
+    if directory:
+        if problem and code != DIVERGED:  # it would do that again
+            _point_to_resume(directory, superlink)
+        say(f"run directory: {directory}")
+    return code
+
+
+def _attempt(
+    overrides: Mapping[str, Value],
+    superlink: str,
+    ray: str,
+    size: Mapping[str, Value],
+    reader: LogReader,
+) -> tuple[int, str]:
+    """Run the app once; returns the exit code and why it did not complete, or ""."""
     try:
         with _link(superlink, ray) as link:
             problem = _run_on(link, overrides, size, reader)
-            code = code_of(problem)
+            return code_of(problem), problem
     except EdgeFlError as error:
-        code, problem = FAILED, str(error)
+        return FAILED, str(error)
     except Stopped as stopped:
-        code, problem = stopped.code, str(stopped)
-    if problem:
-        say(f"edge-fl: {problem}", sys.stderr)
-    if reader.run_directory:
-        if problem and not superlink:
-            status = {FAILED: "failed", DIVERGED: "diverged"}.get(code, "stopped")
-            _close(reader.run_directory, status, problem)
-        if problem and code != DIVERGED:  # it would do that again
-            _point_to_resume(reader.run_directory, superlink)
-        say(f"run directory: {reader.run_directory}")
-    return code
+        return stopped.code, str(stopped)
 
 
 def code_of(problem: str) -> int:
@@ -102,10 +141,14 @@ def _close(directory: Path, status: str, reason: str) -> None:
         say(f"edge-fl: the end of the run could not be recorded: {error}", sys.stderr)
 
 
+def _can_go_on(directory: Path) -> bool:
+    checkpoints = directory / CHECKPOINTS
+    return checkpoints.is_dir() and any(checkpoints.iterdir())
+
+
 def _point_to_resume(directory: Path, superlink: str) -> None:
     """Say how to go on, if there is a checkpoint; what is on another machine cannot be seen."""
-    checkpoints = directory / CHECKPOINTS
-    if checkpoints.is_dir() and any(checkpoints.iterdir()):
+    if _can_go_on(directory):
         place = f" --superlink {superlink}" if superlink else ""
         say(f"edge-fl: to go on: edge-fl resume {directory}{place}", sys.stderr)
 
@@ -157,6 +200,8 @@ def _run_on(
         return ""
     if status == "finished:completed":
         return "the run has ended, but its summary.json does not say completed"
+    if SILENT in details:
+        details += " (has the machine that it runs on slept?)"
     return f"the run did not complete: {details}"
 
 
