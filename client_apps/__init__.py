@@ -13,7 +13,7 @@ if os.path.basename(sys.argv[0]) == "flwr-simulation":
 # Message type -> "module:function". By name, because the modules import torch, which takes seconds:
 # a node that only answers must not pay for it.
 HANDLERS = {
-    "query.engine": "client_apps.engines:choose",
+    "query.engine": "client_apps.engine_query:choose",
     "query.hello": "client_apps.hello:hello",
     "query.meet": "client_apps.consensus_node:meet",
     "query.prepare": "client_apps.local_training:prepare",

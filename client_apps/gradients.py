@@ -4,11 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from torch.func import functional_call
 from torch.nn import functional
 
 from fl_app.data import ImageSet, Preparation
 from fl_app.models import FlatModel
-from strategies.consensus.node import Node
+from strategies.consensus.node import Node, Vectors
 from strategies.randomness import rng
 
 
@@ -61,11 +62,19 @@ class Minibatches:
         return place
 
 
+def loss_of(
+    model: FlatModel, state: Vectors, inputs: torch.Tensor, labels: torch.Tensor
+) -> torch.Tensor:
+    """Mean cross entropy of the model with this state, its parameters and buffers by name."""
+    return functional.cross_entropy(functional_call(model.module, state, (inputs,)).float(), labels)
+
+
 class Gradients:
     """Gradients of the mean cross entropy, one node after the other.
 
     prepare: from stored pixels to the model's input; what is random in it follows from the seed,
-    the node and the step. rest: see `Minibatches`.
+    the node and the step. rest: see `Minibatches`. dtype: of the arithmetic between the float32
+    weights and the float32 gradients.
     """
 
     def __init__(
@@ -77,8 +86,9 @@ class Gradients:
         seed: int,
         prepare: Preparation,
         rest: bool = False,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.model, self.prepare, self._seed = model, prepare, seed
+        self.model, self.prepare, self.dtype, self._seed = model, prepare, dtype, seed
         self._drawn: dict[int, tuple[int, torch.Tensor]] = {}  # by node: epoch, and what is random
         device = model.weights.device
         self.batches = {
@@ -98,9 +108,14 @@ class Gradients:
         model.module.train()
         for node, step in due:
             images, labels = self.minibatches([(node.index, step)])
-            model.weights.copy_(node.weights)
             model.zero_grad()
-            functional.cross_entropy(model.module(images), labels).backward()
+            if self.dtype == torch.float32:
+                model.weights.copy_(node.weights)
+                functional.cross_entropy(model.module(images), labels).backward()
+            else:
+                weights = node.weights.to(self.dtype).requires_grad_()
+                loss = loss_of(model, model.unflatten(weights), images.to(self.dtype), labels)
+                model.gradient.copy_(*torch.autograd.grad(loss, weights))
             yield model.gradient
 
     def size(self, node: int, step: int) -> int:

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch.func import functional_call, grad_and_value, vmap
-from torch.nn import functional
+from torch.func import grad_and_value, vmap
 
-from client_apps.gradients import Gradients
+from client_apps.gradients import Gradients, loss_of
 from fl_app.data import Preparation
 from fl_app.models import FlatModel
-from strategies.consensus.node import Node, Vectors
+from strategies.consensus.node import Node
 
 MOST = 64  # models in one program, so that its memory has a bound
 _STREAMS = 16
@@ -44,13 +43,6 @@ class Batch:
 
 # Fills gradients and losses of a batch; the arithmetic in between is of the given type.
 Pass = Callable[[FlatModel, torch.dtype, Batch], None]
-
-
-def loss_of(
-    model: FlatModel, state: Vectors, inputs: torch.Tensor, labels: torch.Tensor
-) -> torch.Tensor:
-    """Mean cross entropy of the model with this state, its parameters and buffers by name."""
-    return functional.cross_entropy(functional_call(model.module, state, (inputs,)).float(), labels)
 
 
 def stacked(model: FlatModel, dtype: torch.dtype, batch: Batch) -> None:
@@ -251,10 +243,8 @@ class RowGradients:
     statistics would be everybody's.
     """
 
-    def __init__(
-        self, one_by_one: Gradients, way: Pass, dtype: torch.dtype = torch.float32
-    ) -> None:
-        model = one_by_one.model
+    def __init__(self, one_by_one: Gradients, way: Pass) -> None:
+        model, dtype = one_by_one.model, one_by_one.dtype
         if len(model.buffers):
             raise ValueError(
                 "models with buffers, such as BatchNorm's, cannot be computed side by side"

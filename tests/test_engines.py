@@ -9,9 +9,10 @@ import pytest
 import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
-from client_apps import engines
+from client_apps import engine_query, engines
 from client_apps.bench import bench_of
-from client_apps.engines import choose, race
+from client_apps.engine_query import choose
+from client_apps.engines import race
 from fl_app.config import resolve
 from fl_app.record.metrics import latest
 from strategies.consensus.node import Node
@@ -77,8 +78,10 @@ def ask(nodes: Sequence[int]) -> dict[str, Any]:
 
 
 def test_on_a_cpu_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "race", None)
-    monkeypatch.setattr(engines, "bench_of", lambda config: replace(bench_of(config), device="cpu"))
+    monkeypatch.setattr(engine_query, "race", None)
+    monkeypatch.setattr(
+        engine_query, "bench_of", lambda config: replace(bench_of(config), device="cpu")
+    )
     assert ask(range(8)) == {"engine": "sequential", "gain": 0.0}
 
 
@@ -95,8 +98,10 @@ def test_elsewhere_the_fastest_one_is_taken(
     stacked: float, streams: float, engine: str, gain: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = {"sequential": 2.0, "stacked": stacked, "streams": streams}
-    monkeypatch.setattr(engines, "race", lambda *_: seconds)
-    monkeypatch.setattr(engines, "bench_of", lambda config: replace(bench_of(config), device="?"))
+    monkeypatch.setattr(engine_query, "race", lambda *_: seconds)
+    monkeypatch.setattr(
+        engine_query, "bench_of", lambda config: replace(bench_of(config), device="?")
+    )
     assert ask(range(8)) == {"engine": engine, "gain": gain}
 
 
@@ -113,8 +118,10 @@ def test_what_is_measured_are_gradients_of_the_nodes_of_the_host(
         assert all(torch.equal(node.weights, weights) for node in nodes)
         return seconds
 
-    monkeypatch.setattr(engines, "race", watched)
-    monkeypatch.setattr(engines, "bench_of", lambda config: replace(bench_of(config), device="?"))
+    monkeypatch.setattr(engine_query, "race", watched)
+    monkeypatch.setattr(
+        engine_query, "bench_of", lambda config: replace(bench_of(config), device="?")
+    )
     answer = ask([2, 3, 4])
     assert raced == [[2, 3, 4]]
     assert answer["gain"] >= 1

@@ -27,6 +27,7 @@ from typing import Any
 import torch
 
 from client_apps.gradients import Gradients
+from client_apps.row_gradients import PASSES, RowGradients
 from experiments.consensus import tracking_data
 from experiments.consensus.tracking_data import MEAN, STD, Data
 from experiments.reporting import table
@@ -36,6 +37,7 @@ from strategies.consensus.algorithms import ALGORITHMS, Settings, make_algorithm
 from strategies.consensus.host import Host, Participant
 from strategies.consensus.node import Node
 from strategies.consensus.rates import HEAVY_BALL, step_size
+from strategies.consensus.row_host import RowHost
 from strategies.consensus.schedule import Conditions, Timetable
 from strategies.consensus.topology import build_topology
 
@@ -165,7 +167,16 @@ class Run:
             algorithm.start(participant.node)
         if method.all_reduce:
             self._all_reduce(gradients)
-        self._host = Host(self.participants, gradients, initial=lambda _: initial)
+        # Nodes side by side have the bits of nodes one after the other; on a GPU they are faster.
+        self._host = (
+            Host(self.participants, gradients, initial=lambda _: initial)
+            if device == "cpu"
+            else RowHost(
+                self.participants,
+                RowGradients(gradients, PASSES["streams"]),
+                initial=lambda _: initial,
+            )
+        )
         epochs = min(EVERY, case.epochs)
         self._timetable = Timetable(
             topology,

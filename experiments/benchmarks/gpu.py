@@ -1,0 +1,541 @@
+"""What a GPU makes of many small models: a ring of nodes, participants of an average.
+
+    python -m experiments.benchmarks.gpu [--only rings,average] [--limit SECONDS] [--out FILE]
+
+prints JSON, and writes it to --out after every measurement. It needs PyTorch and NumPy, and neither
+Flower nor Ray: the nodes of a run on one host, in one process. Everything is measured in one
+invocation on one card; images are noise except where accuracy is measured. On a CPU it runs to its
+end as well, at sizes at which that is bearable.
+
+card: what the card does with a large matrix product in bfloat16, and with a copy.
+agree: engines against the sequential one on equal nodes: the largest difference of a gradient, by
+    its length; whether two calls give equal bits; whether a node has the bits of one after the
+    other; and whether a whole window (steps, exchanges) of nodes as rows has the bits of nodes one
+    by one when the gradients are equal.
+rings: node-steps a second of a ring with the default algorithm, K = 6, batch 32, by model, nodes,
+    engine and precision: timetable, host, gradients, algorithm, mail; no evaluation, no files.
+    sequential is one node after the other. bare: minibatches of one plain model with
+    torch.optim.SGD, no nodes. share_of_peak: floating-point operations of forward and backward by
+    those of the card's matrix product.
+arithmetic: a step of all nodes without gradients, by one with them.
+average: one round of federated averaging, participants side by side and one after the other; with
+    100 participants, 5 epochs of 10 minibatches of 50 images and a LeNet of 0.25 MB it is a round
+    of BlazeFL's benchmark (documentation of 1.1: 1.4 to 3.7 rounds a minute on an A100).
+accuracy: the application's default consensus run, by engine and precision: test accuracy of its
+    nodes and the consensus distance in the end.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
+
+from client_apps.bench import bench_of, shard_of
+from client_apps.gradients import Gradients
+from client_apps.row_gradients import PASSES, Programs, RowGradients, everything
+from client_apps.side_by_side import Job, train_side_by_side
+from client_apps.training import train_locally
+from experiments.benchmarks.output import rounded
+from fl_app.assemble import dataset_of, flat_model, nodes_of
+from fl_app.config import resolve
+from fl_app.data import ImageSet, Preparation, normalise
+from fl_app.models import FlatModel, build_model
+from strategies.consensus.algorithms import Settings, make_algorithm
+from strategies.consensus.host import Host, Participant
+from strategies.consensus.node import Node
+from strategies.consensus.rates import rate_of
+from strategies.consensus.row_host import RowHost
+from strategies.consensus.schedule import Conditions, Timetable
+from strategies.consensus.topology import build_topology
+from strategies.randomness import rng
+
+SEQUENTIAL = "sequential"
+ENGINES = (SEQUENTIAL, *PASSES)
+PRECISIONS = ("float32", "tf32", "bf16")
+BATCH, IMAGES, CLASSES, SIDE, RATE = 32, 128, 10, 32, 0.05
+PREPARE = Preparation((0.5,) * 3, (0.25,) * 3)
+SETTINGS = Settings(
+    interval=6.0, hold=True, forget=1.0, theta=0.5, kappa=1.0, mult=1.0, penalty="isvr", alpha=1.0,
+    rho=0.0, momentum=0.9, weight_decay=0.0, keep=0.1, compression="random-k", gamma=0.3, seed=0,
+)  # fmt: skip
+# (model, nodes) of rings on a GPU, and on a CPU.
+RINGS = {
+    "cuda": [("lenet", 64), ("resnet20", 8), ("lenet", 8), ("lenet", 256), ("resnet20", 32),
+             ("lenet", 1024), ("resnet20", 128)],
+    "cpu": [("lenet", 8)],
+}  # fmt: skip
+_SEQUENTIAL_NODES = 64  # more take as long each
+_SECONDS = {"cuda": 0.8, "cpu": 1.0}  # that something is measured for, at least
+
+
+@dataclass
+class Bench:
+    """Where to measure, until when, and where to write what was found."""
+
+    device: str
+    until: float
+    out: Path | None
+    found: dict[str, Any]
+
+    def say(self, part: str, value: Any) -> None:
+        """Keep a finding of a part: append it to a list, or take in a dictionary."""
+        if isinstance(value, list):
+            self.found.setdefault(part, []).extend(value)
+        else:
+            self.found.setdefault(part, {}).update(value)
+        print(f"{part}: {json.dumps(rounded(value))}", file=sys.stderr, flush=True)
+        if self.out:
+            self.out.write_text(json.dumps(rounded(self.found), indent=1) + "\n")
+
+    @property
+    def over(self) -> bool:
+        return time.monotonic() > self.until
+
+
+def wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds_of(work: Callable[[], Any], device: str, least: float = 0.3) -> float:
+    """Of one call, after two that do not count."""
+    work(), work()
+    wait(device)
+    count, began = 0, time.perf_counter()
+    while True:
+        work()
+        count += 1
+        if count % 8 == 0 or device != "cuda":
+            wait(device)
+        if time.perf_counter() - began > least:
+            wait(device)
+            return (time.perf_counter() - began) / count
+
+
+def precise(precision: str) -> torch.dtype:
+    """Have PyTorch compute in this precision; returns the type of the arithmetic."""
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.deterministic = True
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+# -- a ring -----------------------------------------------------------------------------------
+
+
+class Ring:
+    """Nodes with noise for images in a ring, on one host."""
+
+    def __init__(
+        self, name: str, nodes: int, engine: str, precision: str, device: str, *, idle: bool = False
+    ) -> None:
+        dtype = precise(precision)
+        module = build_model(
+            name, in_channels=3, num_classes=CLASSES, image_size=SIDE, norm="group", seed=0
+        )
+        self.model, self.device = FlatModel(module, device), device
+        generator = rng(0, "benchmark")
+        images = ImageSet(
+            generator.integers(0, 256, (IMAGES, 3, SIDE, SIDE), dtype=np.uint8),
+            generator.integers(0, CLASSES, IMAGES),
+        )
+        topology = build_topology("ring", nodes)
+        algorithm = make_algorithm("ecl", SETTINGS, topology)
+        initial = self.model.weights.clone()
+        self.participants = [
+            Participant(Node(i, initial.clone()), algorithm, topology.neighbours[i], rate=RATE)
+            for i in range(nodes)
+        ]
+        for participant in self.participants:
+            algorithm.start(participant.node)
+        self.gradients = gradients = Gradients(
+            self.model,
+            dict.fromkeys(range(nodes), images),
+            dict.fromkeys(range(nodes), BATCH),
+            seed=0,
+            prepare=PREPARE,
+            dtype=dtype,
+        )
+        options: dict[str, Any] = {"initial": lambda _: initial}
+        if idle:
+            nothing = torch.zeros(nodes, len(initial), device=device)
+            self.host: Host = RowHost(self.participants, lambda due: nothing[: len(due)], **options)
+        elif engine == SEQUENTIAL:
+            self.host = Host(self.participants, gradients, **options)
+        else:
+            self.host = RowHost(
+                self.participants, RowGradients(gradients, PASSES[engine]), **options
+            )
+        self._timetables: dict[int, Timetable] = {}
+        self._topology = topology
+
+    def run(self, steps: int, window: int) -> None:
+        """The window number `window` of so many steps."""
+        if steps not in self._timetables:
+            self._timetables[steps] = Timetable(
+                self._topology, Conditions(), interval=6.0, window_steps=steps, seed=0
+            )
+        timetable, everybody = self._timetables[steps], range(len(self.participants))
+        self.host.run(
+            {i: timetable.timeline(i, window) for i in everybody},
+            {i: timetable.in_flight(i, window) for i in everybody},
+        )
+        wait(self.device)
+
+    def node_steps_a_second(self, least: float) -> float:
+        """In windows after one that does not count, which take `least` seconds."""
+        self.run(2, 1)
+        began = time.perf_counter()
+        self.run(2, 2)
+        once = (time.perf_counter() - began) / 2
+        steps = max(2, min(400, round(least / once)))
+        self.run(1, 3)
+        before = self._steps
+        began = time.perf_counter()
+        self.run(steps, 3)
+        return (self._steps - before) / (time.perf_counter() - began)
+
+    @property
+    def _steps(self) -> int:
+        return sum(participant.tally.steps for participant in self.participants)
+
+
+def operations(name: str) -> int:
+    """Floating-point operations of forward and backward of a minibatch."""
+    module = build_model(
+        name, in_channels=3, num_classes=CLASSES, image_size=SIDE, norm="group", seed=0
+    )
+    counter = FlopCounterMode(display=False)
+    with counter:
+        inputs = torch.zeros(BATCH, 3, SIDE, SIDE)
+        functional.cross_entropy(module(inputs), torch.zeros(BATCH, dtype=torch.int64)).backward()
+    return counter.get_total_flops()
+
+
+def bare_steps_a_second(name: str, precision: str, device: str, least: float) -> float:
+    """Of one model that somebody trains without any of this."""
+    precise("tf32" if precision == "bf16" else precision)
+    module = build_model(
+        name, in_channels=3, num_classes=CLASSES, image_size=SIDE, norm="group", seed=0
+    ).to(device)
+    optimiser = torch.optim.SGD(module.parameters(), lr=RATE, momentum=0.9)
+    images = torch.randint(0, 256, (1000, 3, SIDE, SIDE), dtype=torch.uint8, device=device)
+    labels = torch.randint(0, CLASSES, (1000,), device=device)
+    cast = torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
+
+    def step() -> None:
+        chosen = torch.randperm(1000, device=device)[:BATCH]
+        with cast:
+            inputs = normalise(images[chosen], PREPARE.mean, PREPARE.std)
+            loss = functional.cross_entropy(module(inputs), labels[chosen])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+    return 1 / seconds_of(step, device, least)
+
+
+# -- parts --------------------------------------------------------------------------------------
+
+
+def card(bench: Bench) -> None:
+    device = bench.device
+    side = 8192 if device == "cuda" else 1024
+    a = torch.randn(side, side, device=device, dtype=torch.bfloat16)
+    b = torch.randn(2**27 if device == "cuda" else 2**22, device=device)
+    c = torch.empty_like(b)
+    bench.say("card", {
+        "name": torch.cuda.get_device_name() if device == "cuda" else "CPU",
+        "torch": torch.__version__,
+        "bf16_tflops": 2 * side**3 / seconds_of(lambda: a @ a, device) / 1e12,
+        "copy_tb_a_second": 2 * b.nbytes / seconds_of(lambda: c.copy_(b), device) / 1e12,
+    })  # fmt: skip
+
+
+def agree(bench: Bench) -> None:
+    for name in ("lenet", "resnet20"):
+        for precision in PRECISIONS:
+            rings = {e: Ring(name, 8, e, precision, bench.device) for e in ENGINES}
+            due = [(p.node, 5) for p in rings[SEQUENTIAL].participants]
+            noise = torch.Generator().manual_seed(0)
+            for node, _ in due:
+                node.weights.add_(0.02 * torch.randn(len(node.weights), generator=noise).to(
+                    node.weights.device))  # fmt: skip
+            sequential = rings[SEQUENTIAL].gradients
+            expected = torch.stack([g.clone() for g in sequential(due)])
+            for engine in PASSES:
+                gradients = RowGradients(rings[engine].gradients, PASSES[engine])
+                found = gradients(due).clone()
+                error = (found - expected).norm(dim=1) / expected.norm(dim=1)
+                bench.say("agree", [{
+                    "model": name, "precision": precision, "engine": engine,
+                    "largest_relative_difference": float(error.max()),
+                    "repeats": torch.equal(found, gradients(due)),
+                    "alone": torch.equal(found[2:3], gradients(due[2:3])),
+                    "bits_of_sequential": torch.equal(found, expected),
+                }])  # fmt: skip
+    # Rows against one by one, both with gradients of the streams.
+    one, many = (Ring("lenet", 8, "streams", "float32", bench.device) for _ in range(2))
+    single = RowGradients(one.gradients, PASSES["streams"])
+    one.host = Host(one.participants, lambda due: single(due), initial=_nobody)
+    for ring in (one, many):
+        ring.run(24, 1)
+    same = all(
+        torch.equal(a.node.weights, b.node.weights)
+        for a, b in zip(one.participants, many.participants, strict=True)
+    )
+    bench.say("agree", [{"a window of nodes as rows has the bits of nodes one by one": same}])
+
+
+def _nobody(_: int) -> torch.Tensor:
+    raise AssertionError("no node starts anew")
+
+
+def rings(bench: Bench) -> None:
+    peak = bench.found.get("card", {}).get("bf16_tflops")
+    least = _SECONDS[bench.device]
+    for name, nodes in RINGS[bench.device]:
+        work = operations(name)
+        # TF32 lies between the other two: at the first sizes it is seen how far.
+        first = (name, nodes) in RINGS[bench.device][:2]
+        for precision in PRECISIONS if first else ("float32", "bf16"):
+            bare = bare_steps_a_second(name, precision, bench.device, least / 4)
+            sequential = None
+            for engine in ENGINES:
+                if bench.over:
+                    return
+                if engine == SEQUENTIAL and nodes > _SEQUENTIAL_NODES:
+                    continue
+                if bench.device == "cuda":
+                    torch.cuda.empty_cache()
+                    torch.cuda.reset_peak_memory_stats()
+                row: dict[str, Any] = {
+                    "model": name, "nodes": nodes, "precision": precision, "engine": engine
+                }  # fmt: skip
+                try:
+                    ring = Ring(name, nodes, engine, precision, bench.device)
+                    rate = ring.node_steps_a_second(least)
+                except torch.OutOfMemoryError:
+                    bench.say("rings", [{**row, "error": "out of memory"}])
+                    continue
+                if engine == SEQUENTIAL:
+                    sequential = rate
+                row |= {"node_steps_a_second": rate, "bare_steps_a_second": bare}
+                row |= {"times_sequential": rate / sequential} if sequential else {}
+                row |= {"share_of_peak": work * rate / peak / 1e12} if peak else {}
+                if bench.device == "cuda":
+                    row["gib"] = torch.cuda.max_memory_allocated() / 2**30
+                bench.say("rings", [row])
+                del ring
+
+
+def arithmetic(bench: Bench) -> None:
+    for name, nodes in RINGS[bench.device][:4]:
+        if bench.over:
+            return
+        seconds = {}
+        for idle in (True, False):
+            ring = Ring(name, nodes, "streams", "float32", bench.device, idle=idle)
+            seconds[idle] = 1 / ring.node_steps_a_second(_SECONDS[bench.device])
+        row = {"model": name, "nodes": nodes, "ms_a_node_step_without": 1000 * seconds[True]}
+        bench.say("arithmetic", [{**row, "share": seconds[True] / seconds[False]}])
+
+
+def average(bench: Bench) -> None:
+    device = bench.device
+    jobs_of = (3, 100) if device == "cuda" else (3,)
+    for name, norm in (("lenet-tracking", "group"), ("cnn6", "batch")):
+        for participants in jobs_of:
+            for precision in ("float32", "bf16") if norm == "group" else ("float32",):
+                if bench.over:
+                    return
+                bench.say("average", [_round(name, norm, participants, precision, device)])
+
+
+def _round(name: str, norm: str, participants: int, precision: str, device: str) -> dict[str, Any]:
+    """A round: everybody trains from one model, and the results are averaged."""
+    dtype = precise(precision)
+    images, epochs, batch = 500, 5 if device == "cuda" else 1, 50
+    config = replace(
+        resolve({"mode": "average", "participants": participants}),
+        local_steps=epochs * images // batch, batch_size=batch,
+    )  # fmt: skip
+    model = FlatModel(
+        build_model(name, in_channels=3, num_classes=10, image_size=SIDE, norm=norm, seed=0), device
+    )
+    model.module.train()
+    pixels = torch.randint(0, 256, (images, 3, SIDE, SIDE), dtype=torch.uint8, device=device)
+    labels = torch.randint(0, CLASSES, (images,), device=device)
+    everybody = range(participants)
+    everything_, all_labels, begins = everything((p, pixels, labels) for p in everybody)
+    prepare = replace(PREPARE, flip=True, augmented=True)
+    way = PASSES["streams" if len(model.buffers) or precision == "float32" else "stacked"]
+    programs = Programs(model, everything_, all_labels, prepare, way, dtype)
+    state = model.state()
+
+    def together(count: int = participants) -> None:
+        jobs = [
+            Job(state["weights"], state["buffers"], begins[p], images, rng(0, "batches", p))
+            for p in range(count)
+        ]
+        trained = train_side_by_side(programs, jobs, config, prepare, device)
+        np.mean([each.state["weights"] for each in trained], axis=0)
+
+    def alone() -> None:
+        model.load(state["weights"], state["buffers"])
+        train_locally(
+            model, pixels, labels, config, rng(0, "batches", 0),
+            mean=prepare.mean, std=prepare.std, flip=True,
+        )  # fmt: skip
+
+    together()  # programs are recorded
+    seconds = []
+    for work in (together, alone):
+        wait(device)
+        began = time.perf_counter()
+        work()
+        wait(device)
+        seconds.append(time.perf_counter() - began)
+    round_seconds, one = seconds
+    row = {
+        "model": name, "normalisation": norm, "parameters": len(model.weights),
+        "participants": participants, "precision": precision, "minibatches": config.local_steps,
+        "engine": next(n for n, each in PASSES.items() if each is way),
+        "round_seconds": round_seconds,
+        "steps_a_second": participants * config.local_steps / round_seconds,
+    }  # fmt: skip
+    if precision == "float32":
+        row["times_one_after_the_other"] = participants * one / round_seconds
+    return row
+
+
+def accuracy(bench: Bench) -> None:
+    """Three seeds of each engine and precision, but not of one node after the other, which takes
+    twenty times as long: see what `agree` says of its bits."""
+    cases: list[tuple[str, str]] = [(e, p) for p in PRECISIONS for e in PASSES]
+    if bench.device != "cuda":
+        cases = [("streams", "float32")]
+    for seed in range(3 if bench.device == "cuda" else 1):
+        for engine, precision in cases:
+            if bench.over:
+                return
+            bench.say("accuracy", [_default_run(engine, precision, seed, bench)])
+
+
+def _default_run(engine: str, precision: str, seed: int, bench: Bench) -> dict[str, Any]:
+    """The default run of the consensus system without its reference."""
+    dtype = precise(precision)
+    values: dict[str, Any] = {
+        "mode": "consensus", "seed": seed, "device": bench.device, "consensus.references": "",
+    }  # fmt: skip
+    if bench.device != "cuda":
+        values |= {"consensus.steps": 84}
+    config = resolve(values)
+    c, everybody = config.consensus, range(config.participants)
+    topology, algorithm, timetable = nodes_of(config, "")
+    kit = bench_of(config)
+    model = flat_model(config, "small", bench.device)
+    initial = model.weights.clone()
+    gradients = Gradients(
+        model,
+        {i: shard_of(config, i, "") for i in everybody},
+        dict.fromkeys(everybody, c.batch_size),
+        seed=seed,
+        prepare=kit.preparation(c.augment),
+        dtype=dtype,
+    )
+    examples = [len(shard_of(config, i, "").labels) for i in everybody]
+    people = [
+        Participant(
+            Node(i, initial.clone()), algorithm, topology.neighbours[i],
+            len(examples) * examples[i] / sum(examples),
+        )
+        for i in everybody
+    ]  # fmt: skip
+    for participant in people:
+        algorithm.start(participant.node)
+    options: dict[str, Any] = {"initial": lambda _: initial}
+    host = RowHost(people, RowGradients(gradients, PASSES[engine]), **options)
+    wait(bench.device)
+    began = time.perf_counter()
+    for window in range(1, config.rounds + 1):
+        for participant in people:
+            participant.change_rate(rate_of(c.schedule, c.step_size, window, config.rounds))
+        host.run(
+            {i: timetable.timeline(i, window) for i in everybody},
+            {i: timetable.in_flight(i, window) for i in everybody},
+        )
+    wait(bench.device)
+    seconds = time.perf_counter() - began
+    test = dataset_of(config).test
+    weights = torch.stack([p.node.weights for p in people])
+    inputs = normalise(torch.from_numpy(test.images).to(bench.device), kit.mean, kit.std)
+    labels = torch.from_numpy(test.labels).to(bench.device)
+    model.module.eval()
+    shares = list(_accuracies(model, weights, inputs, labels))
+    spread = (weights - weights.mean(0)).square().sum(1).mean().sqrt() / weights.mean(0).norm()
+    return {
+        "engine": engine, "precision": precision, "seed": seed, "seconds": seconds,
+        "node_steps_a_second": sum(p.tally.steps for p in people) / seconds,
+        "nodes_mean": 100 * float(np.mean(shares)), "nodes_lowest": 100 * min(shares),
+        "consensus_distance": float(spread),
+    }  # fmt: skip
+
+
+@torch.no_grad()
+def _accuracies(
+    model: FlatModel, weights: torch.Tensor, inputs: torch.Tensor, labels: torch.Tensor
+) -> Iterator[float]:
+    for own in weights:
+        model.weights.copy_(own)
+        found = torch.cat([model.module(part).argmax(1) for part in inputs.split(1000)])
+        yield float((found == labels).float().mean())
+
+
+# What takes longest last, should the time be up before it is over.
+PARTS: Mapping[str, Callable[[Bench], None]] = {
+    "card": card,
+    "agree": agree,
+    "average": average,
+    "accuracy": accuracy,
+    "arithmetic": arithmetic,
+    "rings": rings,
+}
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m experiments.benchmarks.gpu")
+    parser.add_argument("--only", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--limit", type=float, default=360.0, metavar="SECONDS")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    arguments = parser.parse_args(words)
+    chosen = arguments.only.split(",")
+    if unknown := [name for name in chosen if name not in PARTS]:
+        parser.error(f"{', '.join(unknown)}: choose from {', '.join(PARTS)}")
+    if arguments.device == "cpu":
+        torch.set_num_threads(1)
+    bench = Bench(arguments.device, time.monotonic() + arguments.limit, arguments.out, {})
+    bench.found["command"] = " ".join(
+        ["python -m experiments.benchmarks.gpu", *(words if words is not None else sys.argv[1:])]
+    )
+    for name in PARTS:
+        if name in chosen and not bench.over:
+            began = time.monotonic()
+            PARTS[name](bench)
+            bench.say("seconds", {name: time.monotonic() - began})
+    print(json.dumps(rounded(bench.found), indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
