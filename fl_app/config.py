@@ -375,10 +375,6 @@ class RunConfig:
         return bool(small and large) and obstacle(small, large) is None
 
     @property
-    def target_list(self) -> tuple[float, ...]:
-        return tuple(_float_list("targets", self.targets))
-
-    @property
     def sink_list(self) -> tuple[str, ...]:
         return _words(self.sinks)
 

@@ -492,10 +492,8 @@ def test_every_algorithm_runs_with_the_defaults(algorithm: str) -> None:
 
 
 def test_lists_in_texts() -> None:
-    config = resolve({"targets": " 0.5, 0.75 ,1", "sinks": "wandb, tensorboard,"})
-    assert config.target_list == (0.5, 0.75, 1.0)
+    config = resolve({"sinks": "wandb, tensorboard,"})
     assert config.sink_list == ("wandb", "tensorboard")
-    assert resolve({"targets": ""}).target_list == ()
     assert resolve().sink_list == ()
 
 

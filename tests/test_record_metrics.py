@@ -6,7 +6,14 @@ import pytest
 
 from fl_app.record import metrics
 from fl_app.record.distill_metrics import measure, published, round_table, staleness_histogram
-from fl_app.record.metrics import effective, link_counts, series, targets_of, time_to_target
+from fl_app.record.metrics import (
+    effective,
+    link_counts,
+    series,
+    targets_of,
+    time_to_target,
+    times_to_targets,
+)
 from tests.record_events import distill_events
 
 
@@ -34,7 +41,7 @@ def test_time_to_target(target: float, window: int, expected: float | None) -> N
 
 def test_a_target_met_exactly_is_met() -> None:
     """(0.7 + 0.7 + 0.7) / 3 is 0.6999999999999998 in floating point."""
-    assert time_to_target([(float(i), 0.7) for i in range(3)], 0.7) == 2.0
+    assert time_to_target([(float(i), 0.7) for i in range(3)], 0.7, 3) == 2.0
 
 
 def test_no_evaluations_reach_nothing_and_no_window_is_an_error() -> None:
@@ -172,7 +179,7 @@ def test_measures_of_a_hand_made_run() -> None:
         "end_seconds": 20.0,
         "wall_seconds": 6.0,
         "final": {"small": 0.4, "global": 0.5, "global_ema": 0.55, "published": 0.55},
-        "time_to_target": {"0.50": None},
+        "time_to_target": {"0.50": 10.0},
         "client_idle_fraction": {
             "clients": pytest.approx(0.05), "server": pytest.approx(0.2),
             "total": pytest.approx(0.25),
@@ -189,7 +196,7 @@ def test_measures_of_a_hand_made_run() -> None:
 
 
 def test_a_run_that_recorded_nothing_has_measures_without_values() -> None:
-    measured = measure([])
+    measured = measure([], (0.5,))
     assert (measured["rounds"], measured["end_seconds"], measured["wall_seconds"]) == (0, 0, 0)
     assert set(measured["final"].values()) == {None}
     assert measured["client_idle_fraction"] == {"clients": None, "server": None, "total": None}
@@ -219,5 +226,9 @@ def test_sessions_of_a_resumed_run_are_counted_together() -> None:
 
 
 def test_targets_come_from_the_configuration() -> None:
-    assert targets_of({"targets": "0.8, 0.9"}) == (0.8, 0.9)
-    assert targets_of({}) == metrics.TARGETS
+    assert targets_of({"targets": " 0.8, 0.9 ,1"}) == (0.8, 0.9, 1.0)
+    assert targets_of({"targets": ""}) == ()
+
+
+def test_targets_that_differ_in_the_third_digit_have_names_of_their_own() -> None:
+    assert list(times_to_targets([], (0.5, 0.551, 0.552))) == ["0.50", "0.551", "0.552"]

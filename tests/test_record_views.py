@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from fl_app.config import MODES
+from fl_app.config import MODES, resolve
 from fl_app.errors import RunDirectoryError
+from fl_app.record.books import close_books
 from fl_app.record.compare import compare
 from fl_app.record.console import console_listener
 from fl_app.record.modes import VIEWS, view_of
@@ -62,6 +63,41 @@ def test_the_headline_is_the_last_accuracy_that_stands_for_the_run(mode: str) ->
     assert measured["wall_seconds"] == 9.0
     assert measured["end_seconds"] == max(event.get("t", 0.0) for event in events)
     assert list(measured["time_to_target"]) == ["0.50", "0.99"]
+
+
+@each_mode
+@pytest.mark.parametrize("rounds", [1, 2, ROUNDS])
+def test_a_target_is_reached_where_the_curve_is_drawn_above_it(mode: str, rounds: int) -> None:
+    """Whatever the number of evaluations: in the figure, the summary and the report."""
+    view, events = VIEWS[mode], example(mode, rounds)
+    curve = view.accuracy(events)
+    targets = tuple(accuracy for _, accuracy in curve)
+    times = [next(t for t, a in curve if a >= target) for target in targets]
+    figure = view.page.figures["accuracy"].draw(events, "virtual", targets)
+    assert figure is not None
+    (right,) = figure.axes[0].child_axes
+    shown = {text.get_text() for text in right.get_yticklabels()}
+    wanted = {f"{100 * a:g} %: {t:.0f} s" for a, t in zip(targets, times, strict=True)}
+    assert shown
+    assert shown <= wanted  # those that would cover each other are left out
+    assert list(view.measure(events, targets)["time_to_target"].values()) == times
+
+
+@each_mode
+def test_a_summary_and_a_report_have_the_targets_of_the_configuration(
+    mode: str, tmp_path: Path
+) -> None:
+    for targets, rows in (("", 0), ("0.05", 1), ("0.05,0.995", 2)):
+        config = resolve({"mode": mode, "targets": targets, "output": str(tmp_path)})
+        run = RunDirectory.create(tmp_path, config.flat())
+        for event in example(mode):
+            if event["event"] in ("evaluate", "nodes", "round"):
+                run.emit(**event)
+        summary = close_books(run, config, "completed", "")
+        page = (run.path / "report.html").read_text()
+        assert len(summary["time_to_target"]) == rows
+        assert ("Time to target" in page) == (rows > 0)
+        assert page.count("not reached") == max(0, rows - 1)
 
 
 @each_mode

@@ -9,7 +9,7 @@ from fl_app.assemble import dataset_of
 from fl_app.config import RunConfig
 from fl_app.errors import ConfigError, DataError, DivergedError, RunDirectoryError
 from fl_app.record.console import console_listener
-from fl_app.record.metrics import latest, link_counts
+from fl_app.record.metrics import latest, link_counts, targets_of
 from fl_app.record.modes import VIEWS
 from fl_app.record.report import render
 from fl_app.record.run_dir import RunDirectory, runs_root
@@ -126,7 +126,7 @@ def close_books(run: RunDirectory, config: RunConfig, status: str, reason: str) 
     for event in view.conclude(run.events(), config):
         run.emit(**event)
     run.emit("finished", status=status, reason=reason)
-    measured = view.measure(run.events(), config.target_list)
+    measured = view.measure(run.events(), targets_of(config.flat()))
     seconds = measured.pop("end_seconds")
     summary = {
         "status": status,

@@ -158,8 +158,7 @@ FIGURES: dict[str, Drawing] = {
     "accuracy": Drawing(
         accuracy,
         "Accuracy on the test set over the run's clock. The averaged model is a diagnosis: no node "
-        "has it. At the right edge: when the mean of three consecutive evaluations of the nodes' "
-        "mean first reached each target.",
+        "has it. At the right edge: when the nodes' mean first reached each target.",
         "no node was evaluated",
     ),
     "distance": Drawing(

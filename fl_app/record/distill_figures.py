@@ -9,7 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fl_app.record.distill_metrics import participants, published, staleness_histogram
+from fl_app.record.distill_metrics import (
+    participants,
+    published,
+    published_as,
+    staleness_histogram,
+)
 from fl_app.record.figures import (
     BLUE,
     CLOCK_AXIS,
@@ -40,14 +45,18 @@ GROWN = "global model grown from the small one"
 _CURVES = (  # label, model, field, style
     ("small model (average)", "small", "accuracy", {"color": ORANGE, "ls": "--", "marker": "s"}),
     ("global model, raw", "global", "accuracy", {"color": SKY, "lw": 1.2, "marker": "."}),
-    ("global model, published (EMA)", "global", "accuracy_ema", {"color": BLUE, "marker": "o"}),
+    ("global model, EMA", "global", "accuracy_ema", {"color": BLUE, "marker": "o"}),
 )
 
 
 def accuracy(events: Sequence[Event], clock: str, targets: Sequence[float]) -> Figure | None:
     """Draw test accuracy over the run's clock, with when each target was reached."""
-    curves = [(label, series(events, *key), style) for label, *key, style in _CURVES]
-    curves = [curve for curve in curves if curve[1]]
+    shown = published_as(events)
+    curves = [
+        (f"{label}; published" if (model, field) == shown else label, points, style)
+        for label, model, field, style in _CURVES
+        if (points := series(events, model, field))
+    ]
     if not curves:
         return None
     figure, axes = new_figure(8.5, 4.6)
@@ -256,8 +265,8 @@ def _draw_histogram(axes: Axes, histogram: dict[Any, int], color: str) -> None:
 FIGURES: dict[str, Drawing] = {
     "accuracy": Drawing(
         accuracy,
-        "Accuracy on the test set over the run's clock. At the right edge: when the mean of three "
-        "consecutive evaluations of the published model first reached each target.",
+        "Accuracy on the test set over the run's clock. At the right edge: when the published "
+        "model first reached each target.",
         "no model was evaluated",
     ),
     "gantt": Drawing(

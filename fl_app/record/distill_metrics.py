@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fl_app.record.metrics import (
-    TARGETS,
     Event,
     Point,
     end_time,
@@ -76,7 +75,7 @@ def staleness_histogram(events: Iterable[Event]) -> dict[int, int]:
     return dict(sorted(histogram.items()))
 
 
-def measure(events: Sequence[Event], targets: Sequence[float] = TARGETS) -> dict[str, Any]:
+def measure(events: Sequence[Event], targets: Sequence[float] = ()) -> dict[str, Any]:
     """Return the part of summary.json that follows from the events; null where nothing was seen.
 
     - rounds: the last completed one; end_seconds on the run's clock; wall_seconds

@@ -67,7 +67,6 @@ def _identity(event: Event, position: int) -> tuple[Any, ...]:
 
 Point = tuple[float, float]  # (seconds on the run's clock, accuracy in [0, 1])
 
-TARGETS = (0.5, 0.55, 0.6, 0.65)
 CLOCK_UNITS = {"virtual": "virtual s", "real": "s"}
 
 
@@ -99,11 +98,12 @@ def last_accuracy(events: Iterable[Event], model: str, field: str = "accuracy") 
     return max(found, key=lambda event: event["t"]).get(field) if found else None
 
 
-def time_to_target(points: Sequence[Point], target: float, window: int = 3) -> float | None:
+def time_to_target(points: Sequence[Point], target: float, window: int = 1) -> float | None:
     """Return the first t_i at which mean(a_(i-window+1) .. a_i) >= `target`, or None if never.
 
-    `points` are (t, accuracy) by time. The mean over consecutive evaluations is there because a
-    single evaluation of a model in training jumps by several points. Raises ValueError for a
+    `points` are (t, accuracy) by time. A run's record judges the very points that it draws: else a
+    final accuracy above a target would stand beside "not reached". Where a single evaluation, which
+    may jump by several points, must not decide, take the mean of more. Raises ValueError for a
     window below 1.
     """
     if window < 1:
@@ -116,9 +116,9 @@ def time_to_target(points: Sequence[Point], target: float, window: int = 3) -> f
 
 
 def targets_of(config: Mapping[str, Any]) -> tuple[float, ...]:
-    """Return the accuracies in a flat configuration's "targets" ("0.5,0.6"), or TARGETS."""
+    """Return the accuracies in a flat configuration's "targets" ("0.5,0.6")."""
     text = str(config.get("targets") or "")
-    return tuple(float(part) for part in text.split(",") if part.strip()) or TARGETS
+    return tuple(float(part) for part in text.split(",") if part.strip())
 
 
 def end_time(events: Iterable[Event]) -> float:
@@ -139,8 +139,13 @@ def span(events: Sequence[Event]) -> dict[str, Any]:
 
 
 def times_to_targets(points: Sequence[Point], targets: Sequence[float]) -> dict[str, float | None]:
-    """Return {"0.50": seconds or None} (see `time_to_target`)."""
-    return {f"{target:.2f}": time_to_target(points, target) for target in targets}
+    """Return {"0.50": seconds or None} (see `time_to_target`); with more digits where needed."""
+    return {
+        f"{target:.2f}" if round(target, 2) == target else f"{target:g}": time_to_target(
+            points, target
+        )
+        for target in targets
+    }
 
 
 def link_counts(events: Iterable[Event]) -> dict[str, Any]:

@@ -177,11 +177,14 @@ figcaption { color: #555; font-size: .9rem; }
 <tr><td>{{ label }}</td><td>{{ value }}</td></tr>
 {% endfor %}
 </table></div>
-<div><h2>Time to target</h2><table>
+<div>
+{% if targets %}
+<h2>Time to target</h2><table>
 {% for target, reached in targets %}
 <tr><td>{{ target }}</td><td>{{ reached }}</td></tr>
 {% endfor %}
 </table>
+{% endif %}
 <h2>Incidents</h2>
 {% if incidents %}
 <ul{% if incidents | length > 20 %} class="scroll"{% endif %}>
