@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 from experiments.flower_runs import command, hardware, say
 from fl_app.config import Value, resolve, with_effect
 from fl_app.errors import EdgeFlError, RunDirectoryError
+from fl_app.record.metrics import codes_of
 from fl_app.record.run_dir import RunDirectory
 
 Values = dict[str, Value]
@@ -93,23 +94,26 @@ def collect_entries(
 ) -> dict[str, Any]:
     """The results of the planned runs that are complete in `root`: of each what says which run it
     is, and what `entry` takes from it."""
-    entries, machine = [], {}
+    entries, machine, codes = [], {}, []
     for planned in runs:
         run = completed(planned, root)
         if run is None:
             continue
-        machine = hardware(run.environment())
+        machine, made_by = hardware(run.environment()), codes_of(run.events())
+        codes += [code for code in made_by if code not in codes]
         entries.append(
             {
                 "seed": planned.seed,
                 "name": name_of(planned),
                 "started": run.environment().get("started"),
+                "code": made_by,
                 "command": command(with_effect(portable(planned))),
                 "settings": portable(planned),
                 **entry(planned, run),
             }
         )
-    return {"size": size, "command": invocation, "hardware": machine, "runs": entries}
+    described = {"size": size, "command": invocation, "code": codes, "hardware": machine}
+    return {**described, "runs": entries}
 
 
 def missing(runs: Sequence[P], root: Path) -> list[P]:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from fl_app.provenance import described
+
 Results = dict[str, Any]
 Entry = dict[str, Any]
 _GRID = 200
@@ -55,6 +57,11 @@ def machine_line(machine: dict[str, Any]) -> str:
     """The hardware in words."""
     gpu = f", {machine['gpu']}" if machine.get("gpu") else ", no GPU"
     return f"{machine.get('cpu')}, {machine.get('cpus_usable')} cores{gpu}"
+
+
+def code_line(results: Results) -> str:
+    """Which code made the results, in words; of some that do not say it, that they do not."""
+    return "; ".join(map(described, results.get("code") or [None]))
 
 
 def shown_settings(settings: dict[str, Any], without: Iterable[str] = ()) -> str:

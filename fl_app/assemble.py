@@ -11,7 +11,7 @@ import torch
 from fl_app.config import RunConfig
 from fl_app.data import Dataset, Split, load_dataset, make_split, spec_of
 from fl_app.data.proxy import ProxyData
-from fl_app.errors import ConfigError, DataError
+from fl_app.errors import ConfigError, DataError, install
 from fl_app.models import FlatModel, build_model
 from fl_app.site import Site, server_site
 from strategies.consensus.algorithm import Algorithm
@@ -227,7 +227,7 @@ def _check_privacy_needs(config: RunConfig, model: FlatModel) -> None:
         )
     if find_spec("opacus") is None:
         raise ConfigError(
-            'differential privacy needs the accountant of Opacus: pip install "edge-fl[privacy]"'
+            f"differential privacy needs the accountant of Opacus: {install('privacy')}"
         )
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 PACKAGES = ("client_apps", "fl_app", "strategies")
 
 
+ROOT = Path(__file__).resolve().parents[1]
+
+
 @cache
-def fingerprint() -> str:
-    """16 hex digits of the sha256 over the Python sources of the app's packages."""
-    root = Path(__file__).resolve().parents[1]
+def fingerprint(root: Path = ROOT) -> str:
+    """16 hex digits of the sha256 over the Python sources of the app's packages in `root`."""
     digest = hashlib.sha256()
     for package in PACKAGES:
         for path in sorted((root / package).rglob("*.py")):

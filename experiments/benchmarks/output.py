@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fl_app.errors import EdgeFlError
+from fl_app.provenance import provenance
 
 
 def benchmark(
@@ -29,7 +30,7 @@ def benchmark(
         print(f"{name}: {error}", file=sys.stderr)
         return 1
     command = shlex.join(["python", "-m", f"experiments.benchmarks.{name}", *words])
-    text = json.dumps(rounded({"command": command, **result}), indent=1)
+    text = json.dumps(rounded({"command": command, "code": [provenance()], **result}), indent=1)
     print(text)
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)

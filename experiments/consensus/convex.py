@@ -24,8 +24,9 @@ import torch
 from experiments.command_line import REPORTS
 from experiments.consensus.problems import Problem, quadratics, softmax_regression
 from experiments.flower_runs import hardware, load_json, say
-from experiments.reporting import Entry, Results, as_json, machine_line, table
+from experiments.reporting import Entry, Results, as_json, code_line, machine_line, table
 from fl_app.data import load_dataset
+from fl_app.provenance import provenance
 from fl_app.record.environment import describe
 from strategies.consensus.algorithm import Algorithm
 from strategies.consensus.algorithms import ALGORITHMS, Settings, make_algorithm
@@ -229,7 +230,8 @@ application's own timetable, host and algorithms. An error below {EXACT:.0e} is 
   forgotten where the limit is to be exact). The others are as published; `pdmm-sgd` and `admm-sgd`
   have the fixed penalty that `isvr` gives at the node of the highest degree.
 - Made by `{results["command"]}` on {machine_line(results["hardware"])}, in
-  {results["seconds"] / 60:.1f} minutes."""
+  {results["seconds"] / 60:.1f} minutes.
+- Code: {code_line(results)}."""
 
 
 def _section(problem: str, what: str, runs: Sequence[Entry], row: str) -> str:
@@ -329,6 +331,7 @@ def main(words: Sequence[str] | None = None) -> int:
             say(f"{number} of {len(cases)} simulations")
     results: dict[str, Any] = {
         "command": shlex.join(["python", "-m", "experiments.consensus.convex"]),
+        "code": [provenance()],
         "hardware": hardware(describe()),
         "seconds": time.monotonic() - began,
         "runs": runs,

@@ -20,6 +20,7 @@ from experiments.consensus.results import (
 from experiments.reporting import (
     Entry,
     Results,
+    code_line,
     machine_line,
     many,
     present,
@@ -79,6 +80,7 @@ exchange with their neighbours at random times, and each is to end with the mode
 in one place would have given.
 
 - Made by `{results["command"]}` (size {results["size"]}, seeds {", ".join(map(str, seeds))}).
+- Code: {code_line(results)}.
 - Hardware: {machine_line(results["hardware"])}.
 - CIFAR-10 at 32x32; a ring of 8; every node has 5 of the 10 classes, each of which 4 nodes have; an
   edge exchanges at random times, on average every K = {INTERVAL} local steps (`d-psgd` and

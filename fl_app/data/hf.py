@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from fl_app.errors import install
+
 
 def flwr_datasets_partition(
     labels: np.ndarray, name: str, num_partitions: int, seed: int, **params: Any
@@ -22,9 +24,7 @@ def flwr_datasets_partition(
         from datasets import Dataset
         from flwr_datasets import partitioner as partitioners
     except ImportError as error:
-        raise ValueError(
-            f"partition='hf:{name}' needs flwr-datasets; install the extra: pip install edge-fl[hf]"
-        ) from error
+        raise ValueError(f"partition='hf:{name}' needs flwr-datasets: {install('hf')}") from error
     names = sorted(set(partitioners.__all__) - {"Partitioner"})
     if name not in names:
         raise ValueError(f"partition='hf:{name}' is unknown; choose one of: {', '.join(names)}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fl_app.data.images import ImageSet
-from fl_app.errors import DataError
+from fl_app.errors import DataError, install
 
 
 def cache_directory() -> Path:
@@ -88,7 +88,7 @@ def _read(class_name: str, root: Path, *, download: bool = False) -> tuple[Image
         train, test = (reader(str(root), download=download, **split) for split in splits)
     except ImportError as error:  # torchvision reads SVHN's MATLAB files with SciPy
         raise DataError(
-            f"{class_name} needs a package that is missing ({error}): pip install 'edge-fl[svhn]'"
+            f"{class_name} needs a package that is missing ({error}): {install('svhn')}"
         ) from error
     return _image_set(train), _image_set(test)
 

@@ -8,8 +8,9 @@ from typing import Any
 from fl_app.assemble import dataset_of
 from fl_app.config import RunConfig
 from fl_app.errors import ConfigError, DataError, DivergedError, RunDirectoryError
+from fl_app.provenance import provenance
 from fl_app.record.console import console_listener
-from fl_app.record.metrics import latest, link_counts, targets_of
+from fl_app.record.metrics import codes_of, latest, link_counts, targets_of
 from fl_app.record.modes import VIEWS
 from fl_app.record.report import render
 from fl_app.record.run_dir import RunDirectory, runs_root
@@ -83,6 +84,7 @@ def open_books(run: RunDirectory, config: RunConfig) -> None:
         run.emit("run_started", config=config.flat(), data=dataset.digest)
         for line in dataset.unused:
             run.emit("warning", message=line)
+    run.emit("code", **provenance())
 
 
 def check_resumable(config: RunConfig) -> None:
@@ -139,6 +141,7 @@ def close_books(run: RunDirectory, config: RunConfig, status: str, reason: str) 
         "partition": config.partition,
         "participants": config.participants,
         "seed": config.seed,
+        "code": codes_of(run.events()),
         **measured,
         **link_counts(run.events()),
         "virtual_seconds": seconds if config.virtual else None,

@@ -7,12 +7,15 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from fl_app.provenance import provenance
+
 PACKAGES = ("edge-fl", "flwr", "numpy", "ray", "safetensors", "torch", "torchvision")
 
 
 def describe() -> dict[str, Any]:
-    """Return versions, processor, memory (bytes), threads and GPU of this process, as JSON."""
+    """Return code, versions, processor, memory (bytes), threads and GPU of this process."""
     return {
+        "code": provenance(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},

@@ -12,7 +12,7 @@ from torch import nn
 
 from fl_app.assemble import flat_model
 from fl_app.config import RunConfig
-from fl_app.errors import ExportError
+from fl_app.errors import ExportError, install
 from fl_app.models import FlatModel
 from fl_app.record.node_store import NODES, NodeStore
 from fl_app.record.run_dir import RunDirectory
@@ -55,7 +55,7 @@ def export_onnx(module: nn.Module, example: torch.Tensor, path: Path) -> float:
     """
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise ExportError(f"exporting needs {', '.join(missing)}: pip install 'edge-fl[export]'")
+        raise ExportError(f"exporting needs {', '.join(missing)}: {install('export')}")
     path = Path(path)
     # A copy on the CPU: neither the mode nor the memory of the caller's model is touched.
     model = copy.deepcopy(module).cpu().eval()

@@ -148,6 +148,16 @@ def times_to_targets(points: Sequence[Point], targets: Sequence[float]) -> dict[
     }
 
 
+def codes_of(events: Iterable[Event]) -> list[dict[str, Any]]:
+    """Return which code has worked on the run, see `provenance`: each once, the last one last."""
+    found: dict[str, dict[str, Any]] = {}
+    for event in of_kind(events, "code"):
+        code = {name: event[name] for name in ("commit", "dirty", "fingerprint")}
+        found.pop(repr(code), None)
+        found[repr(code)] = code
+    return list(found.values())
+
+
 def link_counts(events: Iterable[Event]) -> dict[str, Any]:
     """Of a run on devices with sessions: processes {device: how many have served it}, away (the
     devices that were not there at its end), router_restarts, and refused {"kind: reason": how many

@@ -1,13 +1,15 @@
 """The report of a run: figures and one HTML file that needs nothing else, from its events."""
 
 import base64
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fl_app.provenance import described
 from fl_app.record import figures
 from fl_app.record.checkpoint import atomic_write
 from fl_app.record.formatting import duration, number
-from fl_app.record.metrics import CLOCK_UNITS, Event, targets_of
+from fl_app.record.metrics import CLOCK_UNITS, Event, codes_of, targets_of
 from fl_app.record.modes import view_of
 from fl_app.record.run_dir import FIGURES, REPORT, RunDirectory, flatten
 from fl_app.record.view import Measured, Pairs, View
@@ -42,7 +44,7 @@ def render(run: RunDirectory) -> Path:
         name=run.name,
         status=status(run, events),
         tiles=_tiles(view, measured, clock),
-        summary=_summary_rows(view, measured, config),
+        summary=[*_summary_rows(view, measured, config), ("code", _code(codes_of(events)))],
         targets=_target_rows(measured, clock),
         pictures=pictures,
         absent=absent,
@@ -87,6 +89,10 @@ def _summary_rows(view: View, measured: Measured, config: dict[str, Any]) -> Pai
         *view.page.results(measured),
     ]
     return [(label, str(value)) for label, value in rows if value not in (None, "", "-")]
+
+
+def _code(codes: Sequence[Mapping[str, Any]]) -> str:
+    return "; then ".join(map(described, codes)) or described(None)
 
 
 def _target_rows(measured: Measured, clock: str) -> Pairs:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from fl_app.errors import RunDirectoryError
+from fl_app.errors import RunDirectoryError, install
 from fl_app.record.consensus_metrics import node_spread
 from fl_app.record.console import Listener
 from fl_app.record.metrics import Event
@@ -90,7 +90,7 @@ def wandb_listener(run: RunDirectory) -> Listener:
 
 
 def _missing(extra: str) -> str:
-    return f"sinks={extra!r} needs an optional package: pip install 'edge-fl[{extra}]'"
+    return f"sinks={extra!r} needs an optional package: {install(extra)}"
 
 
 # The optional sinks by the names that the configuration knows.

@@ -9,7 +9,7 @@ from flwr.serverapp import Grid
 
 from fl_app.assemble import devices_of, flat_model, topology_of, topology_text
 from fl_app.config import RunConfig
-from fl_app.errors import ConfigError, EdgeFlError
+from fl_app.errors import ConfigError, EdgeFlError, install
 from fl_app.record.run_dir import RunDirectory
 from fl_app.site import Site, server_site
 from strategies.link.sessions import SessionGrid
@@ -77,7 +77,7 @@ def _obstacle(config: RunConfig, site: Site) -> str:
     if not site.mail_port:
         return "the site has no port for mail"
     if find_spec("zenoh") is None:
-        return 'eclipse-zenoh is not installed; pip install "edge-fl[deploy]"'
+        return f"eclipse-zenoh is not installed: {install('deploy')}"
     return ""
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from fl_app.errors import EdgeFlError
+from fl_app.errors import EdgeFlError, install
 from fl_app.site import Site
 from strategies.link.wire import WireError, frame, unframe
 
@@ -50,9 +50,7 @@ class Sealing:
             from cryptography.hazmat.primitives.asymmetric import ec, x25519
             from cryptography.hazmat.primitives.serialization import load_pem_private_key
         except ImportError as error:
-            raise EdgeFlError(
-                'sealed mail needs cryptography: pip install "edge-fl[deploy]"'
-            ) from error
+            raise EdgeFlError(f"sealed mail needs cryptography: {install('deploy')}") from error
 
         if site.credentials is None:
             raise EdgeFlError(

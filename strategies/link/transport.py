@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from fl_app.errors import EdgeFlError
+from fl_app.errors import EdgeFlError, install
 from fl_app.site import Site
 
 # Seconds after which a silent link is given up: the longest that a cut goes unnoticed.
@@ -79,7 +79,5 @@ def import_zenoh() -> Any:
     try:
         import zenoh
     except ImportError as error:
-        raise EdgeFlError(
-            'the mail router needs eclipse-zenoh: pip install "edge-fl[deploy]"'
-        ) from error
+        raise EdgeFlError(f"the mail router needs eclipse-zenoh: {install('deploy')}") from error
     return zenoh
