@@ -199,21 +199,17 @@ DISTILL: dict[str, tuple[dict[str, Any], str]] = {
         {"distill.learning-rate": 1e9},
         r"round \d, the global model is not finite.*distill.learning-rate=1e\+09",
     ),
-    "small": (
-        {"mode": "average", "averaging": "buffered", "server-learning-rate": 1e45},
-        r"round 1, the small model .*: learning-rate=.* or server-learning-rate=1e\+45",
-    ),
     "small, whose weights are finite, but not its answers": (
-        {"mode": "average", "averaging": "buffered", "server-learning-rate": 3e38},
-        "round 1, the small model is not finite",
+        {"mode": "average", "averaging": "buffered", "server-learning-rate": 1e9},
+        r"round 1, the small model .*: learning-rate=.* or server-learning-rate=1e\+09",
     ),
     "a liar": (
         {"attack": "sign-flip", "attackers": 1, "attack-scale": 1e38, "mode": "average"},
         r"round 1, the small model .*: attack-scale=1e\+38 or learning-rate=",
     ),
     "everybody": (
-        {"learning-rate": 1e30, "mode": "average"},
-        r"round 3, the model of every participant .*: learning-rate=1e\+30",
+        {"learning-rate": 1e9, "mode": "average", "local-steps": 6},
+        r"round 3, the model of every participant .*: learning-rate=1e\+09",
     ),
 }
 

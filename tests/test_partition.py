@@ -300,5 +300,5 @@ class TestAgainstFlwrDatasets:
 
 def test_adapter_without_flwr_datasets_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ValueError, match=r"pip install edge-fl\[hf\]"):
+    with pytest.raises(ValueError, match=r"pip install -e '.\[hf\]'"):
         partition(LABELS, "hf:IidPartitioner", 8, 0)

@@ -412,7 +412,7 @@ def test_without_opacus_the_extra_is_named_before_anything_starts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("fl_app.assemble.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r'pip install "edge-fl\[privacy\]"'):
+    with pytest.raises(ConfigError, match=r"pip install -e '.\[privacy\]'"):
         preflight(resolve({"privacy.samples": True, "normalisation": "group"}))
     preflight(resolve())
 

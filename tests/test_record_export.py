@@ -115,7 +115,7 @@ def test_a_missing_package_says_how_to_install_it(
         return None if name == "onnxruntime" else real(name, package)
 
     monkeypatch.setattr(export.importlib.util, "find_spec", find)
-    with pytest.raises(ExportError, match=r"needs onnxruntime: pip install 'edge-fl\[export\]'"):
+    with pytest.raises(ExportError, match=r"needs onnxruntime: pip install -e '.\[export\]'"):
         export_onnx(model, example(), tmp_path / "m.onnx")
 
 
