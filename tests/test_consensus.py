@@ -19,6 +19,7 @@ from fl_app.errors import ConfigError, EdgeFlError
 from fl_app.record.metrics import of_kind
 from fl_app.record.node_store import NODES, NodeStore
 from fl_app.record.run_dir import RunDirectory
+from strategies.consensus import fleet
 from strategies.consensus.rates import rate_of
 from strategies.consensus.strategy import Consensus
 from strategies.evaluation import Evaluator
@@ -319,6 +320,29 @@ def test_a_host_that_fails_three_times_ends_the_run(tmp_path: Path) -> None:
     ):
         run(tmp_path, {}, nodes=3, tamper=tamper)
     assert len(seen) == 3
+
+
+def test_a_host_that_is_stuck_is_asked_again_on_the_virtual_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is alive and never answers. There is no time in which a window must be done, but how long
+    others have taken is known."""
+    monkeypatch.setattr(fleet, "_PATIENCE_WINDOWS", 1)
+    stuck: list[Message] = []
+
+    def get_stuck(message: Message, reply: Message) -> Message | None:
+        order: Any = message.content.get("config", {})
+        if not stuck and order.get("window") == 2:
+            stuck.append(message)
+            return None
+        return reply
+
+    expected = run(tmp_path / "undisturbed", {})
+    found = run(tmp_path / "stuck", {"round-timeout": 3.0}, nodes=2, tamper=get_stuck)
+    assert stuck
+    assert checksum(found) == checksum(expected)
+    reasons = {e["reason"] for e in of_kind(found.events(), "rejected")}
+    assert reasons == {"no reply in time"}
 
 
 def test_an_answer_whose_mail_is_none_is_a_failure(tmp_path: Path) -> None:

@@ -34,6 +34,9 @@ from strategies.roster import Host
 _MEET_SECONDS = 3.0
 # A host whose window failed is asked again so often in a row before the run gives up.
 _ATTEMPTS = 3
+# On the virtual clock a window may take so many times the seconds of the longest one before it;
+# what takes longer is stuck.
+_PATIENCE_WINDOWS = 50
 _LONGEST_PAUSE = 60.0  # seconds until a device that keeps failing is asked again
 
 
@@ -44,6 +47,7 @@ class _Seat:
     stops: how often it has parked its nodes in this window. mail: what its nodes' states do not
     contain yet, and collected: the number of the last one that they do, with Ray's carrier.
     failures: in a row. not_before: when it may be asked again. out: nobody waits for it now.
+    began: when it was given its window, on the monotonic clock.
     """
 
     host: Host
@@ -54,6 +58,7 @@ class _Seat:
     failures: int = 0
     not_before: float = 0.0
     out: bool = False
+    began: float = 0.0
     mail: list[Mail] = field(default_factory=list)
     collected: int = 0
     trace: list[list[Any]] = field(default_factory=list)  # of the window, up to where it is parked
@@ -102,6 +107,7 @@ class Fleet:
         bound = hosts[0].participant is not None
         self._live = bound and not config.virtual
         self._last_work = time.monotonic()
+        self._longest_window = 0.0  # seconds
         if bound and len(everybody) > config.participants:
             raise EdgeFlError('consensus.references need all data in one place; use "" on devices')
         if bound and self.carrier == "ray":
@@ -183,9 +189,15 @@ class Fleet:
             "arrays": ArrayRecord({key: Array(value) for key, value in arrays.items()}),
         }
         message = Message(RecordDict(content), host.node_id, kind)
-        # However long a simulated window takes: what dies there is told as an error.
-        timeout = math.inf if self._config.virtual else self._config.round_timeout
-        return self._dispatcher.send(message, timeout)
+        return self._dispatcher.send(message, self._timeout())
+
+    def _timeout(self) -> float:
+        """Seconds until a host that has not answered counts as failed. However long a simulated
+        window takes, the first time: what dies there is told as an error."""
+        if not self._config.virtual:
+            return self._config.round_timeout
+        longest = self._longest_window
+        return max(self._config.round_timeout, _PATIENCE_WINDOWS * longest) if longest else math.inf
 
     def dispatch(self, last: int, order_of: Callable[[int], dict[str, Any]]) -> None:
         """Give work to every host that is free and may go on, up to window `last`; order_of says
@@ -201,6 +213,8 @@ class Fleet:
                 seat.mail += self._take(seat)
                 if seat.stops and not seat.mail:
                     continue  # it would only find out again that it lacks mail
+            if not seat.stops:
+                seat.began = time.monotonic()
             order = {
                 **self._order,
                 **order_of(seat.window),
@@ -305,6 +319,7 @@ class Fleet:
             seat.stops += 1
             return None
         seat.window, seat.stops = seat.window + 1, 0
+        self._longest_window = max(self._longest_window, time.monotonic() - seat.began)
         trace, seat.trace = seat.trace, []
         described = told.described | {"trace": trace}
         return Answer(seat.window - 1, seat.nodes, told.metrics, described, told.total)
