@@ -344,6 +344,11 @@ def main(words: Sequence[str] | None = None) -> int:
         except EdgeFlError as error:
             print(f"edge-fl: {error}", file=sys.stderr)
             return USAGE_ERROR
+        except OSError as error:
+            if error.filename is None:  # of a stream: see `written_out`
+                raise
+            print(f"edge-fl: {error.filename}: {error.strerror}", file=sys.stderr)
+            return USAGE_ERROR
         except KeyboardInterrupt:
             return INTERRUPTED
 

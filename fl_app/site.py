@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fl_app.errors import ConfigError
+from fl_app.paths import expanded
 
 SITE_FILE = "site.json"
 SERVER = "server"  # the common name in the server's certificate; no device may have it
@@ -65,7 +66,7 @@ def device_site(node_config: Mapping[str, Any]) -> Site | None:
 
 def read_site(directory: str | Path) -> Site:
     """The site whose files are in `directory`. Raises ConfigError for what is missing or broken."""
-    place = Path(directory).expanduser()
+    place = expanded(str(directory), "the site directory")
     try:
         content = json.loads((place / SITE_FILE).read_text())
         files = [place / name for name in CREDENTIALS]

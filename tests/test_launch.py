@@ -123,7 +123,7 @@ def test_a_bad_value_survives_parsing_and_is_named_by_resolve(word: str) -> None
 
 
 def test_values_survive_toml() -> None:
-    values = {"a.b": 'x "y" \\ z\n', "n": 3, "f": 1e-9, "t": True, "u": "größer"}
+    values = {"a.b": 'x "y" \\ z\n', "n": 3, "f": 1e-9, "t": True, "u": "größer 😀"}
     parsed = tomllib.loads("\n".join(toml_lines(values)))
     assert {"a.b": parsed.pop("a")["b"], **parsed} == values
 

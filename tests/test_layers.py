@@ -52,6 +52,7 @@ LAYERS: dict[int, tuple[str, ...]] = {
         "fl_app.fingerprint",
         "fl_app.memory",
         "fl_app.models.*",
+        "fl_app.paths",
         "fl_app.provenance",
         "fl_app.pyproject",
         "fl_app.record.*",

@@ -1,12 +1,14 @@
 """Odd surroundings of a run: proxies, others' packages, encodings, places, clusters."""
 
 import os
+import pwd
 import shutil
 import socket
 import string
 import subprocess
 import sys
 import threading
+import tomllib
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.metadata import entry_points
@@ -16,12 +18,17 @@ from unittest import mock
 import httpx
 import pytest
 
+from fl_app.cli import main
+from fl_app.data.torchvision_sets import cache_directory
 from fl_app.deploy.directory import create
-from fl_app.errors import ConfigError
+from fl_app.deploy.nodes import register
+from fl_app.errors import ConfigError, EdgeFlError
 from fl_app.launch import cluster
 from fl_app.launch.cluster import resources_of
 from fl_app.launch.run import run
 from fl_app.launch.surroundings import check_interpreter, settle
+from fl_app.record.run_dir import runs_root
+from fl_app.site import read_site
 
 ROOT = Path(__file__).resolve().parents[1]
 DEAD = "127.0.0.1:9"  # nobody listens there
@@ -221,6 +228,59 @@ def test_setup_refuses_the_places_that_a_run_refuses(
         assert "move the clone" in done.stderr
     assert done.returncode
     assert [path.name for path in place.iterdir()] == ["Makefile"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "output=~no-such-user/runs"],
+        ["run", "data-path=~no-such-user/x.npz"],
+        ["run", f"output=/{'x' * 300}"],
+        ["deploy", "check", "~no-such-user"],
+        ["deploy", "check", "x" * 300],
+        ["deploy", "init", "x" * 300, "--host", "h"],
+        ["deploy", "init", "\udc80", "--host", "h"],
+        ["deploy", "register", "x" * 300],
+        ["resume", "x" * 300],
+    ],
+)
+def test_a_path_that_cannot_be_is_refused_in_one_line(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.environ["EDGE_FL_HOME"] = str(tmp_path)
+    assert main(words) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("home", ["~no-such-user/x", ""])
+def test_a_home_that_cannot_be_found_is_named(home: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.environ["EDGE_FL_HOME"] = home
+    os.environ.pop("HOME", None)
+    monkeypatch.setattr(pwd, "getpwuid", mock.Mock(side_effect=KeyError))
+    for ask in (cache_directory, runs_root, lambda: read_site("~/site")):
+        with pytest.raises(EdgeFlError, match="home directory that cannot be found"):
+            ask()
+
+
+def test_a_deployment_may_be_where_its_path_has_odd_signs(tmp_path: Path) -> None:
+    place = tmp_path / 'größer " 😀'
+    create(place, "127.0.0.1", devices=["pi-1"])
+    configuration = tomllib.loads((place / "flower" / "config.toml").read_text())
+    certificate = configuration["superlink"]["edge"]["root-certificates"]
+    assert Path(certificate) == place / "server" / "ca.crt"
+    # But Flower cuts such a path off in the configuration of a SuperNode.
+    script = place / "devices" / "pi-1" / "start-supernode.sh"
+    done = subprocess.run([script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert 'no path with "' in done.stderr
+
+
+def test_the_folder_of_a_server_without_its_certificates_is_named(tmp_path: Path) -> None:
+    create(tmp_path / "site", "127.0.0.1", devices=["pi-1"])
+    (tmp_path / "site" / "server" / "ca.crt").unlink()
+    with pytest.raises(EdgeFlError, match=r"ca\.crt"):
+        register(tmp_path / "site" / "server")
 
 
 # ------------------------------------------------------------------------------- a cluster

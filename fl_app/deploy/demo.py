@@ -19,9 +19,10 @@ from typing import Any
 from fl_app.config import Value, resolve
 from fl_app.deploy.loopback import Loopback
 from fl_app.errors import EdgeFlError
-from fl_app.launch.run import FAILED, Stopped, heed_signals
+from fl_app.launch.run import FAILED, Stopped, stop
 from fl_app.launch.run import run as edge_fl_run
 from fl_app.launch.sizing import count_cores
+from fl_app.launch.supervise import heed
 from fl_app.record.formatting import duration, megabytes, share
 from fl_app.record.metrics import of_kind
 from fl_app.record.modes import view_of
@@ -51,7 +52,7 @@ def demo() -> int:
     deployment does not start.
     """
     import_zenoh()
-    heed_signals()
+    heed(stop)
     place = Path(tempfile.mkdtemp(prefix="edge-fl-demo-"))
     log = _Story()
     code = FAILED

@@ -58,6 +58,8 @@ def create(
     Raises ConfigError for what cannot work, and when `directory` exists.
     """
     _check(host, devices, (port, mail_port), days, insecure)
+    if not str(directory).isprintable():
+        raise ConfigError(f"{str(directory)!r} has signs that no configuration can hold")
     if directory.exists() or directory.is_symlink():
         raise ConfigError(f"{directory} exists already and is left alone; choose another place")
     settings = {

@@ -87,6 +87,7 @@ def _control(server: Path) -> Iterator[Any]:
     The `flwr supernode` command shows neither names nor keys, and starts a process per device.
     """
     import httpx
+    from click import ClickException
     from flwr.cli.typing import SuperLinkConnection
     from flwr.cli.utils import init_http_client_from_connection
     from flwr.proto.control_pb2 import ListNodesRequest
@@ -95,8 +96,11 @@ def _control(server: Path) -> Iterator[Any]:
     address, insecure = f"127.0.0.1:{settings['port']}", settings["insecure"]
     root = None if insecure else str((server / "ca.crt").absolute())
     connection = SuperLinkConnection("edge-fl", address, root, insecure=insecure)
-    with contextlib.redirect_stdout(io.StringIO()):  # it says every time where it connects to
-        control = init_http_client_from_connection(connection)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # it says every time where it connects to
+            control = init_http_client_from_connection(connection)
+    except ClickException as error:
+        raise EdgeFlError(error.message) from error
     deadline = time.monotonic() + ANSWER_SECONDS
     try:
         while True:

@@ -59,7 +59,7 @@ def run(
         check_output(config)
         preflight(config)
         size = size_for(config, ray)
-    heed(_stop)
+    heed(stop)
     try:
         return _run_to_the_end(overrides, superlink, ray, size, verbose)
     except Stopped as stopped:  # while the end of a run was being recorded
@@ -113,7 +113,7 @@ def _attempt(
         with _link(superlink, ray) as link:
             problem = _run_on(link, overrides, size, reader)
             return code_of(problem), problem
-    except EdgeFlError as error:
+    except (EdgeFlError, OSError) as error:
         return FAILED, str(error)
     except Stopped as stopped:
         return stopped.code, str(stopped)
@@ -161,7 +161,7 @@ class Stopped(BaseException):
         self.code = INTERRUPTED if number == signal.SIGINT else TERMINATED
 
 
-def _stop(number: int, _frame: FrameType | None) -> None:
+def stop(number: int, _frame: FrameType | None) -> None:
     """Raise Stopped in the main thread, once."""
     # Once is enough: clearing up takes seconds, and a second Ctrl-C must not cut it short.
     for each in ENDING:
@@ -207,7 +207,7 @@ def _run_on(
 
 def _submit(link: Link, overrides: Mapping[str, Value], size: Mapping[str, Value]) -> str:
     """`flwr run` the app; returns the run id."""
-    with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+    with tempfile.NamedTemporaryFile("w", suffix=".toml", encoding="utf-8") as file:
         file.write("\n".join(toml_lines(overrides)))
         file.flush()
         arguments = ["run", str(APP), link.connection, "--run-config", file.name]
@@ -312,16 +312,17 @@ def check_output(config: RunConfig) -> None:
         check_resumable(config)
         return
     root = runs_root(config.output)
-    if config.name and (root / config.name).exists():
-        raise RunDirectoryError(f"there is a run named {config.name!r} in {root}; choose another")
-    existing = next(folder for folder in (root, *root.parents) if folder.exists())
     try:
+        taken = bool(config.name) and (root / config.name).exists()
+        existing = next(folder for folder in (root, *root.parents) if folder.exists())
         tempfile.TemporaryFile(dir=existing).close()
     except OSError as error:
         raise RunDirectoryError(
             f"cannot make run directories in {root}: {error.strerror}; choose another place with "
             f"output=PATH or EDGE_FL_HOME"
         ) from error
+    if taken:
+        raise RunDirectoryError(f"there is a run named {config.name!r} in {root}; choose another")
 
 
 def completed(status: str, run_directory: Path | None) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 
 from fl_app.errors import EdgeFlError
 from fl_app.launch import supervise
+from fl_app.paths import expanded
 from fl_app.record.run_dir import runs_root
 
 CONNECTION = "edge-fl"
@@ -172,7 +173,7 @@ def _environment(home: Path, directory: str, ray_address: str) -> dict[str, str]
         environment["RAY_ADDRESS"] = ray_address
         del environment["RAY_TMPDIR"]
     if edge_fl_home := environment.get("EDGE_FL_HOME"):
-        environment["EDGE_FL_HOME"] = str(Path(edge_fl_home).expanduser().absolute())
+        environment["EDGE_FL_HOME"] = str(expanded(edge_fl_home, "EDGE_FL_HOME").absolute())
     return environment
 
 

@@ -3,10 +3,10 @@
 import contextlib
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from fl_app.config import PATH_KEYS, Value, defaults
 from fl_app.errors import ConfigError
+from fl_app.paths import expanded
 
 
 def parse_assignments(words: Sequence[str]) -> dict[str, Value]:
@@ -14,7 +14,7 @@ def parse_assignments(words: Sequence[str]) -> dict[str, Value]:
 
     Text needs no quotes. A relative path is made absolute here, since the app runs elsewhere. What
     does not look like a value of its key's type stays text, for `resolve` to reject by name.
-    Raises ConfigError for a word without `=`.
+    Raises ConfigError for a word without `=`, and for a home directory that is not there.
     """
     values: dict[str, Value] = {}
     for word in words:
@@ -24,7 +24,7 @@ def parse_assignments(words: Sequence[str]) -> dict[str, Value]:
         default = defaults().get(key, "")
         values[key] = _typed(text, type(default))
         if key in PATH_KEYS and text:
-            values[key] = str(Path(text).expanduser().absolute())
+            values[key] = str(expanded(text, key).absolute())
     return values
 
 
@@ -38,5 +38,6 @@ def _typed(text: str, kind: type) -> Value:
 
 
 def toml_lines(values: Mapping[str, Value]) -> list[str]:
-    """`key = value` lines. A JSON text, number or truth value is also a TOML one."""
-    return [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+    """`key = value` lines. A JSON text, number or truth value is also a TOML one, but for letters
+    that JSON would write as two escapes."""
+    return [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]

@@ -1,5 +1,6 @@
 """The scripts, units and container files of a site: templates with @NAMES@ in them."""
 
+import json
 import re
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -45,7 +46,9 @@ def device(settings: Mapping[str, Any], name: str, port: int) -> dict[str, str]:
 
 def connection(settings: Mapping[str, Any], directory: Path) -> str:
     """A Flower configuration with the deployment as its connection, as seen from the server."""
-    security = f'root-certificates = "{directory.absolute() / "server" / "ca.crt"}"'
+    # A JSON text is a TOML one, whatever signs the path has.
+    certificate = json.dumps(str(directory.absolute() / "server" / "ca.crt"), ensure_ascii=False)
+    security = f"root-certificates = {certificate}"
     return (
         f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n'
         f'address = "127.0.0.1:{settings["port"]}"\n'

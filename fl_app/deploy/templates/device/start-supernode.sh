@@ -25,6 +25,9 @@ if [ -n "$data" ]; then
     data=$(CDPATH='' cd -- "$(dirname -- "$data")" && pwd)/$(basename -- "$data")
     config="$config data-path=\"$data\""
 fi
+case $here$data in *[\"\\]*)
+    echo "start-supernode.sh: Flower takes no path with \" or \\ in it: $here $data" >&2; exit 2 ;;
+esac
 cd "$state"
 
 export PATH FLWR_HOME="$state/flower" FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1 \
