@@ -248,6 +248,24 @@ def momentum_tracking(world: World, s: Settings) -> Models:
     return list(w)
 
 
+def momentum_tracking_cta(world: World, s: Settings) -> Models:
+    """Takezawa et al. 2023 in heavy-ball's learning rate: w <- W w - lr (m - c),
+    c <- W (c - m) + m; W is the unit matrix between the rounds, and w what it was after the last
+    one: the steps since then are added to it."""
+    x = w = world.start
+    m = c = torch.zeros_like(w)
+    for tick in world.ticks:
+        lr = (1 - s.momentum) * tick.rate
+        g = torch.stack([world.gradient(i, w_i) for i, w_i in enumerate(w)]) + s.weight_decay * w
+        m = s.momentum * m + g
+        w = w - lr * (m - c)
+        if tick.round is not None:
+            W = mixing(world, tick)
+            x = w = W @ x + (w - x)
+            c = W @ (c - m) + m
+    return list(w)
+
+
 def qg_dsgdm(world: World, s: Settings) -> Models:
     """Lin et al. 2021, algorithm 1, in heavy-ball's learning rate; with local steps, the difference
     of a round's models is that of K steps."""
@@ -349,6 +367,7 @@ ORACLES: dict[str, Callable[[World, Settings], Models]] = {
     "d-psgd": d_psgd,
     "gradient-tracking": lambda world, s: momentum_tracking(world, replace(s, momentum=0.0)),
     "momentum-tracking": momentum_tracking,
+    "momentum-tracking-cta": momentum_tracking_cta,
     "qg-dsgdm": qg_dsgdm,
     "decentlam": decentlam,
     "choco-sgd": choco_sgd,

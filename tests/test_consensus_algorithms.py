@@ -116,6 +116,11 @@ def ticks_of(name: str, *args: Any, **kwargs: Any) -> list[Tick]:
     return list(make(*args, **kwargs))
 
 
+def shortened(name: str, ticks: Sequence[Tick]) -> Sequence[Tick]:
+    """With the steps at which the algorithm is stable for three of them in a round."""
+    return [replace(t, rate=0.1) for t in ticks] if name == "momentum-tracking-cta" else ticks
+
+
 def started(algorithm: Algorithm, start: torch.Tensor) -> list[Node]:
     nodes = [Node(i, w.clone()) for i, w in enumerate(start)]
     for node in nodes:
@@ -219,7 +224,7 @@ class TestEveryAlgorithm:
     def test_reaches_the_optimum_of_all_data_or_does_not(self, name: str) -> None:
         """On a graph with different degrees, where a penalty per node would lead elsewhere."""
         topology, problem, exact = topology_for(name), quadratics(6), ALGORITHMS[name].exact
-        ticks = ticks_of(name, topology, 1500 if exact else 300)
+        ticks = shortened(name, ticks_of(name, topology, 1500 if exact else 300))
         world = World(topology, random_start(6), problem.gradient, ticks)
         error = worst(run(make_algorithm(name, SETTINGS, topology), world), problem.optimum())
         assert (error < 1e-9) if exact else (error > 1e-2)
@@ -231,7 +236,7 @@ class TestEveryAlgorithm:
             topology,
             random_start(6),
             lambda i, w: problem.gradient(0, w),
-            ticks_of(name, topology, 1000),
+            shortened(name, ticks_of(name, topology, 1000)),
         )
         settings = replace(SETTINGS, keep=0.8)
         models = run(make_algorithm(name, settings, topology), world)
@@ -822,7 +827,10 @@ def still(models: torch.Tensor, topology: Topology, rounds: int) -> World:
     return World(topology, models, lambda i, w: torch.zeros_like(w), ticks)
 
 
-@pytest.mark.parametrize("name", ["d-psgd", "gradient-tracking", "momentum-tracking", "qg-dsgdm"])
+MIXING = ["d-psgd", "gradient-tracking", "momentum-tracking", "momentum-tracking-cta", "qg-dsgdm"]
+
+
+@pytest.mark.parametrize("name", MIXING)
 def test_mixing_is_the_mixing_matrix(name: str) -> None:
     topology = build_topology("one-peer-exponential", 8)
     models = run(make_algorithm(name, SETTINGS, topology), still(random_start(8), topology, 3))
@@ -849,6 +857,20 @@ def test_tracking_momentum_is_momentum_of_the_tracked_gradient() -> None:
         u = beta * u + (1 - beta) * y
         w, y = W @ (w - tick.rate * u), W @ y
     torch.testing.assert_close(models, w, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["momentum-tracking", "momentum-tracking-cta"])
+def test_which_comes_first_in_a_round(name: str) -> None:
+    """One step of heavy-ball's lr and a mixing, from c = m = 0: w <- W (w - lr g), or as published
+    w <- W w - lr g."""
+    topology, problem, beta = build_topology("ring", 5), quadratics(5), 0.9
+    ticks = list(synchronous_ticks(topology, 1, interval=1))
+    world = World(topology, random_start(5), problem.gradient, ticks)
+    models = run(make_algorithm(name, replace(SETTINGS, momentum=beta), topology), world)
+    W, w = torch.from_numpy(topology.mixing_matrix()), random_start(5)
+    step = (1 - beta) * 0.3 * torch.stack([problem.gradient(i, w[i]) for i in range(5)])
+    expected = W @ (w - step) if name == "momentum-tracking" else W @ w - step
+    torch.testing.assert_close(models, expected, rtol=0, atol=1e-14)
 
 
 def test_trackers_sum_up_to_the_gradients() -> None:

@@ -67,11 +67,12 @@ METHODS: dict[str, Method] = {
     "dsgdm": Method("d-psgd", 0.005, 35.6),
     "qg-dsgdm": Method("qg-dsgdm", 0.005, 49.4),
     "decentlam": Method("decentlam", 0.005, 54.9),
-    "momentum-tracking": Method("momentum-tracking", 0.001, 66.8, all_reduce=True),
+    "momentum-tracking": Method("momentum-tracking-cta", 0.001, 66.8, all_reduce=True),
     "ecl": Method("ecl"),
     "ecl-forget": Method("ecl", changes={"forget": 1.0}),
     "admm-isvr": Method("admm-isvr"),
     "pdmm-isvr": Method("pdmm-isvr"),
+    "momentum-tracking-atc": Method("momentum-tracking", all_reduce=True),
     "gossip": Method("gossip"),
 }
 

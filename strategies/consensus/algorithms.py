@@ -5,7 +5,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from strategies.consensus.algorithm import Algorithm
-from strategies.consensus.baselines import DPSGD, ChocoSGD, Gossip, MomentumTracking, RelaySGD
+from strategies.consensus.baselines import (
+    DPSGD,
+    ChocoSGD,
+    CombineFirst,
+    Gossip,
+    MomentumTracking,
+    RelaySGD,
+)
 from strategies.consensus.byzantine import Clipped
 from strategies.consensus.descent import LocalSGD
 from strategies.consensus.ecl import ECL, CompressedECL, Penalty, fixed_penalty, isvr_penalty
@@ -168,6 +175,10 @@ ALGORITHMS: dict[str, Entry] = {
     ),
     "momentum-tracking": Entry(
         _plain(MomentumTracking), "synchronous", "Takezawa et al., TMLR 2023", exact=True,
+        unclipped=_SUMS,
+    ),
+    "momentum-tracking-cta": Entry(
+        _plain(CombineFirst), "synchronous", "Takezawa et al., TMLR 2023", exact=True,
         unclipped=_SUMS,
     ),
     "qg-dsgdm": Entry(_quasi_global, "synchronous", "Lin et al., ICML 2021"),

@@ -138,6 +138,44 @@ class MomentumTracking(DPSGD):
 
 
 @dataclass(frozen=True)
+class CombineFirst(MomentumTracking):
+    """Momentum tracking in the order of its paper ("combine then adapt"): neighbours mix the models
+    x that they had when the round began, and each adds to that what the round did to its own.
+
+        w_i <- sum_j W_ij x_j + (w_i - x_i)                                   at a round's end
+
+    The limit is the same; but mixing does not damp the newest steps, so they must be shorter.
+    """
+
+    def start(self, node: Node) -> None:
+        super().start(node)
+        node.vectors["before"] = node.weights.clone()
+
+    @property
+    def row_vectors(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (*super().row_vectors, "before")
+
+    def mixed(self, weights: torch.Tensor, vectors: Vectors) -> Vectors:
+        return super().mixed(vectors["before"], vectors)
+
+    def mix(self, node: Node, round_: int) -> None:
+        before = node.vectors["before"]
+        node.weights.sub_(before)
+        super().mix(node, round_)
+        before.copy_(node.weights.add_(before))
+
+    def mix_many(self, rows: Rows, chosen: Chosen, round_: int) -> None:
+        with changing(rows.weights, chosen.index) as weights:
+            weights.sub_(rows.vectors["before"][chosen.index])
+        super().mix_many(rows, chosen, round_)
+        with (
+            changing(rows.weights, chosen.index) as weights,
+            changing(rows.vectors["before"], chosen.index) as before,
+        ):
+            before.copy_(weights.add_(before))
+
+
+@dataclass(frozen=True)
 class ChocoSGD(LocalSGD):
     """CHOCO-SGD (Koloskova et al. 2019): everybody keeps public copies h, from 0 on, of itself and
     its neighbours, and sends them compressed corrections.
