@@ -107,11 +107,12 @@ def data_of(seed: int = 0) -> tracking_data.Data:
     return split(images(1000), images(60, seed=1), 4, seed)
 
 
+@pytest.mark.parametrize("engine", ["sequential", "stacked"])
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_runs(name: str) -> None:
-    """One step: all exchange, models stay finite, and the bytes are those of 16 mails."""
+def test_every_method_runs(name: str, engine: str) -> None:
+    """One epoch: all exchange, models stay finite, and the bytes are those of 16 mails a step."""
     case = Case(name, METHODS[name].rate, epochs=1)
-    run = Run(case, data_of(), "cpu")
+    run = Run(case, data_of(), "cpu", engine)
     assert list(run) == [1]
     models = run.weights()
     assert bool(models.isfinite().all())
