@@ -10,7 +10,7 @@ from client_apps.bench import shard_of
 from fl_app.config import resolve
 from fl_app.data import load_dataset, sets
 from fl_app.errors import DataError, EdgeFlError
-from fl_app.record.books import open_books, recorded
+from fl_app.record.books import check_resumable, recorded
 from fl_app.record.metrics import of_kind
 from strategies.roster import Host, prepare_hosts
 from tests.fake_grid import FakeGrid
@@ -49,9 +49,9 @@ def test_a_run_is_not_resumed_with_other_data(tmp_path: Path) -> None:
     resumed = resolve(values | {"resume": str(run.path)})
     write_set(tmp_path / "a.npz", (LABELS + 1) % 10)
     with pytest.raises(DataError, match=r"a.npz are others than when that run started; put back"):
-        open_books(resumed)
+        check_resumable(resumed)
     write_set(tmp_path / "a.npz")
-    open_books(resumed)
+    check_resumable(resumed)
     assert run.summary()["data"] == load_dataset("files", data_path=values["data-path"]).digest
 
 

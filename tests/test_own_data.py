@@ -26,6 +26,7 @@ from fl_app.data import (
     load_dataset,
     load_shard,
     own,
+    picture,
     sets,
     spec_of,
 )
@@ -273,13 +274,13 @@ def test_a_set_with_one_picture_in_colour_is_in_colour(tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", ["deeper", "tif", "gif", "JPE"])
 def test_pictures_count_wherever_in_their_class_they_are(tmp_path: Path, how: str) -> None:
     both_sets(tmp_path, ["ant", "bee"])
-    picture = tmp_path / "train" / "ant" / "000.png"
+    file = tmp_path / "train" / "ant" / "000.png"
     if how == "deeper":
-        (picture.parent / "2024" / "may").mkdir(parents=True)
-        picture.rename(picture.parent / "2024" / "may" / picture.name)
+        (file.parent / "2024" / "may").mkdir(parents=True)
+        file.rename(file.parent / "2024" / "may" / file.name)
     else:
-        Image.open(picture).save(picture.with_suffix(f".{how}"))
-        picture.unlink()
+        Image.open(file).save(file.with_suffix(f".{how}"))
+        file.unlink()
     assert use(tmp_path).train.labels.tolist() == [0, 1]
     assert use(tmp_path).spec.channels == 1  # a grey GIF has a palette
 
@@ -632,3 +633,44 @@ def test_pictures_that_memory_does_not_hold_are_not_decoded(
     monkeypatch.setattr(folder, "pixels", lambda *_: pytest.fail("it is decoded"))
     with pytest.raises(DataError, match=r"\(1 pictures\) would take .* GB of memory"):
         shard(ant.parent)
+
+
+# ------------------------------------------------------------------ machines that are otherwise
+
+
+@pytest.mark.parametrize("method", ["iterdir", "is_dir"])
+def test_a_folder_that_may_not_be_read_is_named(
+    ant: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    def refuse(path: Path) -> bool:
+        if path == ant or (method == "is_dir" and path.parent == ant):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    Image.new("RGB", (6, 4)).save(ant / "a.png")
+    real = getattr(Path, method)
+    monkeypatch.setattr(Path, method, refuse)
+    with pytest.raises(DataError, match=r"cannot be read \(Permission denied\)"):
+        shard(ant.parent)
+
+
+def test_a_name_that_is_no_text_is_told_in_one_that_is(tmp_path: Path) -> None:
+    """As a file system has it that was written with another encoding."""
+    both_sets(tmp_path, ["ant", "bee"])
+    odd = os.fsdecode(b"caf\xe9")
+    for part in ("train", "test"):
+        (tmp_path / part / "bee").rename(tmp_path / part / odd)
+    with pytest.raises(DataError, match=r"'caf\\+udce9' is no name of a class") as refusal:
+        use(tmp_path)
+    assert str(refusal.value).isprintable()
+
+
+def test_pictures_are_read_with_a_pillow_that_lacks_a_format(
+    ant: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (6, 4)).save(ant / "a.png")
+    Image.init()
+    monkeypatch.delitem(Image.OPEN, "AVIF", raising=False)
+    picture._formats.cache_clear()
+    assert len(shard(ant.parent)) == 1
+    picture._formats.cache_clear()

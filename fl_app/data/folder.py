@@ -50,11 +50,11 @@ def list_classes(path: Path) -> Listing:
     """List ``<class>/**``. Raises DataError for a folder that cannot be listed, or if two folders
     have the same name but for how letters are composed."""
     listing, folders = Listing(path), {}
-    for entry in _entries(path):
+    for entry, is_folder in _entries(path):
         name = plain_name(entry.name)
         if is_litter(entry.name):
             listing.pass_over(_HIDDEN, entry)
-        elif not entry.is_dir():
+        elif not is_folder:
             listing.pass_over("in no class folder", entry)
         elif name in folders:
             raise DataError(
@@ -71,12 +71,12 @@ def _pictures(folder: Path, listing: Listing) -> Iterator[Path]:
     """The pictures in a class folder and below it, in no order; the rest is counted."""
     waiting = [folder]
     while waiting:
-        for entry in _entries(waiting.pop()):
+        for entry, is_folder in _entries(waiting.pop()):
             if is_litter(entry.name):
                 listing.pass_over(_HIDDEN, entry)
-            elif entry.is_dir() and entry.is_symlink():  # it may lead round in circles
+            elif is_folder and entry.is_symlink():  # it may lead round in circles
                 listing.pass_over("link(s) to folders", entry)
-            elif entry.is_dir():
+            elif is_folder:
                 waiting.append(entry)
             elif entry.suffix.lower() not in SUFFIXES:
                 listing.pass_over(printable(entry.suffix.lower()) or "without a suffix", entry)
@@ -86,9 +86,10 @@ def _pictures(folder: Path, listing: Listing) -> Iterator[Path]:
                 yield entry
 
 
-def _entries(folder: Path) -> list[Path]:
+def _entries(folder: Path) -> list[tuple[Path, bool]]:
+    """What is in a folder, in order, and whether it is a folder itself."""
     with reading(printable(folder)):
-        return sorted(folder.iterdir())
+        return [(entry, entry.is_dir()) for entry in sorted(folder.iterdir())]
 
 
 def common_header(listings: Sequence[Listing]) -> Header:

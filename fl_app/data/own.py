@@ -6,7 +6,7 @@ import numpy as np
 
 from fl_app.data import arrays, folder
 from fl_app.data.archive import Archive
-from fl_app.data.foreign import is_litter, printable
+from fl_app.data.foreign import is_litter, printable, reading
 from fl_app.data.images import Dataset, ImageSet, Spec
 from fl_app.errors import DataError
 
@@ -47,14 +47,14 @@ def load_files(data_path: str | Path) -> Dataset:
     """
     path = existing_path(data_path)
     if path.is_dir():
-        for part in _PARTS:
-            if not (path / part).is_dir():
-                raise DataError(
-                    f"{printable(path)} has no folder {part!r}; give train/<class>/ and "
-                    f"test/<class>/"
-                )
+        there = _names_in(path)
+        if lacking := [part for part in _PARTS if part not in there]:
+            raise DataError(
+                f"{printable(path)} has no folder {lacking[0]!r}; give train/<class>/ and "
+                f"test/<class>/"
+            )
+        others = _beside(path, there)
         train, test, names = folder.read_whole(path / "train", path / "test")
-        others = _beside(path)
     else:
         with Archive(path) as archive:
             train, test, names = arrays.read_whole(archive)
@@ -70,7 +70,7 @@ def is_whole(data_path: str | Path) -> bool:
     """Whether there is a training and a test set, and not one device's images. DataError."""
     path = existing_path(data_path)
     if path.is_dir():
-        return all((path / part).is_dir() for part in _PARTS)
+        return set(_PARTS) <= set(_names_in(path))
     with Archive(path) as archive:
         return "x_test" in archive.names
 
@@ -95,10 +95,14 @@ def existing_path(data_path: str | Path) -> Path:
     return path
 
 
-def _beside(path: Path) -> tuple[str, ...]:
+def _names_in(path: Path) -> list[str]:
+    with reading(printable(path)):
+        return sorted(entry.name for entry in path.iterdir())
+
+
+def _beside(path: Path, names: list[str]) -> tuple[str, ...]:
     """What is beside the folders of the two sets, in words."""
-    others = [p.name for p in sorted(path.iterdir()) if p.name not in _PARTS]
-    others = [printable(name) for name in others if not is_litter(name)]
+    others = [printable(name) for name in names if name not in _PARTS and not is_litter(name)]
     shown = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
     return (f"{printable(path)}: not used: {len(others)} beside them: {shown}",) if others else ()
 

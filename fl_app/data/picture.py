@@ -1,6 +1,7 @@
 """One picture of somebody's, as a phone, a camera or a scanner has made it."""
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ SUFFIXES = {
     ".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm",
     ".tif", ".tiff", ".webp",
 }  # fmt: skip
-# Whatever a file is called, it is read as one of these: others run programs, or are no pictures.
+# However a file is called, it is read as one of these: others run programs, or are no pictures.
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _GREY, _COLOUR, _PALETTE = {"1", "L", "LA", "La"}, {"RGB", "RGBA", "RGBX", "RGBa"}, {"P", "PA"}
 _ORIENTATION, _SIDEWAYS = 0x0112, {5, 6, 7, 8}
@@ -36,7 +37,7 @@ def inspect(file: Path) -> Header:
     """
     from PIL import Image
 
-    with reading(printable(file)), Image.open(file, formats=_FORMATS) as image:
+    with reading(printable(file)), Image.open(file, formats=_formats()) as image:
         if image.mode not in _GREY | _COLOUR | _PALETTE:
             raise DataError(
                 f"{printable(file)} has pixels of mode {image.mode}; give grey or RGB pictures "
@@ -64,7 +65,7 @@ def pixels(file: Path, channels: int) -> np.ndarray:
     """
     from PIL import Image, ImageOps
 
-    with reading(printable(file)), Image.open(file, formats=_FORMATS) as opened:
+    with reading(printable(file)), Image.open(file, formats=_formats()) as opened:
         image = ImageOps.exif_transpose(opened)
         if image.has_transparency_data:
             image = image.convert("RGBA")
@@ -80,6 +81,15 @@ def pixels(file: Path, channels: int) -> np.ndarray:
             return colours[..., :1]
         decoded = np.array(image.convert("L" if channels == 1 else "RGB"))
     return decoded.reshape(*decoded.shape[:2], channels)
+
+
+@cache
+def _formats() -> list[str]:
+    """Those of the formats that this build of Pillow has."""
+    from PIL import Image
+
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
 
 
 def _turned(image) -> bool:

@@ -72,7 +72,8 @@ def recorded(config: RunConfig, when_told: WhenTold = lambda _: None) -> Iterato
 def open_books(run: RunDirectory, config: RunConfig) -> None:
     """Give the run, new or resumed, its listeners.
 
-    Raises ConfigError when a resumed run's configuration is another one or it is complete already.
+    Raises ConfigError when a resumed run's configuration is another one or it is complete already,
+    DataError when its data are others.
     """
     if config.resume:
         _check_resumable(run, config)
