@@ -1,5 +1,6 @@
 """`edge-fl run`: what it works out, and what it does with processes, on a stand-in for Flower."""
 
+import itertools
 import json
 import math
 import os
@@ -526,6 +527,33 @@ def test_a_dead_superlink_ends_the_run(started: subprocess.Popen[str], home: Pat
     assert started.returncode == 1
     assert "SuperLink has died" in errors
     assert all(gone(pid) for pid in below)
+
+
+@needs_proc
+@pytest.mark.parametrize("state", ["deaf", "stopped"])
+def test_who_is_missed_in_one_look_is_ended_all_the_same(
+    state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its parent has ended between two lines of the table of processes."""
+    deaf = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", f"{deaf}; time.sleep(600)"], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        if state == "stopped":
+            process.send_signal(signal.SIGSTOP)
+        looks = itertools.count()
+
+        def look(_root: int) -> list[int]:
+            return [process.pid] if next(looks) % 2 == 1 and process.poll() is None else []
+
+        monkeypatch.setattr(supervise, "descendants", look)
+        supervise.end_descendants(os.getpid(), grace=0.2)
+        assert process.poll() == -signal.SIGKILL
+        process.kill()
 
 
 @needs_proc

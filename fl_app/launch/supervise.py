@@ -74,7 +74,8 @@ def end_descendants(root: int, grace: float = GRACE_SECONDS) -> None:
     """SIGTERM to everything below `root`; after `grace` seconds SIGKILL, until nothing is left."""
     deadline = time.monotonic() + grace
     known: set[int] = set()
-    while alive := descendants(root):
+    # One look may miss a process whose parent ended in its midst; by the next one it is adopted.
+    while alive := descendants(root) or descendants(root):
         expired = time.monotonic() > deadline
         for pid in alive:
             if expired or pid not in known:
