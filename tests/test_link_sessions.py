@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
+from client_apps import session
 from fl_app.errors import EdgeFlError
 from fl_app.fingerprint import fingerprint
 from fl_app.launch.supervise import descendants
@@ -172,6 +173,22 @@ def test_a_device_is_invited_and_serves_orders(
     ids = [invitation.metadata.message_id]
     wait(lambda: bool(found.extend(setup.flower.pull_messages(ids)) or found))
     assert dict(found[0].content["config"])["served"] == 3  # type: ignore[call-overload]
+
+
+def test_a_session_that_raises_is_told_and_not_begun_again_at_once(
+    make: Callable[..., Setup], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> dict:
+        return {}["no such thing"]
+
+    monkeypatch.setattr(session, "_errand", broken)
+    setup = make()
+    setup.flower.contexts |= setup.node
+    wait(lambda: bool(setup.said))
+    time.sleep(3 * sessions._ONLINE_SECONDS)
+    [said] = setup.said
+    assert "has no session: KeyError: 'no such thing' (" in said
+    assert len(setup.flower.sent) == 1
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")

@@ -390,8 +390,13 @@ class SessionGrid(Grid):
                 self._invited[ids[0]] = node
 
     def _session_over(self, node: int | None, reply: Message) -> None:
-        if reply.has_error() or node is None:
-            return  # it is invited again as soon as it is online
+        if node is None:
+            return
+        if reply.has_error():  # else it is invited again as soon as it is online
+            if reply.error.code == _FAILED:
+                self._not_before[node] = time.monotonic() + _REFUSED_SECONDS
+                self._say(f"node {node} has no session: {last_line(reply.error.reason)}")
+            return
         try:
             answer: Any = reply.content["config"]
             name, why = last_line(str(answer["name"])), last_line(str(answer["why"]), "")
