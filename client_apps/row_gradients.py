@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torch.func import grad_and_value, vmap
 
-from client_apps.gradients import Gradients, loss_of
+from client_apps.gradients import Gradients, loss_of, parameters_of
 from fl_app.data import Preparation
 from fl_app.models import FlatModel
 from strategies.consensus.node import Node
@@ -51,8 +51,8 @@ def stacked(model: FlatModel, dtype: torch.dtype, batch: Batch) -> None:
     if len(model.buffers):
         raise ValueError("models with buffers, such as BatchNorm's, cannot be stacked")
     gradient = vmap(grad_and_value(partial(loss_of, model)))
-    weights = model.unflatten(batch.weights.to(dtype))
-    gradients, losses = gradient(weights, batch.inputs.to(dtype), batch.labels)
+    parameters = parameters_of(model, batch.weights, dtype)
+    gradients, losses = gradient(parameters, batch.inputs.to(dtype), batch.labels)
     for name, place in model.unflatten(batch.gradients).items():
         place.copy_(gradients[name])
     batch.losses.copy_(losses)
@@ -61,22 +61,21 @@ def stacked(model: FlatModel, dtype: torch.dtype, batch: Batch) -> None:
 def on_streams(model: FlatModel, dtype: torch.dtype, batch: Batch) -> None:
     """Each model by itself, at the same time on streams of the GPU: the operations are those of one
     model after the other, in a graph with a branch for each stream."""
-    weights, inputs = batch.weights.to(dtype), batch.inputs.to(dtype)
-    found = torch.empty_like(weights)
+    everybody, inputs = parameters_of(model, batch.weights, dtype), batch.inputs.to(dtype)
+    found = torch.empty_like(batch.gradients, dtype=dtype)
 
     def one(row: int) -> None:
-        views = model.unflatten(weights[row])
-        parameters = {name: view.detach().requires_grad_() for name, view in views.items()}
+        parameters = {name: each[row].detach().requires_grad_() for name, each in everybody.items()}
         state = {**parameters, **model.unflatten_buffers(batch.buffers[row])}
         loss = loss_of(model, state, inputs[row], batch.labels[row])
         gradients = torch.autograd.grad(loss, list(parameters.values()))
         torch.cat([gradient.flatten() for gradient in gradients], out=found[row])
         batch.losses[row].copy_(loss.detach())
 
-    rows = range(len(weights))
-    if weights.device.type == "cuda":
+    device, rows = batch.weights.device, range(len(batch.weights))
+    if device.type == "cuda":
         here = torch.cuda.current_stream()
-        streams = _streams(weights.device)[: len(weights)]
+        streams = _streams(device)[: len(rows)]
         for stream in streams:
             stream.wait_stream(here)
         for row in rows:
@@ -167,8 +166,10 @@ class _Program:
     ) -> None:
         weights, self._device = model.weights, model.weights.device
         self._inputs = inputs
-        self._weights = weights.new_zeros(rows, len(weights))
-        self._buffers = weights.new_zeros(rows, len(model.buffers))
+        # Rows begin where a model of its own would, so that the same kernels can be chosen.
+        self._weights = weights.new_zeros(rows, _padded(len(weights)))[:, : len(weights)]
+        self._buffers = weights.new_zeros(rows, _padded(len(model.buffers)))
+        self._buffers = self._buffers[:, : len(model.buffers)]
         self._gradients = weights.new_zeros(rows, len(weights))
         self._losses = weights.new_zeros(rows)
         self._chosen = torch.zeros(rows, size, dtype=torch.int64, device=self._device)
@@ -203,9 +204,9 @@ class _Program:
         moves: torch.Tensor,
     ) -> Batch:
         count = len(chosen)
-        torch.stack(list(weights), out=self._weights[:count])
+        self._weights[:count] = torch.stack(list(weights))
         if self._buffers.shape[1]:
-            torch.stack(list(buffers), out=self._buffers[:count])
+            self._buffers[:count] = torch.stack(list(buffers))
         self._send(chosen, self._chosen[:count])
         if len(moves):
             self._send(moves, self._moves[:, : moves.shape[1]])
@@ -220,6 +221,11 @@ class _Program:
         """To the device, for which nobody waits."""
         on_gpu = self._device.type == "cuda"
         target.copy_(source.pin_memory() if on_gpu else source, non_blocking=on_gpu)
+
+
+def _padded(length: int) -> int:
+    """The next multiple of 256 bytes, of float32."""
+    return -(-length // 64) * 64
 
 
 def everything(
