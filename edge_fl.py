@@ -10,7 +10,8 @@ def main() -> int:
     if sys.getfilesystemencoding() != "utf-8" and not sys.flags.ignore_environment:
         os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-    others = [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    others = [os.path.abspath(path) for path in given if path]
     sys.path.sort(key=lambda path: path in others)  # stable: those go behind
 
     from fl_app.cli import main

@@ -370,11 +370,12 @@ def test_a_directory_that_may_not_be_read_harms_no_run(
 
 
 def edge_fl(script: str, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """`script` in a shell, in which $E is the command."""
-    command = f"{shlex.quote(sys.executable)} {options.pop('flags', '')} -m fl_app.cli"
+    """`script` in a shell, in which E is the command."""
+    program = "import edge_fl, sys; sys.exit(edge_fl.main())"
+    command = f"{sys.executable} {options.pop('flags', '')} -c {shlex.quote(program)}"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **options.pop("env", {})}
     return subprocess.run(
-        ["bash", "-c", f"set -o pipefail; E={shlex.quote(command)}; {script}", "-", *words],
+        ["bash", "-c", f'E() {{ {command} "$@"; }}; {script}', "-", *words],
         env={name: value for name, value in environment.items() if value is not None},
         capture_output=True,
         text=True,
@@ -403,21 +404,21 @@ def test_a_reader_that_is_gone_ends_a_command_quietly(
 
 
 def test_an_output_that_is_full_is_an_error_without_a_traceback() -> None:
-    done = edge_fl("$E config > /dev/full")
+    done = edge_fl("E config > /dev/full")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "edge-fl: [Errno 28] No space left on device\n"
 
 
 def test_closed_streams_are_no_files(runs: Path) -> None:
     """A file that is opened must not become the standard output."""
-    done = edge_fl('$E compare sync-12 --out "$1" >&- 2>&- <&-', str(runs / "out"))
+    done = edge_fl('E compare sync-12 --out "$1" >&- 2>&- <&-', str(runs / "out"))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert (runs / "out" / "compare.md").read_text().startswith("| run |")
 
 
 def test_a_working_directory_that_is_gone_is_named(tmp_path: Path) -> None:
     (tmp_path / "gone").mkdir()
-    done = edge_fl("cd gone; rmdir ../gone; $E topology ring 4", cwd=tmp_path)
+    done = edge_fl("cd gone; rmdir ../gone; E topology ring 4", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "edge-fl: the working directory is gone; change to another one\n"
 
@@ -437,7 +438,7 @@ def test_commands_work_in_any_place_and_with_python_o(tmp_path: Path) -> None:
     run = RunDirectory.create(home / "runs", resolve({}).flat(), name="größer & so")
     run.emit("evaluate", round=1, t=1.0, model="global", accuracy=0.5, loss=1.0, step=3)
     odd = {"EDGE_FL_HOME": str(home), "LC_ALL": "C", "PYTHONIOENCODING": ""}
-    done = edge_fl("$E runs && $E report 'größer'", env=odd, flags="-O")
+    done = edge_fl("E runs && E report 'größer'", env=odd, flags="-O")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == str(run.path / "report.html")
 
