@@ -147,22 +147,52 @@ def test_tensorboard_reads_back_what_was_logged(run: RunDirectory) -> None:
     assert read == [(e["round"], pytest.approx(e["accuracy_ema"])) for e in wanted]
 
 
-def test_wandb_gets_every_scalar_with_its_round(
-    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[tuple[str, Any]] = []
-    session = types.SimpleNamespace(
-        log=lambda values: calls.append(("log", values)),
-        finish=lambda exit_code: calls.append(("finish", exit_code)),
-        define_metric=lambda *_, step_metric: calls.append(("axis", step_metric)),
-    )
-    fake = types.ModuleType("wandb")
-    fake.__dict__["init"] = lambda **options: calls.append(("init", options["name"])) or session
+class FakeWandb(types.ModuleType):
+    """W&B as it is called here: what is initialised without a known id is a new run."""
+
+    def __init__(self) -> None:
+        super().__init__("wandb")
+        self.calls: list[tuple[str, Any]] = []
+        self.runs: list[str] = []
+
+    def init(self, *, id: str | None, resume: str, name: str, **_: Any) -> Any:  # noqa: A002
+        if id is None:
+            id = f"id{len(self.runs)}"  # noqa: A001
+            self.runs.append(id)
+        assert id in self.runs
+        assert resume == "allow"
+        self.calls.append(("init", name))
+        return types.SimpleNamespace(
+            id=id,
+            log=lambda values: self.calls.append(("log", values)),
+            finish=lambda exit_code: self.calls.append(("finish", exit_code)),
+            define_metric=lambda *_, step_metric: self.calls.append(("axis", step_metric)),
+        )
+
+
+@pytest.fixture
+def wandb(monkeypatch: pytest.MonkeyPatch) -> FakeWandb:
+    fake = FakeWandb()
     monkeypatch.setitem(sys.modules, "wandb", fake)
+    return fake
+
+
+def test_wandb_gets_every_scalar_with_its_round(run: RunDirectory, wandb: FakeWandb) -> None:
     run.listeners.append(SINKS["wandb"](run))
     run.emit(**evaluation(7, "small"))
     run.emit("finished", status="failed")
-    assert calls == [
+    assert wandb.calls == [
         ("init", run.name), ("axis", "index"),
         ("log", {"accuracy/small": 0.5, "index": 7}), ("finish", 1),
     ]  # fmt: skip
+
+
+def test_a_resumed_run_goes_on_in_its_wandb_run(run: RunDirectory, wandb: FakeWandb) -> None:
+    for number in (1, 2, 3):
+        again = RunDirectory.open(run.path)
+        again.listeners.append(SINKS["wandb"](again))
+        again.emit(**evaluation(number, "small"))
+    assert len(wandb.runs) == 1
+    other = RunDirectory.create(run.path.parent, config())
+    SINKS["wandb"](other)
+    assert len(wandb.runs) == 2

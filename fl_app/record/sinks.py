@@ -4,10 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 from fl_app.errors import RunDirectoryError, install
+from fl_app.record.checkpoint import atomic_write
 from fl_app.record.consensus_metrics import node_spread
 from fl_app.record.console import Listener
 from fl_app.record.metrics import Event
 from fl_app.record.run_dir import RunDirectory, flatten
+
+_WANDB_ID = "wandb-id"
 
 
 def scalars(event: Event) -> dict[str, float]:
@@ -67,16 +70,24 @@ def tensorboard_listener(run: RunDirectory) -> Listener:
 def wandb_listener(run: RunDirectory) -> Listener:
     """Return a listener that logs to a W&B run named like `run` in the project "edge-fl".
 
-    Account, mode and server follow W&B's own environment variables (WANDB_MODE=offline ...).
-    Raises RunDirectoryError with the way out when W&B is not installed.
+    Account, mode and server follow W&B's own environment variables (WANDB_MODE=offline ...). A
+    resumed run goes on in its W&B run, whose id is in the run directory. Raises RunDirectoryError
+    with the way out when W&B is not installed.
     """
     try:
         import wandb  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise RunDirectoryError(_missing("wandb")) from error
+    known = run.path / _WANDB_ID
     session = wandb.init(
-        project="edge-fl", name=run.name, dir=str(run.path), config=flatten(run.config())
+        project="edge-fl",
+        name=run.name,
+        dir=str(run.path),
+        config=flatten(run.config()),
+        id=known.read_text().strip() if known.exists() else None,
+        resume="allow",
     )
+    atomic_write(known, session.id.encode())
     # W&B drops what is logged for an earlier step, and evaluations arrive late: round is the axis.
     session.define_metric("*", step_metric="index")
 
