@@ -455,10 +455,17 @@ def test_an_interrupted_command_says_no_more(
 
 
 @pytest.mark.parametrize("words", ["config", "run", "data show", "export sync-12 --onnx x"])
+@pytest.mark.parametrize("others", [False, True])
 def test_what_needs_a_clone_says_so_in_an_installed_wheel(
-    words: str, runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: str,
+    others: bool,
+    runs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(pyproject, "PATH", runs / "pyproject.toml")
+    if others:  # which some packages install beside all others
+        (runs / "pyproject.toml").write_text("[project]\nname = 'other'\n")
     defaults.cache_clear()
     try:
         assert main(words.split()) == 2
