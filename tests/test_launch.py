@@ -206,6 +206,14 @@ def test_the_end_of_a_stopped_run_is_recorded(tmp_path: Path) -> None:
     # What the ServerApp wrote itself stands; a resumed run has no end of its own yet.
     launch._close(run.path, "failed", "later")
     assert run.summary()["status"] == "stopped"
+    # What the ServerApp could not write to the last line is completed.
+    summary = run.path / "summary.json"
+    written = json.loads(summary.read_text())
+    for lost in (summary, run.path / "report.html"):
+        lost.unlink()
+        launch._close(run.path, "failed", "later")
+        assert lost.exists()
+        assert run.summary() == written
     run.emit("resumed", round=0)
     launch._close(run.path, "failed", "again")
     assert (run.summary()["status"], run.summary()["reason"]) == ("failed", "again")

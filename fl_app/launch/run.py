@@ -23,7 +23,7 @@ from fl_app.launch.superlink import ANSWER_SECONDS, Link, local_superlink
 from fl_app.launch.supervise import ENDING, heed
 from fl_app.launch.surroundings import check_interpreter
 from fl_app.launch.values import toml_lines
-from fl_app.record.books import check_resumable, close_books
+from fl_app.record.books import check_resumable, close_books, write_up
 from fl_app.record.run_dir import CHECKPOINTS, RunDirectory, runs_root
 from fl_app.streams import say
 
@@ -130,13 +130,16 @@ def code_of(problem: str) -> int:
 
 
 def _close(directory: Path, status: str, reason: str) -> None:
-    """Write the end of a run whose ServerApp could not: Flower stops one without a last word."""
+    """Write the end of a run whose ServerApp could not, or not to the last line: Flower stops one
+    without a last word. What it wrote itself stands."""
     try:
         run = RunDirectory.open(directory)
         with run.held():
-            ends = [e["event"] for e in run.events() if e["event"] in ("finished", "resumed")]
-            if not ends or ends[-1] == "resumed":
+            ends = [e for e in run.events() if e["event"] in ("finished", "resumed")]
+            if not ends or ends[-1]["event"] == "resumed":
                 close_books(run, resolve(run.config()), status, reason)
+            elif not run.written_up(ends[-1]["status"]):
+                write_up(run, resolve(run.config()))
     except (EdgeFlError, OSError) as error:
         say(f"edge-fl: the end of the run could not be recorded: {error}", sys.stderr)
 

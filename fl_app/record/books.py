@@ -129,11 +129,17 @@ def close_books(run: RunDirectory, config: RunConfig, status: str, reason: str) 
     for event in view.conclude(run.events(), config):
         run.emit(**event)
     run.emit("finished", status=status, reason=reason)
+    return write_up(run, config)
+
+
+def write_up(run: RunDirectory, config: RunConfig) -> dict[str, Any]:
+    """Write summary.json, the figures and the report of a run with an end."""
+    view, end = VIEWS[config.mode], latest(run.events(), "finished")
     measured = view.measure(run.events(), targets_of(config.flat()))
     seconds = measured.pop("end_seconds")
     summary = {
-        "status": status,
-        "reason": reason,
+        "status": end["status"],
+        "reason": end["reason"],
         "mode": config.mode,
         **view.settings(config.flat()),
         "clock": config.clock,
@@ -146,7 +152,7 @@ def close_books(run: RunDirectory, config: RunConfig, status: str, reason: str) 
         **measured,
         **link_counts(run.events()),
         "virtual_seconds": seconds if config.virtual else None,
-        "checksum": None if status == "diverged" else _checksum(run, view.checkpoint),
+        "checksum": None if end["status"] == "diverged" else _checksum(run, view.checkpoint),
         "run_directory": str(run.path),
     }
     run.write_summary(summary)

@@ -250,6 +250,10 @@ class RunDirectory:
         """Return summary.json, or {} for a run that has not ended."""
         return _read_json(self.path / SUMMARY)
 
+    def written_up(self, status: str) -> bool:
+        """Whether the summary and a report of the run that ended with `status` are there."""
+        return self.summary().get("status") == status and (self.path / REPORT).exists()
+
     def config(self) -> dict[str, Any]:
         return _read_json(self.path / CONFIG)
 
