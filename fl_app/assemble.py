@@ -52,15 +52,23 @@ def dataset_of(config: RunConfig) -> Dataset:
 @lru_cache(maxsize=2)
 def split_of(config: RunConfig) -> Split:
     """Who has which training images. Raises ConfigError for a split that cannot be made."""
+    labels = dataset_of(config).train.labels
+    # Without a server's model there is nobody to hold images out for.
+    proxy = 0 if config.agrees else config.proxy_examples
+    validation = 0 if config.agrees else config.validation_examples
+    if proxy + validation >= len(labels):
+        raise ConfigError(
+            f"proxy-examples={proxy} and validation-examples={validation} would hold out all "
+            f"{len(labels)} training images of {config.data_path or config.dataset}; use fewer"
+        )
     try:
         return make_split(
-            dataset_of(config).train.labels,
+            labels,
             num_partitions=config.participants,
             scheme=config.partition,
             seed=config.seed,
-            # Without a server's model there is nobody to hold images out for.
-            proxy_size=0 if config.agrees else config.proxy_examples,
-            validation_size=0 if config.agrees else config.validation_examples,
+            proxy_size=proxy,
+            validation_size=validation,
             **config.partition_parameters(),
         )
     except ValueError as error:

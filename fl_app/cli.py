@@ -126,6 +126,8 @@ def show(arguments: argparse.Namespace) -> int:
     histogram = label_histogram(dataset.train.labels, split.participants, len(dataset.classes))
     for participant, counts in enumerate(histogram):
         print(f"participant {participant}: {counts.sum()} images; per class {counts.tolist()}")
+    for line in dataset.unused:
+        print(line)
     title = f"{settings.dataset}, partition {settings.partition}, seed {settings.seed}"
     print(write_png(arguments.out, to_png(label_figure(histogram, dataset.classes, title))))
     return 0
@@ -141,11 +143,8 @@ def check(arguments: argparse.Namespace) -> int:
 
     path = os.path.abspath(os.path.expanduser(arguments.path))
     values = parse_assignments(arguments.values)
-    if "data-path" in values:
-        whole = False
-    else:
-        whole = values["dataset"] == FILES if "dataset" in values else is_whole(path)
-    if whole:
+    whole = values["dataset"] == FILES if "dataset" in values else is_whole(path)
+    if whole and "data-path" not in values:
         settings = configure({**values, "dataset": FILES, "data-path": path})
         dataset = dataset_of(settings)
         parts, classes = {"train": dataset.train, "test": dataset.test}, dataset.classes

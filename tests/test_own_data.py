@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fl_app.assemble import dataset_of
+from fl_app.assemble import dataset_of, split_of
 from fl_app.config import resolve
 from fl_app.data import (
     Dataset,
@@ -30,7 +30,9 @@ from fl_app.data import (
     sets,
     spec_of,
 )
-from fl_app.errors import DataError
+from fl_app.errors import ConfigError, DataError
+from fl_app.record.figures import to_png
+from fl_app.record.label_figure import label_figure
 
 RNG = np.random.default_rng(5)
 GREY = Spec(1, 4, 6, ("cat", "dog", "emu"), (0.5,), (0.25,), flip=False)
@@ -674,3 +676,22 @@ def test_pictures_are_read_with_a_pillow_that_lacks_a_format(
     picture._formats.cache_clear()
     assert len(shard(ant.parent)) == 1
     picture._formats.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["$\\frac$", "$x^$", "k\u00e4fer", "<b>"])
+def test_a_class_of_any_name_is_drawn(name: str) -> None:
+    figure = label_figure(np.ones((2, 2), np.int64), (name, "dog"), "title")
+    assert to_png(figure).startswith(b"\x89PNG")
+
+
+def test_a_whole_set_is_no_devices_part(tmp_path: Path) -> None:
+    both_sets(tmp_path, ["cat", "dog"])
+    with pytest.raises(DataError, match=r"training and a test set; .*dataset=files"):
+        load_shard(tmp_path, GREY)
+
+
+def test_a_set_too_small_for_what_the_server_holds_out_names_the_keys(tmp_path: Path) -> None:
+    both_sets(tmp_path, ["cat", "dog"])
+    config = resolve({"dataset": "files", "data-path": str(tmp_path)})
+    with pytest.raises(ConfigError, match=r"proxy-examples=1500 and validation-examples=300 .* 2 "):
+        split_of(config)

@@ -146,6 +146,11 @@ def read_shard(path: Path, spec: Spec) -> ImageSet:
             none, is damaged or does not fit `spec`.
     """
     listing, meant = list_classes(path), numbers_of(spec.class_names)
+    if {"train", "test"} <= listing.pictures.keys() - meant.keys():
+        raise DataError(
+            f"{printable(path)} holds a training and a test set; that is a data set of its own "
+            f"(dataset=files), and a device has class folders alone"
+        )
     folders: dict[int, str] = {}
     for name in listing.pictures:
         if name not in meant:

@@ -81,6 +81,9 @@ def mark_targets(axes: Axes, points: Sequence[Point], targets: Sequence[float]) 
 
 def to_png(figure: Figure) -> bytes:
     """Return the figure as a PNG of 150 dots per inch."""
+    for legend in (*figure.legends, *(axes.get_legend() for axes in figure.axes)):
+        for text in legend.get_texts() if legend else ():
+            text.set_parse_math(False)  # the names of people's classes and runs may hold a $
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
     return buffer.getvalue()
