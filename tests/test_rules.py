@@ -5,9 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from client_apps.training import train_locally
+from fl_app.assemble import dataset_of, flat_model, split_of
 from fl_app.config import FLOWER_RULES, RunConfig, resolve
 from strategies.averaging import Vectors, weighted_average
+from strategies.evaluation import accuracy_and_loss, evaluation_set
+from strategies.randomness import rng
 from strategies.rules import Rule, Update, make_rule
 from strategies.schedule import Job
 from tests import (
@@ -317,3 +322,55 @@ def test_buffered_variances_stay_between_what_there_was(buffer_size: int, rate: 
     fresh = [update(p, [0], [0.06], base=1) for p in (1, 2)]
     result = rule.combine(2, bases[1], [late, *fresh][:buffer_size], bases)
     assert 0.05 - 1e-6 <= result["buffers"][0] <= 0.06 + 1e-6
+
+
+# ------------------------------------------------------------------------------ with the defaults
+
+
+def trained(averaging: str, **overrides: Any) -> tuple[Vectors, float]:
+    """(the model, its loss on test images) after some rounds with the rule's own parameters: four
+    participants of a small model, all of them in every round."""
+    torch.set_num_threads(1)
+    small = {"small_width": 4, "participants": 4, "local_steps": 10, "batch_size": 32}
+    config = config_with(averaging, **{**small, **overrides})
+    data, split, model = dataset_of(config), split_of(config), flat_model(config, "small")
+    rule, versions = make_rule(config), [model.state()]
+    scale: dict[str, Any] = {"mean": data.mean, "std": data.std, "flip": data.flip}
+    for version in range(1, 7):
+        updates = []
+        for participant, part in enumerate(split.participants):
+            model.load(**versions[-1])
+            images, labels = (
+                torch.from_numpy(a[part]) for a in (data.train.images, data.train.labels)
+            )
+            generator = rng(0, "batches", participant, version)
+            loss = train_locally(model, images, labels, config, generator, **scale)
+            job = Job(participant, version - 1, version - 1, 0.0, 0.0, 0.0, 0.0)
+            updates.append(Update(job, len(part), loss, model.state()))
+        versions.append(rule.combine(version, versions[-1], updates, dict(enumerate(versions))))
+    model.load(**versions[-1])
+    seen = evaluation_set(config_with(averaging, evaluate_examples=500), "cpu")
+    return versions[-1], accuracy_and_loss(model, seen.images, seen.labels)[1]
+
+
+@pytest.mark.parametrize("averaging", [*FLOWER_RULES, "buffered"])
+def test_every_rule_trains_with_its_defaults(averaging: str) -> None:
+    _, loss = trained(averaging)
+    assert loss < 2.0  # ln 10 = 2.30 of a model that knows nothing
+
+
+def test_fedprox_is_not_fedavg() -> None:
+    assert config_with("fedavg").proximal_mu == 0
+    assert config_with("fedprox").proximal_mu == 0.1
+    assert config_with("fedprox", proximal_mu=0.3).proximal_mu == 0.3
+    weights = [trained(name, local_steps=2)[0]["weights"] for name in ("fedavg", "fedprox")]
+    assert not np.array_equal(*weights)
+
+
+@pytest.mark.parametrize(
+    ("averaging", "rate"),
+    [("fedadam", 0.01), ("fedyogi", 0.01), ("buffered", 1.0), ("fedavg", 0.0), ("krum", 0.0)],
+)
+def test_the_servers_rate_is_the_rules_unless_it_is_given(averaging: str, rate: float) -> None:
+    assert config_with(averaging).server_learning_rate == rate
+    assert config_with(averaging, server_learning_rate=0.3).server_learning_rate == 0.3
