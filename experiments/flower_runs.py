@@ -70,7 +70,7 @@ def flower_run(
     Raises EdgeFlError, with the reason, when the run does not complete.
     """
     path = Path(str(values["output"]), str(values["name"]))
-    with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+    with tempfile.NamedTemporaryFile("w", suffix=".toml", encoding="utf-8") as file:
         file.write("\n".join(toml_lines(values)))
         file.flush()
         size = _inline(federation(values, hosts))

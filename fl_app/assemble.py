@@ -4,7 +4,6 @@ import math
 from dataclasses import fields
 from functools import lru_cache
 from importlib.util import find_spec
-from pathlib import Path
 
 import torch
 
@@ -13,6 +12,7 @@ from fl_app.data import Dataset, Split, load_dataset, make_split, spec_of
 from fl_app.data.proxy import ProxyData
 from fl_app.errors import ConfigError, DataError, install
 from fl_app.models import FlatModel, build_model
+from fl_app.paths import read_text
 from fl_app.site import Site, server_site
 from strategies.consensus.algorithm import Algorithm
 from strategies.consensus.algorithms import Settings, make_algorithm
@@ -125,8 +125,8 @@ def topology_text(config: RunConfig) -> str:
     """The content of the topology file, "" if there is none. Raises ConfigError."""
     path = config.consensus.topology_file
     try:
-        return Path(path).read_text() if path else ""
-    except (OSError, UnicodeDecodeError) as error:
+        return read_text(path) if path else ""
+    except ConfigError as error:
         raise ConfigError(f"consensus.topology-file={path!r} cannot be read: {error}") from error
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fl_app.deploy.commands import add_commands
 from fl_app.errors import ConfigError, EdgeFlError, RunDirectoryError
+from fl_app.paths import absolute, read_text
 from fl_app.pyproject import pyproject
 from fl_app.streams import written_out
 
@@ -104,7 +105,7 @@ def compare(arguments: argparse.Namespace) -> int:
     """put runs side by side: a table, and compare.png and compare.md in --out"""
     from fl_app.record.compare import compare
 
-    out, found = Path(arguments.out).absolute(), [find_run(name) for name in arguments.runs]
+    out, found = absolute(arguments.out), [find_run(name) for name in arguments.runs]
     for run in found:
         _check_readable(run)
     print(compare(found, out))
@@ -141,7 +142,7 @@ def check(arguments: argparse.Namespace) -> int:
     from fl_app.data import is_whole, load_shard, spec_of
     from fl_app.launch.values import parse_assignments
 
-    path = os.path.abspath(os.path.expanduser(arguments.path))
+    path = str(absolute(arguments.path))
     values = parse_assignments(arguments.values)
     whole = values["dataset"] == FILES if "dataset" in values else is_whole(path)
     if whole and "data-path" not in values:
@@ -179,7 +180,7 @@ def export(arguments: argparse.Namespace) -> int:
     spec = spec_of(settings.dataset, settings.data_path)
     shape = (8, spec.channels, spec.height, spec.width)
     example = torch.from_numpy(rng(0, "export").standard_normal(shape, dtype="float32"))
-    path = Path(arguments.onnx).absolute()
+    path = absolute(arguments.onnx)
     difference = export_onnx(model.module, example, path)
     print(f"the {name} model; largest difference from torch: {difference:.1e}\n{path}")
     return 0
@@ -208,10 +209,10 @@ def topology(arguments: argparse.Namespace) -> int:
         raise ConfigError("the topology 'file' and --file PATH go together")
     try:
         if arguments.file:
-            options["text"] = Path(arguments.file).read_text()
+            options["text"] = read_text(absolute(arguments.file))
         built = build_topology(name, arguments.size, **options)
-    except OSError as error:
-        raise ConfigError(f"cannot read {arguments.file}: {error.strerror}") from error
+    except ConfigError as error:
+        raise ConfigError(f"cannot read {arguments.file}: {error}") from error
     except ValueError as error:
         raise ConfigError(str(error)) from error
     degrees = [built.degree(node) for node in range(built.size)]
@@ -230,7 +231,7 @@ def topology(arguments: argparse.Namespace) -> int:
 
 def write_png(name: str, content: bytes) -> Path:
     """Write a picture and return where it is. RunDirectoryError."""
-    path = Path(name).absolute()
+    path = absolute(name)
     try:
         path.write_bytes(content)
     except OSError as error:

@@ -5,6 +5,7 @@ demands them there. A key is the field's name with dashes; the fields of `distil
 that prefix: ``distill.variant``, ``cost.client-seconds``.
 """
 
+import contextlib
 import difflib
 import math
 import re
@@ -163,7 +164,7 @@ class ConsensusConfig:
     diagnosis: Annotated[str, OneOf(*SWITCH)]
     encrypt: bool
     engine: Annotated[str, OneOf("auto", "sequential", "stacked", "streams")]
-    step_seconds: Annotated[float, Within(0, above=True)]
+    step_seconds: Annotated[float, Within(1e-6)]
     speed_spread: Annotated[float, Within(0, 3)]
     delay_seconds: Annotated[float, Within(0)]
     loss: Annotated[float, Within(0, 1)]
@@ -480,6 +481,10 @@ def configure(overrides: Mapping[str, Any], *, place: str = "") -> RunConfig:
     given = [key for key in overrides if not (whole and overrides[key] == defaults()[key])]
     if not config.resume and (found := complaint(given, config.settled() | {PLACE: place})):
         raise ConfigError(found)
+    if place == "simulation" and config.agrees and config.consensus.carrier == "zenoh":
+        raise ConfigError(
+            "consensus.carrier=zenoh is for devices (--superlink); use auto, ray or grid"
+        )
     return config
 
 
@@ -493,7 +498,13 @@ def with_effect(overrides: Mapping[str, Value]) -> dict[str, Value]:
 @cache
 def defaults() -> Mapping[str, Value]:
     """The default of every key, from the pyproject.toml beside the packages. ConfigError."""
-    table = tomllib.loads(pyproject())["tool"]["flwr"]["app"]["config"]
+    try:
+        table = dict(tomllib.loads(pyproject())["tool"]["flwr"]["app"]["config"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{PATH} is no TOML (which is UTF-8 without a byte-order mark), or has no "
+            f"[tool.flwr.app.config]: {error}"
+        ) from error
     flat: dict[str, Value] = {}
     for key, value in table.items():
         flat |= (
@@ -549,7 +560,8 @@ def _build(cls: type, prefix: str, values: Mapping[str, Any]) -> Any:
 def _value(key: str, value: Any, kind: type) -> Value:
     """`value` as type `kind`; Flower itself does not check."""
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        with contextlib.suppress(OverflowError):
+            value = float(value)
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
         raise ConfigError(f"{key}={value!r} must be {_KINDS[kind]}")
     if isinstance(value, str) and not _WRITABLE.fullmatch(value):
@@ -585,6 +597,8 @@ def _check(config: RunConfig) -> None:
     for sink in c.sink_list:
         if sink not in SINKS:
             raise ConfigError(f"sinks={sink!r} is unknown; choose from: {', '.join(SINKS)}")
+    if len(set(c.sink_list)) < len(c.sink_list):
+        raise ConfigError(f"sinks={c.sinks!r} names one twice")
     if c.partition not in PARTITIONS and not c.partition.startswith("hf:"):
         choices = ", ".join(sorted(PARTITIONS))
         raise ConfigError(f"partition={c.partition!r} is unknown; choose one of: {choices}")

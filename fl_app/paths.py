@@ -1,8 +1,20 @@
-"""Paths that people name."""
+"""Paths that people name, and small texts there as any system writes them."""
 
+import codecs
+import os
+import stat
+import unicodedata
 from pathlib import Path
 
 from fl_app.errors import ConfigError
+
+_MOST_BYTES = 1 << 24
+# How editors mark that a text is not plain UTF-8.
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 
 
 def expanded(path: str, meaning: str) -> Path:
@@ -16,3 +28,37 @@ def expanded(path: str, meaning: str) -> Path:
         raise ConfigError(
             f"{meaning} {path!r} is in a home directory that cannot be found; give an absolute path"
         ) from None
+
+
+def absolute(path: str, meaning: str = "the path") -> Path:
+    """A path of the command line, from here or from ~, as an absolute one. ConfigError as above,
+    and where the working directory is gone."""
+    try:
+        return expanded(path, meaning).absolute()
+    except OSError:
+        raise ConfigError(
+            f"{meaning} {path!r} is relative to a working directory that is gone; give an absolute "
+            f"path"
+        ) from None
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a file, with composed letters: a Mac's editors take é for two characters.
+
+    Raises ConfigError with the reason for what is no file, too large or no text.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would wait for a writer
+        with open(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise ConfigError("it is no file")
+            content = file.read(_MOST_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise ConfigError(getattr(error, "strerror", None) or str(error)) from error
+    if len(content) > _MOST_BYTES:
+        raise ConfigError(f"it has more than {_MOST_BYTES >> 20} MiB")
+    encoding = next((e for mark, e in _MARKS.items() if content.startswith(mark)), "utf-8")
+    try:
+        return unicodedata.normalize("NFC", content.decode(encoding))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"it is no text in {encoding.upper()}: {error.reason}") from error

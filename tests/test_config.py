@@ -193,7 +193,7 @@ def test_a_wrong_choice_names_all_right_ones(key: str) -> None:
         ),
         ("consensus.loss", 1.1, "consensus.loss=1.1 must be at least 0 and at most 1"),
         ("consensus.silence-seconds", 0.0, "consensus.silence-seconds=0.0 must be above 0"),
-        ("consensus.step-seconds", 0.0, "consensus.step-seconds=0.0 must be above 0"),
+        ("consensus.step-seconds", 0.0, "consensus.step-seconds=0.0 must be at least 1e-06"),
         ("cost.client-seconds", 0.0, "cost.client-seconds=0.0 must be above 0"),
         ("cost.straggler-factor", 0.5, "cost.straggler-factor=0.5 must be at least 1"),
         ("cost.dropout-probability", 1.0, "cost.dropout-probability=1.0 must be in [0, 1)"),
@@ -636,6 +636,20 @@ def test_a_default_that_is_missing_or_too_many_is_named(
     del schema["alpha"]
     monkeypatch.setattr(module, "_schema", lambda: schema)
     with pytest.raises(ConfigError, match=r"RunConfig differ in: alpha, brand-new-key$"):
+        defaults.__wrapped__()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\ufeff[tool.flwr.app.config]", "[tool.flwr.app]\nconfig = 3", "[tool]", "mode = =", "\udcff"],
+)
+def test_defaults_that_cannot_be_read_end_in_a_sentence(
+    text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "pyproject.toml"
+    path.write_text(text, encoding="utf-8", errors="surrogateescape")
+    monkeypatch.setattr("fl_app.pyproject.PATH", path)
+    with pytest.raises(ConfigError, match=r"\[tool\.flwr\.app\.config\]"):
         defaults.__wrapped__()
 
 

@@ -363,8 +363,8 @@ def test_fedprox_is_not_fedavg() -> None:
     assert config_with("fedavg").proximal_mu == 0
     assert config_with("fedprox").proximal_mu == 0.1
     assert config_with("fedprox", proximal_mu=0.3).proximal_mu == 0.3
-    weights = [trained(name, local_steps=2)[0]["weights"] for name in ("fedavg", "fedprox")]
-    assert not np.array_equal(*weights)
+    plain, proximal = (trained(name, local_steps=2)[0] for name in ("fedavg", "fedprox"))
+    assert not np.array_equal(plain["weights"], proximal["weights"])
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from fl_app.launch.surroundings import check_interpreter
 from fl_app.launch.values import toml_lines
 from fl_app.record.books import check_resumable, close_books, write_up
 from fl_app.record.run_dir import CHECKPOINTS, RunDirectory, runs_root
+from fl_app.record.sinks import check_sinks
 from fl_app.streams import say
 
 APP = Path(__file__).resolve().parents[2]
@@ -311,6 +312,7 @@ def _status(link: Link, run_id: str, reader: LogReader) -> tuple[str, str]:
 def check_output(config: RunConfig) -> None:
     """Raise EdgeFlError if the run's directory could not be made, or the run that is to be resumed
     cannot be; leaves nothing behind."""
+    check_sinks(config.sink_list)
     if config.resume:
         check_resumable(config)
         return

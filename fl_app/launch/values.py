@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from fl_app.config import PATH_KEYS, Value, defaults
 from fl_app.errors import ConfigError
-from fl_app.paths import expanded
+from fl_app.paths import absolute
 
 
 def parse_assignments(words: Sequence[str]) -> dict[str, Value]:
@@ -14,17 +14,20 @@ def parse_assignments(words: Sequence[str]) -> dict[str, Value]:
 
     Text needs no quotes. A relative path is made absolute here, since the app runs elsewhere. What
     does not look like a value of its key's type stays text, for `resolve` to reject by name.
-    Raises ConfigError for a word without `=`, and for a home directory that is not there.
+    Raises ConfigError for a word without `=`, for a key that is there twice, and for a path that
+    cannot be found from here.
     """
     values: dict[str, Value] = {}
     for word in words:
         key, equals, text = word.partition("=")
         if not equals or not key:
             raise ConfigError(f"{word!r} is not an assignment; write key=value")
+        if key in values:
+            raise ConfigError(f"{key} is given twice; give it once")
         default = defaults().get(key, "")
         values[key] = _typed(text, type(default))
         if key in PATH_KEYS and text:
-            values[key] = str(expanded(text, key).absolute())
+            values[key] = str(absolute(text, key))
     return values
 
 

@@ -1,6 +1,7 @@
 """Optional listeners of a run's events: TensorBoard, Weights & Biases."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 from typing import Any
 
 from fl_app.errors import RunDirectoryError, install
@@ -98,6 +99,13 @@ def wandb_listener(run: RunDirectory) -> Listener:
             session.finish(exit_code=0 if event["status"] == "completed" else 1)
 
     return listen
+
+
+def check_sinks(names: Iterable[str]) -> None:
+    """Raise RunDirectoryError if a sink's package, which has its name, is not installed."""
+    for name in names:
+        if find_spec(name) is None:
+            raise RunDirectoryError(_missing(name))
 
 
 def _missing(extra: str) -> str:

@@ -25,6 +25,7 @@ Edge = tuple[int, int]  # (i, j) with i < j
 
 _DRAWS = 100  # of a random graph, until one is connected
 _EXACT = 1e-12  # a singular value below this is 0 up to rounding
+_LONGEST_NAME = 100
 _MANY_EDGES = 250_000  # built in a second
 _MOST_EDGES = {"random-regular": 20_000}  # whose random pairs are drawn again and again
 _SHOWN = 6  # names that an error message lists
@@ -391,21 +392,26 @@ def parse_graph(text: str) -> tuple[tuple[str, ...], list[tuple[str, str]]]:
     their names, with numbers in them by value. JSON is {"nodes": ["a", ...], "edges": [["a", "b"],
     ...]}, whose nodes are in the order in which they are listed.
 
-    Raises ValueError for what is neither, for a name that is no node's, for a node or an edge that
-    is there twice, and for an edge from a node to itself.
+    Raises ValueError for what is neither, for a name that is no node's or cannot be printed, for a
+    node or an edge that is there twice, and for an edge from a node to itself.
     """
-    if text.lstrip().startswith("{"):
-        names, places = _parse_json(text)
-    else:
-        places = _parse_lines(text)
-        names = sorted({name for _, edge in places for name in edge}, key=_by_number)
+    ordered = text.lstrip().startswith("{")
+    names, places = _parse_json(text) if ordered else _parse_lines(text)
     if not names:
         raise ValueError('the file has no nodes; write a line "a b" for each edge')
+    for name in names:
+        if not name.isprintable() or len(name) > _LONGEST_NAME:
+            raise ValueError(
+                f"{_short(name)} can be no node's name: at most {_LONGEST_NAME} characters, all of "
+                f"which can be printed"
+            )
+    if not ordered:
+        names = sorted(names, key=_by_number)
     known, seen = set(names), set()
     for place, (a, b) in places:
         for name in (a, b):
             if name not in known:
-                raise ValueError(f"{place}: {name!r} is not in nodes ({_listed(names)})")
+                raise ValueError(f"{place}: {_short(name)} is not in nodes ({_listed(names)})")
         if a == b:
             raise ValueError(f"{place}: an edge from {a!r} to itself; leave it out")
         if frozenset((a, b)) in seen:
@@ -417,37 +423,40 @@ def parse_graph(text: str) -> tuple[tuple[str, ...], list[tuple[str, str]]]:
 _Places = list[tuple[str, tuple[str, str]]]  # where in the file, and the two names of an edge
 
 
-def _parse_lines(text: str) -> _Places:
+def _parse_lines(text: str) -> tuple[list[str], _Places]:
     places = []
     for number, line in enumerate(text.splitlines(), 1):
         words = line.partition("#")[0].split()
         if not words:
             continue
         if len(words) != 2:
-            raise ValueError(f"line {number}: {line.strip()!r} must be two names, like: a b")
+            raise ValueError(f"line {number}: {_short(line.strip())} must be two names, like: a b")
         places.append((f"line {number}", (words[0], words[1])))
-    return places
+    return list(dict.fromkeys(name for _, edge in places for name in edge)), places
 
 
 def _parse_json(text: str) -> tuple[list[str], _Places]:
     form = '{"nodes": ["a", "b", ...], "edges": [["a", "b"], ...]}'
     try:
         content: Any = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"the file is not JSON: {error}") from None
     if set(content) != {"nodes", "edges"} or not all(isinstance(v, list) for v in content.values()):
-        raise ValueError(f"the file must look like {form}; it has the keys {', '.join(content)}")
-    names = content["nodes"]
+        raise ValueError(f"the file must look like {form}; it has the keys {_listed(content)}")
+    names, seen = content["nodes"], set()
     for number, name in enumerate(names):
         if not isinstance(name, str) or not name:
-            raise ValueError(f"nodes[{number}]: {name!r} must be a name in quotes")
-        if name in names[:number]:
-            raise ValueError(f"nodes[{number}]: {name!r} is there twice; give every node its own")
+            raise ValueError(f"nodes[{number}]: {_short(name)} must be a name in quotes")
+        if name in seen:
+            raise ValueError(
+                f"nodes[{number}]: {_short(name)} is there twice; give every node its own"
+            )
+        seen.add(name)
     places = []
     for number, edge in enumerate(content["edges"]):
         pair = isinstance(edge, list) and len(edge) == 2
         if not pair or not all(isinstance(name, str) for name in edge):
-            raise ValueError(f'edges[{number}]: {edge!r} must be two names, like ["a", "b"]')
+            raise ValueError(f'edges[{number}]: {_short(edge)} must be two names, like ["a", "b"]')
         places.append((f"edges[{number}]", (edge[0], edge[1])))
     return names, places
 
@@ -509,4 +518,14 @@ def _check_probability(request: Request) -> None:
 def _listed(names: Sequence[str] | Iterable[str], separator: str = ", ") -> str:
     """At most so many of the names that an error message stays readable."""
     names = list(names)
-    return separator.join(names[:_SHOWN]) + (f"{separator}..." if len(names) > _SHOWN else "")
+    return separator.join(map(_cut, names[:_SHOWN])) + (
+        f"{separator}..." if len(names) > _SHOWN else ""
+    )
+
+
+def _short(value: Any) -> str:
+    return _cut(repr(value))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 2 * _LONGEST_NAME else f"{text[: 2 * _LONGEST_NAME]}..."
