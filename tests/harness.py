@@ -1,5 +1,6 @@
 """Small complete runs: the real strategy, worker process, ClientApp and run directory."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,12 @@ SMALL = {
 }
 
 
-def run(output: Path, overrides: dict[str, Any], **grid: Any) -> tuple[dict, RunDirectory]:
-    """Run to the end with SMALL and `overrides`; returns the summary and the run directory."""
+def run(
+    output: Path, overrides: dict[str, Any], settings: Mapping[str, Any] = SMALL, **grid: Any
+) -> tuple[dict, RunDirectory]:
+    """Run to the end with `settings` and `overrides`; returns the summary and the run directory."""
     torch.set_num_threads(1)
-    config = resolve({**SMALL, "output": str(output), **overrides})
+    config = resolve({**settings, "output": str(output), **overrides})
     with recorded(config) as directory:
         Distillation(config, directory).start(FakeGrid(config.flat(), **grid))
     return directory.summary(), directory

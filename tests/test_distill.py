@@ -50,6 +50,14 @@ def test_same_bits_for_any_number_of_nodes(variant: str, tmp_path: Path) -> None
     assert first["status"] == "completed"
 
 
+def test_two_rounds_of_the_main_job_teach_both_models(tmp_path: Path) -> None:
+    """All of its defaults; with the seeds 0 and 1 the small model has 58 and 66 %, the published
+    one 76 and 75 %. Where either is not trained it guesses: 10 %."""
+    summary, _ = run(tmp_path, {"num-server-rounds": 2, "evaluate-examples": 500}, {}, nodes=1)
+    assert summary["final"]["small"] > 0.5
+    assert summary["final"]["published"] > 0.68
+
+
 def test_round_after_snapshot_equals_sync_after_round(tmp_path: Path) -> None:
     """async-round's model after snapshot v is sync's after round v, bit for bit: nobody overtakes
     (0.32 c < c), so both do the same steps with the same teachers, one round apart in time."""
