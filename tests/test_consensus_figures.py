@@ -1,15 +1,15 @@
 """Figures of a consensus run: drawn for few and many nodes, and true to the events."""
 
-import io
+from collections import Counter
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from fl_app.record.consensus_figures import FIGURES
-from fl_app.record.figures import to_png
+from fl_app.record.consensus_figures import DIAGNOSIS, FIGURES, REFERENCES
+from fl_app.record.consensus_metrics import node_series, references
 from tests.consensus_events import consensus_events
+from tests.drawn import curves, is_scattered, marks, pixels
 
 TARGETS = (0.5, 0.75)
 SHAPES = [(20, 8), (60, 100), (5, 200), (1, 2)]
@@ -25,12 +25,49 @@ def legend(figure: Any) -> set[str]:
     return {text.get_text() for text in figure.legends[0].get_texts()}
 
 
+few_and_many = pytest.mark.parametrize(("windows", "nodes"), SHAPES)
+
+
 @pytest.mark.parametrize("name", FIGURES)
-@pytest.mark.parametrize(("windows", "nodes"), SHAPES)
-def test_a_figure_is_drawn_for_few_and_many_nodes(name: str, windows: int, nodes: int) -> None:
-    picture = Image.open(io.BytesIO(to_png(drawn(name, consensus_events(windows, nodes)))))
-    assert len(set(picture.convert("L").resize((50, 50)).tobytes())) > 3, "an empty picture"
-    assert 300 <= picture.height <= 1800
+@few_and_many
+def test_a_picture_has_a_size_that_can_be_looked_at(name: str, windows: int, nodes: int) -> None:
+    assert 300 <= pixels(drawn(name, consensus_events(windows, nodes)))[1] <= 1800
+
+
+@few_and_many
+def test_curves_are_what_was_measured(windows: int, nodes: int) -> None:
+    events = consensus_events(windows, nodes)
+    shown = curves(drawn("accuracy", events).axes[0])
+    np.testing.assert_allclose(
+        shown["mean of the nodes"], [(t, 100 * a) for t, a in node_series(events)]
+    )
+    average = [(e["t"], 100 * e["accuracy"]) for e in events if e.get("model") == "average"]
+    np.testing.assert_allclose(shown[DIAGNOSIS], average)
+    for name, points in references(events).items():
+        wanted = [(t, 100 * a) for t, a in points]
+        np.testing.assert_allclose(shown[REFERENCES[name][0]], wanted)
+    wanted = [(e["t"], e["distance"]) for e in events if e["event"] == "round"]
+    distance = drawn("distance", events).axes[0].lines[-1]  # the others are moments of outages
+    np.testing.assert_allclose(distance.get_xydata(), wanted)
+
+
+@few_and_many
+def test_every_node_edge_step_mail_and_image_is_drawn(windows: int, nodes: int) -> None:
+    events = consensus_events(windows, nodes)
+    told = {e["event"]: e for e in events}
+    graph = drawn("topology", events).axes[0].collections
+    places, *_ = [c for c in graph if is_scattered(c)]
+    assert len(places.get_offsets()) == nodes
+    edges = sum(len(c.get_segments()) for c in graph if hasattr(c, "get_segments"))
+    assert edges == len(told["topology"]["edges"])
+    happened = Counter(kind for _, kind, *_ in told["trace"]["events"])
+    names = {"step": "local step", "receive": "mail, applied", "lost": "lost"}
+    names |= {"drop": "arrived, not applied", "duplicate": "arrived twice, dropped"}
+    shown = marks(drawn("spacetime", events).axes[0])
+    assert shown == {label: happened[kind] for kind, label in names.items() if happened[kind]}
+    split = drawn("labels", events).axes[0].containers
+    widths = [[bar.get_width() for bar in of_class] for of_class in split]
+    assert np.array_equal(np.array(widths).T, told["labels"]["histogram"])
 
 
 @pytest.mark.parametrize("name", FIGURES)

@@ -1,19 +1,20 @@
 """Figures, report and comparison: drawn from events alone, for runs of every length."""
 
-import io
 import re
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from PIL import Image
 
 from fl_app.errors import RunDirectoryError
 from fl_app.record.compare import compare
 from fl_app.record.distill_figures import FIGURES
-from fl_app.record.figures import to_png
+from fl_app.record.distill_metrics import published
 from fl_app.record.report import render
 from fl_app.record.run_dir import RunDirectory
+from tests.drawn import bars, curves, pixels
 from tests.record_events import config, distill_events, fill
 
 TARGETS = (0.5, 0.6)
@@ -26,22 +27,89 @@ def make(root: Path, events: list[dict[str, Any]], name: str = "", **changes: An
     return run
 
 
-def size(png: bytes) -> tuple[int, int]:
-    image = Image.open(io.BytesIO(png))
-    assert len(set(image.convert("L").resize((50, 50)).tobytes())) > 3, "an empty picture"
-    return image.size
-
-
-@pytest.mark.parametrize("name", FIGURES)
-@pytest.mark.parametrize(("rounds", "participants", "sync"), SHAPES)
-def test_a_figure_is_drawn_for_runs_of_every_length(
-    name: str, rounds: int, participants: int, sync: bool
-) -> None:
-    figure = FIGURES[name].draw(distill_events(rounds, participants, sync=sync), "virtual", TARGETS)
+def drawn(name: str, events: list[dict[str, Any]]) -> Any:
+    figure = FIGURES[name].draw(events, "virtual", TARGETS)
     assert figure is not None
-    width, height = size(to_png(figure))
+    width, height = pixels(figure)
     assert width >= 900
     assert height >= 450
+    return figure
+
+
+of_every_length = pytest.mark.parametrize(("rounds", "participants", "sync"), SHAPES)
+
+
+@of_every_length
+def test_curves_are_the_evaluations(rounds: int, participants: int, sync: bool) -> None:
+    events = distill_events(rounds, participants, sync=sync)
+    shown = curves(drawn("accuracy", events).axes[0])
+    for label, model, field in (
+        ("small model (average)", "small", "accuracy"),
+        ("global model, raw", "global", "accuracy"),
+        ("global model, EMA; published", "global", "accuracy_ema"),
+    ):
+        wanted = [(e["t"], 100 * e[field]) for e in events if e.get("model") == model]
+        np.testing.assert_allclose(shown[label], wanted)
+
+
+def test_the_curve_of_the_published_model_is_named() -> None:
+    """The variants that publish raw weights have a moving average, too."""
+    events = [
+        {**e, "published": "raw"} if e.get("model") == "global" else e for e in distill_events(3)
+    ]
+    assert set(curves(drawn("accuracy", events).axes[0])) == {
+        "small model (average)", "global model, raw; published", "global model, EMA",
+    }  # fmt: skip
+
+
+@of_every_length
+def test_bars_are_as_long_as_what_they_stand_for(
+    rounds: int, participants: int, sync: bool
+) -> None:
+    """In every lane, up to where the picture ends."""
+    events = distill_events(rounds, participants, sync=sync)
+    axes = drawn("gantt", events).axes[0]
+    until, wanted = axes.get_xlim()[1], defaultdict(float)
+
+    def add(label: str, lane: int, start: float, end: float) -> None:
+        wanted[label, lane] += max(0.0, min(end, until) - min(start, until))
+
+    waits = {"clients": "waiting for participants", "server": "waiting for the server"}
+    for e in events:
+        if e["event"] == "idle":
+            add(waits[e["waiting_for"]], e["participant"], e["t_start"], e["t_end"])
+        elif e["event"] == "job" and e["status"] != "ok":
+            add("job lost, rejected or failed", e["participant"], e["t_start"], e["t_end"])
+        elif e["event"] == "job":
+            for label, start, end in (
+                ("download", "t_start", "t_compute"),
+                ("compute", "t_compute", "t_upload"),
+                ("upload", "t_upload", "t_end"),
+            ):
+                add(label, e["participant"], e[start], e[end])
+        elif e["event"] == "segment":
+            add("the server", participants, e["t_start"], e["t_end"])
+    found = defaultdict(float)
+    for (label, lane), length in bars(axes).items():
+        found["the server" if lane == participants else label, lane] += length
+    assert found == pytest.approx({key: value for key, value in wanted.items() if value})
+
+
+@of_every_length
+def test_a_histogram_has_the_share_of_every_age(rounds: int, participants: int, sync: bool) -> None:
+    events = distill_events(rounds, participants, sync=sync)
+    axes = drawn("staleness", events).axes[0]
+    steps: dict[int, int] = defaultdict(int)
+    for e in events:
+        if e["event"] == "segment":
+            steps[e["staleness_versions"]] += e["steps"]
+    total = sum(steps.values())
+    shown = {
+        round(bar.get_x() + bar.get_width() / 2): bar.get_height()
+        for bar in axes.patches
+        if bar.get_height()
+    }
+    assert shown == pytest.approx({age: 100 * n / total for age, n in steps.items()})
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -147,14 +215,24 @@ def test_the_figures_of_an_earlier_state_are_replaced(tmp_path: Path) -> None:
     assert list((run.path / "figures").iterdir()) == []
 
 
-def test_runs_are_compared_in_one_figure_and_one_table(tmp_path: Path) -> None:
+def test_runs_are_compared_in_one_figure_and_one_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures: list[Any] = []
+    monkeypatch.setattr(
+        "fl_app.record.figures.to_png", lambda figure: pictures.append(figure) or b"a picture"
+    )
     runs = [
         make(tmp_path, distill_events(), "first"),
         make(tmp_path, distill_events(sync=True), "second", **{"distill.variant": "sync"}),
     ]
     table = compare(runs, tmp_path / "out")
     assert (tmp_path / "out" / "compare.md").read_text() == table
-    size((tmp_path / "out" / "compare.png").read_bytes())
+    assert (tmp_path / "out" / "compare.png").read_bytes() == b"a picture"
+    shown = curves(pictures[-1].axes[0])
+    for run in runs:
+        wanted = [(t, 100 * a) for t, a in published(run.events())]
+        np.testing.assert_allclose(shown[run.name], wanted)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
     assert len({len(row) for row in rows}) == 1
     head, _, first, second = rows

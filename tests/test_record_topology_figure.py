@@ -1,6 +1,5 @@
 """The picture of a topology: every family at every size, what colours and lines mean."""
 
-import io
 from itertools import pairwise
 from typing import Any
 
@@ -10,11 +9,11 @@ from matplotlib import colormaps
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from PIL import Image
 
 from fl_app.record.figures import VERMILION, to_png
 from fl_app.record.topology_figure import LAYOUTS, positions, topology_figure
 from strategies.consensus.topology import TOPOLOGIES, Topology, build_topology
+from tests.drawn import pixels
 
 RING = build_topology("ring", 8)
 
@@ -63,9 +62,9 @@ def test_a_picture_is_drawn_with_and_without_values(name: str, size: int) -> Non
     values = [None, *np.linspace(0.5, 0.7, size - 1).tolist()]
     ages = {edge: float(k) for k, edge in enumerate(topology.edges) if k}
     for figure in (draw(topology), draw(topology, values=values, ages=ages)):
-        image = Image.open(io.BytesIO(to_png(figure)))
-        assert min(image.size) >= 450
-        assert len(set(image.convert("L").resize((50, 50)).tobytes())) > 3, "an empty picture"
+        assert min(pixels(figure)) >= 450
+        assert len(np.asarray(nodes_of(figure).get_offsets())) == size
+        assert sum(len(c.get_segments()) for c in lines_of(figure)) == len(topology.edges)
 
 
 def test_every_family_of_the_layouts_exists() -> None:
