@@ -51,7 +51,7 @@ def stacked(model: FlatModel, dtype: torch.dtype, batch: Batch) -> None:
     if len(model.buffers):
         raise ValueError("models with buffers, such as BatchNorm's, cannot be stacked")
     gradient = vmap(grad_and_value(partial(loss_of, model)))
-    parameters = parameters_of(model, batch.weights, dtype)
+    parameters = model.unflatten(batch.weights.to(dtype))
     gradients, losses = gradient(parameters, batch.inputs.to(dtype), batch.labels)
     for name, place in model.unflatten(batch.gradients).items():
         place.copy_(gradients[name])
