@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from client_apps.bench import bench_of, shard_of
-from client_apps.gradients import Gradients
+from client_apps.gradients import Gradients, dtype_of
 from client_apps.row_gradients import PASSES, RowGradients
 from fl_app.config import RunConfig
 from strategies.consensus import host
@@ -34,6 +34,7 @@ def one_by_one(config: RunConfig, nodes: Sequence[int], own_data: str = "") -> G
         },
         seed=config.seed,
         prepare=bench.preparation(c.augment),
+        dtype=dtype_of(c.precision),
     )
 
 

@@ -62,6 +62,14 @@ class Minibatches:
         return place
 
 
+def dtype_of(precision: str) -> torch.dtype:
+    """The type of the arithmetic of a precision, float32, tf32 or bf16. Whether a GPU may round
+    the factors of float32 products to TF32's ten bits is a setting of the process, made here."""
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
 def parameters_of(model: FlatModel, weights: torch.Tensor, dtype: torch.dtype) -> Vectors:
     """The parameters of k models with `weights` (k, p), each (k, ...), as the type of arithmetic
     wants them: float32 as they are, and others as copies, each at an address that is a multiple

@@ -164,6 +164,7 @@ class ConsensusConfig:
     diagnosis: Annotated[str, OneOf(*SWITCH)]
     encrypt: bool
     engine: Annotated[str, OneOf("auto", "sequential", "stacked", "streams")]
+    precision: Annotated[str, OneOf("float32", "tf32", "bf16")]
     step_seconds: Annotated[float, Within(1e-6)]
     speed_spread: Annotated[float, Within(0, 3)]
     delay_seconds: Annotated[float, Within(0)]

@@ -226,6 +226,7 @@ EFFECTS: dict[str, tuple[Condition, ...]] = {
     "consensus.diagnosis": ALWAYS,
     "consensus.encrypt": (_DEVICES, _REAL, _MAIL),
     "consensus.engine": ALWAYS,
+    "consensus.precision": ALWAYS,
     "consensus.step-seconds": (_VIRTUAL,),
     "consensus.speed-spread": (_VIRTUAL,),
     "consensus.delay-seconds": (_MAIL,),

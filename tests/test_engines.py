@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
@@ -16,7 +17,7 @@ from client_apps.engines import race
 from fl_app.config import resolve
 from fl_app.record.metrics import latest
 from strategies.consensus.node import Node
-from tests.test_consensus import TINY, checksum, run
+from tests.test_consensus import TINY, checksum, run, weights_of
 
 NODES = [Node(i, torch.zeros(3)) for i in range(4)]
 
@@ -196,3 +197,19 @@ def test_nobody_is_asked_where_there_is_nothing_to_choose(
     run(tmp_path, config, nodes=hosts, tamper=answers)
     assert answers.asked == 0
     assert answers.told == {config.get("consensus.engine", "sequential")}
+
+
+# ------------------------------------------------------------------------------------- precision
+
+
+@pytest.mark.parametrize("engine", ["sequential", "streams"])
+def test_less_precise_arithmetic_makes_nearly_the_same_models(engine: str, tmp_path: Path) -> None:
+    config = {"consensus.engine": engine}
+    exact = run(tmp_path / "float32", config)
+    rough, again = (
+        run(tmp_path / name, {**config, "consensus.precision": "bf16"}) for name in ("one", "two")
+    )
+    assert checksum(rough) == checksum(again) != checksum(exact)
+    for node in range(8):
+        a, b = weights_of(exact, node), weights_of(rough, node)
+        assert np.linalg.norm(a - b) < 0.05 * np.linalg.norm(a)

@@ -40,7 +40,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from client_apps.bench import bench_of, shard_of
-from client_apps.gradients import Gradients
+from client_apps.gradients import Gradients, dtype_of
 from client_apps.row_gradients import PASSES, Programs, RowGradients, everything
 from client_apps.side_by_side import Job, train_side_by_side
 from client_apps.training import train_locally
@@ -123,11 +123,9 @@ def seconds_of(work: Callable[[], Any], device: str, least: float = 0.3) -> floa
 
 
 def precise(precision: str) -> torch.dtype:
-    """Have PyTorch compute in this precision; returns the type of the arithmetic."""
-    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    """Have PyTorch compute in this precision as a run does; returns the type of the arithmetic."""
     torch.backends.cudnn.deterministic = True
-    return torch.bfloat16 if precision == "bf16" else torch.float32
+    return dtype_of(precision)
 
 
 # -- a ring -----------------------------------------------------------------------------------
@@ -422,17 +420,15 @@ def _round(name: str, norm: str, participants: int, precision: str, device: str)
 def accuracy(bench: Bench) -> None:
     """Three seeds of each precision, on streams: see what `agree` says of one node after the other,
     which takes twenty times as long."""
-    cases: list[tuple[str, str]] = [("streams", precision) for precision in PRECISIONS]
-    if bench.device != "cuda":
-        cases = [("streams", "float32")]
-    for seed in range(3 if bench.device == "cuda" else 1):
-        for engine, precision in cases:
+    on_gpu = bench.device == "cuda"
+    for seed in range(3 if on_gpu else 1):
+        for precision in PRECISIONS if on_gpu else ("float32",):
             if bench.over:
                 return
-            bench.say("accuracy", [_default_run(engine, precision, seed, bench)])
+            bench.say("accuracy", [_default_run(precision, seed, bench)])
 
 
-def _default_run(engine: str, precision: str, seed: int, bench: Bench) -> dict[str, Any]:
+def _default_run(precision: str, seed: int, bench: Bench) -> dict[str, Any]:
     """The default run of the consensus system without its reference."""
     dtype = precise(precision)
     values: dict[str, Any] = {
@@ -465,7 +461,7 @@ def _default_run(engine: str, precision: str, seed: int, bench: Bench) -> dict[s
     for participant in people:
         algorithm.start(participant.node)
     options: dict[str, Any] = {"initial": lambda _: initial}
-    host = RowHost(people, RowGradients(gradients, PASSES[engine]), **options)
+    host = RowHost(people, RowGradients(gradients, PASSES["streams"]), **options)
     wait(bench.device)
     began = time.perf_counter()
     for window in range(1, config.rounds + 1):
@@ -485,7 +481,7 @@ def _default_run(engine: str, precision: str, seed: int, bench: Bench) -> dict[s
     shares = list(_accuracies(model, weights, inputs, labels))
     spread = (weights - weights.mean(0)).square().sum(1).mean().sqrt() / weights.mean(0).norm()
     return {
-        "engine": engine, "precision": precision, "seed": seed, "seconds": seconds,
+        "engine": "streams", "precision": precision, "seed": seed, "seconds": seconds,
         "node_steps_a_second": sum(p.tally.steps for p in people) / seconds,
         "nodes_mean": 100 * float(np.mean(shares)), "nodes_lowest": 100 * min(shares),
         "consensus_distance": float(spread),
