@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from experiments.benchmarks import consensus_overhead, deployment, distill_overh
 from experiments.consensus import plan as consensus_plan
 from experiments.distillation import plan as distillation_plan
 from experiments.planned_runs import values_of
+from fl_app import server_app
 from fl_app.assemble import flat_model, nodes_of
 from fl_app.cli import main
 from fl_app.config import (
@@ -416,6 +418,12 @@ def test_of_a_whole_configuration_what_departs_from_the_defaults_is_given() -> N
         configure({**defaults(), "consensus.topology": "torus"})
 
 
+def test_what_flwr_run_brings_is_looked_at_before_the_run_begins() -> None:
+    context = SimpleNamespace(run_config={**defaults(), "consensus.topology": "torus"})
+    with pytest.raises(ConfigError, match=r"^consensus\.topology=torus has no effect"):
+        server_app.main(None, context)  # type: ignore[arg-type]
+
+
 def test_a_run_that_is_continued_has_the_configuration_that_it_began_with() -> None:
     """It was looked at then, and is compared with what the run has recorded."""
     recorded = resolve({"mode": "average", "distill.grow-at": 2}).flat()
@@ -449,7 +457,8 @@ def test_every_command_of_the_documentation_would_begin() -> None:
     assert len(found) > 8
     for command in found:
         words = [word for word in shlex.split(command) if "=" in word]
-        configure(parse_assignments(words), place="" if "--superlink" in command else "simulation")
+        place = "devices" if "--superlink" in command else "simulation"
+        configure(parse_assignments(words), place=place)
 
 
 @pytest.mark.parametrize(

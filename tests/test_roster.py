@@ -9,7 +9,9 @@ import pytest
 from fl_app.assemble import devices_of, expected_devices
 from fl_app.config import resolve
 from fl_app.errors import ConfigError, DataError
+from fl_app.record.run_dir import RunDirectory
 from fl_app.site import Site, read_site
+from strategies.link.opening import linked
 from strategies.roster import Host, assemble_roster, prepare_hosts
 from tests.fake_grid import FakeGrid
 
@@ -36,6 +38,19 @@ def test_all_devices_of_the_site_in_the_order_of_their_names(
     assert expected_devices(config) == ()
     monkeypatch.setenv("EDGE_FL_SITE", str(site.directory))
     assert expected_devices(config) == ("ann", "bob", "cyd")
+
+
+def test_references_are_refused_on_devices_before_anybody_is_waited_for(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGE_FL_SITE", str(site.directory))
+    config = resolve({"mode": "consensus", "clock": "real", "participants": 3})
+    run, grid = RunDirectory(site.directory), FakeGrid({})
+    with (
+        pytest.raises(ConfigError, match=r"consensus\.references need all data in one place"),
+        linked(grid, config, run),
+    ):
+        pass
 
 
 def test_the_configuration_chooses(site: Site) -> None:

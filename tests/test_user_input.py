@@ -17,7 +17,7 @@ from fl_app.errors import ConfigError, EdgeFlError
 from fl_app.launch import run as launch
 from fl_app.launch.values import parse_assignments, toml_lines
 from fl_app.paths import absolute, read_text
-from strategies.consensus.topology import parse_graph
+from strategies.consensus.graph_file import parse_graph
 
 quick = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

@@ -4,18 +4,17 @@ All edges are undirected, since edge-consensus learning keeps one anchor at both
 static topology is one graph; a time-varying one is a sequence of graphs, one a synchronous round.
 """
 
-import json
 import math
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from operator import or_
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from strategies.consensus.base_k import base_k_rounds
+from strategies.consensus.graph_file import listed, parse_graph
 from strategies.randomness import rng
 
 if TYPE_CHECKING:
@@ -25,10 +24,8 @@ Edge = tuple[int, int]  # (i, j) with i < j
 
 _DRAWS = 100  # of a random graph, until one is connected
 _EXACT = 1e-12  # a singular value below this is 0 up to rounding
-_LONGEST_NAME = 100
 _MANY_EDGES = 250_000  # built in a second
 _MOST_EDGES = {"random-regular": 20_000}  # whose random pairs are drawn again and again
-_SHOWN = 6  # names that an error message lists
 
 
 def edge_between(i: int, j: int) -> Edge:
@@ -289,17 +286,17 @@ def _file(request: Request) -> Topology:
     names, links = parse_graph(request.text)
     if len(names) != request.size:
         raise ValueError(
-            f"the file has {len(names)} nodes ({_listed(names)}), but there are {request.size} "
+            f"the file has {len(names)} nodes ({listed(names)}), but there are {request.size} "
             f"participants; take participants={len(names)}"
         )
     index = {name: number for number, name in enumerate(names)}
     graph = nx.empty_graph(request.size)
     graph.add_edges_from((index[a], index[b]) for a, b in links)
-    parts = [_listed([names[i] for i in sorted(part)]) for part in nx.connected_components(graph)]
+    parts = [listed([names[i] for i in sorted(part)]) for part in nx.connected_components(graph)]
     if len(parts) > 1:
         raise ValueError(
             f"the file's graph falls into {len(parts)} parts that never hear of each other: "
-            f"{_listed(parts, ' | ')}; add edges between them"
+            f"{listed(parts, ' | ')}; add edges between them"
         )
     return _static(request, graph, names)
 
@@ -385,88 +382,6 @@ def grid_sides(name: str, size: int) -> tuple[int, int]:
     return rows, size // rows
 
 
-def parse_graph(text: str) -> tuple[tuple[str, ...], list[tuple[str, str]]]:
-    """Read the nodes' names and the edges from one of two forms.
-
-    An edge list has a line "a b" for each edge, and comments after #; its nodes are in order of
-    their names, with numbers in them by value. JSON is {"nodes": ["a", ...], "edges": [["a", "b"],
-    ...]}, whose nodes are in the order in which they are listed.
-
-    Raises ValueError for what is neither, for a name that is no node's or cannot be printed, for a
-    node or an edge that is there twice, and for an edge from a node to itself.
-    """
-    ordered = text.lstrip().startswith("{")
-    names, places = _parse_json(text) if ordered else _parse_lines(text)
-    if not names:
-        raise ValueError('the file has no nodes; write a line "a b" for each edge')
-    for name in names:
-        if not name.isprintable() or len(name) > _LONGEST_NAME:
-            raise ValueError(
-                f"{_short(name)} can be no node's name: at most {_LONGEST_NAME} characters, all of "
-                f"which can be printed"
-            )
-    if not ordered:
-        names = sorted(names, key=_by_number)
-    known, seen = set(names), set()
-    for place, (a, b) in places:
-        for name in (a, b):
-            if name not in known:
-                raise ValueError(f"{place}: {_short(name)} is not in nodes ({_listed(names)})")
-        if a == b:
-            raise ValueError(f"{place}: an edge from {a!r} to itself; leave it out")
-        if frozenset((a, b)) in seen:
-            raise ValueError(f"{place}: the edge {a!r}, {b!r} is there twice; write it once")
-        seen.add(frozenset((a, b)))
-    return tuple(names), [edge for _, edge in places]
-
-
-_Places = list[tuple[str, tuple[str, str]]]  # where in the file, and the two names of an edge
-
-
-def _parse_lines(text: str) -> tuple[list[str], _Places]:
-    places = []
-    for number, line in enumerate(text.splitlines(), 1):
-        words = line.partition("#")[0].split()
-        if not words:
-            continue
-        if len(words) != 2:
-            raise ValueError(f"line {number}: {_short(line.strip())} must be two names, like: a b")
-        places.append((f"line {number}", (words[0], words[1])))
-    return list(dict.fromkeys(name for _, edge in places for name in edge)), places
-
-
-def _parse_json(text: str) -> tuple[list[str], _Places]:
-    form = '{"nodes": ["a", "b", ...], "edges": [["a", "b"], ...]}'
-    try:
-        content: Any = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"the file is not JSON: {error}") from None
-    if set(content) != {"nodes", "edges"} or not all(isinstance(v, list) for v in content.values()):
-        raise ValueError(f"the file must look like {form}; it has the keys {_listed(content)}")
-    names, seen = content["nodes"], set()
-    for number, name in enumerate(names):
-        if not isinstance(name, str) or not name:
-            raise ValueError(f"nodes[{number}]: {_short(name)} must be a name in quotes")
-        if name in seen:
-            raise ValueError(
-                f"nodes[{number}]: {_short(name)} is there twice; give every node its own"
-            )
-        seen.add(name)
-    places = []
-    for number, edge in enumerate(content["edges"]):
-        pair = isinstance(edge, list) and len(edge) == 2
-        if not pair or not all(isinstance(name, str) for name in edge):
-            raise ValueError(f'edges[{number}]: {_short(edge)} must be two names, like ["a", "b"]')
-        places.append((f"edges[{number}]", (edge[0], edge[1])))
-    return names, places
-
-
-def _by_number(name: str) -> tuple[list[str | int], str]:
-    """Sorts site2 before site10. Text and numbers take turns in the split, text first."""
-    parts = re.split(r"(\d+)", name)
-    return [int(part) if k % 2 else part for k, part in enumerate(parts)], name
-
-
 def _static(request: Request, graph: "nx.Graph", names: tuple[str, ...] = ()) -> Topology:
     """The topology of one graph, whose nodes are numbered in their order."""
     index = {node: number for number, node in enumerate(sorted(graph))}
@@ -513,19 +428,3 @@ def _check_probability(request: Request) -> None:
         raise ValueError(
             f"probability={request.probability} of {request.name} must be above 0 and at most 1"
         )
-
-
-def _listed(names: Sequence[str] | Iterable[str], separator: str = ", ") -> str:
-    """At most so many of the names that an error message stays readable."""
-    names = list(names)
-    return separator.join(map(_cut, names[:_SHOWN])) + (
-        f"{separator}..." if len(names) > _SHOWN else ""
-    )
-
-
-def _short(value: Any) -> str:
-    return _cut(repr(value))
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= 2 * _LONGEST_NAME else f"{text[: 2 * _LONGEST_NAME]}..."

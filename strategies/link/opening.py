@@ -37,6 +37,11 @@ def linked(grid: Grid, config: RunConfig, run: RunDirectory) -> Iterator[Grid]:
             )
         yield grid
         return
+    if config.agrees and config.consensus.reference_list:
+        raise ConfigError(
+            "consensus.references need all data in one place; on devices use "
+            'consensus.references=""'
+        )
     names = devices_of(config, site)
     why = _obstacle(config, site)
     sessions = None
