@@ -84,7 +84,7 @@ class Setup:
         wait(lambda: name in self.grid.here())
         return line
 
-    def send(self, kind: str = "train.local", node: int = 1, **config: int) -> str:
+    def send(self, kind: str = "train.local", node: int = 1, **config: int | str) -> str:
         message = Message(RecordDict({"config": ConfigRecord({**config})}), node, kind)
         message_id = self.dispatcher.send(message, 60.0)
         assert message_id
