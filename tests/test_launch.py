@@ -560,8 +560,9 @@ def test_who_is_missed_in_one_look_is_ended_all_the_same(
 
         monkeypatch.setattr(supervise, "descendants", look)
         supervise.end_descendants(os.getpid(), grace=0.2)
-        assert process.poll() == -signal.SIGKILL
+        ended = process.poll()
         process.kill()
+    assert ended == -signal.SIGKILL
 
 
 @needs_proc
