@@ -10,6 +10,7 @@ import torch
 from fl_app.config import RunConfig
 from fl_app.data import Dataset, Split, load_dataset, make_split, spec_of
 from fl_app.data.proxy import ProxyData
+from fl_app.data.sets import FILES
 from fl_app.errors import ConfigError, DataError, install
 from fl_app.models import FlatModel, build_model
 from fl_app.paths import read_text
@@ -37,12 +38,12 @@ def pick_device(name: str) -> str:
 
 
 def dataset_of(config: RunConfig) -> Dataset:
-    """The run's data set, read once a process. Raises DataError, also for a class of which the
-    training set or the test set has nothing, unless that is allowed."""
+    """The run's data set, read once a process. Raises DataError, also for a class of somebody's own
+    of which the training set or the test set has nothing, unless that is allowed."""
     dataset = load_dataset(config.dataset, config.data_root, config.data_path)
-    if dataset.one_sided and not config.allow_missing_classes:
+    if config.dataset == FILES and dataset.one_sided and not config.allow_missing_classes:
         raise DataError(
-            f"{config.data_path or config.dataset}: only one of the two sets has images of class "
+            f"{config.data_path}: only one of the two sets has images of class "
             f"{', '.join(dataset.one_sided[:5])}; give some to the other, or say "
             f"allow-missing-classes=true{''.join(f' ({line})' for line in dataset.unused)}"
         )

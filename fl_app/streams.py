@@ -1,6 +1,7 @@
 """Standard output and error, which may be closed, full, or a pipe that nobody reads any more."""
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ def say(line: str, stream: TextIO | None = None) -> None:
     What cannot be written is left out, and so is the rest: a run must not end because nobody
     listens. It has everything in its directory.
     """
+    _escape_foreign_letters()
     try:
         # Flushed, because a pipe would otherwise hold the lines back until the run is over.
         print(line, file=stream, flush=True)
@@ -28,6 +30,7 @@ def written_out() -> Iterator[None]:
     """Within it a command prints. When that cannot be written, the process exits without a
     traceback: as other programs do when the reader of a pipe is gone, or with a message."""
     _open_closed()
+    _escape_foreign_letters()
     try:
         try:
             yield
@@ -50,6 +53,13 @@ def _open_closed() -> None:
     while (number := os.open(os.devnull, os.O_RDWR)) < 3:
         os.set_inheritable(number, True)
     os.close(number)
+
+
+def _escape_foreign_letters() -> None:
+    """Have letters that the terminal's encoding lacks written as escapes: names of classes, files
+    and devices are people's own. Standard error does so by itself."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _abandon(stream: TextIO | None) -> None:

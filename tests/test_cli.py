@@ -186,6 +186,22 @@ def test_data_check_says_what_is_not_used_and_what_is_wrong(
     assert "'7' (2 in train, 0 in test)" in line
 
 
+def test_a_terminal_without_the_letters_gets_escapes(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 255, (4, 9, 9), np.uint8)
+    whole = {"x_train": images, "y_train": [0, 1] * 2, "x_test": images, "y_test": [0, 1] * 2}
+    names = np.array(["k\u00e4fer", "ant"])
+    np.savez(tmp_path / "all.npz", allow_pickle=False, **whole, classes=names)
+    output = subprocess.run(
+        [sys.executable, "-m", "fl_app.cli", "data", "check", str(tmp_path / "all.npz")],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "2  k\\xe4fer" in output
+
+
 def test_data_check_takes_a_devices_part_of_ones_own_set(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
