@@ -223,6 +223,7 @@ def test_own_data_set_from_npz(tmp_path: Path, named: bool, layout: str) -> None
         ({"classes": np.array(["one"])}, "at least 2 classes, not 1"),
         ({"classes": np.array("cat,dog")}, r"classes has shape \(\) .*a list of names"),
         ({"classes": np.array([0.5, 1])}, "classes has .*float64; give a list of names"),
+        ({"classes": np.array([b"caf\xe9", b"dog"])}, "classes cannot be read .*utf-8"),
         ({"classes": np.array(["cat", "cat"])}, "two classes are called 'cat'"),
         ({"classes": np.array(["cat", " "])}, "' ' is no name of a class"),
         ({"classes": np.array(["cat", "d\nog"])}, r"'d\\nog' is no name of a class"),
@@ -384,6 +385,17 @@ def test_names_of_an_archive_are_as_people_write_them(tmp_path: Path) -> None:
     assert use(tmp_path / "a.npz").classes == ("ant", "k\u00e4fer")
 
 
+@pytest.mark.parametrize("types", [("u8", "i8"), ("i1", "u8"), (">i4", "<u2")])
+def test_labels_may_be_integers_of_any_type(tmp_path: Path, types: tuple[str, str]) -> None:
+    labels = {
+        f"y_{part}": np.array([7, 31], t) for part, t in zip(("train", "test"), types, strict=True)
+    }
+    np.savez(tmp_path / "a.npz", allow_pickle=False, **whole(**labels))
+    dataset = use(tmp_path / "a.npz")
+    assert dataset.classes == ("7", "31")
+    assert dataset.test.labels.tolist() == [0, 1]
+
+
 # ------------------------------------------------------------------ archives that are wrong
 
 
@@ -465,6 +477,16 @@ def test_an_array_larger_than_the_memory_is_not_read(
     monkeypatch.setattr(foreign, "available_memory", lambda: 47.0)
     monkeypatch.setattr(np.lib.format, "read_array", lambda *_, **__: pytest.fail("it is read"))
     with pytest.raises(DataError, match=r"'x_train' would take .* GB of memory"):
+        load_dataset("files", data_path=str(tmp_path / "a.npz"))
+
+
+@pytest.mark.parametrize("name", ["y_train", "x_test", "y_test", "classes"])
+def test_no_image_is_read_before_all_headers_are_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    np.savez(tmp_path / "a.npz", allow_pickle=False, **whole(**{name: np.zeros((), "f8")}))
+    monkeypatch.setattr(np.lib.format, "read_array", lambda *_, **__: pytest.fail("it is read"))
+    with pytest.raises(DataError, match=name):
         load_dataset("files", data_path=str(tmp_path / "a.npz"))
 
 

@@ -48,14 +48,15 @@ class Archive:
     def __exit__(self, *_: object) -> None:
         self._zip.close()
 
-    def array(
+    def look(
         self, name: str, check: Callable[[tuple[int, ...], np.dtype, str], None]
-    ) -> np.ndarray:
-        """Read the array `name`, whose shape and type `check` has found right: it gets them before
-        any content is read, and raises DataError.
+    ) -> tuple[int, ...]:
+        """Return the shape of the array `name`, of which no content is read. `check` gets shape and
+        type, and raises DataError if they are wrong.
 
         Raises:
-            DataError: there is no such array, it is damaged, or larger than the memory at hand.
+            DataError: there is no such array, its header is damaged, or it is larger than the
+                memory at hand.
         """
         if name not in self.names:
             held = ", ".join(map(printable, sorted(self.names)[:20])) or "nothing"
@@ -75,12 +76,16 @@ class Archive:
                 )
             check(shape, dtype, f"{self.path}, {name}")
             check_room(size, what)
-            with self._zip.open(member) as file:
-                return np.lib.format.read_array(file, allow_pickle=False)
+        return shape
+
+    def array(self, name: str) -> np.ndarray:
+        """Read an array that was looked at. Raises DataError if it is damaged."""
+        with reading(f"{self.path}: array {name!r}"), self._zip.open(self._member(name)) as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
 
     def _member(self, name: str) -> str:
         with_suffix = name + _SUFFIX
-        return with_suffix if with_suffix in self._zip.NameToInfo else name
+        return with_suffix if with_suffix in self._zip.namelist() else name
 
     @property
     def unused(self) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 
 from fl_app.data.archive import Archive
+from fl_app.data.foreign import reading
 from fl_app.data.images import ImageSet
 from fl_app.data.labels import check_names, in_order, to_labels
 from fl_app.errors import DataError
@@ -13,62 +14,71 @@ from fl_app.errors import DataError
 Size = tuple[int, int, int]  # channels, height, width
 
 
-def read_images(archive: Archive, name: str, size: Size | None = None) -> np.ndarray:
-    """Read images as (n, c, h, w): of `size`, or of whatever size they have.
-
-    They may be stored as (n, c, h, w), (n, h, w, c), or (n, h, w) where there is one channel.
-
-    Raises:
-        DataError: no such array, no uint8, another size, no image.
-    """
-    images = archive.array(name, partial(_check_images, size))
-    c, h, w = size or _size(images.shape, archive.path)
-    if images.shape[1:] == (h, w, c) != (c, h, w):
-        images = images.transpose(0, 3, 1, 2)
-    return np.ascontiguousarray(images.reshape(-1, c, h, w))
-
-
-def read_numbers(archive: Archive, name: str, images: np.ndarray) -> np.ndarray:
-    """Read the numbers that say of what class the `images` are. Raises DataError."""
-    numbers = archive.array(name, partial(_check_numbers, len(images)))
-    if (lowest := numbers.min()) < 0:
-        raise DataError(
-            f"{archive.path}, {name}: label {lowest} is negative; leave out images of no class"
-        )
-    return numbers
-
-
 def read_whole(archive: Archive) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
     """Read ``x_train, y_train, x_test, y_test``, and the names of the classes: those of the array
-    ``classes``, or the numbers that occur.
+    ``classes``, or the numbers that occur. All headers are looked at before any content is read.
 
     Raises:
         DataError: an array is missing, damaged or does not fit the others.
     """
-    train = read_images(archive, "x_train")
-    given = read_numbers(archive, "y_train", train)
-    test = read_images(archive, "x_test", train.shape[1:])
-    given_test = read_numbers(archive, "y_test", test)
-    if "classes" in archive.names:
-        names = archive.array("classes", _check_words).tolist()
-        names = [name.decode("utf-8") if isinstance(name, bytes) else str(name) for name in names]
+    size = _look(archive, "x_train", "y_train")
+    _look(archive, "x_test", "y_test", size)
+    named = "classes" in archive.names
+    if named:
+        archive.look("classes", _check_words)
+    given, given_test = _read_numbers(archive, "y_train"), _read_numbers(archive, "y_test")
+    if named:
+        words = archive.array("classes").tolist()
+        with reading(f"{archive.path}, classes"):
+            names = [
+                word.decode("utf-8") if isinstance(word, bytes) else str(word) for word in words
+            ]
     else:
-        names = in_order(str(n) for n in np.union1d(given, given_test))
+        # One by one: NumPy makes floating-point numbers of signed and unsigned ones together.
+        names = in_order(str(n) for part in (given, given_test) for n in np.unique(part))
     names = check_names(names, archive.path)
-    return (
-        ImageSet(train, to_labels(given, names, f"{archive.path}, y_train"), archive.unused),
-        ImageSet(test, to_labels(given_test, names, f"{archive.path}, y_test")),
-        names,
-    )
+    labels = to_labels(given, names, f"{archive.path}, y_train")
+    labels_test = to_labels(given_test, names, f"{archive.path}, y_test")
+    train = ImageSet(_read_images(archive, "x_train", size), labels, archive.unused)
+    return train, ImageSet(_read_images(archive, "x_test", size), labels_test), names
 
 
 def read_shard(archive: Archive, size: Size, names: Sequence[str]) -> ImageSet:
     """Read ``images`` and ``labels``, or ``x_train`` and ``y_train``, of `size` and of the classes
     called `names`. Raises DataError as `read_whole` does."""
     x, y = ("images", "labels") if "images" in archive.names else ("x_train", "y_train")
-    images = read_images(archive, x, size)
-    labels = to_labels(read_numbers(archive, y, images), names, f"{archive.path}, {y}")
-    return ImageSet(images, labels, archive.unused)
+    _look(archive, x, y, size)
+    labels = to_labels(_read_numbers(archive, y), names, f"{archive.path}, {y}")
+    return ImageSet(_read_images(archive, x, size), labels, archive.unused)
+
+
+def _look(archive: Archive, x: str, y: str, size: Size | None = None) -> Size:
+    """Check the headers of images and of their labels; the size of the images, `size` if given.
+
+    Images may be (n, c, h, w), (n, h, w, c), or (n, h, w) where there is one channel.
+    """
+    shape = archive.look(x, partial(_check_images, size))
+    archive.look(y, partial(_check_numbers, shape[0]))
+    return size or _size(shape, archive.path)
+
+
+def _read_images(archive: Archive, name: str, size: Size) -> np.ndarray:
+    """Images that were looked at, as (n, c, h, w)."""
+    c, h, w = size
+    images = archive.array(name)
+    if images.shape[1:] == (h, w, c) != (c, h, w):
+        images = images.transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(images.reshape(-1, c, h, w))
+
+
+def _read_numbers(archive: Archive, name: str) -> np.ndarray:
+    """The numbers that say of what class each image is; they were looked at."""
+    numbers = archive.array(name)
+    if (lowest := numbers.min()) < 0:
+        raise DataError(
+            f"{archive.path}, {name}: label {lowest} is negative; leave out images of no class"
+        )
+    return numbers
 
 
 def _check_images(size: Size | None, shape: tuple[int, ...], dtype: np.dtype, where: str) -> None:

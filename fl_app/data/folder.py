@@ -47,8 +47,8 @@ class Listing:
 
 
 def list_classes(path: Path) -> Listing:
-    """List ``<class>/**``. Raises DataError for a folder that cannot be listed, or if two folders
-    have the same name but for how letters are composed."""
+    """List ``<class>/**``. Raises DataError for a folder that cannot be listed, or if two have the
+    same name but for how letters are composed, or spaces around it."""
     listing, folders = Listing(path), {}
     for entry, is_folder in _entries(path):
         name = plain_name(entry.name)
@@ -58,8 +58,8 @@ def list_classes(path: Path) -> Listing:
             listing.pass_over("in no class folder", entry)
         elif name in folders:
             raise DataError(
-                f"{printable(path)} has two folders {name!r}, which differ only in how the letters "
-                f"are composed; make them one"
+                f"{printable(path)} has two folders {name!r}, which differ only in how letters are "
+                f"composed or in spaces; make them one"
             )
         else:
             folders[name] = entry
