@@ -1,5 +1,6 @@
 """The ServerApp: checks the configuration, opens the run directory, runs the strategy."""
 
+import logging
 from collections.abc import Callable
 from importlib import import_module
 
@@ -10,13 +11,25 @@ from flwr.supercore.exit import add_exit_handler
 
 from fl_app.assemble import preflight
 from fl_app.config import RunConfig, configure
+from fl_app.errors import EdgeFlError
 from fl_app.launch.surroundings import check_simulation
 from fl_app.memory import keep_freed_memory
 from fl_app.record.books import recorded
 from strategies import STRATEGIES
 from strategies.link.opening import linked
 
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Have Flower log an error that is raised on purpose by its message, which says it all."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, EdgeFlError):
+        record.msg, record.args = f"{record.getMessage()}: {error}", ()
+        record.exc_info = record.exc_text = None
+    return True
+
+
 keep_freed_memory()
+logging.getLogger("flwr").addFilter(_without_traceback)
 app = ServerApp()
 
 

@@ -21,7 +21,7 @@ def diverged(config: RunConfig, model: str, where: str) -> DivergedError:
     """
     values = config.flat()
     causes = " or ".join(f"{key}={values[key]:g}" for key in _causes(config, model))
-    return DivergedError(f"{where} is not finite; probably too large: {causes}")
+    return DivergedError(f"{where}: not finite; probably too large: {causes}")
 
 
 def _causes(config: RunConfig, model: str) -> Iterator[str]:

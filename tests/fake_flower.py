@@ -20,7 +20,7 @@ SCENARIO = os.environ.get("FAKE_FLOWER", "completed")
 RAISED = {
     "failed": "ValueError: bad",
     "asleep": "No heartbeat received from the task",
-    "diverged": "Simulation failed with exception: diverged: window 2, node 3 is not finite",
+    "diverged": "Simulation failed with exception: diverged: window 2, node 3: not finite",
 }
 HOME = Path(os.environ["EDGE_FL_HOME"])
 RUN, VALUES = HOME / "runs" / "one", HOME / "values.toml"

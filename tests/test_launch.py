@@ -290,7 +290,7 @@ def simulation_pid(home: Path) -> int:
     [
         ("completed", 0, ""),
         ("failed", 1, "ValueError: bad"),
-        ("diverged", 3, "diverged: window 2, node 3 is not finite"),
+        ("diverged", 3, "diverged: window 2, node 3: not finite"),
         ("unfinished", 1, "summary.json does not say completed"),
         ("refused", 1, "Invalid run configuration."),
         ("broken", 1, "the port is taken"),
