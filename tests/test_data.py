@@ -183,7 +183,9 @@ def test_a_simultaneous_download_of_another_process_wins(
     assert [p.name for p in (home / "data").iterdir()] == ["CIFAR10"]
 
 
-@pytest.mark.parametrize("failure", [OSError("no route to host"), RuntimeError("bad md5")])
+@pytest.mark.parametrize(
+    "failure", [OSError("no route to host"), RuntimeError("bad md5"), EOFError("file ended")]
+)
 def test_without_a_network_the_ways_out_are_named_and_nothing_is_left(
     torchvision: Callable[[type], None], home: Path, failure: Exception
 ) -> None:
@@ -297,13 +299,13 @@ def test_embedded_images_are_the_first_of_each_class() -> None:
             assert np.array_equal(part.images[part.labels == label, 0], images)
 
 
-@pytest.mark.parametrize("damage", ["missing", "truncated", "not json"])
+@pytest.mark.parametrize("damage", ["missing", "truncated", "hello", "[1]", '{"png": 5}'])
 def test_damaged_embedded_data(
     damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = (embedded.DIRECTORY / "fashion-mnist-train.jsonl").read_text()
     if damage != "missing":
-        text = text[:5000] if damage == "truncated" else "hello"
+        text = text[:5000] if damage == "truncated" else damage
         (tmp_path / "fashion-mnist-train.jsonl").write_text(text)
     monkeypatch.setattr(embedded, "DIRECTORY", tmp_path)
     with pytest.raises(DataError, match=r"embedded data set is damaged .*install the app again"):

@@ -314,6 +314,14 @@ def test_what_is_not_used_is_named_with_its_number(tmp_path: Path) -> None:
     )
 
 
+def test_a_class_folder_may_be_a_link(tmp_path: Path) -> None:
+    both_sets(tmp_path / "set", ["ant", "bee"])
+    (tmp_path / "set" / "train" / "bee").rename(tmp_path / "elsewhere")
+    (tmp_path / "set" / "train" / "bee").symlink_to(tmp_path / "elsewhere")
+    assert use(tmp_path / "set").train.labels.tolist() == [0, 1]
+    assert use(tmp_path / "set").unused == ()
+
+
 def test_a_class_in_one_set_only_is_refused_unless_it_is_asked_for(tmp_path: Path) -> None:
     both_sets(tmp_path, ["1", "2", "3"])
     (tmp_path / "test" / "0").mkdir()
