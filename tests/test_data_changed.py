@@ -55,6 +55,26 @@ def test_a_run_is_not_resumed_with_other_data(tmp_path: Path) -> None:
     assert run.summary()["data"] == load_dataset("files", data_path=values["data-path"]).digest
 
 
+def test_a_run_is_not_resumed_with_another_topology_in_its_file(tmp_path: Path) -> None:
+    edges = tmp_path / "edges.txt"
+    edges.write_text("0 1\n1 2\n")
+    values: dict[str, Any] = {
+        "mode": "consensus",
+        "participants": 3,
+        "consensus.topology": "file",
+        "consensus.topology-file": str(edges),
+        "output": str(tmp_path / "runs"),
+    }
+    with pytest.raises(ZeroDivisionError), recorded(resolve(values)) as run:
+        raise ZeroDivisionError
+    resumed = resolve(values | {"resume": str(run.path)})
+    edges.write_text("0 1\n0 2\n")
+    with pytest.raises(DataError, match=r"the lines of .*edges.txt are others than when that run"):
+        check_resumable(resumed)
+    edges.write_text("0 1\n1 2\n")
+    check_resumable(resumed)
+
+
 @pytest.mark.parametrize("what", ["images", "labels", "names", "order"])
 def test_a_digest_is_of_all_that_is_learnt_from(tmp_path: Path, what: str) -> None:
     names = np.array(list("abcdefghij"))

@@ -1,11 +1,12 @@
 """Opening and closing a run's record: the directory at the start, the summary at the end."""
 
+import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from fl_app.assemble import dataset_of
+from fl_app.assemble import dataset_of, topology_text
 from fl_app.config import RunConfig
 from fl_app.errors import ConfigError, DataError, DivergedError, RunDirectoryError
 from fl_app.provenance import provenance
@@ -81,9 +82,8 @@ def open_books(run: RunDirectory, config: RunConfig) -> None:
     run.listeners.append(console_listener(view, clock=config.clock, rounds=config.rounds))
     run.listeners += [SINKS[name](run) for name in config.sink_list]
     if not config.resume:
-        dataset = dataset_of(config)
-        run.emit("run_started", config=config.flat(), data=dataset.digest)
-        for line in dataset.unused:
+        run.emit("run_started", config=config.flat(), **_digests(config))
+        for line in dataset_of(config).unused:
             run.emit("warning", message=line)
     run.emit("code", **provenance())
 
@@ -114,13 +114,26 @@ def _check_resumable(run: RunDirectory, config: RunConfig) -> None:
             f"resume={config.resume!r}: the configuration is another one ({'; '.join(different)}); "
             f"use `edge-fl resume`, which takes that run's own"
         )
-    started_with = latest(run.events(), "run_started").get("data")
-    if started_with not in (None, dataset_of(config).digest):
-        raise DataError(
-            f"resume={config.resume!r}: the images, labels or class names of "
-            f"{config.data_path or config.dataset} are others than when that run started; put "
-            f"back what was there, or start a new run"
-        )
+    started, now = latest(run.events(), "run_started"), _digests(config)
+    changed = {
+        "data": f"the images, labels or class names of {config.data_path or config.dataset}",
+        "topology_file": f"the lines of {config.consensus.topology_file}",
+    }
+    for what, told in changed.items():
+        if started.get(what, now[what]) != now[what]:
+            raise DataError(
+                f"resume={config.resume!r}: {told} are others than when that run started; put back "
+                f"what was there, or start a new run"
+            )
+
+
+def _digests(config: RunConfig) -> dict[str, str]:
+    """The sha256 of what a run reads from files, besides its configuration."""
+    text = topology_text(config)
+    return {
+        "data": dataset_of(config).digest,
+        "topology_file": hashlib.sha256(text.encode()).hexdigest() if text else "",
+    }
 
 
 def close_books(run: RunDirectory, config: RunConfig, status: str, reason: str) -> dict[str, Any]:
