@@ -18,6 +18,7 @@ from fl_app.data import normalise, spec_of
 from fl_app.errors import ConfigError, EdgeFlError
 from fl_app.record.metrics import of_kind
 from fl_app.record.node_store import NODES, NodeStore
+from fl_app.record.report import render
 from fl_app.record.run_dir import RunDirectory
 from strategies.consensus import fleet
 from strategies.consensus.rates import rate_of
@@ -156,6 +157,27 @@ def test_devices_are_one_node_each(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (states / "000002").is_dir()
     with pytest.raises(EdgeFlError, match="references need all data in one place"):
         run(tmp_path, {"consensus.references": "same-steps"}, node_configs=devices)
+
+
+def test_a_report_of_devices_has_what_they_tell_of_their_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How many images, of what they train on; the run's own split is of nobody's data then."""
+    monkeypatch.setenv("EDGE_FL_HOME", str(tmp_path / "home"))
+    devices = []
+    for count in (20, 31, 42):
+        path = tmp_path / f"{count}.npz"
+        labels = np.arange(count) % 10
+        np.savez(path, images=np.zeros((count, 28, 28), np.uint8), labels=labels)
+        devices.append({"name": f"device-{count}", "data-path": str(path)})
+    directory = run(tmp_path, {"participants": 3}, node_configs=devices)
+    assert of_kind(directory.events(), "labels") == []
+    assert of_kind(directory.events(), "nodes")[-1]["examples"] == [20, 31, 42]
+    page = render(directory).read_text()
+    assert "devices do not tell it" in page
+    assert not (directory.path / "figures" / "labels.png").exists()
+    for index, count in enumerate((20, 31, 42)):
+        assert f"<td>{index}: device-{count}</td><td>{count}</td>" in page
 
 
 def test_side_by_side_gradients_differ_by_rounding_alone(tmp_path: Path) -> None:

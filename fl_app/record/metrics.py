@@ -152,7 +152,7 @@ def codes_of(events: Iterable[Event]) -> list[dict[str, Any]]:
     """Return which code has worked on the run, see `provenance`: each once, the last one last."""
     found: dict[str, dict[str, Any]] = {}
     for event in of_kind(events, "code"):
-        code = {name: event[name] for name in ("commit", "dirty", "fingerprint")}
+        code = {name: event.get(name) for name in ("commit", "dirty", "fingerprint")}
         found.pop(repr(code), None)
         found[repr(code)] = code
     return list(found.values())
