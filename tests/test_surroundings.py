@@ -26,7 +26,7 @@ from fl_app.errors import ConfigError, EdgeFlError
 from fl_app.launch import cluster
 from fl_app.launch.cluster import resources_of
 from fl_app.launch.run import run
-from fl_app.launch.surroundings import check_interpreter, settle
+from fl_app.launch.surroundings import check_workers, settle
 from fl_app.record.run_dir import runs_root
 from fl_app.site import read_site
 
@@ -210,6 +210,21 @@ def test_a_place_where_ray_cannot_start_python_is_refused_before_anything_starts
     assert list(tmp_path.iterdir()) == []
 
 
+def test_without_bash_nothing_starts(tmp_path: Path) -> None:
+    os.environ |= {"EDGE_FL_HOME": str(tmp_path), "PATH": str(tmp_path)}
+    with pytest.raises(ConfigError, match=f"bash, which is not on the PATH, '{tmp_path}'"):
+        run({})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", [None, ""])
+def test_without_a_path_programs_are_where_a_shell_finds_them(path: str | None) -> None:
+    os.environ.pop("PATH")
+    os.environ |= {} if path is None else {"PATH": path}
+    settle()
+    assert os.environ["PATH"] == os.defpath
+
+
 @pytest.mark.skipif(not shutil.which("make"), reason="needs make")
 @pytest.mark.parametrize("sign", [sign for sign in string.punctuation + " ü" if sign != "/"])
 def test_setup_refuses_the_places_that_a_run_refuses(
@@ -222,7 +237,7 @@ def test_setup_refuses_the_places_that_a_run_refuses(
     done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
     monkeypatch.setattr(sys, "executable", str(place / ".venv" / "bin" / "python"))
     try:
-        check_interpreter()
+        check_workers()
         assert "no-such-python" in done.stderr
     except ConfigError:
         assert "move the clone" in done.stderr

@@ -21,7 +21,7 @@ from fl_app.launch.sizing import size_for
 from fl_app.launch.standstill import Standstill
 from fl_app.launch.superlink import ANSWER_SECONDS, Link, local_superlink
 from fl_app.launch.supervise import ENDING, heed
-from fl_app.launch.surroundings import check_interpreter
+from fl_app.launch.surroundings import check_workers
 from fl_app.launch.values import toml_lines
 from fl_app.record.books import check_resumable, close_books, write_up
 from fl_app.record.run_dir import CHECKPOINTS, RunDirectory, runs_root
@@ -56,7 +56,7 @@ def run(
     config = configure(overrides, place="" if superlink else "simulation")
     size: dict[str, Value] = {}
     if not superlink:
-        check_interpreter()
+        check_workers()
         check_output(config)
         preflight(config)
         size = size_for(config, ray)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import sys
 
 from fl_app.errors import ConfigError
@@ -22,15 +23,16 @@ def settle() -> None:
     """
     for name in _BENDING:
         os.environ.pop(name, None)
+    if not os.environ.get("PATH"):  # as for a shell: Ray looks for bash there, and the app for git
+        os.environ["PATH"] = os.defpath
     _keep_usable_proxies()
 
 
-def check_interpreter() -> None:
-    """Raise ConfigError for a Python in a place where Ray cannot start it.
-
-    Ray starts its workers by `bash -c "exec INTERPRETER ..."` without quotes, and then waits for
-    them for ever.
-    """
+def check_workers() -> None:
+    """Raise ConfigError where Ray cannot start its workers, for which it then waits for ever: it
+    does so by `bash -c "exec INTERPRETER ..."`, without quotes."""
+    if not shutil.which("bash"):
+        raise ConfigError(f"Ray needs bash, which is not on the PATH, {os.environ.get('PATH')!r}")
     if found := _SHELL.search(sys.executable):
         raise ConfigError(
             f"Ray cannot start {sys.executable}: its path has {found[0]!r} in it; move the "
@@ -40,10 +42,10 @@ def check_interpreter() -> None:
 
 def check_simulation() -> None:
     """Raise ConfigError if this is a simulation by plain `flwr run` that would hang: in a place
-    that `check_interpreter` refuses, or without the docstrings that Ray reads."""
+    that `check_workers` refuses, or without the docstrings that Ray reads."""
     if os.path.basename(sys.argv[0]) != SIMULATION:
         return
-    check_interpreter()
+    check_workers()
     if sys.flags.optimize > 1:
         raise ConfigError("Ray needs its docstrings: go without PYTHONOPTIMIZE=2 and `python -OO`")
 
