@@ -10,20 +10,28 @@ BENCHMARKS := distill_overhead consensus_overhead
 PYTHON_CANDIDATES := python3 python3.14 python3.13 python3.12 python3.11 python
 BIN := .venv/bin
 ARGS :=
+# All that is installed names the place where it was. A clone that was copied or moved gets another
+# environment, or it would run the code of the other clone.
+PLACE := $(shell pwd -P | cksum | cut -d ' ' -f 1)
+MADE := .venv/.made-$(PLACE)
+READY := .venv/.ready-$(PLACE)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint bench deploy-demo clean
+.PHONY: help setup environment run test lint bench deploy-demo clean
 
 help:
 	@sed -n '2,6s/^# //p' Makefile
 
-setup: .venv/.ready
+setup: $(READY)
+	@:
+
+environment: $(MADE)
 	@:
 
 # The stamp makes every later call instant and free of network traffic. A change of pyproject.toml
 # alone (say, of a default in it) is synchronised from uv's cache when there is no network.
 # Compiled here once, or each of a run's ten processes would do it where nothing may be written.
-.venv/.ready: pyproject.toml uv.lock hatch_build.py flower_environment.pth | $(BIN)/uv
+$(READY): pyproject.toml uv.lock hatch_build.py flower_environment.pth | $(MADE)
 	@export UV_PROJECT_ENVIRONMENT="$(CURDIR)/.venv" UV_PYTHON_DOWNLOADS=never UV_COMPILE_BYTECODE=1; \
 	$(BIN)/uv sync --frozen || { echo "make: trying again from the cache alone" >&2; \
 	$(BIN)/uv sync --frozen --offline; }
@@ -31,7 +39,7 @@ setup: .venv/.ready
 
 # pip installs uv only: on some machines pip is set up to prefer a CPU build of torch, which does not
 # fit the torchvision of the registry; uv takes both from the index that uv.lock names.
-$(BIN)/uv:
+$(MADE):
 	@case "$$(pwd -P)" in *[[:space:]\"\'\\\$$\&\;\|\<\>\(\)\`\*\?\[{]*) \
 	  echo "make: Ray starts no Python in a path with spaces or the shell's signs: move the clone," \
 	    "which is in $$(pwd -P)" >&2; exit 1;; \
@@ -45,10 +53,12 @@ $(BIN)/uv:
 	  echo "make: no Python >= 3.11 found (tried: $(PYTHON_CANDIDATES))." >&2; \
 	  echo "make: install one, or name yours: make setup PYTHON_CANDIDATES=/path/to/python" >&2; exit 1; \
 	fi; \
+	[ ! -e .venv ] || echo "make: .venv was not made here, or not to its end: it is made anew"; \
 	echo "make: setting up .venv with $$($$python --version)"; \
 	$$python -m venv --clear .venv || { rm -rf .venv; \
 	  echo "make: 'python -m venv' failed; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }; \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"
+	@touch $@
 
 run: setup
 	@$(BIN)/edge-fl run $(ARGS)

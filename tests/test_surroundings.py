@@ -233,7 +233,7 @@ def test_setup_refuses_the_places_that_a_run_refuses(
     place = tmp_path / f"a{sign}b"
     place.mkdir()
     (place / "Makefile").write_text((ROOT / "Makefile").read_text())
-    command = ["make", ".venv/bin/uv", "PYTHON_CANDIDATES=no-such-python"]
+    command = ["make", "environment", "PYTHON_CANDIDATES=no-such-python"]
     done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
     monkeypatch.setattr(sys, "executable", str(place / ".venv" / "bin" / "python"))
     try:
@@ -296,6 +296,45 @@ def test_the_folder_of_a_server_without_its_certificates_is_named(tmp_path: Path
     (tmp_path / "site" / "server" / "ca.crt").unlink()
     with pytest.raises(EdgeFlError, match=r"ca\.crt"):
         register(tmp_path / "site" / "server")
+
+
+# A Python that makes environments as `make setup` wants them, and notes what it was asked for.
+FAKE_PYTHON = """#!/bin/sh
+case "$*" in
+  "-m venv --clear .venv")
+    rm -rf .venv; mkdir -p .venv/bin; cp "$0" .venv/bin/python; cp "$0" .venv/bin/uv;;
+esac
+echo "${0##*/} $1 $2" >> calls
+"""
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+def test_a_clone_that_was_copied_or_moved_gets_an_environment_of_its_own(tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    first.mkdir()
+    for name in ("pyproject.toml", "uv.lock", "hatch_build.py", "flower_environment.pth"):
+        (first / name).touch()
+    (first / "Makefile").write_text((ROOT / "Makefile").read_text())
+    python = tmp_path / "python"
+    python.write_text(FAKE_PYTHON)
+    python.chmod(0o755)
+
+    def calls(place: Path) -> list[str]:
+        command = ["make", "setup", f"PYTHON_CANDIDATES={python}"]
+        subprocess.run(command, cwd=place, check=True)
+        made = [line for line in (place / "calls").read_text().splitlines() if "-c" not in line]
+        (place / "calls").write_text("")
+        return made
+
+    everything = ["python --version ", "python -m venv", "python -m pip", "uv sync --frozen"]
+    assert calls(first) == everything
+    assert calls(first) == []
+    copy = Path(shutil.copytree(first, tmp_path / "copy", symlinks=True))
+    assert calls(copy) == everything
+    assert calls(copy) == []
+    moved = copy.rename(tmp_path / "moved")
+    assert calls(moved) == everything
+    assert calls(first) == []
 
 
 # ------------------------------------------------------------------------------- a cluster
