@@ -1,6 +1,7 @@
 """The ServerApp: checks the configuration, opens the run directory, runs the strategy."""
 
 import logging
+import threading
 from collections.abc import Callable
 from importlib import import_module
 
@@ -17,6 +18,8 @@ from fl_app.memory import keep_freed_memory
 from fl_app.record.books import recorded
 from strategies import STRATEGIES
 from strategies.link.opening import linked
+
+CLOSING_SECONDS = 4.0  # of the 5 s that a service or `edge-fl run` waits before it kills
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
@@ -46,8 +49,14 @@ def main(grid: Grid, context: Context) -> None:
 
 def _when_told(close: Callable[[], None]) -> None:
     """Flower ends a ServerApp by a signal without a last word, 5 s later by force; but it calls
-    such handlers first."""
-    add_exit_handler(close, run_before_force_exit=True)
+    such handlers first. In a thread of its own: what the signal has interrupted may hold a lock."""
+
+    def close_in_time() -> None:
+        closing = threading.Thread(target=close, daemon=True)
+        closing.start()
+        closing.join(CLOSING_SECONDS)
+
+    add_exit_handler(close_in_time, run_before_force_exit=True)
 
 
 def _strategy(config: RunConfig):

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from flwr.supercore.exit.exit_handler import trigger_exit_handlers
 
+from fl_app import server_app
 from fl_app.cli import main
 from fl_app.config import RunConfig, resolve
 from fl_app.errors import ConfigError, RunDirectoryError
@@ -193,6 +195,22 @@ def test_the_first_verdict_stays(config: RunConfig) -> None:
     launch._close(run.path, "failed", "the SuperLink has died")
     assert run.summary()["status"] == "stopped"
     assert [e["status"] for e in run.events() if e["event"] == "finished"] == ["stopped"]
+
+
+def test_flower_calls_what_closes_the_books_and_waits_no_longer_than_it_may(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server_app, "CLOSING_SECONDS", 0.1)
+    closed, never = threading.Event(), threading.Event()
+
+    def stuck() -> None:
+        never.wait()
+
+    server_app._when_told(stuck)
+    server_app._when_told(closed.set)
+    trigger_exit_handlers(run_before_force_exit=True)
+    assert closed.wait(60)
+    never.set()
 
 
 class Full(io.StringIO):

@@ -45,7 +45,7 @@ def recorded(config: RunConfig, when_told: WhenTold = lambda _: None) -> Iterato
     with run.held():
         open_books(run, config)
         say(f"run directory: {run.path}")
-        closing, closed = threading.RLock(), False
+        closing, closed = threading.Lock(), False
 
         def close(status: str, reason: str) -> None:
             nonlocal closed
