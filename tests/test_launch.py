@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from fl_app.config import resolve
-from fl_app.errors import ConfigError, RunDirectoryError
+from fl_app.errors import ConfigError, EdgeFlError, RunDirectoryError
 from fl_app.launch import run as launch
 from fl_app.launch import sizing, superlink, supervise
 from fl_app.launch.log import LogReader
@@ -25,6 +25,7 @@ from fl_app.launch.sizing import count_cores, simulation_size
 from fl_app.launch.standstill import Standstill
 from fl_app.launch.supervise import descendants
 from fl_app.launch.values import parse_assignments, toml_lines
+from fl_app.record.books import recorded
 from fl_app.record.run_dir import RunDirectory
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -217,6 +218,20 @@ def test_the_end_of_a_stopped_run_is_recorded(tmp_path: Path) -> None:
     run.emit("resumed", round=0)
     launch._close(run.path, "failed", "again")
     assert (run.summary()["status"], run.summary()["reason"]) == ("failed", "again")
+
+
+def test_a_failure_after_a_signal_is_no_failure(tmp_path: Path) -> None:
+    """The signal reached a process of the simulation before the ServerApp."""
+    config = resolve({"participants": 2, "output": str(tmp_path)})
+    with pytest.raises(EdgeFlError), recorded(config) as run:
+        raise EdgeFlError("a process of the simulation died (out of memory?)")
+    failed = (run.path / "metrics.jsonl").stat().st_mtime
+    launch._close(run.path, "stopped", "terminated", failed + 1)  # it had failed by then
+    assert run.summary()["status"] == "failed"
+    launch._close(run.path, "stopped", "terminated", failed - 1)
+    assert (run.summary()["status"], run.summary()["reason"]) == ("stopped", "terminated")
+    launch._close(run.path, "stopped", "terminated", failed - 1)
+    assert [e["status"] for e in run.events() if e["event"] == "finished"] == ["failed", "stopped"]
 
 
 @pytest.mark.parametrize("superlink", ["", "edge"])

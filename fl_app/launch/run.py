@@ -1,6 +1,7 @@
 """`edge-fl run`: check, start, submit, follow, judge, end."""
 
 import contextlib
+import math
 import os
 import queue
 import signal
@@ -24,7 +25,7 @@ from fl_app.launch.supervise import ENDING, heed
 from fl_app.launch.surroundings import check_workers
 from fl_app.launch.values import toml_lines
 from fl_app.record.books import check_resumable, close_books, write_up
-from fl_app.record.run_dir import CHECKPOINTS, RunDirectory, runs_root
+from fl_app.record.run_dir import CHECKPOINTS, METRICS, RunDirectory, runs_root
 from fl_app.record.sinks import check_sinks
 from fl_app.streams import say
 
@@ -79,13 +80,13 @@ def _run_to_the_end(
     while True:
         reader = LogReader(verbose)
         with Standstill() as standstill:
-            code, problem = _attempt(overrides, superlink, ray, size, reader)
+            code, problem, told = _attempt(overrides, superlink, ray, size, reader)
         directory = reader.run_directory
         if problem:
             say(f"edge-fl: {problem}", sys.stderr)
         if directory and problem and not superlink:
             status = {FAILED: "failed", DIVERGED: "diverged"}.get(code, "stopped")
-            _close(directory, status, problem)
+            _close(directory, status, problem, told)
         slept = code == FAILED and not superlink and standstill.seconds
         if not (slept and directory and _can_go_on(directory)):
             break
@@ -108,16 +109,17 @@ def _attempt(
     ray: str,
     size: Mapping[str, Value],
     reader: LogReader,
-) -> tuple[int, str]:
-    """Run the app once; returns the exit code and why it did not complete, or ""."""
+) -> tuple[int, str, float]:
+    """Run the app once; returns the exit code, why it did not complete, or "", and when a signal
+    told it to end (seconds since 1970, inf for never)."""
     try:
         with _link(superlink, ray) as link:
             problem = _run_on(link, overrides, size, reader)
-            return code_of(problem), problem
+            return code_of(problem), problem, math.inf
     except (EdgeFlError, OSError) as error:
-        return FAILED, str(error)
+        return FAILED, str(error), math.inf
     except Stopped as stopped:
-        return stopped.code, str(stopped)
+        return stopped.code, str(stopped), stopped.moment
 
 
 def code_of(problem: str) -> int:
@@ -130,14 +132,17 @@ def code_of(problem: str) -> int:
     return FAILED if problem else 0
 
 
-def _close(directory: Path, status: str, reason: str) -> None:
+def _close(directory: Path, status: str, reason: str, told: float = math.inf) -> None:
     """Write the end of a run whose ServerApp could not, or not to the last line: Flower stops one
-    without a last word. What it wrote itself stands."""
+    without a last word. What it wrote itself stands, but for a failure after the moment `told`:
+    who told us to end may have told all processes, and those that went first are not the reason."""
     try:
         run = RunDirectory.open(directory)
         with run.held():
             ends = [e for e in run.events() if e["event"] in ("finished", "resumed")]
-            if not ends or ends[-1]["event"] == "resumed":
+            failed = bool(ends) and ends[-1].get("status") == "failed"
+            late = failed and (directory / METRICS).stat().st_mtime > told
+            if not ends or ends[-1]["event"] == "resumed" or late:
                 close_books(run, resolve(run.config()), status, reason)
             elif not run.written_up(ends[-1]["status"]):
                 write_up(run, resolve(run.config()))
@@ -163,6 +168,7 @@ class Stopped(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__("interrupted" if number == signal.SIGINT else "terminated")
         self.code = INTERRUPTED if number == signal.SIGINT else TERMINATED
+        self.moment = time.time()
 
 
 def stop(number: int, _frame: FrameType | None) -> None:
