@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from experiments.benchmarks import consensus_overhead as overhead
+from experiments.benchmarks import gpu
 from experiments.benchmarks.host_loop import Nodes, Stopwatch, arithmetic, engines, null
 from experiments.benchmarks.output import rounded
 from experiments.benchmarks.watching import Sampler, phases
@@ -435,3 +436,28 @@ def test_the_loops_of_a_benchmark_do_their_steps() -> None:
     both = engines(SMALL, 1)
     assert both["gain"] == pytest.approx(both["sequential"] / both["stacked"])
     assert both["stacked"] > 0
+
+
+def test_what_a_part_of_the_gpu_benchmark_found_is_kept_if_another_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a part that fails half-way keeps what it had."""
+
+    def failing(bench: gpu.Bench) -> None:
+        bench.say("rings", [{"nodes": 8}])
+        raise RuntimeError("CUDA error: misaligned address\nmore")
+
+    monkeypatch.setitem(gpu.PARTS, "rings", failing)
+    out = tmp_path / "gpu.json"
+    assert gpu.main(["--only", "rings", "--device", "cpu", "--out", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert found["rings"] == [{"nodes": 8}]
+    assert found["rings_error"] == {"error": "CUDA error: misaligned address"}
+    assert found["code"][0]["fingerprint"]
+
+
+def test_nodes_of_the_gpu_benchmark_take_their_steps() -> None:
+    for engine in gpu.ENGINES:
+        ring = gpu.Ring("lenet", 3, engine, "float32", "cpu")
+        ring.run(2, 1)
+        assert [p.tally.steps for p in ring.participants] == [2, 2, 2]

@@ -113,7 +113,7 @@ def test_every_method_runs(name: str, engine: str) -> None:
     """One epoch: all exchange, models stay finite, and the bytes are those of 16 mails a step."""
     case = Case(name, METHODS[name].rate, epochs=1)
     run = Run(case, data_of(), "cpu", engine)
-    assert list(run) == [1]
+    assert list(run.go_on()) == [1]
     models = run.weights()
     assert bool(models.isfinite().all())
     assert bool((models != run.model.weights).any())
@@ -147,7 +147,7 @@ def test_equal_cases_give_equal_bits() -> None:
     models = []
     for _ in range(2):
         run = Run(case, data_of(), "cpu")
-        list(run)
+        list(run.go_on())
         models.append(run.weights())
     assert torch.equal(*models)
 
@@ -155,7 +155,7 @@ def test_equal_cases_give_equal_bits() -> None:
 def test_exchanges_at_random_times_with_loss_and_delay() -> None:
     case = Case("ecl", 0.001, interval=2, asynchronous=True, loss=0.5, delay=3.0, epochs=10)
     run = Run(case, data_of(), "cpu")
-    assert list(run) == [10]
+    assert list(run.go_on()) == [10]
     lost = sum(p.tally.lost for p in run.participants)
     sent = sum(p.tally.messages for p in run.participants)
     assert 100 < sent < 220  # 20 steps, 16 directed edges, every second step: 160
@@ -182,17 +182,28 @@ def test_a_run_is_kept_and_not_done_again(
     assert "epoch 1:" not in capsys.readouterr().out
 
 
-def test_what_was_cut_short_is_done_again(folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "runs.json"
-    words = ["--data", str(folder), "--out", str(out), "--only", "ecl:0.001", "--device", "cpu"]
-    assert main([*words, "--epochs", "20", "--limit", "0"]) == 0
-    [run] = json.loads(out.read_text())
+@pytest.mark.parametrize("engine", ["sequential", "streams"])
+def test_what_was_cut_short_goes_on_where_it_was(engine: str, folder: Path, tmp_path: Path) -> None:
+    """With the same bits."""
+    case = Case("ecl", 0.001, epochs=20)
+    words = ["--data", str(folder), "--only", "ecl:0.001", "--device", "cpu", "--epochs", "20"]
+
+    def found(out: Path, *more: str) -> dict[str, Any]:
+        assert main([*words, "--engine", engine, "--out", str(out), *more]) == 0
+        [run] = json.loads(out.read_text())
+        return run
+
+    whole, out = found(tmp_path / "whole.json"), tmp_path / "runs.json"
+    run = found(out, "--limit", "0")
     assert (len(run["curve"]), run["test"]) == (1, None)
-    assert not Results(out).has(Case("ecl", 0.001, epochs=20))
-    assert main([*words, "--epochs", "20"]) == 0
-    [run] = json.loads(out.read_text())
-    assert [at["epoch"] for at in run["curve"]] == [10, 20]
-    assert Results(out).has(Case("ecl", 0.001, epochs=20))
+    assert not Results(out).has(case)
+    assert Results(out).state(case).exists()
+    again = found(out)
+    assert Results(out).has(case)
+    assert not Results(out).state(case).exists()
+    assert [again[name] for name in ("curve", "test", "bytes")] == [
+        whole[name] for name in ("curve", "test", "bytes")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -230,10 +241,11 @@ def test_the_table_takes_the_step_size_that_is_best_on_validation_images() -> No
     ]  # fmt: skip
 
 
-def test_neither_flower_nor_ray_is_needed() -> None:
-    """It runs where there is PyTorch and nothing else."""
+@pytest.mark.parametrize("module", ["consensus.tracking", "benchmarks.gpu"])
+def test_neither_flower_nor_ray_is_needed(module: str) -> None:
+    """Where there is PyTorch and nothing else."""
     code = (
-        "import sys, experiments.consensus.tracking; "
+        f"import sys, experiments.{module}; "
         "print([m for m in ('flwr', 'ray', 'torchvision', 'networkx') if m in sys.modules])"
     )
     found = subprocess.run(

@@ -27,8 +27,12 @@ accuracy: the application's default consensus run, by engine and precision: test
 
 import argparse
 import json
+import shlex
+import subprocess
 import sys
+import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,6 +53,7 @@ from fl_app.assemble import dataset_of, flat_model, nodes_of
 from fl_app.config import resolve
 from fl_app.data import ImageSet, Preparation, normalise
 from fl_app.models import FlatModel, build_model
+from fl_app.provenance import provenance
 from strategies.consensus.algorithms import Settings, make_algorithm
 from strategies.consensus.host import Host, Participant
 from strategies.consensus.node import Node
@@ -246,16 +251,21 @@ def bare_steps_a_second(name: str, precision: str, device: str, least: float) ->
 # -- parts --------------------------------------------------------------------------------------
 
 
-def card(bench: Bench) -> None:
-    device = bench.device
+def peak_tflops(device: str) -> float:
+    """What a large matrix product in bfloat16 gets out of the device."""
     side = 8192 if device == "cuda" else 1024
     a = torch.randn(side, side, device=device, dtype=torch.bfloat16)
+    return 2 * side**3 / seconds_of(lambda: a @ a, device) / 1e12
+
+
+def card(bench: Bench) -> None:
+    device = bench.device
     b = torch.randn(2**27 if device == "cuda" else 2**22, device=device)
     c = torch.empty_like(b)
     bench.say("card", {
         "name": torch.cuda.get_device_name() if device == "cuda" else "CPU",
         "torch": torch.__version__,
-        "bf16_tflops": 2 * side**3 / seconds_of(lambda: a @ a, device) / 1e12,
+        "bf16_tflops": peak_tflops(device),
         "copy_tb_a_second": 2 * b.nbytes / seconds_of(lambda: c.copy_(b), device) / 1e12,
     })  # fmt: skip
 
@@ -300,7 +310,7 @@ def _nobody(_: int) -> torch.Tensor:
 
 
 def rings(bench: Bench) -> None:
-    peak = bench.found.get("card", {}).get("bf16_tflops")
+    peak = peak_tflops(bench.device)
     least = _SECONDS[bench.device]
     for name, nodes in RINGS[bench.device]:
         work = operations(name)
@@ -330,7 +340,7 @@ def rings(bench: Bench) -> None:
                     sequential = rate
                 row |= {"node_steps_a_second": rate, "bare_steps_a_second": bare}
                 row |= {"times_sequential": rate / sequential} if sequential else {}
-                row |= {"share_of_peak": work * rate / peak / 1e12} if peak else {}
+                row |= {"share_of_peak": work * rate / peak / 1e12}
                 if bench.device == "cuda":
                     row["gib"] = torch.cuda.max_memory_allocated() / 2**30
                 bench.say("rings", [row])
@@ -519,19 +529,53 @@ def main(words: Sequence[str] | None = None) -> int:
     chosen = arguments.only.split(",")
     if unknown := [name for name in chosen if name not in PARTS]:
         parser.error(f"{', '.join(unknown)}: choose from {', '.join(PARTS)}")
+    began, found = time.monotonic(), {"command": _command(words), "code": [provenance()]}
+    for name in PARTS:
+        left = arguments.limit - (time.monotonic() - began)
+        if name in chosen and left > 0:
+            # Each in a process of its own: after some errors a GPU does nothing more for a process.
+            found |= _alone(name, left, arguments) if chosen[1:] else _part(name, left, arguments)
+            if arguments.out:
+                arguments.out.write_text(json.dumps(rounded(found), indent=1) + "\n")
+    print(json.dumps(rounded(found), indent=1))
+    return 0
+
+
+def _part(name: str, seconds: float, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure one part in this process."""
     if arguments.device == "cpu":
         torch.set_num_threads(1)
-    bench = Bench(arguments.device, time.monotonic() + arguments.limit, arguments.out, {})
-    bench.found["command"] = " ".join(
-        ["python -m experiments.benchmarks.gpu", *(words if words is not None else sys.argv[1:])]
-    )
-    for name in PARTS:
-        if name in chosen and not bench.over:
-            began = time.monotonic()
-            PARTS[name](bench)
-            bench.say("seconds", {name: time.monotonic() - began})
-    print(json.dumps(rounded(bench.found), indent=1))
-    return 0
+    bench = Bench(arguments.device, time.monotonic() + seconds, arguments.out, {})
+    try:
+        PARTS[name](bench)
+    except RuntimeError as error:  # what has been measured is kept, whatever came then
+        traceback.print_exc()
+        bench.say(f"{name}_error", {"error": str(error).splitlines()[0]})
+    return bench.found
+
+
+def _alone(name: str, seconds: float, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure one part in a process of its own, and read what it has found from its file."""
+    with tempfile.TemporaryDirectory() as folder:
+        # Beside --out, where it stays if somebody ends this process meanwhile.
+        aside = arguments.out or Path(folder) / "found.json"
+        out = aside.with_suffix(f".{name}.json")
+        command = [
+            sys.executable, "-m", "experiments.benchmarks.gpu", "--only", name, "--out", str(out),
+            "--limit", str(seconds), "--device", arguments.device,
+        ]  # fmt: skip
+        began = time.monotonic()
+        ended = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
+        found = json.loads(out.read_text()) if out.exists() else {}
+        out.unlink(missing_ok=True)
+    found = {key: value for key, value in found.items() if key not in ("command", "code")}
+    spent = {f"{name}_seconds": time.monotonic() - began}
+    return found | spent | ({f"{name}_exit": ended.returncode} if ended.returncode else {})
+
+
+def _command(words: Sequence[str] | None) -> str:
+    shown = sys.argv[1:] if words is None else words
+    return shlex.join(["python", "-m", "experiments.benchmarks.gpu", *shown])
 
 
 if __name__ == "__main__":

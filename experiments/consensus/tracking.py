@@ -19,122 +19,39 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import numpy as np
 import torch
 
 from client_apps.gradients import Gradients
 from client_apps.row_gradients import PASSES, RowGradients
 from experiments.consensus import tracking_data
+from experiments.consensus.tracking_cases import EVERY, METHODS, Case, plan
 from experiments.consensus.tracking_data import MEAN, STD, Data
-from experiments.reporting import table
+from experiments.consensus.tracking_results import Results, render
 from fl_app.data import ImageSet, Preparation, normalise
 from fl_app.models import FlatModel, build_model
-from strategies.consensus.algorithms import ALGORITHMS, Settings, make_algorithm
+from fl_app.provenance import provenance
+from strategies.consensus.algorithms import Settings, make_algorithm
 from strategies.consensus.host import Host, Participant
 from strategies.consensus.node import Node
 from strategies.consensus.rates import HEAVY_BALL, step_size
 from strategies.consensus.row_host import RowHost
 from strategies.consensus.schedule import Conditions, Timetable
+from strategies.consensus.state import pack, unpack
 from strategies.consensus.topology import build_topology
 
-NODES, BATCH, EVERY = 8, 100, 10
-RATES = (0.005, 0.001, 0.0005)
+NODES, BATCH = 8, 100
 SETTINGS = Settings(
     interval=1.0, hold=True, forget=0.0, theta=0.5, kappa=1.0, mult=1.0, penalty="isvr", alpha=1.0,
     rho=0.0, momentum=0.9, weight_decay=1e-3, keep=0.1, compression="random-k", gamma=0.3, seed=0,
 )  # fmt: skip
 SEQUENTIAL = "sequential"
 _CHUNK = 2500  # images that are evaluated at once
-
-
-@dataclass(frozen=True)
-class Method:
-    """rate: the published best step size, or the one to try first. published: test accuracy in per
-    cent. all_reduce: momenta start as the nodes' gradients less their mean, which all must know.
-    changes: of SETTINGS."""
-
-    algorithm: str
-    rate: float = 0.001
-    published: float | None = None
-    all_reduce: bool = False
-    changes: Mapping[str, Any] = field(default_factory=dict)
-
-
-METHODS: dict[str, Method] = {
-    "dsgdm": Method("d-psgd", 0.005, 35.6),
-    "qg-dsgdm": Method("qg-dsgdm", 0.005, 49.4),
-    "decentlam": Method("decentlam", 0.005, 54.9),
-    "momentum-tracking": Method("momentum-tracking-cta", 0.001, 66.8, all_reduce=True),
-    "ecl": Method("ecl"),
-    "ecl-forget": Method("ecl", changes={"forget": 1.0}),
-    "admm-isvr": Method("admm-isvr"),
-    "pdmm-isvr": Method("pdmm-isvr"),
-    "momentum-tracking-atc": Method("momentum-tracking", all_reduce=True),
-    "gossip": Method("gossip"),
-}
-
-
-@dataclass(frozen=True)
-class Case:
-    """A run. interval: K, local steps between two exchanges of an edge. asynchronous: each edge at
-    random times of its own. loss: of mails; delay: of a mail at most, in local steps."""
-
-    method: str
-    learning_rate: float
-    seed: int = 0
-    classes: int = 4
-    interval: int = 1
-    asynchronous: bool = False
-    loss: float = 0.0
-    delay: float = 0.0
-    epochs: int = 500
-
-    def check(self) -> None:
-        """Raises ValueError for what cannot be run."""
-        tracking_data.classes_of(self.classes, self.seed)
-        if self.epochs > EVERY and self.epochs % EVERY:
-            raise ValueError(f"--epochs {self.epochs} must be a multiple of {EVERY}, or less")
-        if self.asynchronous and ALGORITHMS[METHODS[self.method].algorithm].exchange != "random":
-            raise ValueError(f"{self.method} works in synchronous rounds only")
-
-    @property
-    def name(self) -> str:
-        parts = [self.method, f"lr {self.learning_rate:g}", f"seed {self.seed}"]
-        parts += [f"K {self.interval}"] if self.interval > 1 else []
-        parts += ["asynchronous"] if self.asynchronous else []
-        parts += [f"loss {self.loss:g}"] if self.loss else []
-        parts += [f"delay {self.delay:g}"] if self.delay else []
-        return " ".join(parts)
-
-
-def plan(arguments: argparse.Namespace) -> list[Case]:
-    """First every method with one step size, then with the others; seed after seed."""
-    chosen: list[tuple[str, float | None]] = []
-    for word in arguments.only or METHODS:
-        name, _, rate = word.partition(":")
-        if name not in METHODS:
-            raise ValueError(f"--only {name} is unknown; choose from: {', '.join(METHODS)}")
-        chosen.append((name, float(rate) if rate else None))
-    first = [(name, rate or METHODS[name].rate) for name, rate in chosen]
-    others = [
-        (name, rate)
-        for rate in RATES
-        for name, given in chosen
-        if given is None and rate != METHODS[name].rate
-    ]
-    pairs = first if arguments.best else first + others
-    shared = {
-        name: getattr(arguments, name)
-        for name in ("classes", "interval", "asynchronous", "loss", "delay", "epochs")
-    }
-    cases = [Case(name, rate, seed, **shared) for seed in arguments.seeds for name, rate in pairs]
-    for case in cases:
-        case.check()
-    return cases
 
 
 class Run:
@@ -169,15 +86,14 @@ class Run:
             algorithm.start(participant.node)
         if method.all_reduce:
             self._all_reduce(gradients)
-        self._host = (
-            Host(self.participants, gradients, initial=lambda _: initial)
-            if engine == SEQUENTIAL
-            else RowHost(
-                self.participants,
-                RowGradients(gradients, PASSES[engine]),
-                initial=lambda _: initial,
-            )
-        )
+        many = None if engine == SEQUENTIAL else RowGradients(gradients, PASSES[engine])
+
+        def make_host(participants: list[Participant]) -> Host:
+            if many is None:
+                return Host(participants, gradients, initial=lambda _: initial)
+            return RowHost(participants, many, initial=lambda _: initial)
+
+        self._make_host, self._host = make_host, make_host(self.participants)
         epochs = min(EVERY, case.epochs)
         self._timetable = Timetable(
             topology,
@@ -199,9 +115,36 @@ class Run:
             # In a ring each sends so many of NODES parts of a vector (Patarasuk and Yuan 2009).
             participant.tally.bytes += 2 * (NODES - 1) * own.nbytes // NODES
 
-    def __iter__(self) -> Iterator[int]:
-        """Runs on; yields the number of epochs that are over, EVERY by EVERY."""
-        for window in range(1, self.windows + 1):
+    def save(self, path: Path, entry: Mapping[str, Any]) -> None:
+        """Write all that the nodes are, and what has been found so far."""
+        packed = [pack(participant) for participant in self.participants]
+        arrays = {f"{i}/{n}": a for i, (own, _) in enumerate(packed) for n, a in own.items()}
+        told = json.dumps({"nodes": [metadata for _, metadata in packed], "entry": entry})
+        aside = path.with_suffix(".new.npz")
+        np.savez(aside, metadata=np.array(told), **arrays)  # type: ignore[arg-type]
+        os.replace(aside, path)
+
+    def load(self, path: Path) -> dict[str, Any]:
+        """Have the nodes be what `save` has written, and return what had been found."""
+        with np.load(path) as saved:
+            arrays: list[dict[str, np.ndarray]] = [{} for _ in range(NODES)]
+            for name in set(saved.files) - {"metadata"}:
+                node, _, vector = name.partition("/")
+                arrays[int(node)][vector] = saved[name]
+            told = json.loads(str(saved["metadata"]))
+        device = str(self.model.weights.device)
+        for i, (own, metadata) in enumerate(zip(arrays, told["nodes"], strict=True)):
+            old = self.participants[i]
+            self.participants[i] = unpack(
+                own, metadata, old.algorithm,
+                neighbours=old.neighbours, weight=old.weight, device=device,
+            )  # fmt: skip
+        self._host = self._make_host(self.participants)
+        return told["entry"]
+
+    def go_on(self, windows: int = 0) -> Iterator[int]:
+        """Run on after so many windows; yields how many epochs are over, EVERY by EVERY."""
+        for window in range(windows + 1, self.windows + 1):
             self._host.run(
                 {i: self._timetable.timeline(i, window) for i in range(NODES)},
                 {i: self._timetable.in_flight(i, window) for i in range(NODES)},
@@ -262,7 +205,7 @@ def faster(data: Data, device: str) -> str:
     for engine in PASSES:
         for _ in range(2):  # the first one records the programs
             run, began = Run(Case("dsgdm", 1e-5, epochs=2), data, device, engine), time.monotonic()
-            for _ in run:
+            for _ in run.go_on():
                 run.weights().cpu()
             seconds[engine] = time.monotonic() - began
     print(f"seconds for two epochs: {seconds}", flush=True)
@@ -270,24 +213,22 @@ def faster(data: Data, device: str) -> str:
 
 
 def execute(
-    case: Case,
-    data: Data,
-    device: str,
-    engine: str,
-    until: float,
-    keep: Callable[[dict[str, Any]], None],
+    case: Case, data: Data, device: str, engine: str, until: float, results: Results
 ) -> bool:
-    """Run a case, tell `keep` all there is after every evaluation, and say whether it came to its
-    end before `until` (of `time.monotonic`)."""
-    began = time.monotonic()
+    """Run a case, or go on with it; keep all there is after every evaluation, and say whether it
+    came to its end before `until` (of `time.monotonic`)."""
     run, validation = Run(case, data, device, engine), Prepared(data.validation, device)
-    entry: dict[str, Any] = {**asdict(case), "curve": [], "test": None}
-    for epoch in run:
+    entry: dict[str, Any] = {**asdict(case), "curve": [], "test": None, "seconds": 0.0}
+    state = results.state(case)
+    if state.exists():
+        entry = run.load(state)
+    began = time.monotonic() - entry["seconds"]
+    for epoch in run.go_on(len(entry["curve"])):
         found = measure(run, validation)
         seconds = time.monotonic() - began
         entry["curve"].append({"epoch": epoch, **found})
-        entry |= {"bytes": run.bytes, "seconds": round(seconds, 1)}
-        entry |= {"device": device, "engine": engine}
+        entry |= {"bytes": run.bytes, "seconds": round(seconds, 1), "code": provenance()}
+        entry |= {"device": device_name(device), "engine": engine}
         shown = ("mean", "lowest", "average")
         print(
             f"{case.name} epoch {epoch}: {', '.join(f'{n} {found[n]:.1f}' for n in shown)}, "
@@ -295,63 +236,22 @@ def execute(
             flush=True,
         )
         broken = not math.isfinite(found["distance"])
-        if broken or len(entry["curve"]) == run.windows:
+        over = broken or len(entry["curve"]) == run.windows
+        if over:
             entry["test"] = measure(run, Prepared(data.test, device))
-        keep(entry)
-        if broken:
+        else:
+            run.save(state, entry)
+        results.keep(entry)
+        if over:
+            state.unlink(missing_ok=True)
             break
-        if entry["test"] is None and time.monotonic() > until:
+        if time.monotonic() > until:
             return False
     return True
 
 
-def render(runs: Sequence[Mapping[str, Any]]) -> str:
-    """A line for each method, seed and condition: the run with the best step size."""
-    free = {field_ for field_ in Case.__dataclass_fields__ if field_ != "learning_rate"}
-    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-    for run in runs:
-        if run["test"]:
-            groups.setdefault(tuple(run[key] for key in sorted(free)), []).append(run)
-    rows = []
-    for group in groups.values():
-        best = max(group, key=lambda run: run["curve"][-1]["mean"])
-        case = Case(**{name: best[name] for name in Case.__dataclass_fields__})
-        published = METHODS[case.method].published
-        comparable = case == Case(case.method, case.learning_rate)
-        tried = ", ".join(f"{run['learning_rate']:g}" for run in group)
-        shown = [f"{best['test'][name]:.1f}" for name in ("mean", "lowest", "average")]
-        rows.append(
-            [case.name, str(case.epochs), tried, f"{best['curve'][-1]['mean']:.1f}", *shown,
-             f"{published}" if published and comparable else "-", f"{best['bytes'] / 1e9:.1f}",
-             f"{best['seconds']:.0f}"]
-        )  # fmt: skip
-    head = ["run", "epochs", "step sizes tried", "validation", "test, mean of the nodes", "lowest",
-            "average", "published", "GB", "seconds"]  # fmt: skip
-    return table(head, rows)
-
-
-class Results:
-    """The runs in a file, one a case."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.runs: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
-
-    def has(self, case: Case) -> bool:
-        """Whether it has been run to its end."""
-        return any(run["test"] and _is(run, case) for run in self.runs)
-
-    def keep(self, entry: dict[str, Any]) -> None:
-        case = Case(**{name: entry[name] for name in Case.__dataclass_fields__})
-        self.runs = [run for run in self.runs if not _is(run, case)] + [entry]
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        aside = self._path.with_suffix(".new")
-        aside.write_text("[\n" + ",\n".join(json.dumps(run) for run in self.runs) + "\n]\n")
-        os.replace(aside, self._path)
-
-
-def _is(run: Mapping[str, Any], case: Case) -> bool:
-    return all(run[name] == value for name, value in asdict(case).items())
+def device_name(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else device
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -388,7 +288,7 @@ def main(words: Sequence[str] | None = None) -> int:
         if not results.has(case):
             data = tracking_data.split(train, test, case.classes, case.seed)
             engine = faster(data, arguments.device) if engine == "auto" else engine
-            if not execute(case, data, arguments.device, engine, until, results.keep):
+            if not execute(case, data, arguments.device, engine, until, results):
                 break
             if time.monotonic() > until:
                 break

@@ -1,0 +1,66 @@
+"""The runs of the momentum tracking protocol as they are kept, and their table."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from experiments.consensus.tracking_cases import METHODS, Case
+from experiments.reporting import table
+
+
+def render(runs: Sequence[Mapping[str, Any]]) -> str:
+    """A line for each method, seed and condition: the run with the best step size."""
+    free = {field_ for field_ in Case.__dataclass_fields__ if field_ != "learning_rate"}
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for run in runs:
+        if run["test"]:
+            groups.setdefault(tuple(run[key] for key in sorted(free)), []).append(run)
+    rows = []
+    for group in groups.values():
+        best = max(group, key=lambda run: run["curve"][-1]["mean"])
+        case = Case(**{name: best[name] for name in Case.__dataclass_fields__})
+        published = METHODS[case.method].published
+        comparable = case == Case(case.method, case.learning_rate)
+        tried = ", ".join(f"{run['learning_rate']:g}" for run in group)
+        shown = [f"{best['test'][name]:.1f}" for name in ("mean", "lowest", "average")]
+        rows.append(
+            [case.name, str(case.epochs), tried, f"{best['curve'][-1]['mean']:.1f}", *shown,
+             f"{published}" if published and comparable else "-", f"{best['bytes'] / 1e9:.1f}",
+             f"{best['seconds']:.0f}"]
+        )  # fmt: skip
+    head = ["run", "epochs", "step sizes tried", "validation", "test, mean of the nodes", "lowest",
+            "average", "published", "GB", "seconds"]  # fmt: skip
+    return table(head, rows)
+
+
+class Results:
+    """The runs in a file, one a case."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.runs: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+
+    def has(self, case: Case) -> bool:
+        """Whether it has been run to its end."""
+        return any(run["test"] and _is(run, case) for run in self.runs)
+
+    def state(self, case: Case) -> Path:
+        """Where the nodes of an unfinished run are kept."""
+        name = hashlib.sha256(json.dumps(asdict(case)).encode()).hexdigest()[:16]
+        return self._path.parent / f"{self._path.stem}-{name}.npz"
+
+    def keep(self, entry: dict[str, Any]) -> None:
+        case = Case(**{name: entry[name] for name in Case.__dataclass_fields__})
+        self.runs = [run for run in self.runs if not _is(run, case)] + [entry]
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        aside = self._path.with_suffix(".new")
+        aside.write_text("[\n" + ",\n".join(json.dumps(run) for run in self.runs) + "\n]\n")
+        os.replace(aside, self._path)
+
+
+def _is(run: Mapping[str, Any], case: Case) -> bool:
+    return all(run[name] == value for name, value in asdict(case).items())
