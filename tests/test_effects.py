@@ -112,6 +112,7 @@ OTHER: dict[str, Value] = {
     "consensus.topology-file": "/other.txt",
     "consensus.degree": 2,
     "consensus.interval": 4.0,
+    "consensus.precision": "tf32",
     "consensus.exchange": "synchronous",
     "consensus.steps": 36,
     "consensus.window": 6,
@@ -132,7 +133,8 @@ REFUSED = {
     "consensus.clip", "consensus.encrypt", "consensus.rho", "min-participants", "privacy.clients",
     "privacy.samples",
 }  # fmt: skip
-# Effects outside of what is looked at here: files, devices, processes, records, evaluations ...
+# Effects outside of what is looked at here: files, devices, processes, gradients, records ...
+# Whoever adds a key has it here, or in `footprint`, and another value of a text in OTHER.
 ELSEWHERE = {
     "data-root", "data-path", "allow-missing-classes", "devices", "min-participants",
     "sessions", "link-patience",
@@ -141,7 +143,7 @@ ELSEWHERE = {
     "distill.restarts", "consensus.topology-file", "consensus.batch-size", "consensus.augment",
     "consensus.weights", "consensus.silence-seconds", "consensus.references",
     "consensus.carrier", "consensus.diagnosis", "consensus.encrypt", "consensus.engine",
-    "privacy.delta",
+    "consensus.precision", "privacy.delta",
 }  # fmt: skip
 
 
