@@ -78,4 +78,4 @@ def described(code: Mapping[str, Any] | None) -> str:
         return "not recorded"
     commit = f"commit {code['commit'][:12]}" if code["commit"] else "no commit known"
     changed = " with uncommitted changes" if code["dirty"] else ""
-    return f"{commit}{changed}, fingerprint {code['fingerprint']}"
+    return f"{commit}{changed}, fingerprint {code['fingerprint'] or 'not known'}"
