@@ -273,7 +273,7 @@ def test_forward_distillation_touches_neither_model(publish_ema: str) -> None:
     learner, reference = (with_teacher(learner_with(config), 2) for _ in range(2))
     pupil = small_vectors(seed=9)
     before = bits(pupil)
-    result = learner.forward_distil(3, **pupil)
+    result = learner.forward_distil(3, pupil["weights"], pupil["buffers"])
     learner.worth_forwarding(**pupil)
     assert bits(pupil) == before
     assert result.keys() == {"weights", "buffers"}
@@ -322,7 +322,8 @@ def test_forward_distillation_equals_the_reference(publish_ema: str) -> None:
         momentum=0.9,
         decay=0.0,
     )
-    result = learner.forward_distil(3, **small_vectors(seed=9))
+    pupil = small_vectors(seed=9)
+    result = learner.forward_distil(3, pupil["weights"], pupil["buffers"])
     torch.testing.assert_close(torch.from_numpy(result["weights"]), expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(
         torch.from_numpy(result["buffers"]), pupil.buffers, rtol=1e-5, atol=1e-6
@@ -419,6 +420,7 @@ def test_what_cannot_grow_is_refused_and_left_as_it_was() -> None:
 def test_learning_leaves_the_global_generators_alone() -> None:
     torch_state = torch.get_rng_state()
     learner = with_teacher(learner_with(), 1)
-    learner.forward_distil(1, **small_vectors())
+    pupil = small_vectors()
+    learner.forward_distil(1, pupil["weights"], pupil["buffers"])
     learner.grow(1, **small_vectors())
     assert torch.equal(torch.get_rng_state(), torch_state)
