@@ -322,8 +322,8 @@ def test_forward_distillation_equals_the_reference(publish_ema: str) -> None:
         momentum=0.9,
         decay=0.0,
     )
-    pupil = small_vectors(seed=9)
-    result = learner.forward_distil(3, pupil["weights"], pupil["buffers"])
+    start = small_vectors(seed=9)
+    result = learner.forward_distil(3, start["weights"], start["buffers"])
     torch.testing.assert_close(torch.from_numpy(result["weights"]), expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(
         torch.from_numpy(result["buffers"]), pupil.buffers, rtol=1e-5, atol=1e-6
