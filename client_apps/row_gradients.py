@@ -7,6 +7,7 @@ replayed; what differs from step to step lies in tensors that the graph reads. O
 other devices, the same program runs without a graph.
 """
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from client_apps.gradients import Gradients, loss_of, parameters_of
 from fl_app.data import Preparation
 from fl_app.models import FlatModel
 from strategies.consensus.node import Node
+
+_LOG = logging.getLogger(__name__)
 
 MOST = 64  # models in one program, so that its memory has a bound
 _STREAMS = 16
@@ -125,6 +128,22 @@ class Programs:
         self._prepare, self._pass = prepare, partial(way, model, dtype)
         self._programs: dict[tuple[int, int, int], _Program] = {}
         self._pool = None
+        self.most = MOST  # models in one call; fewer where the device has not enough memory
+
+    def split(self, count: int) -> list[slice]:
+        """`count` models in parts of as many as one call takes."""
+        return [slice(begin, begin + self.most) for begin in range(0, count, self.most)]
+
+    def halve(self, error: torch.OutOfMemoryError) -> None:
+        """Take half as many models in a call from now on. Raises `error` where that is none."""
+        if self.most == 1:
+            raise error
+        self._programs.clear()
+        self._pool = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self.most //= 2
+        _LOG.warning("the device has not enough memory: %d models at a time now", self.most)
 
     def __call__(
         self,
@@ -267,14 +286,21 @@ class RowGradients:
         """Gradients (k, p), good until the next ones are asked for."""
         if len(self._found) < len(due):
             self._found = self._found.new_empty(len(due), self._found.shape[1])
+        while True:
+            try:
+                return self._fill(due)
+            except torch.OutOfMemoryError as error:
+                self._programs.halve(error)
+
+    def _fill(self, due: Sequence[tuple[Node, int]]) -> torch.Tensor:
         found = self._found[: len(due)]
         # Only minibatches of one size are of one program.
         sizes: dict[int, list[int]] = defaultdict(list)
         for place, (node, step) in enumerate(due):
             sizes[self._one_by_one.size(node.index, step)].append(place)
         for places in sizes.values():
-            for begin in range(0, len(places), MOST):
-                part = places[begin : begin + MOST]
+            for some in self._programs.split(len(places)):
+                part = places[some]
                 gradients = self._compute([due[place] for place in part])
                 if part == list(range(part[0], part[0] + len(part))):
                     found[part[0] : part[0] + len(part)] = gradients

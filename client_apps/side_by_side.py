@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from client_apps.row_gradients import MOST, Programs
+from client_apps.row_gradients import Programs
 from client_apps.training import minibatches
 from fl_app.config import RunConfig
 from fl_app.data import Preparation
@@ -48,8 +48,8 @@ def train_side_by_side(
     for number, job in enumerate(jobs):
         sizes[min(config.batch_size, job.examples)].append(number)
     for numbers in sizes.values():  # only minibatches of one size are of one program
-        for begin in range(0, len(numbers), MOST):
-            part = numbers[begin : begin + MOST]
+        for some in programs.split(len(numbers)):
+            part = numbers[some]
             trained = _train(programs, [jobs[i] for i in part], config, prepare, device)
             found |= zip(part, trained, strict=True)
     return [found[number] for number in range(len(jobs))]

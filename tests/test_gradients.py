@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from client_apps import row_gradients
 from client_apps.bench import bench_of, shard_of
 from client_apps.gradients import Gradients, Minibatches
-from client_apps.row_gradients import PASSES, RowGradients
+from client_apps.row_gradients import PASSES, Batch, RowGradients
 from fl_app.config import resolve
 from fl_app.data import ImageSet, Preparation, normalise
 from fl_app.models import FlatModel, build_model
@@ -261,6 +261,29 @@ def test_more_models_than_fit_into_one_program(way: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(row_gradients, "MOST", 2)
     found = RowGradients(one_by_one, PASSES[way])(due)
     assert torch.allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_as_many_models_at_a_time_as_fit_into_the_memory(caplog: pytest.LogCaptureFixture) -> None:
+    model = model_of()
+    one_by_one = gradients_of(model, dict.fromkeys(range(8), 8))
+    due = [(node, 0) for node in nodes_of(model, 8)]
+    expected = RowGradients(one_by_one, PASSES["streams"])(due).clone()
+
+    def small(model: FlatModel, dtype: torch.dtype, batch: Batch) -> None:
+        if len(batch.weights) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        PASSES["streams"](model, dtype, batch)
+
+    most = 2
+    engine = RowGradients(one_by_one, small)
+    assert torch.equal(engine(due), expected)
+    assert caplog.messages[-1] == "the device has not enough memory: 2 models at a time now"
+    said = len(caplog.messages)
+    assert torch.equal(engine(due), expected)
+    assert len(caplog.messages) == said
+    most = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        RowGradients(one_by_one, small)(due)
 
 
 @pytest.mark.parametrize("way", ["sequential", *PASSES])
