@@ -64,7 +64,7 @@ run: setup
 	@$(BIN)/edge-fl run $(ARGS)
 
 test: setup
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: setup
 	@$(BIN)/ruff check .

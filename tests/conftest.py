@@ -2,6 +2,19 @@
 
 import signal
 
+import pytest
+
+# Modules whose tests take longest, longest first: begun last, they would keep one of two processes
+# busy for minutes after the other has nothing left to do.
+_LONGEST = (
+    "test_deployment",
+    "test_faults_short",
+    "test_distill",
+    "test_flwr_run",
+    "test_consensus_flwr_run",
+    "test_rules",
+)
+
 # Who starts the tests in the background of a shell script starts them with SIGINT ignored, and what
 # is ignored stays ignored in all that they start: a test of Ctrl-C would wait for ever.
 for number, usual in (
@@ -11,3 +24,8 @@ for number, usual in (
 ):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, usual)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
