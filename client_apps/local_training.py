@@ -146,8 +146,6 @@ def _train_together(
                 for p, index in jobs
             ],
             config,
-            bench.preparation(augmented=True),
-            bench.device,
         )  # fmt: skip
     except (EdgeFlError, ValueError, RuntimeError):
         return {}

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch.func import grad_and_value, vmap
@@ -33,7 +34,7 @@ class Batch:
     """What k models compute with in one step, and where the results go.
 
     weights, gradients (k, p); buffers (k, q), which change as BatchNorm's statistics do; inputs
-    (k, b, c, h, w); labels (k, b); losses (k,).
+    (k b, c, h, w), those of one model behind those of another; labels (k, b); losses (k,).
     """
 
     weights: torch.Tensor
@@ -41,6 +42,14 @@ class Batch:
     inputs: torch.Tensor
     labels: torch.Tensor
     gradients: torch.Tensor
+    losses: torch.Tensor
+
+
+class Computed(NamedTuple):
+    """Of k models: gradients (k, p), buffers (k, q) after the step, losses (k,)."""
+
+    gradients: torch.Tensor
+    buffers: torch.Tensor
     losses: torch.Tensor
 
 
@@ -55,7 +64,8 @@ def stacked(model: FlatModel, dtype: torch.dtype, batch: Batch) -> None:
         raise ValueError("models with buffers, such as BatchNorm's, cannot be stacked")
     gradient = vmap(grad_and_value(partial(loss_of, model)))
     parameters = model.unflatten(batch.weights.to(dtype))
-    gradients, losses = gradient(parameters, batch.inputs.to(dtype), batch.labels)
+    inputs = batch.inputs.to(dtype).unflatten(0, batch.labels.shape)
+    gradients, losses = gradient(parameters, inputs, batch.labels)
     for name, place in model.unflatten(batch.gradients).items():
         place.copy_(gradients[name])
     batch.losses.copy_(losses)
@@ -64,7 +74,9 @@ def stacked(model: FlatModel, dtype: torch.dtype, batch: Batch) -> None:
 def on_streams(model: FlatModel, dtype: torch.dtype, batch: Batch) -> None:
     """Each model by itself, at the same time on streams of the GPU: the operations are those of one
     model after the other, in a graph with a branch for each stream."""
-    everybody, inputs = parameters_of(model, batch.weights, dtype), batch.inputs.to(dtype)
+    everybody = parameters_of(model, batch.weights, dtype)
+    # Cut, and not reshaped: that would lose the layout of the images, which decides the kernels.
+    inputs = batch.inputs.to(dtype).split(batch.labels.shape[1])
     found = torch.empty_like(batch.gradients, dtype=dtype)
 
     def one(row: int) -> None:
@@ -125,10 +137,14 @@ class Programs:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self._model, self._images, self._labels = model, images, labels
-        self._prepare, self._pass = prepare, partial(way, model, dtype)
+        self.prepare, self._pass = prepare, partial(way, model, dtype)
         self._programs: dict[tuple[int, int, int], _Program] = {}
         self._pool = None
         self.most = MOST  # models in one call; fewer where the device has not enough memory
+
+    @property
+    def device(self) -> torch.device:
+        return self._model.weights.device
 
     def split(self, count: int) -> list[slice]:
         """`count` models in parts of as many as one call takes."""
@@ -151,10 +167,10 @@ class Programs:
         buffers: Sequence[torch.Tensor],
         chosen: torch.Tensor,
         moves: torch.Tensor,
-    ) -> Batch:
+    ) -> Computed:
         """weights (p,) and buffers (q,) of each of at most MOST models; chosen (k, b) images for
         each, and what was drawn for them (m, k b), both on the CPU. What is returned is good until
-        the next call; its buffers are those after the step."""
+        the next call."""
         count, size = chosen.shape
         # A few programs serve any number: rows that nobody needs do some work for nothing.
         key = (1 << (count - 1).bit_length(), size, len(moves))
@@ -167,8 +183,7 @@ class Programs:
     def _inputs(
         self, chosen: torch.Tensor, moves: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        inputs = self._prepare(self._images[chosen.flatten()], moves)
-        return inputs.unflatten(0, chosen.shape), self._labels[chosen]
+        return self.prepare(self._images[chosen.flatten()], moves), self._labels[chosen]
 
 
 class _Program:
@@ -199,7 +214,8 @@ class _Program:
     def record(self, fill: Callable[[Batch], None], pool: object) -> None:
         def compute() -> None:
             inputs, labels = self._inputs(self._chosen, self._moves)
-            fill(self._batch(len(labels), inputs, labels))
+            state = (self._weights, self._buffers)
+            fill(Batch(*state, inputs, labels, self._gradients, self._losses))
 
         if self._device.type != "cuda":
             self._replay = compute
@@ -221,7 +237,7 @@ class _Program:
         buffers: Sequence[torch.Tensor],
         chosen: torch.Tensor,
         moves: torch.Tensor,
-    ) -> Batch:
+    ) -> Computed:
         count = len(chosen)
         self._weights[:count] = torch.stack(list(weights))
         if self._buffers.shape[1]:
@@ -230,11 +246,7 @@ class _Program:
         if len(moves):
             self._send(moves, self._moves[:, : moves.shape[1]])
         self._replay()
-        return self._batch(count, self._weights, self._chosen)
-
-    def _batch(self, count: int, inputs: torch.Tensor, labels: torch.Tensor) -> Batch:
-        state = (self._weights[:count], self._buffers[:count])
-        return Batch(*state, inputs, labels, self._gradients[:count], self._losses[:count])
+        return Computed(self._gradients[:count], self._buffers[:count], self._losses[:count])
 
     def _send(self, source: torch.Tensor, target: torch.Tensor) -> None:
         """To the device, for which nobody waits."""

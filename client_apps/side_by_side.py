@@ -10,7 +10,6 @@ import torch
 from client_apps.row_gradients import Programs
 from client_apps.training import minibatches
 from fl_app.config import RunConfig
-from fl_app.data import Preparation
 from strategies.optimisers import sgd_step
 
 
@@ -34,13 +33,7 @@ class Trained:
     state: dict[str, np.ndarray]
 
 
-def train_side_by_side(
-    programs: Programs,
-    jobs: Sequence[Job],
-    config: RunConfig,
-    prepare: Preparation,
-    device: torch.device | str,
-) -> list[Trained]:
+def train_side_by_side(programs: Programs, jobs: Sequence[Job], config: RunConfig) -> list[Trained]:
     """What `train_locally` does for each job, in the order of the jobs: the same minibatches, the
     same arithmetic, no per-image privacy."""
     found: dict[int, Trained] = {}
@@ -50,20 +43,14 @@ def train_side_by_side(
     for numbers in sizes.values():  # only minibatches of one size are of one program
         for some in programs.split(len(numbers)):
             part = numbers[some]
-            trained = _train(programs, [jobs[i] for i in part], config, prepare, device)
+            trained = _train(programs, [jobs[i] for i in part], config)
             found |= zip(part, trained, strict=True)
     return [found[number] for number in range(len(jobs))]
 
 
-def _train(
-    programs: Programs,
-    jobs: Sequence[Job],
-    config: RunConfig,
-    prepare: Preparation,
-    device: torch.device | str,
-) -> list[Trained]:
-    weights = torch.from_numpy(np.stack([job.weights for job in jobs])).to(device)
-    buffers = torch.from_numpy(np.stack([job.buffers for job in jobs])).to(device)
+def _train(programs: Programs, jobs: Sequence[Job], config: RunConfig) -> list[Trained]:
+    weights = torch.from_numpy(np.stack([job.weights for job in jobs])).to(programs.device)
+    buffers = torch.from_numpy(np.stack([job.buffers for job in jobs])).to(programs.device)
     start = weights.clone() if config.proximal_mu else None
     velocity, total = torch.zeros_like(weights), weights.new_zeros(len(jobs))
     draws = [
@@ -75,25 +62,25 @@ def _train(
         for job, draw in zip(jobs, draws, strict=True):
             indices = next(draw)
             chosen.append(indices + job.begin)
-            moves.append(prepare.draw(job.generator, len(indices)))
-        batch = programs(
+            moves.append(programs.prepare.draw(job.generator, len(indices)))
+        computed = programs(
             list(weights),
             list(buffers),
             torch.from_numpy(np.stack(chosen)),
             torch.from_numpy(np.concatenate(moves, axis=1)),
         )
-        buffers.copy_(batch.buffers)
+        buffers.copy_(computed.buffers)
         if start is not None:
-            batch.gradients.add_(weights - start, alpha=config.proximal_mu)
+            computed.gradients.add_(weights - start, alpha=config.proximal_mu)
         sgd_step(
             weights,
-            batch.gradients,
+            computed.gradients,
             velocity,
             learning_rate=config.learning_rate,
             momentum=config.momentum,
             weight_decay=config.weight_decay,
         )
-        total += batch.losses
-    losses = (total / config.local_steps).tolist()
+        total += computed.losses
+    losses = [each / config.local_steps for each in total.tolist()]  # as one alone does it
     rows = zip(losses, weights.cpu().numpy(), buffers.cpu().numpy(), strict=True)
     return [Trained(loss, {"weights": w.copy(), "buffers": b.copy()}) for loss, w, b in rows]

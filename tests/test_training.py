@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 from torch.nn import functional
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
+from client_apps.row_gradients import PASSES, Programs, everything
+from client_apps.side_by_side import Job, train_side_by_side
 from client_apps.training import minibatches, train_locally
 from fl_app.assemble import flat_model
 from fl_app.config import RunConfig, resolve
+from fl_app.data import Preparation
 from fl_app.data.augment import augment
 from strategies.randomness import rng
 from tests import oracle
@@ -168,3 +171,35 @@ def test_training_leaves_the_global_generators_alone() -> None:
     torch_state = torch.get_rng_state()
     train_locally(flat_model(config_with(), "small"), *data(), config_with(), rng(0, "b"), **SCALE)
     assert torch.equal(torch.get_rng_state(), torch_state)
+
+
+# ------------------------------------------------------------------------------------ side by side
+
+
+@pytest.mark.parametrize("normalisation", ["batch", "group"])
+@pytest.mark.parametrize("proximal_mu", [0.0, 0.5])
+def test_participants_side_by_side_have_the_bits_that_they_have_alone(
+    normalisation: str, proximal_mu: float
+) -> None:
+    """Models, statistics and losses; also one that has too few images for a whole minibatch."""
+    rule = "fedprox" if proximal_mu else "fedavg"
+    config = config_with(averaging=rule, proximal_mu=proximal_mu, normalisation=normalisation)
+    shards = [data(50), data(20), data(5), data(50)]
+    images, labels, begins = everything((i, *shard) for i, shard in enumerate(shards))
+    model = flat_model(config, "small")
+    start = model.state()
+    model.module.train()
+    prepare = Preparation(SCALE["mean"], SCALE["std"], SCALE["flip"], augmented=True)
+    programs = Programs(model, images, labels, prepare, PASSES["streams"])
+    jobs = [
+        Job(start["weights"], start["buffers"], begins[i], len(shard[1]), rng(i, "batches"))
+        for i, shard in enumerate(shards)
+    ]
+    found = train_side_by_side(programs, jobs, config)
+    for i, (own, each) in enumerate(zip(shards, found, strict=True)):
+        alone = flat_model(config, "small")
+        loss = train_locally(alone, *own, config, rng(i, "batches"), **SCALE)
+        assert each.loss == loss
+        assert each.state["weights"].tobytes() == alone.state()["weights"].tobytes()
+        assert each.state["buffers"].tobytes() == alone.state()["buffers"].tobytes()
+        assert (each.state["weights"] != start["weights"]).any()

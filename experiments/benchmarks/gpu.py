@@ -391,12 +391,12 @@ def _round(name: str, norm: str, participants: int, precision: str, device: str)
     programs = Programs(model, everything_, all_labels, prepare, way, dtype)
     state = model.state()
 
-    def together(count: int = participants) -> None:
+    def together() -> None:
         jobs = [
             Job(state["weights"], state["buffers"], begins[p], images, rng(0, "batches", p))
-            for p in range(count)
+            for p in everybody
         ]
-        trained = train_side_by_side(programs, jobs, config, prepare, device)
+        trained = train_side_by_side(programs, jobs, config)
         np.mean([each.state["weights"] for each in trained], axis=0)
 
     def alone() -> None:
