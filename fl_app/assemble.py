@@ -70,6 +70,7 @@ def split_of(config: RunConfig) -> Split:
             seed=config.seed,
             proxy_size=proxy,
             validation_size=validation,
+            labelled_size=config.proxy_labelled_examples if config.distils else 0,
             **config.partition_parameters(),
         )
     except ValueError as error:
@@ -102,18 +103,19 @@ def flat_model(config: RunConfig, role: str, device: str = "cpu") -> FlatModel:
 
 
 def proxy_data(config: RunConfig) -> ProxyData:
-    """The distillation server's part of the training set."""
+    """The distillation server's part of the training set, with the labels that it has."""
     dataset, split = dataset_of(config), split_of(config)
+    known = config.proxy_labelled_examples
 
     def images(indices) -> torch.Tensor:
         return torch.from_numpy(dataset.train.images[indices])
 
     def labels(indices) -> torch.Tensor | None:
-        return torch.from_numpy(dataset.train.labels[indices]) if config.proxy_labelled else None
+        return torch.from_numpy(dataset.train.labels[indices]) if known else None
 
     return ProxyData(
         images(split.proxy),
-        labels(split.proxy),
+        labels(split.proxy[:known]),
         images(split.validation),
         labels(split.validation),
         dataset.mean,

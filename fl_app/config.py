@@ -111,8 +111,8 @@ class DistillConfig:
     weight_decay: Annotated[float, Within(0)]
     forward_learning_rate: Annotated[float, Within(0, above=True)]
     temperature: Annotated[float, Within(0, above=True)]
-    label_weight: Annotated[float, Within(0, 1)]
-    labels: Annotated[str, OneOf(*SWITCH)]
+    label_weight: Annotated[float, Within(0)]
+    labelled_share: Annotated[float, Within(0, 1, above=True)]
     publish_ema: Annotated[str, OneOf(*SWITCH)]
     grow: Annotated[str, OneOf(*SWITCH)]
     grow_at: Annotated[int, Within(1)]
@@ -248,7 +248,7 @@ class RunConfig:
     num_classes_per_partition: Annotated[int, Within(1)]
     num_shards_per_partition: Annotated[int, Within(1)]
     proxy_examples: Annotated[int, Within(1)]
-    proxy_labelled: bool
+    proxy_labelled_examples: Annotated[int, Within(0)]
     validation_examples: Annotated[int, Within(1)]
 
     small_model: Annotated[str, OneOf(*MODELS)]
@@ -412,10 +412,9 @@ def _grows(config: RunConfig) -> bool:
 
 # What "auto" means: the measured best for async-plus, and the paper's method for the others.
 _AUTO = {
-    "labels": lambda c: c.variant.improved and c.proxy_labelled,
     "publish_ema": lambda c: c.variant.improved,
     "grow": _grows,
-    "teacher_ema": lambda c: c.variant.improved and not c.switch("labels"),
+    "teacher_ema": lambda c: c.variant.improved and not c.proxy_labelled_examples,
     "forward": lambda c: c.variant.forward,
 }
 
@@ -575,7 +574,18 @@ _WRITABLE = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]*")
 _KINDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
+# Keys of earlier versions, and what does their work now.
+_REMOVED = {
+    "proxy-labelled": "proxy-labelled-examples=N: of N of the distillation server's images it has "
+    "the labels",
+    "distill.labels": "proxy-labelled-examples=N: the labels that the distillation server has are "
+    "used; with 0 it has none",
+}
+
+
 def _unknown(key: str) -> str:
+    if key in _REMOVED:
+        return f"configuration key {key!r} is gone; use {_REMOVED[key]}"
     close = difflib.get_close_matches(key, _schema(), n=3)
     hint = f"did you mean {' or '.join(close)}?" if close else "see `edge-fl config` for all keys"
     return f"configuration key {key!r} is unknown; {hint}"
@@ -629,8 +639,11 @@ def _check(config: RunConfig) -> None:
         )
     if c.privacy.on:
         _check_privacy(c)
-    if c.distils and d.labels == "on" and not c.proxy_labelled:
-        raise ConfigError("distill.labels='on' needs proxy-labelled=true")
+    if c.distils and c.proxy_labelled_examples > c.proxy_examples:
+        raise ConfigError(
+            f"proxy-labelled-examples={c.proxy_labelled_examples} can be at most "
+            f"proxy-examples={c.proxy_examples}: it says how many of these have labels"
+        )
     if c.distils and d.grow == "on":
         if c.normalisation != "batch":
             raise ConfigError("distill.grow='on' needs normalisation='batch'")

@@ -86,6 +86,7 @@ _ROUNDS = other_than("averaging", "buffered")
 
 _NOISE, _NOISY_STEPS = when("privacy.clients", "fixed", "adaptive"), when("privacy.samples", True)
 
+_LABELS = above("proxy-labelled-examples", 0)
 _FORWARD, _GROWS = when("distill.forward", "on"), when("distill.grow", "on")
 _WAITS_NOT = when("distill.variant", "async-round", "async-continuous", "async-plus")
 
@@ -132,13 +133,7 @@ EFFECTS: dict[str, tuple[Condition, ...]] = {
     "num-classes-per-partition": (_partition("classes-per-participant"),),
     "num-shards-per-partition": (_partition("shards"),),
     "proxy-examples": (_AVERAGES,),
-    "proxy-labelled": (
-        _DISTILLS,
-        when("distill.variant", "async-plus")
-        | when("distill.labels", "on")
-        | _GROWS
-        | (_FORWARD & _WAITS_NOT),
-    ),
+    "proxy-labelled-examples": (_DISTILLS,),
     "validation-examples": (_AVERAGES,),
     "small-model": ALWAYS,
     "small-width": ALWAYS,
@@ -173,8 +168,8 @@ EFFECTS: dict[str, tuple[Condition, ...]] = {
     "distill.weight-decay": ALWAYS,
     "distill.forward-learning-rate": (_FORWARD,),
     "distill.temperature": ALWAYS,
-    "distill.label-weight": (when("distill.labels", "on"),),
-    "distill.labels": ALWAYS,
+    "distill.label-weight": (_LABELS,),
+    "distill.labelled-share": (_LABELS,),
     "distill.publish-ema": ALWAYS,
     "distill.grow": ALWAYS,
     "distill.grow-at": (_GROWS,),

@@ -101,22 +101,24 @@ def distillation_loss(
     teacher: torch.Tensor,
     temperature: float,
     labels: torch.Tensor | None = None,
-    a: float = 0.0,
+    label_weight: float = 1.0,
 ) -> torch.Tensor:
-    """Hinton et al. 2015: (1 - a) T^2 sum_c p_c log(p_c / q_c) - a log q_y(T = 1), batch mean."""
+    """Hinton et al. 2015: T^2 sum_c p_c log(p_c / q_c), batch mean, and beside it the mean of
+    -log q_y(T = 1) over the first images, those with labels."""
 
     def softmax(logits: torch.Tensor) -> torch.Tensor:
         exponentials = torch.exp(logits)
         return exponentials / exponentials.sum()
 
     losses = []
-    for i, (g, t) in enumerate(zip(student, teacher, strict=True)):
+    for g, t in zip(student, teacher, strict=True):
         p, q = softmax(t / temperature), softmax(g / temperature)
-        loss = (1 - a) * temperature**2 * (p * torch.log(p / q)).sum()
-        if labels is not None:
-            loss = loss - a * torch.log(softmax(g)[labels[i]])
-        losses.append(loss)
-    return torch.stack(losses).mean()
+        losses.append(temperature**2 * (p * torch.log(p / q)).sum())
+    loss = torch.stack(losses).mean()
+    if labels is None:
+        return loss
+    surprises = [-torch.log(softmax(student[i])[y]) for i, y in enumerate(labels)]
+    return loss + label_weight * torch.stack(surprises).mean()
 
 
 def sgd(

@@ -170,7 +170,7 @@ def test_a_wrong_choice_names_all_right_ones(key: str) -> None:
         ("mixing", 0.0, "mixing=0.0 must be above 0 and at most 1"),
         ("small-width", -1, "small-width=-1 must be at least 0"),
         ("distill.reverse-steps", 0, "distill.reverse-steps=0 must be at least 1"),
-        ("distill.label-weight", 1.5, "distill.label-weight=1.5 must be at least 0 and at most 1"),
+        ("distill.labelled-share", 1.5, "distill.labelled-share=1.5 must be above 0 and at most 1"),
         ("distill.temperature", 0.0, "distill.temperature=0.0 must be above 0"),
         ("distill.gpu-fraction", 0.0, "distill.gpu-fraction=0.0 must be above 0 and at most 1"),
         ("distill.restarts", -1, "distill.restarts=-1 must be at least 0"),
@@ -261,6 +261,20 @@ def test_a_misspelt_key_gets_a_suggestion(wrong: str, right: str) -> None:
     assert right in suggestions.rstrip("?").split(" or ")
 
 
+@pytest.mark.parametrize(
+    ("key", "new"),
+    [
+        ("proxy-labelled", "proxy-labelled-examples=N: of N"),
+        ("distill.labels", "proxy-labelled-examples=N: the labels that the distillation server"),
+    ],
+)
+def test_a_key_of_an_earlier_version_names_what_does_its_work_now(key: str, new: str) -> None:
+    with pytest.raises(ConfigError, match=f"^configuration key '{key}' is gone; use {new}"):
+        resolve({key: "on"})
+    assert key not in defaults()
+    assert new.partition("=")[0] in defaults()
+
+
 def test_a_key_like_no_other_gets_the_way_to_all() -> None:
     with pytest.raises(ConfigError, match="'xyzzy' is unknown; see `edge-fl config` for all keys"):
         resolve({"xyzzy": 1})
@@ -278,8 +292,8 @@ def test_a_key_like_no_other_gets_the_way_to_all() -> None:
             "wait; choose one of: async-continuous, async-plus, async-round",
         ),
         (
-            {"distill.labels": "on", "proxy-labelled": False},
-            "distill.labels='on' needs proxy-labelled=true",
+            {"proxy-labelled-examples": 1501},
+            "proxy-labelled-examples=1501 can be at most proxy-examples=1500",
         ),
         (
             {"distill.grow": "on", "normalisation": "group"},
@@ -358,8 +372,8 @@ def test_on_the_real_clock_nothing_is_drawn_up_before() -> None:
         {"averaging": "buffered", "mode": "average", "distill.variant": "sync"},  # not looked at
         {"mode": "average", "distill.grow": "on", "small-model": "lenet"},
         {"distill.grow": "on"},
-        {"distill.labels": "on"},
-        {"distill.labels": "off", "proxy-labelled": False},
+        {"proxy-labelled-examples": 1500},
+        {"mode": "average", "proxy-labelled-examples": 1501},  # not looked at
         {"dataset": "files", "data-path": "/data/own.npz"},
         {"targets": ""},
         {"sinks": "tensorboard, wandb"},
@@ -548,7 +562,7 @@ def test_references_are_numbered_after_the_participants() -> None:
     ]
 
 
-SWITCHES = ("labels", "publish_ema", "grow", "teacher_ema", "forward")
+SWITCHES = ("publish_ema", "grow", "teacher_ema", "forward")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -566,14 +580,13 @@ def test_a_switch_that_is_set_is_what_it_says(variant: str, name: str) -> None:
         ({"distill.variant": "async-round"}, set()),
         ({"distill.variant": "async-continuous"}, set()),
         ({"distill.variant": "sync-forward"}, {"forward"}),
-        ({}, {"labels", "publish_ema", "grow"}),
         # The measured defaults: without labels the teacher's average helps, with them it hurts.
-        ({"proxy-labelled": False}, {"teacher_ema", "publish_ema", "grow"}),
-        ({"distill.labels": "off"}, {"teacher_ema", "publish_ema", "grow"}),
-        ({"normalisation": "group"}, {"labels", "publish_ema"}),
-        ({"small-model": "lenet"}, {"labels", "publish_ema"}),
-        ({"large-model": "resnet20"}, {"labels", "publish_ema"}),
-        ({"small-width": 9}, {"labels", "publish_ema"}),
+        ({}, {"teacher_ema", "publish_ema", "grow"}),
+        ({"proxy-labelled-examples": 1}, {"publish_ema", "grow"}),
+        ({"normalisation": "group"}, {"teacher_ema", "publish_ema"}),
+        ({"small-model": "lenet"}, {"teacher_ema", "publish_ema"}),
+        ({"large-model": "resnet20"}, {"teacher_ema", "publish_ema"}),
+        ({"small-width": 9}, {"teacher_ema", "publish_ema"}),
     ],
 )
 def test_automatic_switches(overrides: dict[str, Any], on: set[str]) -> None:

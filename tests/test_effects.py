@@ -73,8 +73,9 @@ SMALL: dict[str, Value] = {
 CONTEXTS: list[dict[str, Value]] = [
     *({"distill.variant": variant} for variant in VARIANTS),
     {"distill.forward": "on", "distill.teacher-ema": "on"},
-    {"distill.variant": "async-round", "distill.labels": "on", "distill.grow": "on"},
-    {"distill.labels": "off", "distill.forward": "on", "clock": "real"},
+    {"distill.variant": "async-round", "proxy-labelled-examples": 10, "distill.grow": "on"},
+    {"distill.variant": "sync-forward", "proxy-labelled-examples": 20},
+    {"distill.forward": "on", "clock": "real"},
     *({"mode": "average", "averaging": name, "participants": 7} for name in FLOWER_RULES),
     {"mode": "average", "averaging": "buffered"},
     {"mode": "average", "averaging": "buffered", "buffer-size": 1, "staleness-weight": "hinge"},
@@ -138,7 +139,7 @@ REFUSED = {
 ELSEWHERE = {
     "data-root", "data-path", "allow-missing-classes", "devices", "min-participants",
     "sessions", "link-patience",
-    "proxy-labelled", "distill.grow-at", "distill.teacher-ema-decay", "distill.teacher-ema",
+    "distill.grow-at", "distill.teacher-ema-decay", "distill.teacher-ema",
     "distill.forward-weight", "distill.publish-ema", "distill.threads", "distill.gpu-fraction",
     "distill.restarts", "consensus.topology-file", "consensus.batch-size", "consensus.augment",
     "consensus.weights", "consensus.silence-seconds", "consensus.references",
@@ -198,8 +199,9 @@ def of_distillation(c: RunConfig) -> Iterator[Any]:
         return torch.randint(0, 256, (count, 1, 28, 28), dtype=torch.uint8, generator=generator)
 
     labels = torch.arange(20) % 10
-    known = labels if c.proxy_labelled else None
-    proxy = ProxyData(images(20), known, images(20), known, (0.3,), (0.4,), False)
+    known = c.proxy_labelled_examples
+    held = labels[:known] if known else None, images(20), labels if known else None
+    proxy = ProxyData(images(20), *held, (0.3,), (0.4,), False)
     large, small = flat_model(c, "large"), flat_model(c, "small")
     state = small.state()
     learner = Learner(c, large, small, proxy)
@@ -244,6 +246,7 @@ def _footprint(c: RunConfig) -> list[bytes | str]:
         seed=c.seed,
         proxy_size=0 if c.agrees else c.proxy_examples,
         validation_size=0 if c.agrees else c.validation_examples,
+        labelled_size=c.proxy_labelled_examples if c.distils else 0,
         **c.partition_parameters(),
     )
     found = [*split.participants, split.proxy, split.validation]

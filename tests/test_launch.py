@@ -92,12 +92,12 @@ def test_cores_are_at_least_one_and_at_most_what_the_kernel_allows() -> None:
 
 
 def test_values_take_the_type_of_their_default() -> None:
-    words = ["participants=8", "learning-rate=1", "proxy-labelled=False", "distill.variant=sync"]
+    words = ["participants=8", "learning-rate=1", "privacy.samples=False", "distill.variant=sync"]
     values = parse_assignments([*words, 'name=it\'s = "x"'])
     assert values == {
         "participants": 8,
         "learning-rate": 1.0,
-        "proxy-labelled": False,
+        "privacy.samples": False,
         "distill.variant": "sync",
         "name": 'it\'s = "x"',
     }
@@ -118,7 +118,7 @@ def test_what_is_not_an_assignment_is_refused(word: str) -> None:
         parse_assignments([word])
 
 
-@pytest.mark.parametrize("word", ["participants=many", "proxy-labelled=maybe", "no-such-key=1"])
+@pytest.mark.parametrize("word", ["participants=many", "privacy.samples=maybe", "no-such-key=1"])
 def test_a_bad_value_survives_parsing_and_is_named_by_resolve(word: str) -> None:
     with pytest.raises(ConfigError, match=word.split("=")[0]):
         resolve(parse_assignments([word]))

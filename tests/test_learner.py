@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from fl_app.assemble import flat_model
-from fl_app.config import RunConfig, resolve
+from fl_app.config import VARIANTS, RunConfig, resolve
 from fl_app.data import augment
 from fl_app.data.proxy import ProxyData
 from strategies.distillation.learner import Learner, Vectors
 from strategies.randomness import rng
 from tests import oracle
 
-NOTHING_ON = {"distill.variant": "async-continuous"}  # no labels, no average, no growth
+NOTHING_ON = {"distill.variant": "async-continuous"}  # no average, no growth
 
 
 def config_with(**overrides: Any) -> RunConfig:
@@ -23,7 +23,8 @@ def config_with(**overrides: Any) -> RunConfig:
     return resolve({**small, **distill, **overrides})
 
 
-def proxy(labelled: bool = True) -> ProxyData:
+def proxy(labelled: int = 30) -> ProxyData:
+    """Sixty images, the first `labelled` of them with labels."""
     generator = np.random.default_rng(0)
 
     def images(number: int) -> torch.Tensor:
@@ -33,10 +34,11 @@ def proxy(labelled: bool = True) -> ProxyData:
     def labels(number: int) -> torch.Tensor | None:
         return torch.from_numpy(generator.integers(0, 10, number)) if labelled else None
 
-    return ProxyData(images(60), labels(60), images(40), labels(40), (0.3,), (0.4,), True)
+    part = images(60), labels(labelled), images(40), labels(40)
+    return ProxyData(*part, (0.3,), (0.4,), True)
 
 
-def learner_with(config: RunConfig | None = None, labelled: bool = True) -> Learner:
+def learner_with(config: RunConfig | None = None, labelled: int = 30) -> Learner:
     config = config or config_with()
     return Learner(
         config, flat_model(config, "large"), flat_model(config, "small"), proxy(labelled)
@@ -67,25 +69,26 @@ def with_teacher(learner: Learner, steps: int = 0, seed: int = 5) -> Learner:
 # -------------------------------------------------------------------------------- reverse steps
 
 
-@pytest.mark.parametrize("overrides", [NOTHING_ON, {}, {"distill.labels": "on"}])
-def test_reverse_steps_equal_the_reference(overrides: dict[str, Any]) -> None:
+@pytest.mark.parametrize("labelled", [0, 30])
+@pytest.mark.parametrize("overrides", [NOTHING_ON, {}, {"distill.label-weight": 3.0}])
+def test_reverse_steps_equal_the_reference(overrides: dict[str, Any], labelled: int) -> None:
     """Three steps: AdamW of the reference on the reference's loss, in train mode, and the weight
-    average with the decays 1/10, 2/11, 3/12.
+    average with the decays 1/10, 2/11, 3/12. Where there are labels, a quarter of each batch is of
+    the images that have one.
 
     Tolerance: a step moves a weight by about the rate of 1e-3 and decays it by as much. Rounding of
     a gradient near 0 can be 2 % of that, as Adam divides by the gradient's size.
     """
     config = config_with(**{"distill.weight-decay": 1.0, **overrides})
-    learner = with_teacher(learner_with(config), 3)
-    data, distill = proxy(), config.distill
+    learner = with_teacher(learner_with(config, labelled), 3)
+    data, distill = proxy(labelled), config.distill
     student = flat_model(config, "large")
     teacher = flat_model(config, "small")
     teacher.load(**small_vectors())
     teacher.module.eval()
     student.module.train()
     averages = {"weights": student.weights.clone(), "buffers": student.buffers.clone()}
-    weight = distill.label_weight if config.switch("labels") else 0.0
-    assert bool(weight) is (overrides != NOTHING_ON)
+    assert distill.labelled_share * distill.batch_size == 4
 
     def gradient_at(step: int) -> Any:
         def gradient(w: torch.Tensor) -> torch.Tensor:
@@ -93,18 +96,21 @@ def test_reverse_steps_equal_the_reference(overrides: dict[str, Any]) -> None:
             if step:
                 follow(step - 1)
             generator = rng(config.seed, "reverse", step, 0)
-            chosen = torch.from_numpy(generator.integers(0, 60, distill.batch_size))
+            if labelled:
+                known, others = generator.integers(0, 30, 4), generator.integers(0, 60, 12)
+                chosen = torch.from_numpy(np.append(known, others))
+            else:
+                chosen = torch.from_numpy(generator.integers(0, 60, 16))
             images = augment(
                 data.images[chosen], generator, mean=data.mean, std=data.std, flip=data.flip
             )
-            assert data.labels is not None
             student.zero_grad()
             oracle.distillation_loss(
                 student.module(images),
                 teacher.module(images).detach(),
                 distill.temperature,
-                data.labels[chosen],
-                weight,
+                None if data.labels is None else data.labels[chosen[:4]],
+                distill.label_weight,
             ).backward()
             return student.gradient.clone()
 
@@ -133,18 +139,34 @@ def test_reverse_steps_equal_the_reference(overrides: dict[str, Any]) -> None:
 
 
 def test_unlabelled_proxy_images_suffice() -> None:
-    config = config_with(**{"proxy-labelled": False})
-    learner = with_teacher(learner_with(config, labelled=False), 2)
+    learner = with_teacher(learner_with(labelled=0), 2)
     assert learner.step == 2
 
 
-def test_labels_change_the_steps_where_they_are_on_only() -> None:
-    def weights(**overrides: Any) -> bytes:
-        config = config_with(**{**NOTHING_ON, **overrides})
-        return bits(with_teacher(learner_with(config), 2).state()[0])["weights"]
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_labels_change_the_steps_of_every_variant_where_there_are_any(variant: str) -> None:
+    def weights(labelled: int, **overrides: Any) -> bytes:
+        config = config_with(**{"distill.variant": variant, **overrides})
+        return bits(with_teacher(learner_with(config, labelled), 2).state()[0])["weights"]
 
-    assert weights() == weights(**{"distill.label-weight": 0.9})
-    assert weights() != weights(**{"distill.labels": "on"})
+    for change in ({"distill.label-weight": 0.9}, {"distill.labelled-share": 0.5}):
+        assert weights(0) == weights(0, **change)
+        assert weights(30) != weights(30, **change)
+    assert weights(0) != weights(30)
+
+
+@pytest.mark.parametrize(("share", "first"), [(0.25, 5), (0.01, 1), (1.0, 20)])
+def test_a_share_of_a_minibatch_has_labels(share: float, first: int) -> None:
+    """The first of it, drawn from the images that have one; a small share is one at least."""
+    pixels = torch.arange(60, dtype=torch.uint8).reshape(60, 1, 1, 1)
+    known = torch.arange(30), pixels, torch.arange(60)
+    data = ProxyData(pixels, *known, (0.3,), (0.4,), False)
+    drawn, labels = data.draw(np.random.default_rng(0), 20, share)
+    assert labels is not None
+    assert (len(drawn), len(labels)) == (20, first)
+    assert drawn.flatten()[:first].tolist() == labels.tolist()
+    rest = [data.draw(np.random.default_rng(s), 20, share)[0][first:] for s in range(20)]
+    assert first == 20 or int(torch.cat(rest).max()) >= 30
 
 
 def test_equal_teachers_in_equal_order_give_equal_bits() -> None:
@@ -162,7 +184,7 @@ def test_equal_teachers_in_equal_order_give_equal_bits() -> None:
 def test_a_step_approaches_the_teacher() -> None:
     """After 40 steps the student's loss on all proxy images, unaugmented, has fallen by a third."""
     config = config_with(**NOTHING_ON, **{"distill.learning-rate": 5e-3})
-    learner = with_teacher(learner_with(config))
+    learner = with_teacher(learner_with(config, labelled=0))
     data = proxy()
     images = augment(
         data.images, np.random.default_rng(0), mean=data.mean, std=data.std, flip=False, shift=0
@@ -290,7 +312,7 @@ def test_forward_distillation_equals_the_reference(publish_ema: str) -> None:
     """SGD with momentum 0.9 of the small model towards G as it is published, on batches of its own
     stream."""
     config = config_with(**{"distill.publish-ema": publish_ema, **NOTHING_ON})
-    learner = with_teacher(learner_with(config), 2)
+    learner = with_teacher(learner_with(config, labelled=0), 2)
     arrays = learner.state()[0]
     prefix = "ema_" if publish_ema == "on" else ""
     big, pupil, data = flat_model(config, "large"), flat_model(config, "small"), proxy()
@@ -339,8 +361,7 @@ def test_the_gate_of_forward_distillation_compares_accuracies(
         scores = iter((small, large))
         monkeypatch.setattr(learner, "_score", lambda *_, s=scores: next(s))
         assert learner.worth_forwarding(**small_vectors()) is worth
-    config = config_with(**{"proxy-labelled": False})
-    unlabelled = with_teacher(learner_with(config, labelled=False), 1)
+    unlabelled = with_teacher(learner_with(labelled=0), 1)
     assert unlabelled.worth_forwarding(**small_vectors()) is False
 
 
@@ -348,8 +369,8 @@ def test_the_gate_of_forward_distillation_compares_accuracies(
 
 
 def test_growing_starts_over_from_the_small_models_function() -> None:
-    config = config_with(**{"proxy-labelled": False, "distill.grow-noise": 0.0})
-    learner = with_teacher(learner_with(config, False), 2)
+    config = config_with(**{"distill.grow-noise": 0.0})
+    learner = with_teacher(learner_with(config, 0), 2)
     old = learner.state()[0]
     result = learner.grow(5, **small_vectors())
     assert result["accepted"]
@@ -372,8 +393,8 @@ def test_growing_starts_over_from_the_small_models_function() -> None:
 def test_growth_that_fails_is_undone() -> None:
     """Noise of 50 times the weights destroys the function. G, its average and its optimiser are as
     they were, and growing is not tried again."""
-    config = config_with(**{"proxy-labelled": False, "distill.grow-noise": 50.0})
-    learner, reference = (with_teacher(learner_with(config, False), 2) for _ in range(2))
+    config = config_with(**{"distill.grow-noise": 50.0})
+    learner, reference = (with_teacher(learner_with(config, 0), 2) for _ in range(2))
     result = learner.grow(5, **small_vectors())
     assert not result["accepted"]
     assert result["accuracy_after"] < result["accuracy_small"] - 0.02
@@ -392,7 +413,7 @@ def test_the_gate_of_growth(
     before: float, after: float, accepted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Against the small model (1.0: it agrees with itself) 2 points may be lost, against G none."""
-    learner = with_teacher(learner_with(config_with(**{"proxy-labelled": False}), False))
+    learner = with_teacher(learner_with(labelled=0))
     scores = iter([before, after])
     monkeypatch.setattr(learner, "_score", lambda *_: next(scores))
     assert learner.grow(5, **small_vectors())["accepted"] is accepted

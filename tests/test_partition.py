@@ -152,6 +152,7 @@ def test_an_empty_participant_is_refused() -> None:
     participants=st.integers(3, 8),
     proxy_size=st.integers(0, 15),
     validation_size=st.integers(0, 15),
+    labelled=st.floats(0, 1),
     seed=st.integers(0, 2**31),
 )
 def test_split_is_disjoint_complete_and_stratified(
@@ -160,8 +161,10 @@ def test_split_is_disjoint_complete_and_stratified(
     participants: int,
     proxy_size: int,
     validation_size: int,
+    labelled: float,
     seed: int,
 ) -> None:
+    labelled_size = round(labelled * proxy_size)
     labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(5), counts))
     split = make_split(
         labels,
@@ -170,15 +173,29 @@ def test_split_is_disjoint_complete_and_stratified(
         seed=seed,
         proxy_size=proxy_size,
         validation_size=validation_size,
+        labelled_size=labelled_size,
         alpha=5.0,
         min_partition_size=1,
     )
     assert (len(split.proxy), len(split.validation)) == (proxy_size, validation_size)
     everything = np.concatenate([*split.participants, split.proxy, split.validation])
     assert np.array_equal(np.sort(everything), np.arange(len(labels)))
-    for held in (split.proxy, split.validation):
-        share = np.bincount(labels, minlength=5) * (len(held) / len(labels))
+    everywhere = np.bincount(labels, minlength=5)
+    for held in (split.proxy, split.validation, split.proxy[:labelled_size]):
+        share = everywhere * (len(held) / len(labels))
         assert np.abs(np.bincount(labels[held], minlength=5) - share).max() < 2
+
+
+def test_labelled_images_are_of_all_classes_whatever_the_order_of_the_data() -> None:
+    """Folders and many archives are sorted by class: the first 20 of 100 would be of two."""
+    sizes: dict[str, int] = {"proxy_size": 100, "validation_size": 0, "num_partitions": 2}
+    labels = np.sort(LABELS)
+    plain = make_split(labels, scheme="iid", seed=0, **sizes)
+    split = make_split(labels, scheme="iid", seed=0, labelled_size=20, **sizes)
+    assert np.bincount(labels[split.proxy[:20]]).tolist() == [2] * 10
+    assert np.array_equal(np.sort(split.proxy), plain.proxy)
+    with pytest.raises(ValueError, match="labelled_size=101 must be from 0 to 100"):
+        make_split(labels, scheme="iid", seed=0, labelled_size=101, **sizes)
 
 
 def test_held_out_sets_do_not_depend_on_the_participants() -> None:

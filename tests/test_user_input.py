@@ -80,7 +80,7 @@ def test_values_arrive_as_they_were_given(text: str, number: float, whole: int) 
         name = resolve({"targets": "", "name": text}).name
     except ConfigError:
         return
-    values = {"name": name, "alpha": number, "seed": whole, "proxy-labelled": False}
+    values = {"name": name, "alpha": number, "seed": whole, "allow-missing-classes": False}
     assert tomllib.loads("\n".join(toml_lines(values))) == values
 
 

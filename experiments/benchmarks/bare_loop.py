@@ -217,15 +217,12 @@ def _distillation(values: dict[str, Value], steps: int) -> Loop:
     generator = rng(config.seed, "bare")
 
     def step(number: int) -> None:
-        chosen = torch.from_numpy(generator.integers(0, len(proxy.images), distill.batch_size))
-        x = augment(
-            proxy.images[chosen], generator, mean=proxy.mean, std=proxy.std, flip=proxy.flip
-        )
-        labels = proxy.labels[chosen] if proxy.labels is not None else None
+        chosen, labels = proxy.draw(generator, distill.batch_size, distill.labelled_share)
+        x = augment(chosen, generator, mean=proxy.mean, std=proxy.std, flip=proxy.flip)
         with torch.no_grad():
             target = teacher(x)
         optimizer.zero_grad()
-        weight = distill.label_weight if config.switch("labels") else 0.0
+        weight = distill.label_weight
         distillation_loss(student(x), target, distill.temperature, labels, weight).backward()
         optimizer.step()
         with torch.no_grad():

@@ -28,7 +28,7 @@ _COMMON: Values = {
     "participants": 3,
     "proxy-examples": 10_000,
     "validation-examples": 1_000,
-    "distill.labels": "on",  # for all variants, though "auto" says so in async-plus only
+    "proxy-labelled-examples": 10_000,
     "distill.learning-rate": 2e-3,
     "targets": ",".join(map(str, TARGETS)),
 }

@@ -242,7 +242,8 @@ class Split:
 
     Attributes:
         participants: one array per participant.
-        proxy: the server's own images for distillation, (proxy_size,).
+        proxy: the server's own images for distillation, (proxy_size,); of the first labelled_size
+            of them the server has the labels.
         validation: the server's labelled validation images, (validation_size,).
     """
 
@@ -259,15 +260,18 @@ def make_split(
     seed: int,
     proxy_size: int,
     validation_size: int,
+    labelled_size: int = 0,
     **params: Any,
 ) -> Split:
     """Hold out the server's proxy and validation sets, then partition what remains.
 
-    Both are stratified: each class has its share of the training set, to within one sample. They
-    depend on the seed and their sizes alone, not on the number of participants or the scheme.
+    Both are stratified: each class has its share of the training set, to within one sample; and so
+    are the labelled ones among the proxy set. They depend on the seed and their sizes alone, not on
+    the number of participants or the scheme.
 
     Raises:
-        ValueError: nothing remains for the participants, or as `partition` does.
+        ValueError: nothing remains for the participants, more labelled samples than the proxy set
+            has, or as `partition` does.
     """
     held_out = proxy_size + validation_size
     if min(proxy_size, validation_size) < 0 or held_out >= len(labels):
@@ -275,11 +279,15 @@ def make_split(
             f"proxy_size={proxy_size} and validation_size={validation_size} must not be negative "
             f"and together less than the {len(labels)} training samples"
         )
+    if not 0 <= labelled_size <= proxy_size:
+        raise ValueError(f"labelled_size={labelled_size} must be from 0 to {proxy_size}")
     generator = rng(seed, "held-out")
     rest = np.arange(len(labels))
     proxy, rest = _stratified(labels, rest, proxy_size, generator)
     validation, rest = _stratified(labels, rest, validation_size, generator)
     parts = partition(labels[rest], scheme, num_partitions, seed, **params)
+    if labelled_size:
+        proxy = np.concatenate(_stratified(labels, proxy, labelled_size, rng(seed, "labelled")))
     return Split([rest[part] for part in parts], proxy, validation)
 
 

@@ -2,15 +2,16 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 
 @dataclass(frozen=True)
 class ProxyData:
-    """The distillation server's own images (uint8, (n, c, h, w)) and a labelled validation part.
+    """The distillation server's own images (uint8, (n, c, h, w)) and a validation part.
 
-    labels: class indices (n,), or None where the proxy set is unlabelled; the validation part has
-    none then, either.
+    labels: class indices (k,) of the first k images, or None where no image has a label; the
+    validation part has none then, either.
     """
 
     images: torch.Tensor
@@ -20,6 +21,21 @@ class ProxyData:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     flip: bool
+
+    def draw(
+        self, generator: np.random.Generator, size: int, labelled_share: float
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`size` images of a minibatch, drawn with repetition, and the labels of the first of them.
+
+        Where images have labels, the first round(labelled_share * size), at least one, are drawn
+        from those that have; the others from all.
+        """
+        known = 0 if self.labels is None else len(self.labels)
+        first = max(1, round(labelled_share * size)) if known else 0
+        drawn = [generator.integers(0, known, first)] if known else []
+        drawn.append(generator.integers(0, len(self.images), size - first))
+        chosen = torch.from_numpy(np.concatenate(drawn)).to(self.images.device)
+        return self.images[chosen], None if self.labels is None else self.labels[chosen[:first]]
 
     def to(self, device: str) -> "ProxyData":
         def move(tensor: torch.Tensor | None) -> torch.Tensor | None:

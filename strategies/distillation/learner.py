@@ -40,7 +40,6 @@ class Learner:
     ) -> None:
         self._config, self._proxy = config, proxy
         self._student, self._teacher = large, small
-        self._label_weight = config.distill.label_weight if config.switch("labels") else 0.0
         self.step = 0
         self.teacher_version = 0
         self.grown = False
@@ -204,8 +203,10 @@ class Learner:
     def _loss(
         self, student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor | None
     ) -> torch.Tensor:
-        temperature, weight = self._config.distill.temperature, self._label_weight
-        return distillation_loss(student, teacher, temperature, labels if weight else None, weight)
+        distill = self._config.distill
+        return distillation_loss(
+            student, teacher, distill.temperature, labels, distill.label_weight
+        )
 
     @contextmanager
     def _published(self) -> Iterator[None]:
@@ -219,15 +220,13 @@ class Learner:
     def _batch(
         self, purpose: str, number: int, size: int, part: int = 0
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """A random batch of normalised proxy images (size, c, h, w) and their labels if known."""
+        """A random batch of normalised proxy images (size, c, h, w), and the labels of the first of
+        them where the server has labels."""
         proxy = self._proxy
         generator = rng(self._config.seed, purpose, number, part)
-        chosen = torch.from_numpy(generator.integers(0, len(proxy.images), size))
-        chosen = chosen.to(proxy.images.device)
-        images = augment(
-            proxy.images[chosen], generator, mean=proxy.mean, std=proxy.std, flip=proxy.flip
-        )
-        return images, None if proxy.labels is None else proxy.labels[chosen]
+        chosen, labels = proxy.draw(generator, size, self._config.distill.labelled_share)
+        images = augment(chosen, generator, mean=proxy.mean, std=proxy.std, flip=proxy.flip)
+        return images, labels
 
     def _validation(self) -> torch.Tensor:
         return normalise(self._proxy.validation_images, self._proxy.mean, self._proxy.std)

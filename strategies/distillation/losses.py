@@ -9,23 +9,22 @@ def distillation_loss(
     teacher: torch.Tensor,
     temperature: float,
     labels: torch.Tensor | None = None,
-    label_weight: float = 0.0,
+    label_weight: float = 1.0,
 ) -> torch.Tensor:
-    """(1 - a) T^2 KL(softmax(t / T) || softmax(g / T)) + a CE(g, y), the mean over the batch.
+    """T^2 KL(softmax(t / T) || softmax(g / T)) + w CE(g, y): two terms, each a mean of its own.
 
-    student, teacher: logits (batch, classes); no gradient flows into the teacher's. labels: class
-    indices (batch,). T^2 keeps the gradient's scale independent of the temperature T. Without
-    labels, or with a = label_weight = 0, the second term is absent. Raises ValueError when a > 0
-    and there are no labels.
+    student, teacher: logits (batch, classes); no gradient flows into the teacher's. The first term
+    is the mean over the whole batch; T^2 keeps its gradient's scale independent of the temperature
+    T. labels: class indices (k,) of the first k images of the batch; the second term, the cross
+    entropy with them, is the mean over these k, and counts w = label_weight times. Without labels
+    there is none.
     """
-    if label_weight and labels is None:
-        raise ValueError(f"label_weight={label_weight} needs labels, but there are none")
     target = functional.log_softmax(teacher.detach() / temperature, dim=1)
     prediction = functional.log_softmax(student / temperature, dim=1)
     loss = functional.kl_div(prediction, target, reduction="batchmean", log_target=True)
-    loss = (1.0 - label_weight) * temperature**2 * loss
-    if label_weight and labels is not None:
-        loss = loss + label_weight * functional.cross_entropy(student, labels)
+    loss = temperature**2 * loss
+    if labels is not None:
+        loss = loss + label_weight * functional.cross_entropy(student[: len(labels)], labels)
     return loss
 
 
