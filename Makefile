@@ -3,6 +3,7 @@
 #   make test    set up, then run the tests;      ARGS="-n 0 tests/test_cli.py" runs some of them
 #   make lint    ruff and pyright          make bench    benchmarks, JSON on stdout
 #   make setup   only set up               make clean    remove .venv and caches
+#   make test-edge     devices under systemd, in a container, on ARM, on a slow link; as root, on Debian
 #   make deploy-demo   a server and four devices on this machine, both systems, and a device that dies
 
 UV_VERSION := 0.12.24
@@ -17,10 +18,10 @@ MADE := .venv/.made-$(PLACE)
 READY := .venv/.ready-$(PLACE)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup environment run test lint bench deploy-demo clean
+.PHONY: help setup environment run test test-edge lint bench deploy-demo clean
 
 help:
-	@sed -n '2,6s/^# //p' Makefile
+	@sed -n '2,7s/^# //p' Makefile
 
 setup: $(READY)
 	@:
@@ -65,6 +66,10 @@ run: setup
 
 test: setup
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+# Each says what is missing if it cannot be tried here.
+test-edge: setup
+	@$(BIN)/python -m pytest -n 0 -m edge -s tests/edge $(ARGS)
 
 lint: setup
 	@$(BIN)/ruff check .

@@ -86,11 +86,12 @@ class Site(Loopback):
         directory: Path,
         devices: list[str],
         *,
+        host: str = "127.0.0.1",
         late: Collection[str] = (),
         behind_cable: str = "",
         tampered: dict[str, Callable[[Path], None]] | None = None,
     ) -> None:
-        super().__init__(directory, devices, environment={"OMP_NUM_THREADS": "1"})
+        super().__init__(directory, devices, host=host, environment={"OMP_NUM_THREADS": "1"})
         self._late, self._behind = set(late), behind_cable
         self._tampered = dict(tampered or {})
         self.cables: list[Cable] = []

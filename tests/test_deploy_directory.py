@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import ssl
@@ -14,11 +15,13 @@ import pytest
 import yaml
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from fl_app.cli import main
 from fl_app.deploy import directory as deployment
 from fl_app.deploy.authority import Authority, certificate_pem, load_certificate
 from fl_app.deploy.check import check
+from fl_app.deploy.templates import CONTAINER_USER
 from fl_app.site import read_site
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -283,20 +286,87 @@ def test_scripts_are_valid_and_have_no_gaps(site: Path) -> None:
         assert not re.search(rb"@[A-Z-]+@", content), name
 
 
+def services(path: Path) -> dict[str, dict]:
+    return yaml.safe_load(path.read_text())["services"]
+
+
 def test_containers_get_no_more_than_they_need(site: Path) -> None:
     for path in site.rglob("compose.yaml"):
-        services = yaml.safe_load(path.read_text())["services"]
-        assert set(services) in ({"device"}, {"superlink", "superexec", "register"})
-        for service in services.values():
+        assert set(services(path)) in ({"device"}, {"superlink", "superexec", "register"})
+        for service in services(path).values():
             assert service["read_only"]
             assert service["cap_drop"] == ["ALL"]
-            assert service["volumes"] == [".:/site:ro", "state:/state"]
-    server = yaml.safe_load((site / "server" / "compose.yaml").read_text())["services"]
-    dockerfile = server["superlink"]["build"]["dockerfile_inline"]
-    for line in dockerfile.splitlines():
-        if line.startswith("COPY"):
-            *sources, _ = line.removeprefix("COPY ").split()
-            assert all((ROOT / source).exists() for source in sources), line
+            own, state = service["volumes"]
+            assert own == ".:/etc/edge-fl:ro"
+            inside, outside = state[: len(state) // 2], state[len(state) // 2 + 1 :]
+            assert inside == outside == service["environment"]["EDGE_FL_HOME"], "as runs print it"
+            assert service["logging"]["options"] == {"max-size": "10m", "max-file": "3"}
+
+
+def test_images_have_one_user_and_no_credentials(site: Path) -> None:
+    """Only what is named is sent to whoever builds: no keys, no environment of gigabytes."""
+    device = site / "devices" / "pi-1"
+    build = services(site / "server" / "compose.yaml")["superlink"]["build"]
+    for dockerfile, place, known in (
+        (device / "Dockerfile", device, {}),
+        (ROOT / build["dockerfile"], ROOT, build["args"]),
+    ):
+        ignored, *allowed = [
+            line
+            for line in (place / ".dockerignore").read_text().splitlines()
+            if not line.startswith(("#", "**/__pycache__"))
+        ]
+        copied, arguments = [], []
+        for line in dockerfile.read_text().splitlines():
+            word, _, rest = line.partition(" ")
+            copied += rest.split()[:-1] if word == "COPY" else []
+            arguments += [rest] if word == "ARG" else []
+        assert ignored == "*"
+        assert sorted(copied) == sorted(line.removeprefix("!") for line in allowed)
+        assert all((place / name).exists() for name in copied)
+        assert sorted(arguments) == sorted(known)
+        # --system warns of a number beyond those of system users.
+        [added] = re.findall(r"useradd (.*)", dockerfile.read_text())
+        assert "--system" not in added
+        assert f"--uid {CONTAINER_USER} " in added.replace("$UID", str(build["args"]["UID"]))
+
+
+@pytest.mark.skipif(not shutil.which("docker-compose"), reason="needs docker-compose")
+def test_old_docker_compose_takes_the_files(site: Path) -> None:
+    for path in site.rglob("compose.yaml"):
+        done = subprocess.run(
+            ["docker-compose", "-f", path, "config", "--quiet"],
+            env=os.environ | {"EDGE_FL_SOURCE": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_a_device_that_stops_signs_off(site: Path) -> None:
+    """If all processes are told at once, Flower's may be dead before it has told the server, which
+    then refuses the device for the rest of a minute. The script tells it, and waits."""
+    unit = (site / "devices" / "pi-1" / "edge-fl-device.service").read_text()
+    assert re.search(r"^KillMode=mixed$", unit, re.MULTILINE)
+
+
+def test_a_device_takes_no_cuda(site: Path) -> None:
+    """By default: the wheels on PyPI bring gigabytes of it along."""
+    lines = (site / "devices" / "pi-1" / "requirements-device.txt").read_text().splitlines()
+    asked = [Requirement(line) for line in lines if line.startswith("torch")]
+    assert "--extra-index-url https://download.pytorch.org/whl/cpu" in lines
+
+    def of(machine: str) -> SpecifierSet:
+        [one] = [each for each in asked if each.marker.evaluate({"platform_machine": machine})]  # type: ignore[union-attr]
+        return one.specifier
+
+    [pinned] = of("x86_64")
+    assert pinned.operator == "=="
+    assert pinned.version.endswith("+cpu")
+    for machine in ("aarch64", "arm64"):
+        assert "2.10.0" in of(machine)
+        assert "2.11.0" not in of(machine)
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
@@ -341,4 +411,4 @@ def test_a_device_imports_nothing_beyond_its_requirements(site: Path) -> None:
     assert not needless & set(done.stdout.split())
     path = site / "devices" / "pi-1" / "requirements-device.txt"
     for line in path.read_text().splitlines():
-        assert line.startswith("#") or Requirement(line).name not in needless
+        assert line.startswith(("#", "-")) or Requirement(line).name not in needless

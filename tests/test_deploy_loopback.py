@@ -4,6 +4,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -110,12 +111,17 @@ def test_devices_are_registered_however_long_the_superlink_takes(
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
-    place = tmp_path_factory.mktemp("loopback")
-    with Loopback(place, ["pi-1", "pi-2"], environment={"EDGE_FL_LISTEN": "0.0.0.0"}) as running:
-        yield running
-        pids = [pid for name in (SERVER, "pi-1") for pid in running.pids(name)]
-        assert pids
+    place, scratch = tmp_path_factory.mktemp("loopback"), tmp_path_factory.mktemp("scratch")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(scratch))
+        listen = {"EDGE_FL_LISTEN": "0.0.0.0"}
+        with Loopback(place, ["pi-1", "pi-2"], environment=listen) as running:
+            assert len(list(scratch.iterdir())) == 3, "a folder for each machine's processes"
+            yield running
+            pids = [pid for name in (SERVER, "pi-1") for pid in running.pids(name)]
+            assert pids
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    assert list(scratch.iterdir()) == []
 
 
 def other_address() -> str:

@@ -119,6 +119,7 @@ def test_the_demo(demo: subprocess.Popen[str], tmp_path: Path) -> None:
     summaries = [json.loads(path.read_text()) for path in tmp_path.glob("runs/*/summary.json")]
     assert {summary["mode"] for summary in summaries} == {"consensus", "distill"}
     assert {summary["status"] for summary in summaries} == {"completed"}
+    assert list(tmp_path.glob("edge-fl-*")) == [], "no folder is left"
 
 
 @pytest.mark.slow

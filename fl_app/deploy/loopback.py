@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +28,8 @@ class Loopback:
         with Loopback(tmp_path, devices=["pi-1", "pi-2"]) as site:
             subprocess.run(["flwr", "run", APP, site.connection], env=site.environment)
 
-    data: {device: path of its own images}. mail_port: of the mail router, None = a free one, 0 = no
+    host: this machine's name or address in the devices' files. data: {device: path of its own
+    images}. mail_port: of the mail router, None = a free one, 0 = no
     router. On entering, everything is started and every device is on line; EdgeFlError with the end
     of a log if not. Each machine has its log in `directory`/NAME.log ("server" is the server's).
     On leaving, and when this process dies in whatever way, all processes end.
@@ -40,6 +42,7 @@ class Loopback:
         directory: Path,
         devices: Sequence[str],
         *,
+        host: str = "127.0.0.1",
         data: Mapping[str, Path] | None = None,
         insecure: bool = False,
         mail_port: int | None = None,
@@ -49,7 +52,7 @@ class Loopback:
         self.directory, self.devices = directory.absolute(), tuple(devices)
         self.site = self.directory / "site"
         self.flwr_home = self.site / "flower"
-        self._data, self._timeout = dict(data or {}), timeout
+        self._host, self._data, self._timeout = host, dict(data or {}), timeout
         self._insecure, self._mail_port = insecure, mail_port
         # The programs of this Python environment, which need not be activated.
         programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
@@ -64,12 +67,13 @@ class Loopback:
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._ports: dict[str, int] = {}
         self._began: dict[str, int] = {}  # where in its log a machine's last start is
+        self._scratch: dict[str, str] = {}  # the folder for what a machine's processes keep in /tmp
 
     def __enter__(self) -> Self:
         self.directory.mkdir(parents=True, exist_ok=True)
         deployment.create(
             self.site,
-            "127.0.0.1",
+            self._host,
             devices=self.devices,
             port=free_port(),
             mail_port=free_port() if self._mail_port is None else self._mail_port,
@@ -105,7 +109,8 @@ class Loopback:
             command = [str(place / "start-supernode.sh"), *map(str, self._own_data(name))]
             port = self._ports.setdefault(name, free_port())
             own = {"EDGE_FL_PORT": str(port), "EDGE_FL_AGAIN": "2"}
-        scratch = tempfile.mkdtemp(prefix="edge-fl-")  # removed with the last process
+        # Removed with the last process: by us, or by the supervisor if we are gone.
+        scratch = self._scratch[name] = tempfile.mkdtemp(prefix="edge-fl-")
         supervisor = [sys.executable, "-P", supervise.__file__, str(os.getpid()), scratch]
         with self._log(name).open("ab") as log:
             self._running[name] = subprocess.Popen(
@@ -124,6 +129,7 @@ class Loopback:
             for pid in alive:
                 _kill(pid)
         process.wait()
+        shutil.rmtree(self._scratch.pop(name), ignore_errors=True)
 
     def kill_client_app(self, name: str) -> int:
         """SIGKILL to the device's ClientApp process alone; returns how many there were."""
@@ -170,6 +176,7 @@ class Loopback:
             self._running[name].terminate()
         for name in reversed(list(self._running)):
             self._running.pop(name).wait(supervise.GRACE_SECONDS + 30)
+            shutil.rmtree(self._scratch.pop(name), ignore_errors=True)
 
     def _registered(self) -> bool:
         return self._insecure or len(list_nodes(self.site / SERVER)) == len(self.devices)

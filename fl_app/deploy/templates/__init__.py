@@ -20,18 +20,20 @@ DEVICE_FILES = (
     "edge-fl-device.service",
     "requirements-device.txt",
     "Dockerfile",
+    ".dockerignore",
     "compose.yaml",
 )
 # Where only this machine is meant, nobody else is served.
 _LISTEN = {"127.0.0.1": "127.0.0.1", "::1": "localhost", "localhost": "localhost"}
+# Who owns a site's files where containers read them: nobody's else, in no distribution.
+CONTAINER_USER = 10001
 _HERE = Path(__file__).parent
 _GAP = re.compile("@([A-Z-]+)@")
 
 
 def server(settings: Mapping[str, Any]) -> dict[str, str]:
     """{file name: text} of what goes to the server beside its credentials."""
-    values = _values(settings)
-    values["DOCKERFILE"] = indent(_filled("server/Dockerfile", values), " " * 8).rstrip()
+    values = _values(settings) | {"CONTAINER": _container("  ")}
     return {name: _filled(f"server/{name}", values) for name in SERVER_FILES}
 
 
@@ -40,7 +42,11 @@ def device(settings: Mapping[str, Any], name: str, port: int) -> dict[str, str]:
 
     port: between its SuperNode and the processes that it starts.
     """
-    values = _values(settings) | {"DEVICE": name, "NODE-PORT": str(port)}
+    values = _values(settings) | {
+        "DEVICE": name,
+        "NODE-PORT": str(port),
+        "CONTAINER": _container("    "),
+    }
     return {file: _filled(f"device/{file}", values) for file in DEVICE_FILES}
 
 
@@ -68,7 +74,14 @@ def _values(settings: Mapping[str, Any]) -> dict[str, str]:
         # A device speaks to this very server, so it gets this machine's versions.
         "FLWR": version("flwr"),
         "ZENOH": version("eclipse-zenoh"),
+        "TORCH": version("torch").partition("+")[0],
+        "USER": str(CONTAINER_USER),
     }
+
+
+def _container(margin: str) -> str:
+    """What every service of a compose file has."""
+    return indent((_HERE / "container.yaml").read_text().rstrip(), margin)
 
 
 def _filled(template: str, values: Mapping[str, str]) -> str:
