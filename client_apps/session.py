@@ -6,8 +6,10 @@ only keeps it alive: what dies of too little memory is started again within seco
 would take a minute to notice (see `client_apps.session_worker` for the other way round).
 """
 
+import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -21,6 +23,8 @@ from fl_app.site import Site, device_site
 
 # Where the packages are: the process must import the code that runs here, not another copy.
 _APP = Path(__file__).resolve().parents[1]
+_WORKER = "client_apps.session_worker"
+_NURSERY = "EDGE_FL_NURSERY"  # by supernode.py of the device
 _SHORT_SECONDS = 30.0  # a process that has lived for less has not got far
 _MOST_SHORT = 3  # so many of them in a row are no accident
 _PAUSES = (0.0, 2.0, 8.0)  # seconds, after a first, second ... short life
@@ -87,13 +91,26 @@ def _kept_alive(site: Site, errand: dict[str, Any]) -> tuple[int, str]:
 
 
 def _work(errand: dict[str, Any]) -> tuple[dict[str, Any] | None, int]:
-    """Start the process and wait for its end: what it says at last, and its exit status."""
+    """Start the process and wait for its end: what it says at last, and its exit status. Where the
+    device has a warm process, it is a fork of that."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        return _forked(int(os.environ[_NURSERY]), errand)
     paths = [str(_APP), os.environ.get("PYTHONPATH", "")]
     process = subprocess.Popen(
-        [sys.executable, "-m", "client_apps.session_worker"],
+        [sys.executable, "-m", _WORKER],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)},
     )
     said, _ = process.communicate(json.dumps(errand).encode() + b"\n")
     return (json.loads(said) if said and not process.returncode else None), process.returncode
+
+
+def _forked(nursery: int, errand: dict[str, Any]) -> tuple[dict[str, Any] | None, int]:
+    """The same by `nurse` in the device's supernode.py, at the socket with that number. Raises
+    OSError or ValueError where that is gone."""
+    order = {"path": str(_APP), "module": _WORKER, "function": "serve", "argument": errand}
+    with socket.socket(fileno=os.dup(nursery)) as orders:
+        orders.sendall(json.dumps(order).encode() + b"\n")
+        answer = json.loads(orders.makefile("rb").readline())
+    return answer["result"], answer["status"]

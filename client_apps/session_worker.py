@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from fl_app.errors import EdgeFlError
@@ -24,10 +25,17 @@ _WATCH_SECONDS = 0.5
 
 
 def main() -> None:
-    """Do the errand that comes on stdin (see `session._errand`), and say on stdout how it went."""
+    """Do the errand that comes on stdin, and say on stdout how it went, both as JSON."""
     says = os.dup(1)
     os.dup2(2, 1)
-    errand = json.loads(sys.stdin.buffer.readline())
+    result = serve(json.loads(sys.stdin.buffer.readline()))
+    with contextlib.suppress(BrokenPipeError):  # its parent is gone; nobody asks any more
+        os.write(says, json.dumps(result).encode())
+
+
+def serve(errand: dict[str, Any]) -> dict[str, Any]:
+    """Do the errand (see `session._errand`); served: how many orders, and why: what has kept it
+    from any, or ""."""
     site = read_site(errand["node_config"]["site"])
     serving = threading.Event()
     watch = (os.getppid(), errand["keeper"], serving)
@@ -39,8 +47,7 @@ def main() -> None:
             served = _serve(site, errand)
         except EdgeFlError as error:
             why = str(error)
-    with contextlib.suppress(BrokenPipeError):  # its parent is gone; nobody asks any more
-        os.write(says, json.dumps({"served": served, "why": why}).encode())
+    return {"served": served, "why": why}
 
 
 def _end_with_the_device(parent: int, keeper: int, serving: threading.Event) -> None:
@@ -74,6 +81,7 @@ def _serve(site: Site, errand: dict[str, Any]) -> int:
     # Here, for a process that only waits for its turn needs nothing of this.
     from fl_app.fingerprint import fingerprint
     from strategies.link.connection import Connection
+    from strategies.link.files import fetch
     from strategies.link.line import Line, serve_on
 
     served = 0
@@ -85,6 +93,8 @@ def _serve(site: Site, errand: dict[str, Any]) -> int:
                 why = connection.fault() or f"the mail router at {site.endpoint} does not answer"
                 raise EdgeFlError(why)
             time.sleep(0.05)
+        if lacking := _lacking(errand):
+            fetch(connection, errand["run"], site.name, lacking)
         facts = {"fingerprint": fingerprint(), "node": errand["node_id"]}
         line = Line(connection, site, errand["run"], facts, errand["patience"])
         serve_on(line)
@@ -97,6 +107,20 @@ def _serve(site: Site, errand: dict[str, Any]) -> int:
     finally:
         connection.close()
     return served
+
+
+def _lacking(errand: dict[str, Any]) -> dict[str, tuple[Path, str]]:
+    """Files of the run's data set that the device reads and has not: in `fetch`'s terms."""
+    from fl_app.config import resolve
+    from fl_app.data import embedded
+
+    config = resolve(errand["run_config"])
+    # Nodes of the consensus system are evaluated where they are, on the test images.
+    reads = config.agrees or not errand["node_config"].get("data-path")
+    if config.dataset != "embedded" or not reads:
+        return {}
+    names = [name for name in embedded.FILES if embedded.find(name) is None]
+    return {name: (embedded.kept(name), embedded.FILES[name]) for name in names}
 
 
 def _done(order: Any, errand: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

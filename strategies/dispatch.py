@@ -1,6 +1,7 @@
 """Messages out and replies in, without Flower's polls of whole seconds."""
 
 import time
+from collections.abc import Collection
 from itertools import count
 
 from flwr.app import Error, Message
@@ -11,6 +12,14 @@ from fl_app.errors import EdgeFlError
 # Error codes of replies that are made here; Flower's own are below.
 NO_REPLY = 100  # nothing came in time
 NOT_TAKEN = 101  # the SuperLink did not take the message
+
+
+def online(grid: Grid, others: Collection[str] = ()) -> list[int]:
+    """The nodes that are on line, but for those that were registered by one of the names `others`:
+    the first message of a run costs a device the transfer of the whole app."""
+    if not others:
+        return list(grid.get_node_ids())
+    return [node.node_id for node in grid.get_nodes() if node.name not in others]
 
 
 class Dispatcher:

@@ -1,7 +1,7 @@
 """Who takes part: nodes are asked who they are, and participants are given hosts."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,9 @@ from fl_app.assemble import dataset_of, expected_devices
 from fl_app.config import RunConfig
 from fl_app.errors import ConfigError, DataError, EdgeFlError
 from fl_app.fingerprint import fingerprint
+from fl_app.site import server_site
 from strategies.checks import last_line
-from strategies.dispatch import NOT_TAKEN, Dispatcher
+from strategies.dispatch import NOT_TAKEN, Dispatcher, online
 from strategies.link.sessions import SessionGrid
 
 _POLL_SECONDS = 0.05
@@ -56,8 +57,9 @@ def gather(
     """The hosts that a run's participants have, each prepared, and how many training images every
     participant has. Raises what `assemble_roster` and `prepare_hosts` raise."""
     participants, least = config.participants, config.min_participants
-    names = expected_devices(config)
-    hosts = assemble_roster(grid, participants, timeout, say, least, names)
+    names, site = expected_devices(config), server_site()
+    others = set(site.devices if site else ()) - set(names)
+    hosts = assemble_roster(grid, participants, timeout, say, least, names, others)
     data = dataset_of(config).digest
     return hosts, prepare_hosts(grid, hosts, participants, timeout, say, least, data)
 
@@ -69,13 +71,15 @@ def assemble_roster(
     say: Callable[[str], None],
     least: int = 0,
     names: Sequence[str] = (),
+    others: Collection[str] = (),
 ) -> tuple[Host, ...]:
     """Wait for enough nodes and return them.
 
     In a simulation a node can host any participant, so one is enough. Devices host one participant
     each, in the order of `names`, or of their own names where it is not known who they should be;
     there must be as many as participants. Of devices that have sessions `least` are enough, if it
-    is not 0: the others are hosts that may come later.
+    is not 0: the others are hosts that may come later. Devices called one of `others` take no part,
+    and are not asked.
 
     Raises EdgeFlError when too few come within `timeout` seconds, two have one name, or a node runs
     other code.
@@ -87,8 +91,8 @@ def assemble_roster(
     asked: dict[str, int] = {}
     dispatcher, wait = Dispatcher(grid), _Wait(timeout, say)
     while True:
-        online = set(grid.get_node_ids())
-        for node in online - known.keys() - dispatcher.busy():
+        there = set(online(grid, others))
+        for node in there - known.keys() - dispatcher.busy():
             asked[dispatcher.send(Message(RecordDict(), node, "query.hello"), timeout)] = node
         for reply in dispatcher.collect():
             node = asked.pop(reply.metadata.reply_to_message_id)
@@ -97,14 +101,14 @@ def assemble_roster(
             if reply.has_error():
                 raise EdgeFlError(f"node {node} could not answer: {last_line(reply.error.reason)}")
             known[node] = _checked(dict(reply.content["config"]))
-        answers = {node: known[node] for node in online & known.keys()}
+        answers = {node: known[node] for node in there & known.keys()}
         simulated = [node for node, answer in answers.items() if answer["partition-id"] >= 0]
-        if simulated and len(answers) == len(online):
+        if simulated and len(answers) == len(there):
             ordered = sorted(simulated, key=lambda node: answers[node]["partition-id"])
             return tuple(Host(node, f"host-{answers[node]['partition-id']}") for node in ordered)
         called = _called(answers, names)
         # Without names it must not depend on who answers first.
-        settled = bool(names) or len(answers) == len(online)
+        settled = bool(names) or len(answers) == len(there)
         if not simulated and settled and len(called) >= participants:
             ordered = names or sorted(called)
             return tuple(

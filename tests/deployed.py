@@ -32,6 +32,7 @@ class Cable:
 
     def __init__(self, target: int) -> None:
         self._target = target
+        self.sent = {"up": 0, "down": 0}  # bytes
         self._whole = threading.Event()
         self._whole.set()
         self._server = socket.create_server(("127.0.0.1", 0))
@@ -61,13 +62,14 @@ class Cable:
         except OSError:
             near.close()
             return
-        for ends in ((near, far), (far, near)):
+        for ends in ((near, far, "up"), (far, near, "down")):
             threading.Thread(target=self._carry, args=ends, daemon=True).start()
 
-    def _carry(self, source: socket.socket, sink: socket.socket) -> None:
+    def _carry(self, source: socket.socket, sink: socket.socket, way: str) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
                 self._whole.wait()
+                self.sent[way] += len(data)
                 sink.sendall(data)
         for end in (source, sink):
             with contextlib.suppress(OSError):
@@ -77,8 +79,9 @@ class Cable:
 class Site(Loopback):
     """A deployment whose machines have a disk each for what they keep of runs.
 
-    late: devices that the test starts itself. behind_cable: one that reaches the server over
-    `cables` alone. tampered: by device, what is done to its files before it starts.
+    late: devices that the test starts itself. behind_cables: those that reach the server over
+    their `wires` alone, one to Flower and one to the mail router; `cables` are all of them.
+    tampered: by device, what is done to its files before it starts.
     """
 
     def __init__(
@@ -88,13 +91,17 @@ class Site(Loopback):
         *,
         host: str = "127.0.0.1",
         late: Collection[str] = (),
-        behind_cable: str = "",
+        behind_cables: Collection[str] = (),
         tampered: dict[str, Callable[[Path], None]] | None = None,
     ) -> None:
         super().__init__(directory, devices, host=host, environment={"OMP_NUM_THREADS": "1"})
-        self._late, self._behind = set(late), behind_cable
+        self._late, self._behind = set(late), set(behind_cables)
         self._tampered = dict(tampered or {})
-        self.cables: list[Cable] = []
+        self.wires: dict[str, tuple[Cable, Cable]] = {}
+
+    @property
+    def cables(self) -> list[Cable]:
+        return [cable for pair in self.wires.values() for cable in pair]
 
     def home(self, name: str) -> Path:
         return self.directory / "homes" / name
@@ -106,8 +113,8 @@ class Site(Loopback):
         place = machine(self.site, name)
         if name in self._tampered:
             self._tampered.pop(name)(place)
-        if name == self._behind and not self.cables:
-            self._wire(place)
+        if name in self._behind and name not in self.wires:
+            self._wire(name, place)
         self.environment["EDGE_FL_HOME"] = str(self.home(name))
         super().start(name)
 
@@ -123,10 +130,9 @@ class Site(Loopback):
         [pid] = self.pids(name, program)
         os.kill(pid, signal.SIGKILL)
 
-    def _wire(self, place: Path) -> None:
+    def _wire(self, name: str, place: Path) -> None:
         settings = settings_of(self.site)
-        fleet, mail = Cable(settings["port"]), Cable(settings["mail-port"])
-        self.cables = [fleet, mail]
+        fleet, mail = self.wires[name] = Cable(settings["port"]), Cable(settings["mail-port"])
         address = "127.0.0.1:{}"
         script = place / "start-supernode.sh"
         replace(script, address.format(settings["port"]), address.format(fleet.port))

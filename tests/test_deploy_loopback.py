@@ -1,5 +1,6 @@
 """A deployment as real processes: TLS, node authentication, the gate, kills, and a clean end."""
 
+import asyncio
 import socket
 import ssl
 import subprocess
@@ -9,12 +10,15 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
+from flwr.superlink.routers.fleet.router import router
 
 from fl_app.deploy import directory as deployment
-from fl_app.deploy import serve
-from fl_app.deploy.gate import allowed
+from fl_app.deploy import gate, serve
+from fl_app.deploy.gate import Gate, Scope, allowed
 from fl_app.deploy.loopback import Loopback
 from fl_app.deploy.nodes import register
 from fl_app.errors import EdgeFlError
@@ -47,6 +51,29 @@ def test_the_gate_lets_others_reach_the_fleet_interface_alone(
     path: str, client: tuple[str, int] | None, passes: bool
 ) -> None:
     assert allowed(path, client) is passes
+
+
+def test_a_bundle_goes_compressed_and_nothing_else() -> None:
+    async def behind(scope: Scope, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"text " * 1000})
+
+    def asked(path: str) -> tuple[int, bytes]:
+        async def ask() -> tuple[int, bytes]:
+            transport = httpx.ASGITransport(Gate(behind), client=("10.0.0.7", 5000))
+            async with httpx.AsyncClient(transport=transport, base_url="http://hub") as client:
+                answer = await client.post(path)
+                return int(answer.headers.get("content-length", 5000)), answer.content
+
+        return asyncio.run(ask())
+
+    assert asked("/v1/fleet/pull-object") == (5000, b"text " * 1000)
+    length, content = asked("/v1/fleet/get-fab")
+    assert (length < 200, content) == (True, b"text " * 1000)
+
+
+def test_flower_asks_for_bundles_where_the_gate_expects_it() -> None:
+    assert any(getattr(each, "path", "") == gate._BUNDLE for each in router.routes)
 
 
 SERVED = """

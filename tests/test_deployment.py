@@ -27,7 +27,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
     pytest.importorskip("cryptography")
     pytest.importorskip("zenoh")
     place = tmp_path_factory.mktemp("deployment")
-    environment = {"EDGE_FL_HOME": str(place / "home"), "OMP_NUM_THREADS": "1"}
+    # What Flower would start for every message, and a slow device would start too late.
+    (place / "flwr-clientapp").write_text("#!/bin/sh\nexit 1\n")
+    (place / "flwr-clientapp").chmod(0o755)
+    programs = f"{place}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {"EDGE_FL_HOME": str(place / "home"), "OMP_NUM_THREADS": "1", "PATH": programs}
     with Loopback(place, DEVICES, environment=environment, timeout=300.0) as running:
         yield running
         pids = [pid for name in (SERVER, *DEVICES) for pid in running.pids(name)]

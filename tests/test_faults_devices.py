@@ -61,7 +61,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     pytest.importorskip("zenoh")
     place = tmp_path_factory.mktemp("faults")
     devices = ["pi-1", "pi-2", "pi-3"]
-    with Site(place, devices, late=["pi-3"], behind_cable="pi-2") as running:
+    with Site(place, devices, late=["pi-3"], behind_cables=["pi-2"]) as running:
         yield running
 
 

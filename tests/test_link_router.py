@@ -97,12 +97,27 @@ def test_the_rules_name_nothing_but_a_partys_own_keys() -> None:
     allowed = {rule["id"]: set(rule["key_exprs"]) for rule in rules["rules"]}
     start = f"edge-fl/{RUN}"
     assert allowed["ann publishes"] == {
-        f"{start}/{rest}" for rest in ("beat/ann", "reply/ann", "key/ann", "mail/bob/ann")
+        f"{start}/{rest}"
+        for rest in (
+            "beat/ann",
+            "reply/ann",
+            "want/ann",
+            "key/ann",
+            "mail/bob/ann",
+            "receipt/bob/ann",
+        )
     }
-    hears = {f"{start}/{rest}" for rest in ("order/ann", "mail/ann/*", "key/bob")}
+    hears = {
+        f"{start}/{rest}"
+        for rest in ("order/ann", "piece/ann", "mail/ann/*", "receipt/ann/*", "key/bob")
+    }
     assert allowed["ann subscribes"] == allowed["ann receives"] == {*hears, "edge-fl/now"}
-    assert allowed["server publishes"] == {"edge-fl/now", f"{start}/order/*"}
-    assert allowed["server subscribes"] == {f"{start}/beat/*", f"{start}/reply/*"}
+    assert allowed["server publishes"] == {
+        "edge-fl/now", f"{start}/order/*", f"{start}/piece/*"
+    }  # fmt: skip
+    assert allowed["server subscribes"] == {
+        f"{start}/{kind}/*" for kind in ("beat", "reply", "want")
+    }
     assert all(rule["permission"] == "allow" for rule in rules["rules"])
 
 
@@ -136,6 +151,9 @@ ALLOWED = {
     "a reply": ("ann", keys.reply(RUN, "ann"), SERVER, keys.reply(RUN, "*")),
     "a beat": ("cyd", keys.beat(RUN, "cyd"), SERVER, keys.beat(RUN, "*")),
     "mail": ("ann", keys.mail(RUN, "bob", "ann"), "bob", keys.mail(RUN, "bob", "*")),
+    "a receipt": ("bob", keys.receipt(RUN, "ann", "bob"), "ann", keys.receipt(RUN, "ann", "*")),
+    "a question for a file": ("ann", keys.want(RUN, "ann"), SERVER, keys.want(RUN, "*")),
+    "a piece of a file": (SERVER, keys.piece(RUN, "ann"), "ann", keys.piece(RUN, "ann")),
     "a public key": ("bob", keys.announcement(RUN, "bob"), "cyd", keys.announcement(RUN, "bob")),
 }
 
@@ -171,6 +189,10 @@ FORBIDDEN = {
     "all mailboxes": ("ann", keys.mail(RUN, "bob", "ann"), "cyd", OURS + "mail/**"),
     "mail read by the server": ("ann", keys.mail(RUN, "bob", "ann"), SERVER, OURS + "mail/**"),
     "everything": ("ann", keys.mail(RUN, "bob", "ann"), "cyd", "**"),
+    "a receipt of another": ("cyd", keys.receipt(RUN, "bob", "ann"), "bob", OURS + "receipt/bob/*"),
+    "another's question": ("ann", keys.want(RUN, "bob"), SERVER, OURS + "want/*"),
+    "a piece by a device": ("ann", keys.piece(RUN, "bob"), "bob", OURS + "piece/bob"),
+    "another's pieces": (SERVER, keys.piece(RUN, "ann"), "bob", OURS + "piece/*"),
     "another's orders": (SERVER, keys.order(RUN, "ann"), "bob", OURS + "order/*"),
     "another's replies": ("ann", keys.reply(RUN, "ann"), "bob", OURS + "reply/ann"),
 }

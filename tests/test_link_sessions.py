@@ -175,6 +175,16 @@ def test_a_device_is_invited_and_serves_orders(
     assert dict(found[0].content["config"])["served"] == 3  # type: ignore[call-overload]
 
 
+def test_devices_that_take_no_part_are_not_invited(make: Callable[..., Setup]) -> None:
+    setup = make()
+    setup.grid._others = frozenset({"two", "three"})
+    configs = [{"name": name} for name in ("two", "one", "three")]
+    setup.flower.contexts |= FakeGrid(RUN_CONFIG, node_configs=configs).contexts
+    wait(lambda: bool(setup.flower.sent))
+    time.sleep(2 * sessions._ONLINE_SECONDS)
+    assert {message.metadata.dst_node_id for message in setup.flower.sent} == {12}
+
+
 def test_a_session_that_raises_is_told_and_not_begun_again_at_once(
     make: Callable[..., Setup], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,8 @@ from flwr.cli.build import build_fab_from_disk
 from flwr.cli.config_utils import load_and_validate
 
 from fl_app.config import defaults, resolve
+from fl_app.data import embedded
+from fl_app.launch.bundle import submitted
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -40,6 +42,23 @@ def test_the_bundle_is_the_app_and_nothing_else(bundle: zipfile.ZipFile) -> None
     assert sources <= set(bundle.namelist())
     data = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("fl_app/data/embedded/*")}
     assert others == {"pyproject.toml", "LICENSE"} | data
+
+
+def test_devices_get_all_of_it_but_the_images(bundle: zipfile.ZipFile) -> None:
+    with submitted(ROOT, resolve({"clock": "real"}), remote=True) as place:
+        sent = zipfile.ZipFile(io.BytesIO(build_fab_from_disk(place)))
+        assert place.name == ROOT.name
+    assert not place.exists()
+    lacking = set(bundle.namelist()) - set(sent.namelist())
+    assert lacking == {f"fl_app/data/embedded/{name}" for name in embedded.FILES}
+    own = set(sent.namelist()) - {".info/CONTENT"}
+    assert all(sent.read(name) == bundle.read(name) for name in own)
+
+
+@pytest.mark.parametrize(("sessions", "remote"), [("off", True), ("auto", False)])
+def test_who_has_no_other_way_to_the_images_gets_them(sessions: str, remote: bool) -> None:
+    with submitted(ROOT, resolve({"sessions": sessions}), remote=remote) as place:
+        assert place == ROOT
 
 
 def test_the_bundle_has_room_to_grow(bundle: zipfile.ZipFile) -> None:

@@ -12,7 +12,7 @@ from fl_app.errors import ConfigError, DataError
 from fl_app.record.run_dir import RunDirectory
 from fl_app.site import Site, read_site
 from strategies.link.opening import linked
-from strategies.roster import Host, assemble_roster, prepare_hosts
+from strategies.roster import Host, assemble_roster, gather, prepare_hosts
 from tests.fake_grid import FakeGrid
 
 
@@ -55,6 +55,20 @@ def test_references_are_refused_on_devices_before_anybody_is_waited_for(
 
 def test_the_configuration_chooses(site: Site) -> None:
     assert devices_of(resolve({"participants": 2, "devices": "cyd, ann"}), site) == ("cyd", "ann")
+
+
+def test_who_takes_no_part_is_sent_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGE_FL_SITE", str(site.directory))
+    values = {"participants": 2, "devices": "cyd,ann", "small-width": 4}
+    # The last of them was registered by hand, under no name of the site's: it may be any device.
+    names = ["bob", "ann", "dan", "cyd", "pi"]
+    grid = FakeGrid(values, node_configs=[{"name": name} for name in names])
+    hosts, _ = gather(grid, resolve(values), 60.0, print)
+    assert [host.name for host in hosts] == ["cyd", "ann"]
+    asked = {
+        grid.contexts[message.metadata.dst_node_id].node_config["name"] for message in grid.sent
+    }
+    assert asked == {"ann", "cyd", "dan", "pi"}
 
 
 def topology(tmp_path: Path, *names: str) -> dict:

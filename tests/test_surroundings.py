@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from fl_app.cli import main
-from fl_app.data.torchvision_sets import cache_directory
+from fl_app.data.cache import cache_directory
 from fl_app.deploy.directory import create
 from fl_app.deploy.nodes import register
 from fl_app.errors import ConfigError, EdgeFlError
@@ -183,7 +183,7 @@ def test_the_scripts_of_a_deployment_settle_their_surroundings(
     create(tmp_path / "site", "127.0.0.1", devices=["pi-1"], insecure=True)
     programs = tmp_path / "bin"
     programs.mkdir()
-    for name in ("edge-fl", "flower-supernode"):
+    for name in ("edge-fl", "flower-supernode", "python"):
         # The device's script would start it again and again.
         (programs / name).write_text(f"#!/bin/sh\nenv > {tmp_path}/seen\nkill $PPID 2>/dev/null\n")
         (programs / name).chmod(0o700)

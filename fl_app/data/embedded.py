@@ -3,20 +3,33 @@
 One JSONL line per class: ``{"label": 0, "name": "T-shirt/top", "count": 600, "png": base64}``. The
 PNG is a lossless grey sheet of the class's images, `COLUMNS` in a row. Flower transports only text
 formats with an app, hence base64. experiments/embed_fashion_mnist.py writes the files.
+
+A bundle for devices comes without them. Then they are looked for where the app is installed, as on
+a server, and where a device keeps what it was sent.
 """
 
 import base64
+import contextlib
+import hashlib
 import io
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from fl_app.data.cache import cache_directory
 from fl_app.data.images import ImageSet
 from fl_app.errors import DataError
 
 # Beside this module: an installed app lives in a directory nobody knows in advance.
 DIRECTORY = Path(__file__).parent / "embedded"
+# File name -> SHA-256.
+FILES = {
+    "fashion-mnist-train.jsonl": "a7c667832936d8e0fa264fee8d6e7ee6b43d37804db3e51e068ab755ccf7fd17",
+    "fashion-mnist-test.jsonl": "31189b3e7ea1ccc04f324f07c5eaae512a3b8e21c4aa53482387618ddbb0f3c0",
+}
 COLUMNS = 25
 
 
@@ -34,6 +47,27 @@ def from_sheet(sheet: np.ndarray, count: int) -> np.ndarray:
     return sheet.reshape(rows, h, COLUMNS, w).transpose(0, 2, 1, 3).reshape(count, h, w)
 
 
+def find(name: str) -> Path | None:
+    """Where the file of `FILES` called `name` is on this machine; None if it is not."""
+    if (DIRECTORY / name).exists():
+        return DIRECTORY / name
+    for path in _elsewhere(name):
+        with contextlib.suppress(OSError):
+            if hashlib.sha256(path.read_bytes()).hexdigest() == FILES[name]:
+                return path
+    return None
+
+
+def kept(name: str) -> Path:
+    """Where a device keeps that file, once it has been sent it."""
+    return cache_directory() / DIRECTORY.name / name
+
+
+def _elsewhere(name: str) -> Iterator[Path]:
+    yield kept(name)
+    yield from (Path(each, "fl_app", "data", DIRECTORY.name, name) for each in sys.path if each)
+
+
 def read(_data_root: str = "") -> tuple[ImageSet, ImageSet]:
     """Decode the training and the test set, each ordered by class.
 
@@ -46,7 +80,13 @@ def read(_data_root: str = "") -> tuple[ImageSet, ImageSet]:
 def _read(part: str) -> ImageSet:
     from PIL import Image
 
-    path = DIRECTORY / f"fashion-mnist-{part}.jsonl"
+    name = f"fashion-mnist-{part}.jsonl"
+    path = find(name)
+    if path is None:
+        raise DataError(
+            f"{name} of the embedded data set is not on this machine: it came neither with the app "
+            f"nor over the mail router; with sessions=off it comes with the app"
+        )
     images, labels = [], []
     try:
         for line in path.read_text(encoding="ascii").splitlines():

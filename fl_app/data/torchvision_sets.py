@@ -1,21 +1,14 @@
 """Public data sets by way of torchvision, downloaded once."""
 
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from fl_app.data.cache import cache_directory
 from fl_app.data.images import ImageSet
 from fl_app.errors import DataError, install
-from fl_app.paths import expanded
-
-
-def cache_directory() -> Path:
-    """Where downloads are kept: $EDGE_FL_HOME/data or ~/.edge-fl/data."""
-    home = os.environ.get("EDGE_FL_HOME") or "~/.edge-fl"
-    return expanded(home, "EDGE_FL_HOME").absolute() / "data"
 
 
 def torchvision_reader(class_name: str) -> Callable[[str], tuple[ImageSet, ImageSet]]:

@@ -17,24 +17,31 @@ import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from starlette.middleware.gzip import GZipMiddleware
+
 Scope = MutableMapping[str, Any]
 Application = Callable[[Scope, Callable[..., Any], Callable[..., Awaitable[None]]], Awaitable[None]]
 
 OPEN_TO_ALL = ("/v1/fleet/", "/health")
+_BUNDLE = "/v1/fleet/get-fab"
 
 
 class Gate:
-    """An ASGI application in front of another one."""
+    """An ASGI application in front of another one. A run's bundle goes through it compressed."""
 
     def __init__(self, behind: Application) -> None:
         self._behind = behind
+        # The code of a run, which is text; nothing else that is large would get smaller.
+        self._packed = GZipMiddleware(behind, compresslevel=6)
         self.stands = False  # it is what is served
 
     async def __call__(
         self, scope: Scope, receive: Callable[..., Any], send: Callable[..., Awaitable[None]]
     ) -> None:
         self.stands = self.stands or scope["type"] == "lifespan"  # comes before the first socket
-        if scope["type"] == "lifespan" or allowed(scope.get("path", ""), scope.get("client")):
+        if scope["type"] == "http" and scope.get("path") == _BUNDLE:
+            await self._packed(scope, receive, send)
+        elif scope["type"] == "lifespan" or allowed(scope.get("path", ""), scope.get("client")):
             await self._behind(scope, receive, send)
         elif scope["type"] == "http":
             head = {"type": "http.response.start", "status": 403, "headers": []}

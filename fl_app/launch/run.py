@@ -17,6 +17,7 @@ from types import FrameType
 from fl_app.assemble import preflight
 from fl_app.config import RunConfig, Value, configure, resolve
 from fl_app.errors import DIVERGED_WORDS, EdgeFlError, RunDirectoryError
+from fl_app.launch.bundle import submitted
 from fl_app.launch.log import LogReader
 from fl_app.launch.sizing import size_for
 from fl_app.launch.standstill import Standstill
@@ -217,10 +218,14 @@ def _run_on(
 
 def _submit(link: Link, overrides: Mapping[str, Value], size: Mapping[str, Value]) -> str:
     """`flwr run` the app; returns the run id."""
-    with tempfile.NamedTemporaryFile("w", suffix=".toml", encoding="utf-8") as file:
+    config, remote = configure(overrides), link.supervisor is None
+    with (
+        tempfile.NamedTemporaryFile("w", suffix=".toml", encoding="utf-8") as file,
+        submitted(APP, config, remote=remote) as app,
+    ):
         file.write("\n".join(toml_lines(overrides)))
         file.flush()
-        arguments = ["run", str(APP), link.connection, "--run-config", file.name]
+        arguments = ["run", str(app), link.connection, "--run-config", file.name]
         if size:
             settings = (line.replace(" = ", "=", 1) for line in toml_lines(size))
             arguments += ["--federation-config", " ".join(settings)]

@@ -22,9 +22,24 @@ def beat(run: str, device: str) -> str:
     return f"edge-fl/{run}/beat/{device}"
 
 
+def want(run: str, device: str) -> str:
+    """From a device to the server: which piece of a file it lacks (see `files`)."""
+    return f"edge-fl/{run}/want/{device}"
+
+
+def piece(run: str, device: str) -> str:
+    """From the server to a device: that piece."""
+    return f"edge-fl/{run}/piece/{device}"
+
+
 def mail(run: str, receiver: str, sender: str) -> str:
     """Between neighbours; the sender's name is a part of it, so that the router can check it."""
     return f"edge-fl/{run}/mail/{receiver}/{sender}"
+
+
+def receipt(run: str, sender: str, receiver: str) -> str:
+    """From a mail's receiver to its sender: that it has come."""
+    return f"edge-fl/{run}/receipt/{sender}/{receiver}"
 
 
 def announcement(run: str, device: str) -> str:

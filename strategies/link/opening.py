@@ -9,6 +9,7 @@ from flwr.serverapp import Grid
 
 from fl_app.assemble import devices_of, flat_model, topology_of, topology_text
 from fl_app.config import RunConfig
+from fl_app.data import embedded
 from fl_app.errors import ConfigError, EdgeFlError, install
 from fl_app.record.run_dir import RunDirectory
 from fl_app.site import Site, server_site
@@ -119,4 +120,5 @@ def _open(
         limit=MESSAGE_LIMIT if config.agrees and config.virtual else _SMALL + vectors,
         log=run.path / "mail-router.log",
         say=lambda message: run.emit("warning", message=message),
+        served=lambda name: embedded.find(name) if name in embedded.FILES else None,
     )

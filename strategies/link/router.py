@@ -63,15 +63,19 @@ def access_control(
 
 def _server(run: str) -> tuple[list[str], list[str]]:
     """Keys that the server may publish and subscribe to."""
-    return [keys.NOW, keys.order(run, "*")], [keys.beat(run, "*"), keys.reply(run, "*")]
+    publish = [keys.NOW, keys.order(run, "*"), keys.piece(run, "*")]
+    return publish, [keys.beat(run, "*"), keys.reply(run, "*"), keys.want(run, "*")]
 
 
 def _device(run: str, name: str, neighbours: Collection[str]) -> tuple[list[str], list[str]]:
     """Keys that a device may publish and subscribe to."""
-    publish = [keys.beat(run, name), keys.reply(run, name), keys.announcement(run, name)]
-    publish += [keys.mail(run, other, name) for other in neighbours]
+    publish = [keys.beat(run, name), keys.reply(run, name), keys.want(run, name)]
+    publish.append(keys.announcement(run, name))
+    for other in neighbours:
+        publish += [keys.mail(run, other, name), keys.receipt(run, other, name)]
     # In its mailbox is only what its neighbours were allowed to publish.
-    subscribe = [keys.NOW, keys.order(run, name), keys.mail(run, name, "*")]
+    subscribe = [keys.NOW, keys.order(run, name), keys.piece(run, name)]
+    subscribe += [keys.mail(run, name, "*"), keys.receipt(run, name, "*")]
     subscribe += [keys.announcement(run, other) for other in neighbours]
     return publish, subscribe
 

@@ -17,8 +17,10 @@ from fl_app.errors import EdgeFlError
 from fl_app.fingerprint import fingerprint
 from fl_app.site import Site
 from strategies.checks import last_line
+from strategies.dispatch import online
 from strategies.link import keys
 from strategies.link.connection import Connection
+from strategies.link.files import FileServer
 from strategies.link.line import BEAT_SECONDS
 from strategies.link.records import content_of, parts_of
 from strategies.link.router import Router, access_control
@@ -91,7 +93,7 @@ class SessionGrid(Grid):
 
     grid: Flower's own, over which devices are invited. patience: seconds without a sign of life
     after which a device is not there. limit: bytes of the largest reply. say: is told what happens
-    to devices and the router.
+    to devices and the router. served: where the file of a name is that devices may ask for.
     """
 
     def __init__(
@@ -105,8 +107,10 @@ class SessionGrid(Grid):
         limit: int,
         log: Path,
         say: Callable[[str], None],
+        served: Callable[[str], Path | None] = lambda _: None,
     ) -> None:
         self._grid, self.names = grid, tuple(names)
+        self._others = frozenset(site.devices) - set(names)
         self.token = secrets.token_hex(8)
         self._patience, self._limit, self._say = patience, limit, say
         self._devices = {name: _Device(name) for name in names}
@@ -122,6 +126,7 @@ class SessionGrid(Grid):
             self._connection = Connection(site)
             self._connection.subscribe(keys.beat(self.token, "*"), self._on_beat)
             self._connection.subscribe(keys.reply(self.token, "*"), self._on_reply)
+            self.files = FileServer(self._connection, self.token, served)
         except BaseException:
             self._router.stop()
             raise
@@ -372,13 +377,14 @@ class SessionGrid(Grid):
                 return
 
     def _invite(self) -> None:
-        """Open a session on every node that is online and has none."""
+        """Open a session on every node that is online and has none, but for devices that take no
+        part."""
         for reply in self._grid.pull_messages(list(self._invited)) if self._invited else ():
             node = self._invited.pop(reply.metadata.reply_to_message_id, None)
             self._session_over(node, reply)
         busy = set(self._invited.values()) | self._spare
         now = time.monotonic()
-        for node in self._grid.get_node_ids():
+        for node in online(self._grid, self._others):
             if node in busy or now < self._not_before.get(node, now):
                 continue
             patience = _DEVICE_PATIENCE * self._patience

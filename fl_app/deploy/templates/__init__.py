@@ -17,6 +17,7 @@ SERVER_FILES = (
 )
 DEVICE_FILES = (
     "start-supernode.sh",
+    "supernode.py",
     "edge-fl-device.service",
     "requirements-device.txt",
     "Dockerfile",

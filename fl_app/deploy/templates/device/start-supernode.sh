@@ -36,6 +36,12 @@ export PATH FLWR_HOME="$state/flower" FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDA
 # What serves a run goes on while this script lives, whatever becomes of the SuperNode.
 export EDGE_FL_KEEPER=$$
 
+# The Python of Flower's programs; supernode.py imports them once for all processes of the device.
+program=$(command -v flower-supernode) || {
+    echo "start-supernode.sh: no flower-supernode on the PATH; see requirements-device.txt" >&2; exit 2
+}
+python=$(dirname -- "$program")/python
+
 set -- --superlink "@SUPERLINK@" --node-config "$config" \
     --host 127.0.0.1 --port "${EDGE_FL_PORT:-@NODE-PORT@}"
 if [ "@SECURITY@" = tls ]; then
@@ -46,7 +52,7 @@ fi
 child=
 trap 'kill "$child" 2>/dev/null || true; wait "$child" || true; exit 0' HUP INT TERM
 while :; do
-    flower-supernode "$@" &
+    "$python" -P "$here/supernode.py" "$@" &
     child=$!
     wait "$child" || true
     again=${EDGE_FL_AGAIN:-10}

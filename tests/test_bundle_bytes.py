@@ -1,0 +1,72 @@
+"""What a run sends to devices before it begins: nothing to who takes no part, and nothing twice."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.deployed import Run, Site, replace
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc"),
+]
+
+DEVICES = ["pi-1", "pi-2", "pi-3", "pi-4", "pi-5"]
+RUN = {
+    "mode": "average",
+    "clock": "real",
+    "participants": 2,
+    "devices": "pi-2,pi-4",
+    "num-server-rounds": 1,
+    "local-steps": 2,
+    "small-width": 4,
+    "evaluate-examples": 100,
+}
+IDLE = 60_000  # bytes: Flower's own questions whether there is something to do, in a minute or two
+
+
+def test_a_run_of_two_of_five_devices_sends_the_others_nothing_and_nobody_a_thing_twice(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("zenoh")
+    tampered = {name: without_the_clone for name in DEVICES}
+    with Site(tmp_path, DEVICES, behind_cables=DEVICES, tampered=tampered) as site:
+        before = down(site)
+        sent = []
+        for name in ("first", "second"):
+            summary = Run(site, name, RUN).end()
+            assert summary["processes"] == {"pi-2": 1, "pi-4": 1}
+            now = down(site)
+            sent.append({key: now[key] - before[key] for key in now})
+            before = now
+            for device in DEVICES:
+                flower, mail = (sent[-1][device, kind] for kind in ("flower", "mail"))
+                print(f"MEASURED {name} {device}: {flower} bytes of Flower, {mail} of mail")
+        first, second = sent
+        for device in DEVICES:
+            takes_part = device in ("pi-2", "pi-4")
+            assert (first[device, "flower"] > 150_000) is takes_part, "the code, compressed"
+            assert first[device, "flower"] < 500_000
+            assert (first[device, "mail"] > 2_000_000) is takes_part, "the images"
+            assert second[device, "flower"] < IDLE
+            assert second[device, "mail"] < (400_000 if takes_part else 1)
+
+
+def without_the_clone(place: Path) -> None:
+    """The Python of a device has no app installed, and so not its images."""
+    (place / "lib").mkdir()
+    (place / "lib" / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "sys.path[:] = [each for each in sys.path if not os.path.isdir(f'{each}/fl_app')]\n"
+    )
+    script = place / "start-supernode.sh"
+    replace(script, "export PATH", f"PYTHONPATH={place / 'lib'}\nexport PYTHONPATH PATH")
+
+
+def down(site: Site) -> dict[tuple[str, str], int]:
+    """Bytes to each device so far, by what they came from."""
+    return {
+        (device, kind): cable.sent["down"]
+        for device, pair in site.wires.items()
+        for kind, cable in zip(("flower", "mail"), pair, strict=True)
+    }

@@ -1,0 +1,174 @@
+"""Files that a device lacks: asked for piece by piece, kept by their hash, sent once."""
+
+import hashlib
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from client_apps.session_worker import _lacking
+from fl_app.config import defaults
+from fl_app.data import embedded
+from fl_app.errors import DataError, EdgeFlError
+from strategies.link import files, keys
+from strategies.link.files import PIECE, FileServer, fetch
+from strategies.link.wire import encode
+from tests.wire_loop import Loop
+
+RUN = "0123456789abcdef"
+CONTENT = os.urandom(2 * PIECE + 1000)  # cannot be compressed: three pieces
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    (tmp_path / "source").write_bytes(CONTENT)
+    return tmp_path / "source"
+
+
+def serve(loop: Loop, source: Path) -> FileServer:
+    return FileServer(loop, RUN, lambda name: source if name == "known" else None)
+
+
+def ask(loop: Loop, target: Path, name: str = "known", digest: str = DIGEST) -> None:
+    fetch(loop, RUN, "ann", {name: (target, digest)})
+
+
+def test_a_file_comes_whole_in_pieces(source: Path, tmp_path: Path) -> None:
+    loop = Loop()
+    server = serve(loop, source)
+    ask(loop, tmp_path / "deep" / "target")
+    assert (tmp_path / "deep" / "target").read_bytes() == CONTENT
+    assert list((tmp_path / "deep").iterdir()) == [tmp_path / "deep" / "target"]
+    assert [key for key, _ in loop.published].count(keys.piece(RUN, "ann")) == 3
+    assert len(CONTENT) < server.sent["ann"] < 1.01 * len(CONTENT)
+    assert list(server.sent) == ["ann"]
+
+
+def test_text_is_compressed(tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes(content := b"a line of text\n" * 100_000)
+    loop = Loop()
+    server = serve(loop, tmp_path / "text")
+    ask(loop, tmp_path / "target", digest=hashlib.sha256(content).hexdigest())
+    assert server.sent["ann"] < 0.1 * len(content)
+
+
+def test_what_gets_lost_is_one_piece(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_ASK_SECONDS", 0.05)
+    lost = {3, 4, 7}  # of the messages in either direction
+    loop = Loop(lambda key, payload: len(loop.published) in lost)
+    serve(loop, source)
+    ask(loop, tmp_path / "target")
+    assert (tmp_path / "target").read_bytes() == CONTENT
+    assert [key for key, _ in loop.published].count(keys.piece(RUN, "ann")) <= 3 + len(lost)
+
+
+def test_what_is_not_what_was_asked_for_is_refused(source: Path, tmp_path: Path) -> None:
+    loop = Loop()
+    serve(loop, source)
+    with pytest.raises(EdgeFlError, match="another known than the one of this code"):
+        ask(loop, tmp_path / "target", digest="0" * 64)
+    with pytest.raises(EdgeFlError, match="has no other"):
+        ask(loop, tmp_path / "target", name="other")
+    assert not (tmp_path / "target").exists()
+
+
+def test_a_server_that_is_silent_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_ASK_SECONDS", 0.01)
+    monkeypatch.setattr(files, "_PATIENCE_SECONDS", 0.1)
+    with pytest.raises(EdgeFlError, match="known does not come from the server: 0 bytes"):
+        ask(Loop(), tmp_path / "target")
+
+
+def test_a_full_disk_is_named(source: Path, tmp_path: Path) -> None:
+    loop = Loop()
+    serve(loop, source)
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(EdgeFlError, match="file/target cannot be written"):
+        ask(loop, tmp_path / "file" / "target")
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"none",
+        encode("beat", {"file": "known", "begin": 0}, {}),
+        encode("want", {"file": 3, "begin": 0}, {}),
+        encode("want", {"file": "known", "begin": -1}, {}),
+        encode("want", {"file": "known", "begin": True}, {}),
+        encode("want", {"file": "../source"}, {}),
+    ],
+)
+def test_what_is_no_question_is_not_answered(source: Path, payload: bytes) -> None:
+    loop = Loop()
+    server = serve(loop, source)
+    loop.publish(keys.want(RUN, "ann"), payload)
+    assert server.sent == {}
+
+
+def test_who_asks_all_the_time_is_not_answered_all_the_time(source: Path) -> None:
+    loop = Loop()
+    serve(loop, source)
+    for _ in range(1000):
+        loop.publish(keys.want(RUN, "ann"), encode("want", {"file": "known", "begin": 0}, {}))
+    pieces = [key for key, _ in loop.published].count(keys.piece(RUN, "ann"))
+    assert 0 < pieces < 200  # 20 a second, on a machine that may be slow
+
+
+# --------------------------------------------------------------------------- the embedded images
+
+
+def test_the_hashes_are_those_of_the_files() -> None:
+    for name, digest in embedded.FILES.items():
+        assert hashlib.sha256((embedded.DIRECTORY / name).read_bytes()).hexdigest() == digest
+
+
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An app without its images, on a machine on which nothing else is; the real ones."""
+    real = embedded.DIRECTORY
+    monkeypatch.setattr(embedded, "DIRECTORY", tmp_path / "app" / "embedded")
+    monkeypatch.setattr(embedded, "sys", SimpleNamespace(path=[]))
+    monkeypatch.setenv("EDGE_FL_HOME", str(tmp_path / "home"))
+    return real
+
+
+def test_images_are_found_where_they_came_to_and_where_the_app_is_installed(bare: Path) -> None:
+    name = "fashion-mnist-test.jsonl"
+    assert embedded.find(name) is None
+    with pytest.raises(DataError, match=r"test\.jsonl .* not on this machine.*sessions=off"):
+        embedded._read("test")
+    fetch_it = Loop()
+    FileServer(fetch_it, RUN, lambda asked: bare / asked)
+    fetch(fetch_it, RUN, "ann", {name: (embedded.kept(name), embedded.FILES[name])})
+    assert embedded.find(name) == embedded.kept(name)
+    assert len(embedded._read("test").labels) == 1000
+    embedded.kept(name).write_bytes(b"damaged")
+    assert embedded.find(name) is None
+    embedded.sys.path.append(str(bare.parents[2]))
+    assert embedded.find(name) == bare / name
+
+
+@pytest.mark.parametrize(
+    ("config", "node", "asks"),
+    [
+        ({}, {}, True),
+        ({"mode": "consensus"}, {}, True),
+        ({"mode": "consensus"}, {"data-path": "/own"}, True),  # to be evaluated
+        ({}, {"data-path": "/own"}, False),
+        ({"dataset": "mnist"}, {}, False),
+        ({"dataset": "files", "data-path": "/set"}, {}, False),
+    ],
+)
+def test_a_device_asks_for_what_it_reads(bare: Path, config: dict, node: dict, asks: bool) -> None:
+    errand = {"run_config": {**defaults(), **config}, "node_config": node}
+    assert set(_lacking(errand)) == (set(embedded.FILES) if asks else set())
+    for name in embedded.FILES:
+        embedded.kept(name).parent.mkdir(parents=True, exist_ok=True)
+        embedded.kept(name).write_bytes((bare / name).read_bytes())
+    assert _lacking(errand) == {}
