@@ -190,6 +190,11 @@ class _Window:
             listener=journal,
         )
         done = self._run_nodes(host, participants, began)
+        if isinstance(exchange, ZenohExchange):
+            for participant in participants:
+                messages, size = exchange.take_unsent(participant.node.index)
+                participant.tally.messages -= messages
+                participant.tally.bytes -= size
         headers, arrays = to_arrays(exchange.outbox if isinstance(exchange, GridExchange) else [])
         answer = {
             "done": done,

@@ -1,7 +1,8 @@
 """The carrier of neighbours' mail between real devices, through the run's mail router.
 
 Mail of the real clock: of each neighbour the newest is kept, and nothing that comes is believed.
-Whatever is sent to a node, it costs the memory of one mail per neighbour.
+Whatever is sent to a node, it costs the memory of one mail per neighbour. To each neighbour one
+mail is under way, and the newest waits (see `strategies.link.paced`).
 """
 
 import math
@@ -16,10 +17,12 @@ import torch
 from strategies.consensus.exchange import mail_fault
 from strategies.consensus.host import MODEL, Mail
 from strategies.link import keys
+from strategies.link.paced import PacedMail
 from strategies.link.sealing import Sealing
 from strategies.link.wire import WireError, decode, encode, frame, unframe
 
-_MAIL, _SEALED = "mail", "sealed"
+_MAIL, _SEALED, _RECEIPT = "mail", "sealed", "receipt"
+_RECEIPT_LIMIT = 1 << 12
 _ANNOUNCE_SECONDS = 3.0  # latecomers miss what was published before they came
 _OVERHEAD = 1 << 16  # bytes of a mail that are no numbers
 _MOST = 1 << 62  # of a sequence number
@@ -63,6 +66,7 @@ class ZenohExchange:
         parameters: int,
     ) -> None:
         self._connection, self._run, self._names = connection, run, names
+        self._nodes = {name: node for node, name in names.items()}
         self._parameters = parameters
         self._own, self._expected, self._sealing = own, expected, sealing
         self._kind = _SEALED if sealing else _MAIL
@@ -75,11 +79,18 @@ class ZenohExchange:
                     self._edges[self._key(sender, receiver)] = (sender, receiver, limit)
         # Not decoded before they are wanted; mail of newcomers beside the other (its seq is < 0).
         self._boxes: dict[tuple[str, bool], tuple[int, bytes]] = {}
-        self._arrived = threading.Condition()
+        self._arrived = threading.Condition()  # of everything here that two threads use
         self.sent = self.unsent = self.received = self.overwritten = 0
+        # By sender, mails and bytes of vectors that were posted, and have not been sent (yet).
+        self._unsent: dict[int, Counter[str]] = {}
+        self._mail = PacedMail(self._send)
         self.refused: Counter[str] = Counter()
         self._ends = [
             connection.subscribe(keys.mail(run, name, "*"), self._take) for name in own.values()
+        ]
+        self._ends += [
+            connection.subscribe(keys.receipt(run, name, "*"), self._acknowledged)
+            for name in own.values()
         ]
         self._announced = -math.inf
         if sealing is not None:
@@ -90,15 +101,38 @@ class ZenohExchange:
 
     def post(self, mail: Mail) -> None:
         self._announce(_ANNOUNCE_SECONDS)
+        self._count(mail, 1)
+        # Mail of newcomers has lanes of its own: a model that was asked for must not be replaced.
+        self._mail.post((mail.sender, mail.receiver, mail.seq < 0), mail.seq, mail)
+
+    def take_unsent(self, node: int) -> tuple[int, int]:
+        """(mails, bytes of their vectors) that `node` has posted since the last call and that have
+        not been sent: a newer one took their place, or they wait. Less than 0 where more of those
+        that have waited at the last call were sent since."""
+        with self._arrived:
+            counts = self._unsent.pop(node, Counter())
+        return counts["mails"], counts["bytes"]
+
+    def _count(self, mail: Mail, sign: int) -> None:
+        if mail.seq >= 0:  # newcomers' are in no tally
+            with self._arrived:
+                counts = self._unsent.setdefault(mail.sender, Counter())
+                counts["mails"] += sign
+                counts["bytes"] += sign * mail.size
+
+    def _send(self, mail: Mail) -> bool:
         payload = self._write(mail)
         key = self._key(mail.sender, mail.receiver)
-        if payload is not None and self._connection.publish(key, payload):
-            self.sent += 1
-        else:
+        if payload is None or not self._connection.publish(key, payload):
             self.unsent += 1
+            return False
+        self.sent += 1
+        self._count(mail, -1)
+        return True
 
     def collect(self, patience: float) -> list[Mail]:
         self._announce(_ANNOUNCE_SECONDS)
+        self._mail.tend()
         deadline = time.monotonic() + patience
         while True:
             with self._arrived:
@@ -180,6 +214,11 @@ class ZenohExchange:
         except WireError as error:
             self._refuse(error.reason)
             return
+        sender, receiver, _ = self._edges[key]
+        names = (self._run, self._names[sender], self._names[receiver])
+        receipt = encode(_RECEIPT, {"seq": seq}, {})
+        self._connection.publish(keys.receipt(*names), receipt, urgent=True)
+        self._mail.hear((receiver, sender, seq < 0))
         slot = key, seq < 0
         with self._arrived:
             self.received += 1
@@ -188,6 +227,18 @@ class ZenohExchange:
                 self._boxes.pop(slot, None)  # in the order in which they came: seals have numbers
                 self._boxes[slot] = seq, payload
                 self._arrived.notify()
+
+    def _acknowledged(self, key: str, payload: bytes) -> None:
+        """A mail has come; in Zenoh's thread."""
+        sender, receiver = (self._nodes.get(name) for name in key.split("/")[-2:])
+        try:
+            header, _ = decode(payload, kind=_RECEIPT, limit=_RECEIPT_LIMIT)
+            if type(seq := header.get("seq")) is not int:
+                raise WireError("bad header", "seq is no number")
+        except WireError as error:
+            self._refuse(error.reason)
+            return
+        self._mail.acknowledge((sender, receiver, seq < 0), seq)
 
     def _check(self, key: str, payload: bytes) -> dict[str, Any]:
         """The header of a mail. Raises WireError unless it fits the key that the router let it
