@@ -140,6 +140,14 @@ class Site(Loopback):
         (place / SITE_FILE).write_text(json.dumps(content | {"mail-port": mail.port}))
 
 
+def with_python(place: Path, code: str) -> None:
+    """Have every Python of the device whose files are in `place` begin with `code`."""
+    (place / "lib").mkdir()
+    (place / "lib" / "sitecustomize.py").write_text(code)
+    script, keeper = place / "start-supernode.sh", "export EDGE_FL_KEEPER"
+    replace(script, keeper, f'export PYTHONPATH="{place / "lib"}"\n{keeper}')
+
+
 def replace(path: Path, old: str, new: str) -> None:
     """Change a text in a file that must be there."""
     text = path.read_text()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deployed import Run, Site, replace
+from tests.deployed import Run, Site, with_python
 
 pytestmark = [
     pytest.mark.slow,
@@ -29,7 +29,7 @@ def test_a_run_of_two_of_five_devices_sends_the_others_nothing_and_nobody_a_thin
     tmp_path: Path,
 ) -> None:
     pytest.importorskip("zenoh")
-    tampered = {name: without_the_clone for name in DEVICES}
+    tampered = dict.fromkeys(DEVICES, without_the_clone)
     with Site(tmp_path, DEVICES, behind_cables=DEVICES, tampered=tampered) as site:
         before = down(site)
         sent = []
@@ -54,13 +54,11 @@ def test_a_run_of_two_of_five_devices_sends_the_others_nothing_and_nobody_a_thin
 
 def without_the_clone(place: Path) -> None:
     """The Python of a device has no app installed, and so not its images."""
-    (place / "lib").mkdir()
-    (place / "lib" / "sitecustomize.py").write_text(
+    with_python(
+        place,
         "import os, sys\n"
-        "sys.path[:] = [each for each in sys.path if not os.path.isdir(f'{each}/fl_app')]\n"
+        "sys.path[:] = [each for each in sys.path if not os.path.isdir(f'{each}/fl_app')]\n",
     )
-    script = place / "start-supernode.sh"
-    replace(script, "export PATH", f"PYTHONPATH={place / 'lib'}\nexport PYTHONPATH PATH")
 
 
 def down(site: Site) -> dict[tuple[str, str], int]:

@@ -14,7 +14,7 @@ import pytest
 from fl_app.deploy.authority import Authority, certificate_pem, load_key
 from fl_app.deploy.directory import authority_of
 from fl_app.record.checkpoint import load_tensors
-from tests.deployed import WORKER, Run, Site, replace, slowed
+from tests.deployed import WORKER, Run, Site, replace, slowed, with_python
 
 pytestmark = [
     pytest.mark.slow,
@@ -227,10 +227,7 @@ datetime.datetime = datetime_
 
 
 def with_a_wrong_clock(place: Path) -> None:
-    (place / "lib").mkdir()
-    (place / "lib" / "sitecustomize.py").write_text(WRONG_CLOCK)
-    replace(place / "start-supernode.sh", "export PATH", f"PYTHONPATH={place / 'lib'}\nexport PATH")
-    replace(place / "start-supernode.sh", "export PATH", "export PYTHONPATH PATH")
+    with_python(place, WRONG_CLOCK)
 
 
 def with_an_expired_certificate(place: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deployed import WORKER, Run, Site, replace
+from tests.deployed import WORKER, Run, Site, with_python
 
 pytestmark = [
     pytest.mark.slow,
@@ -28,10 +28,7 @@ FEW = {"local-steps": 2, "small-width": 4, "evaluate-examples": 100}
 
 def with_a_slow_import(place: Path, seconds: float) -> None:
     """Every Python of the device sleeps before its first import of Flower."""
-    (place / "lib").mkdir()
-    (place / "lib" / "sitecustomize.py").write_text(SLOW.format(seconds=seconds))
-    script = place / "start-supernode.sh"
-    replace(script, "export PATH", f"PYTHONPATH={place / 'lib'}\nexport PYTHONPATH PATH")
+    with_python(place, SLOW.format(seconds=seconds))
 
 
 def test_a_device_whose_app_takes_45_seconds_to_start_takes_part(tmp_path: Path) -> None:
