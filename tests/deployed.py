@@ -93,8 +93,10 @@ class Site(Loopback):
         late: Collection[str] = (),
         behind_cables: Collection[str] = (),
         tampered: dict[str, Callable[[Path], None]] | None = None,
+        timeout: float = 120.0,
     ) -> None:
-        super().__init__(directory, devices, host=host, environment={"OMP_NUM_THREADS": "1"})
+        environment = {"OMP_NUM_THREADS": "1"}
+        super().__init__(directory, devices, host=host, environment=environment, timeout=timeout)
         self._late, self._behind = set(late), set(behind_cables)
         self._tampered = dict(tampered or {})
         self.wires: dict[str, tuple[Cable, Cable]] = {}

@@ -34,7 +34,7 @@ def with_a_slow_import(place: Path, seconds: float) -> None:
 def test_a_device_whose_app_takes_45_seconds_to_start_takes_part(tmp_path: Path) -> None:
     pytest.importorskip("zenoh")
     tampered = {"pi-1": partial(with_a_slow_import, seconds=45.0)}
-    with Site(tmp_path, ["pi-1"], tampered=tampered) as site:
+    with Site(tmp_path, ["pi-1"], tampered=tampered, timeout=600.0) as site:
         for name in ("first", "second"):
             began = time.monotonic()
             run = Run(site, name, {**RUN, **FEW})
