@@ -14,6 +14,7 @@ from client_apps.failures import account_of
 from client_apps.row_gradients import PASSES, Programs, everything
 from client_apps.side_by_side import Job, train_side_by_side
 from client_apps.training import train_locally
+from fl_app.condition import condition, shortage
 from fl_app.config import RunConfig, resolve
 from fl_app.errors import EdgeFlError
 from strategies.attacks import FORGERIES
@@ -25,22 +26,27 @@ def prepare(message: Message, context: Context) -> Message:
     """Load the model and the data of the participants named in the message.
 
     In: config participants, and data: the digest of the run's data set on the server. Out: config
-    fault, "" or what is wrong with them, examples, how many images each has, and unused, what of
-    the device's own data is not read.
+    fault, "" or what is wrong with them, or with this device; examples, how many images each has;
+    unused, what of the device's own data is not read; and of a device its condition.
     """
     config = resolve(dict(context.run_config))
     order: Any = message.content["config"]
     own_data = str(context.node_config.get("data-path", ""))
+    how: dict[str, str | float] = {}
     fault, shards = "", []
     try:
-        bench_of(config)
+        model = bench_of(config).model
+        if "site" in context.node_config:  # of a simulation it is the server's own machine
+            how = condition() | {"data": "own" if own_data else "its share"}
+            if lack := shortage(how, model.weights.nbytes):
+                raise EdgeFlError(lack)
         check_data_set(config, own_data, order["data"])
         shards = [shard_of(config, p, own_data) for p in order["participants"]]
     except EdgeFlError as error:
         fault = str(error)
     unused = list(dict.fromkeys(line for shard in shards for line in shard.unused))
     examples = [len(shard) for shard in shards]
-    answer = ConfigRecord({"fault": fault, "examples": examples, "unused": unused})
+    answer = ConfigRecord({"fault": fault, "examples": examples, "unused": unused, **how})
     return Message(RecordDict({"config": answer}), reply_to=message)
 
 

@@ -62,6 +62,16 @@ def runs(_arguments: argparse.Namespace) -> int:
     return 0
 
 
+def devices(arguments: argparse.Namespace) -> int:
+    """on the server: which devices are there, and what they told and did in their last run"""
+    from fl_app.deploy.devices import show
+    from fl_app.launch.surroundings import settle
+
+    settle()
+    show(absolute(arguments.site))
+    return 0
+
+
 def _state(run: "RunDirectory") -> str:
     """How a run stands, or what is wrong with its directory."""
     from fl_app.record.modes import view_of
@@ -294,6 +304,8 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("--verbose", action="store_true", help="show all of Flower's log")
     command(config)
     command(runs)
+    sub = command(devices)
+    sub.add_argument("site", metavar="SITE", help="a deployment, or its server's folder")
     command(report).add_argument("run", metavar="RUN")
     sub = command(compare)
     sub.add_argument("runs", metavar="RUN", nargs="+")

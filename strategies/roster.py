@@ -9,6 +9,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fl_app.assemble import dataset_of, expected_devices
+from fl_app.condition import told
 from fl_app.config import RunConfig
 from fl_app.errors import ConfigError, DataError, EdgeFlError
 from fl_app.fingerprint import fingerprint
@@ -52,16 +53,25 @@ class Host:
 
 
 def gather(
-    grid: Grid, config: RunConfig, timeout: float, say: Callable[[str], None]
+    grid: Grid, config: RunConfig, timeout: float, emit: Callable[..., object]
 ) -> tuple[tuple[Host, ...], dict[int, int]]:
     """The hosts that a run's participants have, each prepared, and how many training images every
-    participant has. Raises what `assemble_roster` and `prepare_hosts` raise."""
+    participant has. What is to be said is emitted as warnings, and how the devices are as an event
+    "devices". Raises what `assemble_roster` and `prepare_hosts` raise."""
+
+    def say(message: str) -> None:
+        emit("warning", message=message)
+
+    found: dict[str, Mapping[str, Any]] = {}
     participants, least = config.participants, config.min_participants
     names, site = expected_devices(config), server_site()
     others = set(site.devices if site else ()) - set(names)
     hosts = assemble_roster(grid, participants, timeout, say, least, names, others)
     data = dataset_of(config).digest
-    return hosts, prepare_hosts(grid, hosts, participants, timeout, say, least, data)
+    examples = prepare_hosts(grid, hosts, participants, timeout, say, least, data, found)
+    if found:
+        emit("devices", devices=found)
+    return hosts, examples
 
 
 def assemble_roster(
@@ -164,10 +174,12 @@ def prepare_hosts(
     say: Callable[[str], None],
     least: int = 0,
     data: str = "",
+    found: dict[str, Mapping[str, Any]] | None = None,
 ) -> dict[int, int]:
     """Let every host that is there load its model and data, so that what is wrong with them shows
     before the first round, and the first round takes no longer than the others. `data` is the
-    digest of the run's data set: who reads another one cannot take part.
+    digest of the run's data set: who reads another one cannot take part. `found` gets how the
+    devices are, by name.
 
     Returns how many training images each participant has (0: not known yet). Raises DataError that
     names the hosts that cannot take part, with their reasons - unless `least` is not 0, and so many
@@ -193,14 +205,19 @@ def prepare_hosts(
                 examples |= dict(zip(some, _prepared(reply), strict=True))
                 for line in _unused(reply):
                     say(f"{host.name}: {line}")
+                answer: Any = reply.content["config"]
+                if found is not None and "python" in answer and own:
+                    count = sum(examples[p] for p in some)
+                    place = {"participant": host.participant, "examples": count}
+                    found[host.name] = {**told(answer), **place}
             except (KeyError, TypeError, ValueError) as error:
                 faulty.add(host.name)
                 faults.append(f"{host.name}: {last_line(str(error))}")
-    told = "; ".join(sorted(faults))
+    all_faults = "; ".join(sorted(faults))
     if faults and (not least or len(asked) - len(faulty) < least):
-        raise DataError(f"not every host can take part: {told}")
+        raise DataError(f"not every host can take part: {all_faults}")
     if faults:
-        say(f"starting without some devices: {told}")
+        say(f"starting without some devices: {all_faults}")
     return examples
 
 

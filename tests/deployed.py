@@ -248,16 +248,16 @@ class Run:
         """Wait for so many more windows."""
         self.wait_for_round(self.window + count)
 
-    def code(self) -> int:
+    def code(self, patience: float = PATIENCE) -> int:
         """Wait for the command's end; its exit code."""
         try:
-            return self._process.wait(PATIENCE)
+            return self._process.wait(patience)
         finally:
             self._process.kill()
 
-    def end(self) -> dict[str, Any]:
+    def end(self, patience: float = PATIENCE) -> dict[str, Any]:
         """Wait for its end, which must be a good one, and return its summary."""
-        assert self.code() == 0, self.output[-4000:]
+        assert self.code(patience) == 0, self.output[-4000:]
         return json.loads((self.path / "summary.json").read_text())
 
     def stop(self) -> None:

@@ -45,6 +45,7 @@ LAYERS: dict[int, tuple[str, ...]] = {
     2: (
         "fl_app",
         "fl_app.assemble",
+        "fl_app.condition",
         "fl_app.config",
         "fl_app.data.*",
         "fl_app.effects",

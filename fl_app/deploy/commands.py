@@ -86,6 +86,16 @@ def register(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def connection(arguments: argparse.Namespace) -> int:
+    """print the deployment as a connection for your own Flower configuration"""
+    from fl_app.deploy.directory import settings_of
+    from fl_app.deploy.templates import connection
+
+    place = Path(arguments.directory).absolute()
+    print(connection(settings_of(place), place), end="")
+    return 0
+
+
 def serve(arguments: argparse.Namespace) -> int:
     """run the server's processes until Ctrl-C (what start-superlink.sh does)"""
     from fl_app.deploy.serve import serve
@@ -143,5 +153,6 @@ def add_commands(deploy: argparse.ArgumentParser) -> None:
     command(renew).add_argument("names", nargs="*", metavar="NAME")
     command(check)
     command(register, "SERVER")
+    command(connection, "SERVER")
     command(serve, "SERVER")
     command(demo, "")

@@ -83,7 +83,9 @@ def create(
             _add(place, settings, authority, name)
         # The only file with this directory's own path in it: a Flower configuration for here.
         _directory(place / "flower")
-        _write(place / "flower" / "config.toml", templates.connection(settings, directory))
+        _write(
+            place / "flower" / "config.toml", templates.configuration(settings, directory / SERVER)
+        )
 
 
 def add_device(directory: Path, name: str) -> None:

@@ -26,6 +26,7 @@ IDENTITY: dict[str, tuple[str, ...]] = {
     "topology": (),  # one a run: a resumed run may tell it again
     "labels": (),
     "hosts": (),
+    "devices": (),
     "trace": (),
     "privacy": (),
 }

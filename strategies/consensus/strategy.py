@@ -99,7 +99,7 @@ class Consensus(Strategy):
         evaluator = Evaluator(config, self._evaluated, self._warn)
         with contextlib.ExitStack() as resources:
             resources.callback(evaluator.close)
-            hosts, examples = gather(grid, config, timeout, self._warn)
+            hosts, examples = gather(grid, config, timeout, self._run.emit)
             self._examples = [examples[p] for p in range(config.participants)]
             devices = tuple(host.name for host in hosts if host.participant is not None)
             self._names = devices or self._names

@@ -112,7 +112,7 @@ class Distillation(Strategy):
                 self._publisher = Publisher(
                     config, self._run, self._clock, evaluator, self._version, self._segments
                 )
-            self._hosts, _ = gather(grid, config, timeout, self._warn)
+            self._hosts, _ = gather(grid, config, timeout, self._run.emit)
             publisher = self._publisher
             if publisher is not None and not config.virtual:
                 publisher.wait(lambda: publisher.ready)

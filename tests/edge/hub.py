@@ -85,7 +85,7 @@ class Hub(Site):
         began = time.monotonic()
         run = Run(self, f"{system}-{time.time_ns()}", SYSTEMS[system] | changes)
         try:
-            summary = run.end()
+            summary = run.end(2 * PATIENCE)
         finally:
             run.stop()
         assert summary["status"] == "completed"

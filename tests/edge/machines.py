@@ -23,13 +23,11 @@ RELEASE = "bookworm"
 VENV = "/opt/edge-fl/venv"  # where docs/deploy.md has it
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 _PACKAGES = {
-    "aa-exec": "apparmor",
     "debootstrap": "debootstrap",
-    "docker-compose": "docker-compose",
     "ip": "iproute2",
-    "iptables": "iptables",
     "nsenter": "util-linux",
     "podman": "podman buildah runc netavark catatonit uidmap",
+    "podman-compose": "podman-compose",
     "qemu-aarch64-static": "qemu-user-static binfmt-support",
     "systemd-nspawn": "systemd-container",
     "tc": "iproute2",

@@ -51,13 +51,18 @@ def device(settings: Mapping[str, Any], name: str, port: int) -> dict[str, str]:
     return {file: _filled(f"device/{file}", values) for file in DEVICE_FILES}
 
 
-def connection(settings: Mapping[str, Any], directory: Path) -> str:
-    """A Flower configuration with the deployment as its connection, as seen from the server."""
+def configuration(settings: Mapping[str, Any], server: Path) -> str:
+    """A Flower configuration with this deployment alone, as seen from the server."""
+    return f'[superlink]\ndefault = "{CONNECTION}"\n\n{connection(settings, server)}'
+
+
+def connection(settings: Mapping[str, Any], server: Path) -> str:
+    """The deployment as a connection in a Flower configuration. server: the server's folder."""
     # A JSON text is a TOML one, whatever signs the path has.
-    certificate = json.dumps(str(directory.absolute() / "server" / "ca.crt"), ensure_ascii=False)
+    certificate = json.dumps(str(server.absolute() / "ca.crt"), ensure_ascii=False)
     security = f"root-certificates = {certificate}"
     return (
-        f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n'
+        f"[superlink.{CONNECTION}]\n"
         f'address = "127.0.0.1:{settings["port"]}"\n'
         f"{'insecure = true' if settings['insecure'] else security}\n"
     )

@@ -1,0 +1,159 @@
+"""What devices tell of themselves: checked before a run, recorded, and shown."""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client_apps import local_training
+from fl_app.cli import main
+from fl_app.condition import condition, shortage, told
+from fl_app.config import resolve
+from fl_app.deploy import devices
+from fl_app.deploy import directory as deployment
+from fl_app.deploy.nodes import Node
+from fl_app.errors import DataError, EdgeFlError
+from fl_app.record.books import recorded
+from fl_app.record.run_dir import METRICS
+from strategies.roster import gather
+from tests.fake_grid import FakeGrid
+
+MB = 10**6
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGE_FL_HOME", str(tmp_path / "home"))
+
+
+def test_a_device_tells_how_it_is() -> None:
+    found = condition() | {"data": "own"}
+    assert told(found) == found
+    assert found["memory"] != 0
+    assert float(found["disk"]) > MB, "of the disk on which the folder is to be made"
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [{"load": float("nan")}, {"memory": "much"}, {"disk": []}, {"python": 3}, {"flwr": None}],
+)
+def test_what_is_no_condition_is_refused(lie: dict[str, Any]) -> None:
+    answer: dict[str, Any] = condition() | {"data": "own"} | lie
+    with pytest.raises((TypeError, ValueError)):
+        told(answer)
+
+
+def test_texts_are_short_and_for_a_terminal() -> None:
+    answer: dict[str, Any] = condition() | {"data": "own", "machine": "\x1b[2J" + 100 * "x"}
+    assert told(answer)["machine"] == "[2J" + 36 * "x"
+
+
+@pytest.mark.parametrize("name", ["memory", "disk"])
+def test_a_run_needs_more_with_a_larger_model(name: str) -> None:
+    found = {"memory": -1.0, "disk": -1.0} | {name: 100.0 * MB}
+    assert shortage(found, 1 * MB) == ""
+    assert f"it has 100 MB of {name} free" in shortage(found, 50 * MB)
+    assert shortage({"memory": -1.0, "disk": -1.0}, 50 * MB) == "", "not known"
+
+
+def gathered(monkeypatch: pytest.MonkeyPatch, **found: float) -> list[dict]:
+    """The events of a run's beginning, whose devices have so much."""
+    monkeypatch.setattr(local_training, "condition", lambda: condition() | found)
+    config = resolve({"participants": 2, "mode": "distill"})
+    places = [{"name": name, "site": "/etc/edge-fl"} for name in ("pi-1", "pi-2")]
+    events: list[dict] = []
+
+    def emit(kind: str, **fields: Any) -> None:
+        events.append({"event": kind, **fields})
+
+    gather(FakeGrid(config.flat(), node_configs=places), config, 60.0, emit)
+    return events
+
+
+def test_a_run_begins_with_how_its_devices_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    [event] = gathered(monkeypatch, memory=5e8, load=0.25)
+    assert event["event"] == "devices"
+    assert set(event["devices"]) == {"pi-1", "pi-2"}
+    pi = event["devices"]["pi-2"]
+    assert (pi["memory"], pi["load"], pi["data"], pi["participant"]) == (5e8, 0.25, "its share", 1)
+    assert pi["examples"] > 0
+
+
+@pytest.mark.parametrize("name", ["memory", "disk"])
+def test_a_device_with_too_little_cannot_take_part(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(DataError, match=rf"pi-1: it has 1 MB of {name} free.*; pi-2: it has"):
+        gathered(monkeypatch, **{name: 1.0 * MB})
+
+
+def run_of(name: str, mode: str, told_by: dict[str, int], *events: dict[str, Any]) -> None:
+    with recorded(resolve({"mode": mode, "name": name, "participants": 2})) as run:
+        base = {**condition(), "data": "own", "memory": 5e8, "load": 0.25}
+        run.emit("devices", devices={n: {**base, "participant": p} for n, p in told_by.items()})
+    with (run.path / METRICS).open("a") as file:  # no run has so little in an event
+        file.writelines(json.dumps(event) + "\n" for event in events)
+
+
+def test_who_is_there_and_what_they_did_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site = tmp_path / "site"
+    deployment.create(site, "hub.example", devices=["pi-1", "pi-2", "pi-3"])
+    nodes = [Node(1, "pi-1", b"", "online"), Node(2, "pi-2", b"", "offline")]
+    nodes += [Node(3, "pi-1", b"", "unregistered")]
+    monkeypatch.setattr(devices, "list_nodes", lambda server: nodes)
+    job = {"event": "job", "job": 0, "round": 7, "participant": 1}
+    run_of("first", "distill", {"pi-1": 0, "pi-2": 1}, job)
+    third = {"event": "nodes", "round": 3, "accuracy": [0.5, None]}
+    fourth = {"event": "nodes", "round": 4, "accuracy": [None, 0.5]}
+    run_of("second", "consensus", {"pi-1": 0}, third, fourth)
+    capsys.readouterr()
+    for place in (site, site / "server"):
+        assert main(["devices", str(place)]) == 0
+        title, *rows = capsys.readouterr().out.splitlines()
+        assert title.split() == " ".join(devices.COLUMNS).split()
+        assert [row.split()[:2] for row in rows] == [
+            ["pi-1", "online"],
+            ["pi-2", "offline"],
+            ["pi-3", "-"],
+        ]
+        assert rows[0].split()[-2:] == ["3", "second"], "in window 4 it was away"
+        assert rows[1].split()[-2:] == ["7", "first"]
+        assert "500 MB" in rows[0]
+        assert set(rows[2].split()[1:]) == {"-"}
+
+
+def test_without_a_superlink_the_records_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def away(server: Path) -> list[Node]:
+        raise EdgeFlError("no SuperLink answers at 127.0.0.1:8000")
+
+    monkeypatch.setattr(devices, "list_nodes", away)
+    deployment.create(tmp_path / "site", "hub.example", devices=["pi-1"])
+    assert main(["devices", str(tmp_path / "site")]) == 0
+    assert capsys.readouterr().out.startswith("edge-fl: no SuperLink answers")
+
+
+def test_devices_of_what_is_no_deployment(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deployment.create(tmp_path / "site", "hub.example", devices=["pi-1"])
+    for place in (tmp_path, tmp_path / "site" / "devices" / "pi-1"):
+        assert main(["devices", str(place)]) == 2
+        assert str(place) in capsys.readouterr().err
+
+
+def test_the_connection_of_the_server_where_it_lies(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deployment.create(tmp_path / "site", "hub.example", devices=["pi-1"])
+    place = tmp_path / "copied"
+    (tmp_path / "site" / "server").rename(place)
+    assert main(["deploy", "connection", str(place)]) == 0
+    [table] = tomllib.loads(capsys.readouterr().out)["superlink"].values()
+    assert table == {"address": "127.0.0.1:8000", "root-certificates": str(place / "ca.crt")}
+    assert Path(table["root-certificates"]).is_file()
