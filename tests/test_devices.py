@@ -94,7 +94,7 @@ def run_of(name: str, mode: str, told_by: dict[str, int], *events: dict[str, Any
         base = {**condition(), "data": "own", "memory": 5e8, "load": 0.25}
         run.emit("devices", devices={n: {**base, "participant": p} for n, p in told_by.items()})
     with (run.path / METRICS).open("a") as file:  # no run has so little in an event
-        file.writelines(json.dumps(event) + "\n" for event in events)
+        file.writelines(json.dumps({**event, "t_wall": 1.0}) + "\n" for event in events)
 
 
 def test_who_is_there_and_what_they_did_last(
