@@ -1,25 +1,33 @@
-"""A device under systemd in a booted Debian, set up by the commands of docs/deploy.md."""
+"""A device, and a server, under systemd in a booted Debian, set up by the commands of
+docs/deploy.md."""
 
-import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from fl_app.deploy import directory as deployment
 from fl_app.site import SERVER
 from tests.edge.hub import ON_TRIAL, Hub, commands
-from tests.edge.machines import Booted, booted, namespace, need, with_requirements
+from tests.edge.machines import Booted, booted, debian, namespace, need, network, with_requirements
 
 pytestmark = pytest.mark.edge
+ROOT = Path(__file__).resolve().parents[2]
 UNIT = "edge-fl-device"
 SIGNED_OFF = "/v1/fleet/deactivate-node"
-# An ordinary user who may sudo, with the folder that was copied.
-USER = (
-    "useradd --create-home pi\n"
-    "echo 'pi ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/pi\n"
-    "cp -r /mnt/edge-fl /home/pi/edge-fl && chown -R pi: /home/pi/edge-fl"
-)
+NETWORK, ADDRESS = "edge-fl-sysd", "10.99.0.3"
+
+
+def user(folder: str) -> str:
+    """Makes an ordinary user who may sudo, and has `folder`, which was copied."""
+    return (
+        "useradd --create-home pi\n"
+        "echo 'pi ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/pi\n"
+        f"mkdir -p $(dirname /home/pi/{folder})\n"
+        f"cp -r /mnt/copied /home/pi/{folder} && chown -R pi: /home/pi"
+    )
 
 
 @pytest.fixture
@@ -28,15 +36,15 @@ def device(hub: Hub, place: Path) -> Iterator[Booted]:
     folder = hub.copy(place / "copied")
     root = with_requirements("amd64", folder / "requirements-device.txt")
     with (
-        namespace("edge-fl-sysd", "10.99.0.3") as network,
-        booted(root, network, place / "boot.log", [f"{folder}:/mnt/edge-fl"]) as machine,
+        namespace(NETWORK, ADDRESS) as own,
+        booted(root, own, place / "boot.log", [f"{folder}:/mnt/copied"]) as machine,
     ):
-        machine.sh(USER)
+        machine.sh(user("edge-fl"))
         machine.sh(commands("A device with systemd"), "pi")
         yield machine
 
 
-def test_a_device_takes_part_and_is_back_in_seconds(
+def test_a_device_that_is_restarted_signs_off_and_is_back(
     hub: Hub, device: Booted, note: Callable[[str, float], None]
 ) -> None:
     note("on line after `systemctl enable --now`", hub.seconds_until(lambda on: ON_TRIAL in on))
@@ -50,13 +58,17 @@ def test_a_device_takes_part_and_is_back_in_seconds(
     # However fast this machine is: the server has been told, and has refused nothing.
     assert SIGNED_OFF in hub.log(SERVER)
     assert "; again in " not in journal(device)
-    for system in ("distill", "consensus"):
-        note(f"{system}, a whole run", hub.train(system)["seconds"])
     began = time.monotonic()
     device.sh(f"systemctl stop {UNIT}")
     note("`systemctl stop`", time.monotonic() - began)
     assert ON_TRIAL not in hub.online()
-    assert not re.search("Failed|failed", device.sh(f"systemctl show {UNIT} -P Result"))
+    assert device.sh(f"systemctl show {UNIT} -P Result").strip() == "success"
+
+
+def test_a_device_takes_part(hub: Hub, device: Booted, note: Callable[[str, float], None]) -> None:
+    hub.seconds_until(lambda on: ON_TRIAL in on)
+    for system in ("distill", "consensus"):
+        note(f"{system}, a whole run", hub.train(system)["seconds"])
 
 
 def journal(device: Booted) -> str:
@@ -65,3 +77,44 @@ def journal(device: Booted) -> str:
 
 def joined(device: Booted) -> int:
     return journal(device).count("SuperNode ID")
+
+
+@pytest.fixture
+def server(place: Path) -> Iterator[Booted]:
+    """With this clone, and its environment, as /opt/edge-fl."""
+    need("systemd-nspawn", "debootstrap", "nsenter", "ip")
+    deployment.create(place / "site", "hub.example", devices=[ON_TRIAL])
+    python = sys.base_prefix
+    binds = [f"{ROOT}:{ROOT}", f"{ROOT}:/opt/edge-fl", f"{place}/site/server:/mnt/copied"]
+    binds += [] if python == "/usr" else [f"{python}:{python}"]
+    with (
+        network(),
+        namespace(NETWORK, ADDRESS) as own,
+        booted(debian("amd64"), own, place / "boot.log", binds) as machine,
+    ):
+        if python.startswith(("/root/", "/home/")):  # as no server should have it
+            machine.sh(
+                f"chmod a+x {' '.join(map(str, Path(python).parents))}\n"
+                "mkdir -p /etc/systemd/system/service.d\n"
+                "printf '[Service]\\nProtectHome=read-only\\n' "
+                "> /etc/systemd/system/service.d/python.conf"
+            )
+        machine.sh(user("site/server"))
+        machine.sh(commands("The server with systemd", 1), "pi")
+        yield machine
+
+
+def test_the_server_starts_knows_its_devices_and_stops(
+    server: Booted, note: Callable[[str, float], None]
+) -> None:
+    units = ("edge-fl-superlink", "edge-fl-superexec")
+    began = time.monotonic()
+    deadline = began + 120
+    while "registered: pi-1" not in server.sh("journalctl -u edge-fl-superlink --no-pager"):
+        assert time.monotonic() < deadline, server.sh("journalctl --no-pager | tail -50")
+        time.sleep(1)
+    note("the server's devices registered", time.monotonic() - began)
+    for unit in units:
+        assert server.sh(f"systemctl is-active {unit}").strip() == "active"
+        server.sh(f"systemctl stop {unit}")
+        assert server.sh(f"systemctl show {unit} -P Result").strip() == "success", unit
