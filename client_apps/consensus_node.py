@@ -16,7 +16,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 
 from client_apps.bench import Bench, bench_of, check_own_data, own_digest, shard_of
 from client_apps.engines import SEQUENTIAL, Engine, engine_of
-from fl_app.assemble import nodes_of
+from fl_app.assemble import nodes_of, settling_of
 from fl_app.config import RunConfig, resolve
 from fl_app.record.node_store import NODES, PARKED, NodeStore
 from fl_app.record.run_dir import runs_root
@@ -31,10 +31,12 @@ from strategies.consensus.exchange import (
     from_arrays,
     to_arrays,
 )
+from strategies.consensus.free_host import FreeHost
 from strategies.consensus.host import (
     INCIDENTS,
     Exchange,
     Host,
+    Listener,
     Participant,
     Tally,
 )
@@ -50,6 +52,7 @@ from strategies.link.sealing import Sealing
 
 # A neighbour's host that sends nothing for so long is not there: see `run_window`.
 _PATIENCE_SECONDS = 20.0
+_ROUND_SECONDS = 3.0  # for which a round of settling waits for the mail of a neighbour
 _ADOPT_SECONDS = 10.0  # a newcomer waits so long for a neighbour's model
 _MOST_EVENTS = 1500  # of a host, in the slice of the trace that is drawn
 
@@ -69,10 +72,10 @@ def run_window(message: Message, context: Context) -> Message:
     Ray's carrier), engine (of the gradients), names (of the devices that are participants), states
     (where a device keeps its nodes), mail (headers) with the arrays of the mail that has come,
     examples (of every participant), topology (content of its file), directory (of the run), rate
-    (eta), stops (how often it has parked its nodes in this window), collected (what the broker may
-    forget), durable (make sure that the states outlive a power cut), kept (the window from which a
-    resumed run would go on), slice (record events until then), started (what the run's clock
-    shows).
+    (eta), settling (how many rounds of it the window is; 0 in the training), stops (how often it
+    has parked its nodes in this window), collected (what the broker may forget), durable (make sure
+    that the states outlive a power cut), kept (the window from which a resumed run would go on),
+    slice (record events until then), started (what the run's clock shows).
     Out: config done, trace (what has happened) and collected (see `RayExchange`); mail and its
     arrays, with the grid carrier; and when the window is done, for each node, metrics accuracy and
     loss (-1 where the node is off, NaN where it is not finite), norm (|w|^2) and its tally, config
@@ -148,6 +151,9 @@ class _Window:
         self._bench: Bench = bench_of(config)
         self._initial = _initial(config, self._bench.device)
         self._topology, self._algorithm, self._timetable = nodes_of(config, order["topology"])
+        self._settling: int = order["settling"]
+        if self._settling:
+            self._algorithm, self._timetable = settling_of(config, order["topology"])
         alone = Topology("alone", config.participants + len(config.consensus.reference_list), ({},))
         c = config.consensus
         self._reference = LocalSGD(alone, c.momentum, c.weight_decay)
@@ -172,24 +178,10 @@ class _Window:
         began = time.monotonic()
         participants = [self._participant(node) for node in self._nodes]
         for participant in participants:
-            if participant.cursor == 0:
+            if participant.cursor == 0 and not self._settling:
                 participant.change_rate(self._order["rate"])
         journal = _Journal(self._order["slice"])
-        nodes, name = tuple(self._nodes), self._order["engine"]
-        engine: Any = _engine(self._config, nodes, self._own_data, name)
-        silence = self._config.consensus.silence_seconds
-        kind = Host if name == SEQUENTIAL else RowHost
-        host = kind(
-            participants,
-            engine,
-            initial=lambda _: self._initial,
-            exchange=exchange,
-            # Who exchanges with nobody cannot tell whether anybody is there.
-            silence=silence if math.isfinite(self._timetable.interval) else math.inf,
-            adopts=not self._config.consensus.clip,
-            listener=journal,
-        )
-        done = self._run_nodes(host, participants, began)
+        done = self._run_nodes(participants, exchange, journal, began)
         if isinstance(exchange, ZenohExchange):
             for participant in participants:
                 messages, size = exchange.take_unsent(participant.node.index)
@@ -207,6 +199,7 @@ class _Window:
         for participant in participants:
             state, metadata = pack(participant)
             metadata["data"] = own_digest(self._config, participant.node.index, self._own_data)
+            metadata["window"] = self._window
             durable = done and bool(self._order["durable"])
             self._store.save(place, participant.node.index, state, metadata, durable=durable)
         self._store.prune(self._order["kept"])
@@ -239,6 +232,7 @@ class _Window:
         neighbours = self._topology.neighbours[node] if node < n else ()
         weight = self._weight(node) if node < n else 1.0
         found = self._saved(node)
+        settles = bool(self._settling) and node < n
         if found is None:
             fresh = Node(node, self._initial.clone())
             algorithm.start(fresh)
@@ -246,17 +240,24 @@ class _Window:
                 self._newcomers.append(node)
             heard = dict.fromkeys(fresh.links, 0.0)
             participant = Participant(fresh, algorithm, neighbours, weight, heard=heard)
-            if self._live:
+            if settles:
+                participant.settle(guest=True)
+            elif self._live:
                 participant.part()
             return participant
         check_own_data(self._config, node, self._own_data, found[1].get("data"))
-        return unpack(
+        participant = unpack(
             *found,
             algorithm,
             neighbours=neighbours,
             weight=weight,
             device=self._bench.device,
         )
+        if settles and not participant.settles:
+            # A device that was away in the end of the training has an old model.
+            trained = found[1].get("window", self._window - 1)
+            participant.settle(guest=trained < self._config.rounds)
+        return participant
 
     def _saved(self, node: int) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
         """The node's state, with which it goes on; None if it starts. RunDirectoryError where
@@ -299,21 +300,40 @@ class _Window:
 
     # -- work ---------------------------------------------------------------------------------
 
-    def _run_nodes(self, host: Host, participants: Sequence[Participant], began: float) -> bool:
+    def _run_nodes(
+        self,
+        participants: Sequence[Participant],
+        exchange: Exchange | None,
+        listener: Listener,
+        began: float,
+    ) -> bool:
+        """Whether they have come to the end of the window."""
+        nodes, name = tuple(self._nodes), self._order["engine"]
+        engine: Any = _engine(self._config, nodes, self._own_data, name)
+        silence = self._config.consensus.silence_seconds
+        options: dict[str, Any] = {
+            "initial": lambda _: self._initial,
+            "exchange": exchange,
+            # Who exchanges with nobody cannot tell whether anybody is there.
+            "silence": silence if math.isfinite(self._timetable.interval) else math.inf,
+            "adopts": not self._config.consensus.clip,
+            "listener": listener,
+        }
+        if not self._config.virtual:
+            self._run_freely(FreeHost(participants, engine, **options), began)
+            return True
+        kind = Host if name == SEQUENTIAL else RowHost
         n, timetable = self._config.participants, self._timetable
-        if self._config.virtual:
-            return host.run(
-                {
-                    i: timetable.timeline(i, self._window)
-                    if i < n
-                    else timetable.lone(self._window)
-                    for i in self._nodes
-                },
-                {i: timetable.in_flight(i, self._window) for i in self._nodes if i < n},
-                _PATIENCE_SECONDS,
-            )
-        length = self._config.consensus.window
-        steps = range((self._window - 1) * length, self._window * length)
+        return kind(participants, engine, **options).run(
+            {
+                i: timetable.timeline(i, self._window) if i < n else timetable.lone(self._window)
+                for i in self._nodes
+            },
+            {i: timetable.in_flight(i, self._window) for i in self._nodes if i < n},
+            _PATIENCE_SECONDS,
+        )
+
+    def _run_freely(self, host: FreeHost, began: float) -> None:
         line = self._line
 
         def now() -> float:
@@ -321,21 +341,38 @@ class _Window:
 
         if line is not None:
             host.adopt(self._newcomers, now, _ADOPT_SECONDS)
+        if self._settling:
+            self._settle_freely(host, now)
+            return
+        length = self._config.consensus.window
+        steps = range((self._window - 1) * length, self._window * length)
         host.run_freely(
             dict.fromkeys(self._nodes, steps),
-            timetable.interval,
+            self._timetable.interval,
             now,
             self._config.seed,
-            link=timetable.conditions,
+            link=self._timetable.conditions,
             over=lambda: line is not None and line.window > self._window,
         )
-        return True
+
+    def _settle_freely(self, host: FreeHost, now: Callable[[], float]) -> None:
+        config, rounds = self._config, self._settling
+        first = config.consensus.steps + (self._window - config.rounds - 1) * rounds
+        # Mail that rides in messages does not come before the next one.
+        waits = self._order["carrier"] != "grid"
+        host.settle_freely(
+            range(first, first + rounds),
+            now,
+            config.seed,
+            link=self._timetable.conditions,
+            patience=(config.consensus.silence_seconds, _ROUND_SECONDS) if waits else (0.0, 0.0),
+        )
 
     # -- after --------------------------------------------------------------------------------
 
     def _present(self, participants: Sequence[Participant]) -> list[Participant]:
         """The nodes that are on at the end of the window; references are no nodes."""
-        t = self._window * self._timetable.window_seconds
+        t = self._timetable.border(self._window)
         on: Callable[[int], bool] = (
             (lambda i: self._timetable.present(i, t)) if self._config.virtual else (lambda i: True)
         )

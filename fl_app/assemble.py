@@ -18,6 +18,7 @@ from fl_app.site import Site, server_site
 from strategies.consensus.algorithm import Algorithm
 from strategies.consensus.algorithms import Settings, make_algorithm
 from strategies.consensus.schedule import Conditions, Timetable, parse_outages
+from strategies.consensus.settling import Settling, SettlingTimetable, settling
 from strategies.consensus.topology import Topology, build_topology
 
 
@@ -177,6 +178,14 @@ def nodes_of(config: RunConfig, text: str) -> tuple[Topology, Algorithm, Timetab
                 f"ends; leave one of them out"
             )
     return topology, algorithm, timetable
+
+
+@lru_cache(maxsize=2)
+def settling_of(config: RunConfig, text: str) -> tuple[Settling, SettlingTimetable]:
+    """How the nodes settle after the last window; see `nodes_of`."""
+    topology, _, timetable = nodes_of(config, text)
+    rounds = config.consensus.settling_rounds
+    return settling(topology, rounds), SettlingTimetable(timetable, config.rounds, rounds)
 
 
 def check_rounds(config: RunConfig, num_rounds: int) -> None:

@@ -139,6 +139,7 @@ class ConsensusConfig:
     interval: Annotated[float, Within(1)]
     steps: Annotated[int, Within(1)]
     window: Annotated[int, Within(1, 100_000)]
+    settle: Annotated[int, Within(0, 10_000)]
     batch_size: Annotated[int, Within(1)]
     learning_rate: Annotated[float, Within(0, above=True)]
     schedule: Annotated[str, OneOf(*RATES)]
@@ -177,6 +178,12 @@ class ConsensusConfig:
     @property
     def reference_list(self) -> tuple[str, ...]:
         return _words(self.references)
+
+    @property
+    def settling_rounds(self) -> int:
+        """Rounds of settling; none where nodes do not exchange. Where mail is clipped, one liar
+        could take the average, which has no clip, wherever it likes."""
+        return 0 if self.algorithm == "isolated" or self.clip else self.settle
 
     @property
     def synchronous(self) -> bool:

@@ -190,6 +190,7 @@ EFFECTS: dict[str, tuple[Condition, ...]] = {
     "consensus.interval": (_MAIL,),
     "consensus.steps": ALWAYS,
     "consensus.window": ALWAYS,
+    "consensus.settle": (_MAIL, when("consensus.clip", 0)),
     "consensus.batch-size": ALWAYS,
     "consensus.learning-rate": ALWAYS,
     "consensus.schedule": ALWAYS,

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from strategies.consensus.algorithms import ALGORITHMS, Settings, make_algorithm
+from strategies.consensus.free_host import FreeHost
 from strategies.consensus.host import Host, Mail, Participant
 from strategies.consensus.node import Node, Vectors
 from strategies.consensus.row_host import RowHost
@@ -137,12 +138,16 @@ class Simulation:
         return torch.zeros(self.problem.b.shape[1], dtype=torch.float64)
 
     def host(self, number: int) -> Host:
-        options: dict[str, Any] = {
-            "initial": self.initial, "exchange": self.exchanges[number], **self.host_options
-        }  # fmt: skip
         if self.rows:
-            return RowHost(self.parts[number], self.problem.rows, **options)
-        return Host(self.parts[number], self.problem.gradients, **options)
+            return RowHost(self.parts[number], self.problem.rows, **self._options(number))
+        return Host(self.parts[number], self.problem.gradients, **self._options(number))
+
+    def free_host(self, number: int) -> FreeHost:
+        return FreeHost(self.parts[number], self.problem.gradients, **self._options(number))
+
+    def _options(self, number: int) -> dict[str, Any]:
+        own = {"initial": self.initial, "exchange": self.exchanges[number]}
+        return {**own, **self.host_options}
 
     def timelines(self, number: int) -> tuple[dict[int, list], dict[int, list]]:
         """What `Host.run` is told of the window that is next."""

@@ -16,6 +16,8 @@ from fl_app.assemble import dataset_of, module_of, split_of
 from fl_app.config import resolve
 from fl_app.data import normalise, spec_of
 from fl_app.errors import ConfigError, EdgeFlError
+from fl_app.record import consensus_metrics as summary
+from fl_app.record.export import trained_model
 from fl_app.record.metrics import of_kind
 from fl_app.record.node_store import NODES, NodeStore
 from fl_app.record.report import render
@@ -36,6 +38,7 @@ TINY: dict[str, Any] = {
     "consensus.window": 6,
     "consensus.interval": 3.0,
     "consensus.batch-size": 8,
+    "consensus.settle": 0,
     "consensus.references": "",
     "consensus.step-seconds": 1.0,
 }
@@ -135,6 +138,75 @@ def test_the_same_run_on_any_number_of_hosts(system: str, tmp_path: Path) -> Non
         assert checksum(several) == checksum(one)
         assert measured(several) == measured(one)
     assert of_kind(one.events(), "hosts")[0]["hosts"] == 1
+
+
+# ------------------------------------------------------------------------------------- settling
+
+SETTLES: dict[str, Any] = {**STRESS, "consensus.settle": 5}
+
+
+def test_nodes_settle_on_any_number_of_hosts(tmp_path: Path) -> None:
+    """With the same bits, and after a training that is that of a run without settling."""
+    one, without = (run(tmp_path, values) for values in (SETTLES, STRESS))
+    several = run(tmp_path, SETTLES, nodes=3)
+    assert checksum(several) == checksum(one)
+    assert measured(several) == measured(one)
+    told, before = (summary.measure(directory.events()) for directory in (one, without))
+    assert of_kind(one.events(), "nodes")[:2] != []
+    assert told["unsettled"] == {
+        **{name: before["final"][name] for name in ("node_mean", "node_min", "node_max")},
+        "distance": before["distance"],
+    }
+    assert before["unsettled"] is before["settling"] is None
+    assert told["rounds"] == before["rounds"] == 2
+    assert told["distance"] < 0.6 * before["distance"]
+    for name in ("messages", "bytes"):
+        assert told["settling"][name] == told[name] - before[name] > 0
+    for node in (0, 5):
+        assert np.array_equal(weights_of(one, node), weights_of(without, node))
+    _, model = trained_model(one, resolve({**TINY, **SETTLES}), "node-0")
+    assert np.array_equal(model.weights.numpy(), weights_of(one, 0, window=3))
+
+
+def test_all_have_the_averaged_model_in_the_end(tmp_path: Path) -> None:
+    found = run(tmp_path, {"consensus.settle": 30})
+    [*_, before, after] = of_kind(found.events(), "round")
+    assert (before["settled"], after["settled"]) == (False, True)
+    assert after["distance"] < 1e-6 < before["distance"]
+    average = sum(weights_of(found, i).astype(np.float64) for i in range(8)) / 8
+    for node in range(8):
+        assert np.abs(weights_of(found, node, window=3) - average).max() < 1e-6
+    # A vector of float32 over each of 8 edges, both ways, in each of 30 rounds.
+    assert after["bytes"] - before["bytes"] == 30 * 8 * 2 * 4 * len(average)
+
+
+def test_who_dies_while_nodes_settle_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    """Parked in the middle of it, too: three hosts on the grid carrier wait in every round."""
+    whole = run(tmp_path, SETTLES, nodes=3)
+    with pytest.raises(ConnectionError):
+        run(tmp_path / "killed", SETTLES, nodes=3, dies=3)
+    [killed] = (tmp_path / "killed").iterdir()
+    resumed = run(tmp_path / "killed", {**SETTLES, "resume": str(killed)}, nodes=3)
+    assert checksum(resumed) == checksum(whole)
+    settled = [event["settled"] for event in of_kind(resumed.events(), "round")]
+    assert settled == [False, False, True]
+
+
+def test_nodes_settle_on_the_real_clock(tmp_path: Path) -> None:
+    """On one host; and in a window a round where mail rides in messages."""
+    values = {"clock": "real", "consensus.settle": 12, "consensus.silence-seconds": 5.0}
+    for hosts, windows in ((1, 1), (2, 12)):
+        found = run(tmp_path, values, nodes=hosts)
+        settled = [e["settled"] for e in of_kind(found.events(), "round")]
+        assert settled == [False, False] + [True] * windows
+        told = summary.measure(found.events())
+        assert told["rounds"] == 2
+        assert told["distance"] < 0.5 * told["unsettled"]["distance"]
+
+
+@pytest.mark.parametrize("values", [{"consensus.algorithm": "isolated"}, {"consensus.clip": 2.0}])
+def test_who_has_no_mail_or_clips_it_does_not_settle(values: dict[str, Any]) -> None:
+    assert resolve({"mode": "consensus", **values}).consensus.settling_rounds == 0
 
 
 def test_more_hosts_than_nodes(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 from strategies.consensus.algorithms import ALGORITHMS
 from strategies.consensus.baselines import Gossip
 from strategies.consensus.descent import LocalSGD
+from strategies.consensus.free_host import FreeHost
 from strategies.consensus.host import MODEL, NEWCOMER, Host, Mail, Participant, Tally
 from strategies.consensus.node import Node, Vectors
 from strategies.consensus.row_host import RowHost
@@ -497,11 +498,11 @@ def test_who_may_be_lied_to_takes_over_nobodys_model() -> None:
     letters = Letters(Mail(1, 0, NEWCOMER, {MODEL: torch.full((2,), 1e30)}))
     options: dict[str, Any] = {"initial": lambda _: torch.zeros(2), "exchange": letters}
     newcomer = pair.participants[:1]
-    host = Host(newcomer, lambda due: (torch.ones(2) for _ in due), adopts=False, **options)
+    host = FreeHost(newcomer, lambda due: (torch.ones(2) for _ in due), adopts=False, **options)
     host.adopt([0], Ticks(), 10.0)
     assert pair.model(0) == [7.0, 7.0]
     assert letters.posted == []
-    host = Host(newcomer, lambda due: (torch.ones(2) for _ in due), **options)
+    host = FreeHost(newcomer, lambda due: (torch.ones(2) for _ in due), **options)
     host.adopt([0], Ticks(), 10.0)
     assert pair.model(0) == [pytest.approx(1e30)] * 2
 
@@ -509,7 +510,7 @@ def test_who_may_be_lied_to_takes_over_nobodys_model() -> None:
 def test_an_invitation_from_another_host() -> None:
     pair, letters = Pair(), Letters()
     options: dict[str, Any] = {"initial": lambda _: torch.zeros(2), "exchange": letters}
-    host = Host([pair.participants[1]], lambda due: (torch.ones(2) for _ in due), **options)
+    host = FreeHost([pair.participants[1]], lambda due: (torch.ones(2) for _ in due), **options)
     assert host.run({1: [Event(9.0, Kind.INVITE, 0, -1)]}, {1: []})
     [mail] = letters.posted
     assert mail[:3] == (1, 0, -1)
@@ -551,7 +552,7 @@ def test_free_running_nodes_agree_on_the_optimum(algorithm: str, apart: bool) ->
     if apart:
         for participant in found.parts[0]:
             participant.part()
-    found.host(0).run_freely(dict.fromkeys(range(8), range(2000)), 4.0, Ticks(), seed=3)
+    found.free_host(0).run_freely(dict.fromkeys(range(8), range(2000)), 4.0, Ticks(), seed=3)
     optimum = found.problem.optimum(dict.fromkeys(range(8), 1.0))
     assert worst_error(found.models(), optimum) < 1e-6
 
@@ -559,7 +560,7 @@ def test_free_running_nodes_agree_on_the_optimum(algorithm: str, apart: bool) ->
 def test_free_running_hosts_take_turns_of_any_length() -> None:
     """Two hosts, each of which runs 50 steps while the other stands still."""
     found = disturbed("pdmm-isvr", hosts=2)
-    hosts, clock = [found.host(0), found.host(1)], Ticks()
+    hosts, clock = [found.free_host(0), found.free_host(1)], Ticks()
     for begin in range(0, 4000, 50):
         for part, host in zip(found.parts, hosts, strict=True):
             steps = {p.node.index: range(begin, begin + 50) for p in part}
@@ -572,7 +573,7 @@ def test_the_newest_mail_wins() -> None:
     pair = Pair()
     letters = [Mail(1, 0, seq, {"weights": torch.full((2,), float(seq))}, 0.0) for seq in (5, 7, 6)]
     options: dict[str, Any] = {"initial": lambda _: torch.zeros(2), "exchange": Letters(*letters)}
-    host = Host(pair.participants[:1], lambda due: (torch.ones(2) for _ in due), **options)
+    host = FreeHost(pair.participants[:1], lambda due: (torch.ones(2) for _ in due), **options)
     host.run_freely({0: range(3)}, math.inf, Ticks(), seed=0)
     assert pair.diary.notes == [("receive", 0, 1, 7, [7.0, 7.0])]
     assert pair.participants[0].tally.used == 1
@@ -583,7 +584,7 @@ def test_nobody_waits_for_somebody_who_is_not_there() -> None:
     """It does all its steps, drops the neighbour that is silent for long, and pushes on."""
     pair, letters = Pair(), Letters()
     told: list[Any] = []
-    host = Host(
+    host = FreeHost(
         pair.participants[:1],
         lambda due: (torch.ones(2) for _ in due),
         initial=lambda _: torch.zeros(2),
@@ -609,7 +610,7 @@ def test_a_neighbour_who_never_comes_does_not_hold_the_model_back() -> None:
         participant = Participant(node, algorithm, (1, 2) if absent else (), rate=0.05)
         participant.part()
         options: dict[str, Any] = {"initial": lambda _: torch.zeros(12), "exchange": Letters()}
-        host = Host([participant], lambda due: (p.weights - 1 for p, _ in due), **options)
+        host = FreeHost([participant], lambda due: (p.weights - 1 for p, _ in due), **options)
         host.run_freely({0: range(500)}, 4.0, Ticks(), seed=0)
         return node.weights
 
@@ -621,7 +622,7 @@ def test_pushes_follow_from_the_seed_and_the_step() -> None:
     def pushes(steps: Sequence[range]) -> list[int]:
         pair, letters = Pair(), Letters()
         options: dict[str, Any] = {"initial": lambda _: torch.zeros(2), "exchange": letters}
-        host = Host(pair.participants[:1], lambda due: (torch.ones(2) for _ in due), **options)
+        host = FreeHost(pair.participants[:1], lambda due: (torch.ones(2) for _ in due), **options)
         for part in steps:
             host.run_freely({0: part}, 3.0, Ticks(), seed=1)
         return [mail.seq for mail in letters.posted]
@@ -632,7 +633,7 @@ def test_pushes_follow_from_the_seed_and_the_step() -> None:
 def test_mail_that_comes_last_is_kept_for_the_next_window() -> None:
     pair, letters = Pair(), Letters()
     options: dict[str, Any] = {"initial": lambda _: torch.zeros(2), "exchange": letters}
-    host = Host(pair.participants[:1], lambda due: (torch.ones(2) for _ in due), **options)
+    host = FreeHost(pair.participants[:1], lambda due: (torch.ones(2) for _ in due), **options)
 
     def late() -> float:
         letters.mails = [Mail(1, 0, 9, {"weights": torch.zeros(2)}, 0.0)]
@@ -650,7 +651,7 @@ def test_what_is_on_its_way_when_a_window_ends_arrives_in_a_later_one(duplicatio
     link = Conditions(delay_seconds=1.0, loss=0.2, duplication=duplication)
     arrivals: list[float] = []
     for window in range(40):
-        host = Host(
+        host = FreeHost(
             [participant],
             lambda due: (torch.ones(2) for _ in due),
             initial=lambda _: torch.zeros(2),

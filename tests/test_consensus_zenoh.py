@@ -12,7 +12,7 @@ import torch
 
 from fl_app.site import SERVER, Site
 from strategies.consensus.algorithms import Settings, make_algorithm
-from strategies.consensus.host import MODEL, Host, Mail, Participant
+from strategies.consensus.host import MODEL, Mail, Participant
 from strategies.consensus.node import Node
 from strategies.consensus.topology import build_topology
 from strategies.consensus.zenoh_exchange import ZenohExchange
@@ -184,7 +184,7 @@ def test_nodes_on_real_links_agree_on_the_optimum_of_all(
         algorithm.start(node)
         heard = dict.fromkeys(node.links, 0.0)
         participant = Participant(node, algorithm, RING.neighbours[index], 1.0, rate, heard=heard)
-        host = Host([participant], gradients, initial=initial, exchange=exchange)
+        host = FreeHost([participant], gradients, initial=initial, exchange=exchange)
         run = ({index: range(1500)}, 4.0, lambda: time.monotonic() - began, 0)
         participants.append(participant)
         threads.append(threading.Thread(target=host.run_freely, args=run))

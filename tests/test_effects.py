@@ -219,6 +219,7 @@ def of_consensus(c: RunConfig) -> Iterator[Any]:
     topology, algorithm, timetable = nodes_of(c, "")
     yield topology.rounds
     yield algorithm
+    yield c.consensus.settling_rounds
     yield [
         rate_of(c.consensus.schedule, c.consensus.step_size, window, c.rounds)
         for window in range(1, c.rounds + 1)

@@ -27,10 +27,10 @@ from fl_app.fingerprint import fingerprint
 from fl_app.record.run_dir import RunDirectory
 from fl_app.site import SERVER, Site
 from strategies.checks import last_line, updates_of
-from strategies.consensus import host as hosts
 from strategies.consensus.algorithms import Settings, make_algorithm
 from strategies.consensus.answers import METRICS, Answer, read_reply
 from strategies.consensus.fleet import Fleet
+from strategies.consensus.free_host import FreeHost
 from strategies.consensus.host import Mail, Participant
 from strategies.consensus.node import Node
 from strategies.consensus.strategy import Consensus
@@ -187,7 +187,7 @@ def test_training_goes_on_beside_a_flood_of_bad_mail(server: Server) -> None:
         algorithm.start(node)
         heard = dict.fromkeys(node.links, 0.0)
         participant = Participant(node, algorithm, RING.neighbours[index], 1.0, rate, heard=heard)
-        host = hosts.Host(
+        host = FreeHost(
             [participant],
             gradients,
             initial=lambda _: torch.zeros(10, dtype=torch.float64),

@@ -78,7 +78,7 @@ def spread(results: Results, group: str) -> Any:
             low, high = 100 * node_min(entry), 100 * node_max(entry)
             axes.plot([low, high], [y, y], color=figures.SKY, lw=3, solid_capstyle="round")
             axes.plot(100 * node_mean(entry), y, "o", color=figures.BLUE, ms=5, label="node mean")
-            label = "averaged model (a diagnosis: no node has it)"
+            label = "averaged model (a diagnosis)"
             axes.plot(100 * average(entry), y, "x", color=figures.ORANGE, ms=6, label=label)
     for name in CENTRALIZED:
         if values := centralized(results, group, name):

@@ -28,7 +28,7 @@ from fl_app.record.figures import (
     new_figure,
 )
 from fl_app.record.label_figure import label_figure
-from fl_app.record.metrics import Event, latest, of_kind, series
+from fl_app.record.metrics import Event, latest, of_kind, series, settled
 from fl_app.record.spacetime_figure import spacetime
 from fl_app.record.topology_figure import topology_figure
 from fl_app.record.view import Drawing
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DIAGNOSIS = "averaged model (a diagnosis: no node has it)"
+DIAGNOSIS = "averaged model (a diagnosis)"
 # Names of the centralized references in words, and how they are drawn.
 REFERENCES = {
     "same-steps": ("centralized, as many steps as a node", {"color": BLACK, "ls": "-"}),
@@ -60,6 +60,7 @@ def accuracy(events: Sequence[Event], clock: str, targets: Sequence[float]) -> F
     for name, points in references(events).items():
         label, style = REFERENCES[name]
         draw_line(axes, points, label=label, lw=1.3, zorder=4, **style)
+    _mark_settling(axes, events)
     finish_accuracy_axes(axes, CLOCK_AXIS[clock])
     mark_targets(axes, mean, targets)
     axes.set_title("Test accuracy", loc="left")
@@ -90,6 +91,15 @@ def _draw_nodes(axes: Axes, events: Sequence[Event]) -> None:
     )
 
 
+def _mark_settling(axes: Axes, events: Sequence[Event]) -> None:
+    """Mark where the training ends, and nodes exchange without steps."""
+    settling = [e["t"] for e in of_kind(events, "nodes") if settled(e)]
+    trained = [e["t"] for e in of_kind(events, "nodes") if not settled(e)]
+    if settling and trained:
+        style: dict[str, Any] = {"color": PURPLE, "lw": 1.0, "ls": "-.", "zorder": 1}
+        axes.axvline(max(trained), label="from here on the nodes settle", **style)
+
+
 def distance(events: Sequence[Event], clock: str, _: Sequence[float]) -> Figure | None:
     """Draw the consensus distance on a log axis, and when nodes and links went and came back."""
     points = [(e["t"], e["distance"]) for e in of_kind(events, "round") if e.get("distance")]
@@ -97,6 +107,7 @@ def distance(events: Sequence[Event], clock: str, _: Sequence[float]) -> Figure 
         return None
     figure, axes = new_figure(8.5, 3.8)
     _draw_outages(axes, of_kind(events, "incident"))
+    _mark_settling(axes, events)
     axes.plot(*zip(*points, strict=True), color=PURPLE, lw=2, marker="" if points[40:] else "o")
     axes.set_yscale("log")
     axes.set_xlim(left=0)
@@ -158,7 +169,8 @@ FIGURES: dict[str, Drawing] = {
     "accuracy": Drawing(
         accuracy,
         "Accuracy on the test set over the run's clock. The averaged model is a diagnosis: no node "
-        "has it. At the right edge: when the nodes' mean first reached each target.",
+        "has it before they settle. At the right edge: when the nodes' mean first reached each "
+        "target.",
         "no node was evaluated",
     ),
     "distance": Drawing(

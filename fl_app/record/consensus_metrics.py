@@ -9,12 +9,14 @@ from fl_app.record.metrics import (
     last_accuracy,
     latest,
     of_kind,
+    settled,
     span,
     times_to_targets,
 )
 
 _ROUND = (
-    "t", "steps", "messages", "bytes", "lost", "duplicates", "stale", "age", "distance", "eta",
+    "t", "settled", "steps", "messages", "bytes", "lost", "duplicates", "stale", "age", "distance",
+    "eta",
 )  # fmt: skip
 
 
@@ -90,6 +92,8 @@ def measure(events: Sequence[Event], targets: Sequence[float] = ()) -> dict[str,
       evaluation of each, null if it was of what had diverged; the average is the averaged model's,
       which no node has; node_honest is the mean of the nodes that do not attack, null where none
       does
+    - unsettled {node_mean, node_min, node_max, distance}: of the nodes before they settled; and
+      settling {messages, bytes, seconds}: what that took; null where they did not
     - distance: the last consensus distance
     - time_to_target {"0.50": seconds or null}: of the nodes' mean (see `time_to_target`)
     - messages, bytes, lost, duplicates: totals; rejected: count
@@ -105,11 +109,26 @@ def measure(events: Sequence[Event], targets: Sequence[float] = ()) -> dict[str,
             "average": last_accuracy(events, "average"),
             "reference": nodes.get("reference") or {},
         },
+        **_settling(events),
         "distance": last.get("distance"),
         "time_to_target": times_to_targets(node_series(events), targets),
         **{name: last.get(name) for name in ("messages", "bytes", "lost", "duplicates")},
         **{name: _mean(e.get(name) for e in of_kind(events, "round")) for name in ("stale", "age")},
         "rejected": sum(event.get("count", 1) for event in of_kind(events, "rejected")),
+    }
+
+
+def _settling(events: Sequence[Event]) -> dict[str, Any]:
+    nodes = [e for e in of_kind(events, "nodes") if not settled(e)]
+    before = [e for e in of_kind(events, "round") if not settled(e)]
+    last = latest(events, "round")
+    if not (nodes and before and settled(last)):
+        return {"unsettled": None, "settling": None}
+    spread_before = {f"node_{which}": value for which, value in node_spread(nodes[-1]).items()}
+    took = {name: last[name] - before[-1][name] for name in ("messages", "bytes")}
+    return {
+        "unsettled": {**spread_before, "distance": before[-1]["distance"]},
+        "settling": {**took, "seconds": last["t"] - before[-1]["t"]},
     }
 
 

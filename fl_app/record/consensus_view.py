@@ -58,6 +58,7 @@ def _results(m: Measured) -> Pairs:
         ("final accuracy, lowest node", share(final["node_min"])),
         ("final accuracy, highest node", share(final["node_max"])),
         *_honest(final),
+        *_unsettled(m),
         (f"final accuracy, {DIAGNOSIS}", share(final["average"])),
         *(
             (f"final accuracy, {REFERENCES[name][0]}", share(value))
@@ -71,6 +72,21 @@ def _results(m: Measured) -> Pairs:
         ("mean age of applied mail (local steps)", number(m["stale"], 1)),
         ("mean age of applied mail (s)", number(m["age"], 2)),
         ("messages rejected", str(m["rejected"])),
+    ]
+
+
+def _unsettled(m: Measured) -> Pairs:
+    """How the nodes were before they settled, and what that cost."""
+    before, settling = m["unsettled"], m["settling"]
+    if before is None:
+        return []
+    return [
+        ("before settling, mean of the nodes", share(before["node_mean"])),
+        ("before settling, lowest node", share(before["node_min"])),
+        ("before settling, highest node", share(before["node_max"])),
+        ("before settling, consensus distance", scientific(before["distance"])),
+        ("messages of settling", number(settling["messages"])),
+        ("MB of settling", megabytes(settling["bytes"])),
     ]
 
 
@@ -152,7 +168,7 @@ _ACCURACIES = (
         "(average %)",
         lambda row: percent(row["average"]),
         13,
-        "the averaged model, a diagnosis: no node has it",
+        "the averaged model, a diagnosis: no node has it before they settle",
         needs="distance",
     ),
 )

@@ -97,7 +97,7 @@ def _header(view: View, columns: Sequence[Column], clock: str) -> str:
 def _line(view: View, columns: Sequence[Column], row: Row, rounds: int) -> str:
     """The line of a row of `view.rows`; "-" where nothing is known."""
     cells = "".join(column.cell(row).rjust(column.width) for column in columns)
-    place = f"{row['round']}/{rounds}"
+    place = "settled" if row.get("settled") else f"{row['round']}/{rounds}"
     notes = [f"{row[name]} {name}" for name in view.lines.notes if row[name]]
     line = f"{place:>9}{number(row['t'], 1):>11}{cells}{duration(row['eta']):>9}"
     return line + (f"  ({', '.join(notes)})" if notes else "")

@@ -37,7 +37,10 @@ def trained_model(run: RunDirectory, config: RunConfig, name: str) -> tuple[str,
     model = flat_model(config, "large" if name == "global" else "small")
     if config.agrees:
         store = NodeStore(run.path / NODES)
-        arrays, _ = store.load(config.rounds, int(name.removeprefix("node-")))
+        node, last = int(name.removeprefix("node-")), config.rounds
+        # As it has settled, if it has.
+        settled = store.newest(last + config.consensus.settling_rounds, node, least=last)
+        arrays, _ = settled or store.load(last, node)
         model.load(arrays["weights"], np.zeros(0, np.float32))
     else:
         arrays, _ = run.load_checkpoint(name)

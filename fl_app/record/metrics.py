@@ -130,10 +130,15 @@ def end_time(events: Iterable[Event]) -> float:
     )
 
 
+def settled(event: Event) -> bool:
+    """Whether an event is of nodes that settle, after the last round in which they have learnt."""
+    return bool(event.get("settled"))
+
+
 def span(events: Sequence[Event]) -> dict[str, Any]:
-    """Return the last completed round, and how long the run took on its own and on our clock."""
+    """Return the last round of the training, and how long the run took on its own and our clock."""
     return {
-        "rounds": max((event["round"] for event in of_kind(events, "round")), default=0),
+        "rounds": max((e["round"] for e in of_kind(events, "round") if not settled(e)), default=0),
         "end_seconds": end_time(events),
         "wall_seconds": events[-1]["t_wall"] if events else 0.0,
     }

@@ -43,11 +43,14 @@ class NodeStore:
         """What was saved. RunDirectoryError if it is missing or damaged."""
         return load_tensors(self.path(place, node))
 
-    def newest(self, most: int, node: int) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-        """What was saved last of a node, at the end of window `most` or before, and can be read."""
+    def newest(
+        self, most: int, node: int, *, least: int = 0
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+        """What was saved last of a node, at the end of one of the windows `least` to `most`, and
+        can be read."""
         found = self.root.iterdir() if self.root.is_dir() else ()
         windows = [int(place.name) for place in found if place.name.isdigit()]
-        for window in sorted((w for w in windows if w <= most), reverse=True):
+        for window in sorted((w for w in windows if least <= w <= most), reverse=True):
             with contextlib.suppress(RunDirectoryError):
                 return self.load(window, node)
         return None

@@ -16,6 +16,7 @@ schedule, delay or loss, if and only if alpha_ij = alpha_ji.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -90,6 +91,9 @@ class ECL(LocalSGD):
         For the KDD paper's damping parameter of that name, whose formula it need not equal.
     """
 
+    # The name of what a mail has: of which algorithm it is.
+    mail: ClassVar[str] = "reflection"
+
     penalty: Penalty
     theta: float
     kappa: float = 0.0
@@ -115,13 +119,13 @@ class ECL(LocalSGD):
                 node.weights.lerp_(link["heard"], rate * self.rho / total)
 
     def message(self, node: Node, j: int, seq: int) -> Vectors:
-        mail = {"reflection": _reflection(node.weights, node.links[j]["anchor"])}
+        mail = {self.mail: _reflection(node.weights, node.links[j]["anchor"])}
         if self.rho:
             mail["weights"] = node.weights.clone()
         return mail
 
     def receive(self, node: Node, j: int, seq: int, mail: Vectors) -> None:
-        link, reflection = node.links[j], mail["reflection"]
+        link, reflection = node.links[j], mail[self.mail]
         if self.kappa:
             jump = self._jump(node, j)
             node.weights.add_(reflection, alpha=jump).sub_(link["anchor"], alpha=jump)
@@ -165,7 +169,7 @@ class ECL(LocalSGD):
     def message_many(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Vectors:
         at = rows.at(ends)
         weights = rows.weights[at.nodes]
-        mail = {"reflection": _reflection(weights, rows.links["anchor"][at.links])}
+        mail = {self.mail: _reflection(weights, rows.links["anchor"][at.links])}
         if self.rho:
             mail["weights"] = weights.clone()
         return mail
@@ -174,7 +178,7 @@ class ECL(LocalSGD):
         self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int], mails: Sequence[Vectors]
     ) -> None:
         at = rows.at(ends)
-        reflection = torch.stack([mail["reflection"] for mail in mails])
+        reflection = torch.stack([mail[self.mail] for mail in mails])
         with (
             changing(rows.weights, at.nodes) as weights,
             changing(rows.links["anchor"], at.links) as anchor,
@@ -202,7 +206,7 @@ class ECL(LocalSGD):
     def lengths(
         self, parameters: int, sender: int, receiver: int, seq: int
     ) -> dict[str, tuple[int, torch.dtype]]:
-        names = ("reflection", "weights") if self.rho else ("reflection",)
+        names = (self.mail, "weights") if self.rho else (self.mail,)
         return dict.fromkeys(names, (parameters, torch.float32))
 
 

@@ -16,6 +16,7 @@ import torch
 
 from strategies.consensus.algorithm import Algorithm
 from strategies.consensus.host import MODEL, Mail
+from strategies.consensus.settling import SETTLING
 from strategies.consensus.topology import Edge, edge_between
 
 
@@ -130,7 +131,10 @@ def expected_vectors(
     mail: Mail, algorithm: Algorithm, parameters: int
 ) -> dict[str, tuple[int, torch.dtype]]:
     """The vectors that a mail must have: name -> (length, dtype). Mail with a negative number is of
-    newcomers: an empty one asks for a model, and one with a model answers that, or invites."""
+    newcomers: an empty one asks for a model, and one with a model answers that, or invites. One of
+    the settling has the same vector with all algorithms."""
+    if mail.settles:
+        return {SETTLING: (parameters, torch.float32)}
     if mail.seq < 0:
         return {MODEL: (parameters, torch.float32)} if mail.vectors else {}
     return algorithm.lengths(parameters, mail.sender, mail.receiver, mail.seq)

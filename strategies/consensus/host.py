@@ -2,14 +2,13 @@
 
 Nodes depend on each other by mail alone, so a host may run them in any order that gives nobody a
 mail before it was sent: every node's own events happen in the order of its timeline, and the
-results are the same bits for any number of hosts. Free running (the real clock) has no timelines:
-every node steps as fast as it can, the newest mail of a neighbour replaces an older one, and nobody
-waits.
+results are the same bits for any number of hosts. For the real clock, which has no timelines, see
+`free_host`.
 """
 
 import heapq
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -17,13 +16,11 @@ import torch
 
 from strategies.consensus.algorithm import Algorithm
 from strategies.consensus.node import Node, Vectors
-from strategies.consensus.schedule import Conditions, Event, Kind
-from strategies.randomness import rng
+from strategies.consensus.schedule import Event, Kind
+from strategies.consensus.settling import SETTLING, bring_in
 
 MODEL = "model"  # the vector of a mail with which a node invites one that has only just come
 NEWCOMER = -1  # the number of a mail that asks for a model, and of its answer, in the real clock
-_ASK_AGAIN_SECONDS = 1.0
-PERFECT = Conditions()
 
 
 class Mail(NamedTuple):
@@ -34,6 +31,11 @@ class Mail(NamedTuple):
     seq: int
     vectors: Vectors
     sent: float = 0.0
+
+    @property
+    def settles(self) -> bool:
+        """Whether it is of the settling and not of the training."""
+        return SETTLING in self.vectors
 
     @property
     def size(self) -> int:
@@ -86,6 +88,7 @@ class Participant:
     received: by neighbour, the number of its last mail that was used; heard: when that was.
     cursor: how many events of the window are over. mail: what has come and is not yet due.
     late: what it has sent on the real clock and is on its way still, and when that is to arrive.
+    settles: whether it has begun to settle.
     """
 
     node: Node
@@ -98,6 +101,7 @@ class Participant:
     cursor: int = 0
     mail: dict[tuple[int, int], Mail] = field(default_factory=dict)
     late: list[tuple[float, Mail]] = field(default_factory=list)
+    settles: bool = False
     tally: Tally = field(default_factory=Tally)
 
     def change_rate(self, rate: float) -> None:
@@ -105,6 +109,16 @@ class Participant:
         if rate != self.rate and self.rate:
             self.algorithm.rescale(self.node, self.rate, rate)
         self.rate = rate
+
+    def settle(self, *, guest: bool) -> None:
+        """End the training, and begin with the algorithm that has taken its place; as a guest, if
+        the own model is not to count. What is still on its way is of no use any more."""
+        self.settles = True
+        self.algorithm.start(self.node)
+        if not guest:
+            bring_in(self.node)
+        self.mail = {key: mail for key, mail in self.mail.items() if mail.settles}
+        self.late.clear()
 
     def accept(self, mail: Mail, t: float) -> bool:
         """Take note of `mail`; whether it is newer than what has been used already."""
@@ -190,7 +204,6 @@ class Host:
         self._waiting: dict[tuple[int, int, int], int] = {}  # mail -> who cannot go on without it
         # Heap of (time, kind, node) of next events: at one moment, all send before any receives.
         self._ready: list[tuple[float, int, int]] = []
-        self._late: list[tuple[float, int, int, int, Mail]] = []  # heap, of the real clock
 
     # -- along timelines (the virtual clock) -----------------------------------------------------
 
@@ -371,107 +384,6 @@ class Host:
             participant.algorithm.connect(participant.node, event.peer)
         participant.heard[event.peer] = event.t
 
-    # -- without timelines (the real clock) ------------------------------------------------------
-
-    def run_freely(
-        self,
-        steps: Mapping[int, range],
-        interval: float,
-        now: Callable[[], float],
-        seed: int,
-        *,
-        link: Conditions = PERFECT,
-        over: Callable[[], bool] = lambda: False,
-    ) -> None:
-        """Let every participant do its steps, one after the other in turn, and push to each
-        neighbour with probability 1 / interval after each step. Mail is used when it is there.
-
-        steps: by node, the numbers of the steps to do. now: seconds on the run's clock. link: its
-        loss, duplication and delay are done to mail on purpose. over: whether to stop before all
-        steps are done, asked after each turn. Mail that is on its way at the end goes on in the
-        next call.
-        """
-        self._late = [(t, *m[:3], m) for p in self._participants.values() for t, m in p.late]
-        heapq.heapify(self._late)
-        for turn in _turns(steps):
-            self._collect(0.0)
-            self._post_late(now())
-            for index, number in turn:
-                participant, t = self._participants[index], now()
-                self._use_newest(participant, t)
-                for j in participant.drop_silent(t, self._silence):
-                    self._tell(t, "silent", index, j, None)
-                [gradient] = self._gradients([(participant.node, number)])
-                self._apply(participant, gradient)
-                t = now()
-                self._tell(t, "step", index, None, None)
-                draws, neighbours = rng(seed, "push", index, number), participant.neighbours
-                for j, draw in zip(neighbours, draws.random(len(neighbours)), strict=True):
-                    if draw < 1 / interval:
-                        fate = draws.random(4).tolist()
-                        self._push(participant, Event(t, Kind.SEND, j, number), link, fate)
-            if over():
-                break
-        self._collect(0.0)
-        self._post_late(now())
-        for participant in self._participants.values():
-            own = participant.node.index
-            participant.late = [(t, mail) for t, sender, *_, mail in self._late if sender == own]
-
-    def adopt(self, newcomers: Iterable[int], now: Callable[[], float], patience: float) -> None:
-        """Let nodes that start where others are far already take a neighbour's model: ask all
-        neighbours, and wait for the first answer, at most `patience` seconds."""
-        waiting, began, asked = set(newcomers if self._adopts else ()), now(), -math.inf
-        while waiting and self._exchange is not None and now() < began + patience:
-            if now() > asked + _ASK_AGAIN_SECONDS:
-                asked = now()
-                for index in waiting:
-                    for j in self._participants[index].neighbours:
-                        self._post(Mail(index, j, NEWCOMER, {}, asked))
-            self._collect(_ASK_AGAIN_SECONDS)
-            for index in list(waiting):
-                participant = self._participants[index]
-                models = [m for m in participant.mail.values() if MODEL in m.vectors]
-                if models:
-                    participant.node.weights.copy_(models[0].vectors[MODEL])
-                    self._begin(participant, now())
-                    participant.part()
-                    self._tell(now(), "up", index, models[0].sender, None)
-                    waiting.discard(index)
-
-    def _push(
-        self, participant: Participant, event: Event, link: Conditions, fate: Sequence[float]
-    ) -> None:
-        """Send as over a bad link: lost, late, twice."""
-        lost, late, twice, later = fate
-        if lost < link.loss:
-            self._lose(participant, event)
-            return
-        mail = self._write(participant, event, "send")
-        delays = [late] if twice >= link.duplication else [late, later]
-        for delay in delays:
-            due = event.t + delay * link.delay_seconds
-            heapq.heappush(self._late, (due, participant.node.index, event.peer, event.seq, mail))
-        self._post_late(event.t)
-
-    def _post_late(self, t: float) -> None:
-        while self._late and self._late[0][0] <= t:
-            self._post(heapq.heappop(self._late)[-1])
-
-    def _use_newest(self, participant: Participant, t: float) -> None:
-        """Use the newest mail of every neighbour, and drop what it has overtaken."""
-        newest: dict[int, Mail] = {}
-        for mail in participant.mail.values():
-            if mail.seq == NEWCOMER:
-                if not mail.vectors:
-                    model = {MODEL: participant.node.weights.clone()}
-                    self._post(Mail(participant.node.index, mail.sender, NEWCOMER, model, t))
-            elif mail.sender not in newest or mail.seq > newest[mail.sender].seq:
-                newest[mail.sender] = mail
-        participant.mail.clear()
-        for mail in newest.values():
-            self._use(participant, mail, t)
-
 
 # Functions and not bound methods in each host, which would keep it alive in a cycle.
 _ACTIONS: dict[Kind, Callable[[Host, Participant, Event], None]] = {
@@ -489,9 +401,3 @@ _ACTIONS: dict[Kind, Callable[[Host, Participant, Event], None]] = {
     Kind.DUPLICATE: Host._duplicate,
     Kind.MIX: Host._mix,
 }
-
-
-def _turns(steps: Mapping[int, range]) -> Iterator[list[tuple[int, int]]]:
-    """[(node, number of its step) ...] of the first step of everybody, then of the second ..."""
-    for position in range(max((len(each) for each in steps.values()), default=0)):
-        yield [(i, each[position]) for i, each in steps.items() if position < len(each)]

@@ -7,7 +7,7 @@ resumed run those of its remaining windows. Times are seconds of the *virtual cl
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
@@ -202,10 +202,14 @@ class Timetable:
             return self._rounds * self._round_seconds
         return self._window_steps * self.conditions.step_seconds
 
+    def border(self, window: int) -> float:
+        """When `window` ends and the next one begins."""
+        return window * self.window_seconds
+
     def timeline(self, node: int, window: int) -> list[Event]:
         """What happens to `node` in `window`, in order. Mail that arrives later than that is in
         the timeline of a later window; see `in_flight`."""
-        begin, end = (window - 1) * self.window_seconds, window * self.window_seconds
+        begin, end = self.border(window - 1), self.border(window)
         events = list(self._steps(node, window, begin, end))
         for round_ in self._rounds_of(window):
             events.append(Event(self._round_end(round_), Kind.MIX, seq=round_))
@@ -226,7 +230,7 @@ class Timetable:
 
     def in_flight(self, node: int, window: int) -> list[tuple[int, int]]:
         """(sender, seq) of the mails to `node` that are under way when `window` ends."""
-        end = window * self.window_seconds
+        end = self.border(window)
         return [
             (mail.sender, mail.seq)
             for mail in self._mails_of(node, window)
@@ -251,7 +255,7 @@ class Timetable:
     def _count(self, node: int, t: float) -> int:
         return math.floor(t / self._step[node] + _TOLERANCE)
 
-    def _steps(self, node: int, window: int, begin: float, end: float) -> Iterator[Event]:
+    def _steps(self, node: int, window: int, begin: float, end: float) -> Iterable[Event]:
         seconds = float(self._step[node])
         if not self._synchronous:
             for number in range(self._count(node, begin), self._count(node, end)):
@@ -271,7 +275,7 @@ class Timetable:
     def _round_end(self, round_: int) -> float:
         """When `round_` ends: to the bit at the border of a window for the last one in it."""
         windows, rounds = divmod(round_ + 1, self._rounds)
-        return windows * self.window_seconds + rounds * self._round_seconds
+        return self.border(windows) + rounds * self._round_seconds
 
     def _swap(self, round_: int) -> float:
         """When everybody sends: after the last step, and before all has come."""

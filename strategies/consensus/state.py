@@ -31,6 +31,7 @@ def pack(participant: Participant) -> tuple[dict[str, np.ndarray], dict[str, Any
         "cursor": participant.cursor,
         "mail": [[m.sender, m.seq, m.sent] for m in participant.mail.values()],
         "late": [[t, m.receiver, m.seq, m.sent] for t, m in participant.late],
+        "settles": participant.settles,
         "tally": vars(participant.tally),
     }
     return {name: v.detach().cpu().numpy() for name, v in tensors.items()}, metadata
@@ -77,5 +78,6 @@ def unpack(
         metadata["cursor"],
         mail,
         late,
+        metadata.get("settles", False),
         Tally(**metadata["tally"]),
     )

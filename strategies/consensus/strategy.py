@@ -18,6 +18,7 @@ from fl_app.assemble import (
     dataset_of,
     flat_model,
     nodes_of,
+    settling_of,
     split_of,
     topology_text,
 )
@@ -32,6 +33,7 @@ from strategies.consensus.exchange import expected_vectors
 from strategies.consensus.fleet import Fleet
 from strategies.consensus.host import INCIDENTS, Mail, Tally
 from strategies.consensus.rates import rate_of
+from strategies.consensus.schedule import Timetable
 from strategies.divergence import diverged
 from strategies.evaluation import Evaluator, Task
 from strategies.roster import gather
@@ -64,6 +66,8 @@ class Consensus(Strategy):
         self._parameters = len(flat_model(config, "small").weights)
         self._clock = Clock()
         self._window = 0  # the last one that all nodes have done
+        # The last window with those of the settling, and how many rounds each of these has.
+        self._last, self._rounds_each = config.rounds, 0
         self._kept = 0  # the last one whose checkpoint outlives a power cut
         self._applied = (0, 0.0)  # how many mails have been used until then, and their ages' sum
         self._answers: dict[int, list[Answer]] = {}
@@ -115,6 +119,7 @@ class Consensus(Strategy):
                 lengths=self._lengths,
                 parameters=self._parameters,
             )
+            self._plan_settling(fleet)
             self._describe(fleet, simulated=not devices)
             self._evaluate_forgotten(evaluator)
             self._clock.restart()
@@ -122,12 +127,20 @@ class Consensus(Strategy):
         result.arrays = ArrayRecord({"average": Array(self._average.astype(np.float32))})
         return result
 
+    def _plan_settling(self, fleet: Fleet) -> None:
+        """One window after the last, of all rounds; or one for each, where mail rides in a window's
+        messages and no host waits for it."""
+        rounds = self._config.consensus.settling_rounds
+        windows = rounds if fleet.carrier == "grid" and not self._config.virtual else min(1, rounds)
+        self._last += windows
+        self._rounds_each = rounds // max(1, windows)
+
     def _work(self, fleet: Fleet, evaluator: Evaluator) -> None:
         """Have the windows done that are still to do."""
-        config, first = self._config, self._window
+        first = self._window
         began = heard = time.monotonic()
-        while self._window < config.rounds:
-            fleet.dispatch(config.rounds, self._order_of)
+        while self._window < self._last:
+            fleet.dispatch(self._last, self._order_of)
             answers, failures = fleet.collect()
             for host, reason in failures:
                 self._run.emit(
@@ -143,7 +156,7 @@ class Consensus(Strategy):
                 time.sleep(min(max(_POLL_SECONDS, _POLL_SHARE * since), _MOST_POLL_SECONDS))
                 continue
             each = (time.monotonic() - began) / (self._window + 1 - first)
-            eta = each * (config.rounds - self._window - 1)
+            eta = each * (self._last - self._window - 1)
             self._close_window(self._answers.pop(window), eta, evaluator)
             fleet.close(window)
 
@@ -194,6 +207,7 @@ class Consensus(Strategy):
         return {
             "window": window,
             "rate": rate_of(c.schedule, c.step_size, window, self._config.rounds),
+            "settling": self._rounds_each if window > self._config.rounds else 0,
             "durable": self._durable(window),
             "kept": self._kept,
             "examples": self._examples,
@@ -209,7 +223,7 @@ class Consensus(Strategy):
         return expected_vectors(mail, self._algorithm, self._parameters)
 
     def _durable(self, window: int) -> bool:
-        return window % self._config.checkpoint_every == 0 or window == self._config.rounds
+        return window % self._config.checkpoint_every == 0 or window >= self._config.rounds
 
     # -- what is recorded ---------------------------------------------------------------------
 
@@ -252,7 +266,9 @@ class Consensus(Strategy):
     def _close_window(self, answers: list[Answer], eta: float, evaluator: Evaluator) -> None:
         """Record what all hosts say of the next window, and write the checkpoint."""
         window, config = self._window + 1, self._config
-        t = window * self._timetable.window_seconds if config.virtual else self._clock.now()
+        settled = window > config.rounds
+        timetable = settling_of(config, self._text)[1] if settled else self._timetable
+        t = timetable.border(window) if config.virtual else self._clock.now()
         people = range(config.participants)
         everybody = range(config.participants + len(config.consensus.reference_list))
         # Of nodes that were away: no accuracy, and of what they have done the last that is known.
@@ -283,6 +299,7 @@ class Consensus(Strategy):
             loss=[None if accuracy[i] < 0 else loss[i] for i in people],
             examples=self._examples,
             diverged=wild,
+            settled=settled,
             steps=[by_name["tally.steps"][i] for i in people],
             heard=[[i, j, t - when] for i in sorted(heard) for j, when in heard[i].items()],
             reference={
@@ -302,11 +319,12 @@ class Consensus(Strategy):
             stale=age / used / config.consensus.step_seconds if used and config.virtual else None,
             age=age / used if used else None,
             distance=distance,
+            settled=settled,
             eta=eta,
             seconds=max(answer.metrics["seconds"] for answer in answers),
             seconds_evaluation=max(answer.metrics["seconds-evaluation"] for answer in answers),
         )
-        self._record_trace(window, answers)
+        self._record_trace(window, answers, timetable)
         self._evaluate(evaluator, window, t)
         if wild:
             raise diverged(config, "node", self._called(wild, window))
@@ -318,7 +336,7 @@ class Consensus(Strategy):
         more = f" and {len(nodes) - _MOST_NAMED} more" if len(nodes) > _MOST_NAMED else ""
         return f"window {window}, node{'s'[: len(nodes) != 1]} {names}{more}"
 
-    def _record_trace(self, window: int, answers: list[Answer]) -> None:
+    def _record_trace(self, window: int, answers: list[Answer], timetable: Timetable) -> None:
         """What happened to nodes and links in the window and, of the first, the slice."""
         events = [tuple(event) for answer in answers for event in answer.described["trace"]]
         if window == 1:
@@ -326,8 +344,8 @@ class Consensus(Strategy):
         incidents = [
             (t, node, what, peer) for t, what, node, peer, _ in events if what in INCIDENTS
         ]
-        begin, end = ((w * self._timetable.window_seconds) for w in (window - 1, window))
-        for outage in self._timetable.outages if self._config.virtual else ():
+        begin, end = map(timetable.border, (window - 1, window))
+        for outage in timetable.outages if self._config.virtual else ():
             for what, t in (("cut", outage.start), ("healed", outage.end)):
                 if outage.kind == "cut" and (begin < t <= end or t == begin == 0):
                     incidents.append((t, outage.node, what, outage.peer))
@@ -358,7 +376,7 @@ class Consensus(Strategy):
         """The server's part of the checkpoint of a window, after that of every node."""
         if not self._durable(self._window):
             return
-        if self._window == self._config.rounds:
+        if self._window == self._last:
             own = [self._digests.get(i, "") for i in range(self._config.participants)]
             checksum = hashlib.sha256("".join(own).encode()).hexdigest()
             self._run.save_checkpoint(

@@ -156,7 +156,8 @@ class ZenohExchange:
         return keys.mail(self._run, self._names[receiver], self._names[sender])
 
     def _limit(self, sender: int, receiver: int) -> int:
-        """Bytes of the longest mail of an edge: an ordinary one, or one with a whole model."""
+        """Bytes of the longest mail of an edge: an ordinary one, or one with a whole model, as
+        those of newcomers and of the settling have."""
         ordinary = Mail(sender, receiver, 0, {})
         greeting = Mail(sender, receiver, -1, {MODEL: torch.empty(0)})
         sizes = (
