@@ -115,6 +115,8 @@ def test_measures_of_a_hand_made_run() -> None:
             "average": 0.7,
             "reference": {"same-steps": 0.65},
         },
+        "unsettled": None,
+        "settling": None,
         "distance": 0.01,
         "time_to_target": {"0.45": 20.0, "0.60": 30.0},
         "messages": 60,
@@ -145,13 +147,45 @@ def test_resuming_repeats_nothing() -> None:
     assert sorted(counted, key=repr) == sorted(once, key=repr)
 
 
+def settling_events() -> list[dict[str, Any]]:
+    """Three windows, the last of which is of nodes that settle."""
+    last = {"settled": True, "messages": 100, "bytes": 5_000_000, "distance": 1e-6}
+    return [
+        *(nodes(1, 0.2, 0.4), average(1, 0.5), window(1, bytes=1_000_000)),
+        *(nodes(2, 0.5, 0.7), average(2, 0.8)),
+        window(2, bytes=4_500_000, messages=60, distance=0.02),
+        *(nodes(3, 0.8, 0.8, settled=True), average(3, 0.8), window(3, **last)),
+    ]
+
+
+def test_of_nodes_that_settle_the_end_is_what_they_have_then() -> None:
+    """What they had before stands beside it, and what it took."""
+    found = measure(timed(settling_events()))
+    assert found["final"]["node_mean"] == found["final"]["node_min"] == 0.8
+    assert found["unsettled"] == {
+        "node_mean": pytest.approx(0.6), "node_min": 0.5, "node_max": 0.7, "distance": 0.02,
+    }  # fmt: skip
+    assert found["settling"] == {"messages": 40, "bytes": 500_000, "seconds": 10.0}
+    assert (found["rounds"], found["distance"]) == (2, 1e-6)
+    written = lines(settling_events(), rounds=2)
+    assert [line.split()[0] for line in written[2:]] == ["1/2", "2/2", "settled"]
+
+
+def test_the_figure_says_where_nodes_settle() -> None:
+    for draw in (consensus_figures.accuracy, consensus_figures.distance):
+        figure = draw(settling_events(), "virtual", ())
+        assert figure is not None
+        [axes] = figure.axes
+        assert "from here on the nodes settle" in axes.get_legend_handles_labels()[1]
+
+
 # -- console -------------------------------------------------------------------------------
 
 
 def test_one_aligned_line_a_window_under_a_header_that_tells_the_diagnosis() -> None:
     written = [line for line in lines(consensus_events(20), rounds=20) if line[0] != "!"]
     legend, header, *windows = written
-    assert "no node has it" in legend
+    assert "no node has it before they settle" in legend
     assert "(average %)" in header
     assert header.split()[0] == "window"
     assert [line.split()[0] for line in windows] == [f"{n}/20" for n in range(1, 21)]

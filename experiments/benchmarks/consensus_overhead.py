@@ -78,6 +78,7 @@ SETTINGS: Values = {
     "consensus.batch-size": 32,
     "consensus.window": 180,
     "consensus.augment": True,
+    "consensus.settle": 0,
     "consensus.references": "",
 }
 # In one process without Flower a window has no cost of its own.

@@ -56,7 +56,8 @@ def final(run: RunDirectory) -> dict[str, Any]:
 
 
 def evaluate(run: RunDirectory, examples: int = 0) -> dict[str, Any]:
-    """Accuracies in the end, on `examples` test images (0 = all): {"nodes": [...], "average": a,
+    """Accuracies in the end, on `examples` test images (0 = all): {"nodes": [...] as the training
+    has left them, "settled": [...] as they have settled, [] if they have not, "average": a,
     "reference": {name: a}, "examples": how many}."""
     config = resolve({**run.config(), "evaluate-examples": examples})
     model = flat_model(config, "small", pick_device(config.device))
@@ -68,12 +69,14 @@ def evaluate(run: RunDirectory, examples: int = 0) -> dict[str, Any]:
 
     store, nodes = NodeStore(run.path / NODES), config.participants
     references = config.consensus.reference_list
-    everybody = [
-        accuracy(store.load(config.rounds, node)[0]["weights"])
-        for node in range(nodes + len(references))
-    ]
+
+    def at(window: int, everybody: int) -> list[float]:
+        return [accuracy(store.load(window, node)[0]["weights"]) for node in range(everybody)]
+
+    everybody = at(config.rounds, nodes + len(references))
     return {
         "nodes": everybody[:nodes],
+        "settled": at(config.rounds + 1, nodes) if config.consensus.settling_rounds else [],
         "average": accuracy(run.load_checkpoint(MODELS)[0]["average"]),
         "reference": dict(zip(references, everybody[nodes:], strict=True)),
         "examples": len(data.labels),

@@ -25,7 +25,8 @@ def collect(runs: Sequence[Planned], root: Path, size: str, invocation: str) -> 
 
 def _entry(planned: Planned, run: RunDirectory) -> Entry:
     summary = run.summary()
-    table, window = window_table(run.events()), int(planned.values["consensus.window"])
+    table = [row for row in window_table(run.events()) if not row["settled"]]
+    window = int(planned.values["consensus.window"])
     references = table[-1]["reference"] or {}
     steps = [window * row["round"] for row in table]
     return {
