@@ -176,6 +176,7 @@ def test_all_have_the_averaged_model_in_the_end(tmp_path: Path) -> None:
     average = sum(weights_of(found, i).astype(np.float64) for i in range(8)) / 8
     for node in range(8):
         assert np.abs(weights_of(found, node, window=3) - average).max() < 1e-6
+    assert of_kind(found.events(), "incident") == []
     # A vector of float32 over each of 8 edges, both ways, in each of 30 rounds.
     assert after["bytes"] - before["bytes"] == 30 * 8 * 2 * 4 * len(average)
 
@@ -416,17 +417,19 @@ def test_a_host_that_fails_three_times_ends_the_run(tmp_path: Path) -> None:
     assert len(seen) == 3
 
 
+@pytest.mark.parametrize("window", [1, 2])
 def test_a_host_that_is_stuck_is_asked_again_on_the_virtual_clock(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    window: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is alive and never answers. There is no time in which a window must be done, but how long
-    others have taken is known."""
+    others have taken is known; and in the first one, what no device takes."""
     monkeypatch.setattr(fleet, "_PATIENCE_WINDOWS", 1)
+    monkeypatch.setattr(fleet, "_SLOWEST_IMAGE_SECONDS", 0.001)
     stuck: list[Message] = []
 
     def get_stuck(message: Message, reply: Message) -> Message | None:
         order: Any = message.content.get("config", {})
-        if not stuck and order.get("window") == 2:
+        if not stuck and order.get("window") == window:
             stuck.append(message)
             return None
         return reply

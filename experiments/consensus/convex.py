@@ -13,7 +13,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
@@ -32,6 +32,7 @@ from strategies.consensus.algorithm import Algorithm
 from strategies.consensus.algorithms import ALGORITHMS, Settings, make_algorithm
 from strategies.consensus.host import Host, Participant
 from strategies.consensus.node import Node
+from strategies.consensus.rates import rate_of
 from strategies.consensus.schedule import Conditions, Timetable, parse_outages
 from strategies.consensus.topology import TOPOLOGIES, Topology, build_topology
 
@@ -87,13 +88,15 @@ STRESSES: dict[str, Stress] = {
 
 @dataclass(frozen=True)
 class Case:
-    """One simulation."""
+    """One simulation; forget and schedule as in the configuration."""
 
     problem: str
     topology: str
     stress: str
     algorithm: str
     steps: int
+    forget: float = 0.0
+    schedule: str = "constant"
 
 
 def plan() -> list[Case]:
@@ -139,9 +142,8 @@ def simulate(case: Case) -> Iterator[torch.Tensor]:
     problem, stress = problem_of(case.problem), STRESSES[case.stress]
     degree = _DEGREES.get(case.topology, 3)
     topology = build_topology(case.topology, NODES, degree=degree)
-    algorithm = make_algorithm(
-        case.algorithm, settings(case.algorithm, problem.rate, topology), topology
-    )
+    chosen = replace(settings(case.algorithm, problem.rate, topology), forget=case.forget)
+    algorithm = make_algorithm(case.algorithm, chosen, topology)
     timetable = Timetable(
         topology,
         stress.conditions,
@@ -155,7 +157,11 @@ def simulate(case: Case) -> Iterator[torch.Tensor]:
     participants = [_start(node, zero, algorithm, topology, problem.rate) for node in range(NODES)]
     silence = _SILENCE if stress.outages else math.inf
     host = Host(participants, problem.gradients, initial=lambda _: zero, silence=silence)
-    for window in range(1, case.steps // WINDOW + 1):
+    windows = case.steps // WINDOW
+    for window in range(1, windows + 1):
+        rate = rate_of(case.schedule, problem.rate, window, windows)
+        for participant in participants:
+            participant.change_rate(rate)
         host.run(
             {node: timetable.timeline(node, window) for node in range(NODES)},
             {node: timetable.in_flight(node, window) for node in range(NODES)},

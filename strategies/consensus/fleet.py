@@ -1,7 +1,6 @@
 """The hosts of a consensus run: who hosts whom, how mail travels, and messages to and fro."""
 
 import contextlib
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -37,6 +36,7 @@ _ATTEMPTS = 3
 # On the virtual clock a window may take so many times the seconds of the longest one before it;
 # what takes longer is stuck.
 _PATIENCE_WINDOWS = 50
+_SLOWEST_IMAGE_SECONDS = 0.25  # of a training image, where no window has ended yet
 _LONGEST_PAUSE = 60.0  # seconds until a device that keeps failing is asked again
 
 
@@ -117,6 +117,7 @@ class Fleet:
         if self.carrier == "auto":
             mailed = self._sessions is not None and not config.virtual
             self.carrier = "zenoh" if mailed else "grid" if bound else "ray"
+        self._seats: list[_Seat] = []
         hosts = hosts[: len(everybody)]
         broker: RayBroker | None = None
         if self.carrier == "ray" and len(hosts) > 1:
@@ -192,12 +193,16 @@ class Fleet:
         return self._dispatcher.send(message, self._timeout())
 
     def _timeout(self) -> float:
-        """Seconds until a host that has not answered counts as failed. However long a simulated
-        window takes, the first time: what dies there is told as an error."""
-        if not self._config.virtual:
-            return self._config.round_timeout
-        longest = self._longest_window
-        return max(self._config.round_timeout, _PATIENCE_WINDOWS * longest) if longest else math.inf
+        """Seconds until a host that has not answered counts as failed: alive, and stuck. What dies
+        in a simulation is told as an error at once. Until a window is known to have ended, no
+        device is believed to be slower than one minibatch after the other at some pace."""
+        config = self._config
+        if not config.virtual:
+            return config.round_timeout
+        most = max(len(seat.nodes) for seat in self._seats) if self._seats else self._everybody
+        images = most * config.consensus.window * config.consensus.batch_size
+        known = _PATIENCE_WINDOWS * self._longest_window
+        return max(config.round_timeout, known or images * _SLOWEST_IMAGE_SECONDS)
 
     def dispatch(self, last: int, order_of: Callable[[int], dict[str, Any]]) -> None:
         """Give work to every host that is free and may go on, up to window `last`; order_of says

@@ -1,4 +1,4 @@
-"""Edge-consensus learning whose corrections are held between two exchanges: ours, in no paper.
+"""Edge-consensus learning whose corrections are held between two exchanges.
 
 In `ECL` an anchor s_ij stands still while the model moves, so that each local step pulls the model
 back to where its neighbours were, and what the anchor says of their gradients changes with it. Here
@@ -14,12 +14,26 @@ e = w_j - w_i: kappa = 1 takes both to the mean of their models, as gossip does,
 an integral controller, whose corrections grow until models no longer drift apart between swaps.
 What mail that is lost or late makes of a_ij + a_ji shrinks by 1 - 2 theta with every swap, and
 nothing has to add up. The fixed point is that of `ECL`: w_i = w_j, and sum_j alpha_ij a_ij is p_i
-times node i's gradient. (Takezawa et al. 2022, arXiv 2205.11979, read ECL as gossip with corrected
-gradients; this is gossip with corrected gradients.)
+times node i's gradient.
+
+With theta = 1/2, kappa = 1, phi = 0, no momentum and one pair of nodes it is ProxSkip on the
+constraint w_i = w_j, which is Scaffnew (Mishchenko, Malinovsky, Stich and Richtarik, ICML 2022,
+arXiv 2202.09357): with h_i = alpha a_ij a step is x - eta (g - h), and a swap makes both models
+their mean and adds (p / eta) (x' - x) to h, where alpha = p / eta and p = 1 / K, the chance of an
+exchange in a step (`mult` = (K - 1) / K). Known of it, with steps eta <= 1 / L of exact gradients:
+|x - x*|^2 + |h - h*|^2 / alpha^2 shrinks by 1 - min(eta mu, 1 / K^2) a step in the mean, so that up
+to K = sqrt(L / mu) fewer exchanges cost no more steps. On a graph every edge is such a constraint
+with a correction of its own and a chance of its own, a sum of terms with randomised proximal steps
+(Condat and Richtarik, arXiv 2207.12891, treat such sums); no rate is proven here for it. Lost and
+late mail, which leave the two ends of an edge different, are not in those papers: theta a_ij is
+what mends that. (Takezawa et al. 2022, arXiv 2205.11979, read ECL as gossip with corrected
+gradients.)
 
 A correction is a difference of gradients at the place where it was learnt. phi says how fast it is
-forgotten as the model goes elsewhere, which takes long steps; as they shrink (`cosine`) ever more
-is kept, and the limit is exact. phi = 0 is exact with any step.
+forgotten as the model goes elsewhere, which takes long steps. phi = 0 is exact with any step. With
+phi > 0 the limit is exact only as steps shrink to nothing (`cosine`, ever longer runs); at a finite
+length an error is left, and with a constant step one that stays. phi is per unit of step size:
+between two exchanges (1 - phi eta)^K is kept, with eta = 0.2 and K = 6 a quarter.
 """
 
 from collections.abc import Sequence

@@ -332,7 +332,8 @@ class Host:
 
     def _accept(self, participant: Participant, mail: Mail, t: float) -> bool:
         index, j = participant.node.index, mail.sender
-        gone = j not in participant.node.links and j in participant.heard
+        linked = j in participant.node.links or participant.settles  # which begins without links
+        gone = not linked and j in participant.heard
         accepted = participant.accept(mail, t)
         if accepted and gone:
             self._tell(t, "returned", index, j, None)
