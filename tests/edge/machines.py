@@ -177,17 +177,16 @@ def namespace(name: str, address: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def booted(
-    root: Path, network_namespace: str, log: Path, binds: Sequence[str]
-) -> Iterator["Booted"]:
+def booted(root: Path, network: str, log: Path, binds: Sequence[str]) -> Iterator["Booted"]:
     """A system that has booted from `root`, whose changes are forgotten afterwards.
 
-    binds: HERE:THERE, folders of this machine that it sees. A skip where systemd does not boot.
+    network: a namespace, "" for none but its loopback interface. binds: HERE:THERE, folders of this
+    machine that it sees. A skip where systemd does not boot.
     """
     need("systemd-nspawn", "nsenter")
     words = ["systemd-nspawn", "--quiet", "--boot", f"--directory={root}", "--volatile=overlay"]
-    words += [f"--network-namespace-path=/run/netns/{network_namespace}", "--console=pipe"]
-    words += [f"--machine={network_namespace}", "--register=no", "--keep-unit"]
+    words += [f"--network-namespace-path=/run/netns/{network}" if network else "--private-network"]
+    words += ["--machine=edge-fl", "--register=no", "--keep-unit", "--console=pipe"]
     words += [f"--bind-ro={bind}" for bind in binds]
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -249,4 +248,4 @@ class Booted:
 
     def sh(self, script: str, user: str = "root") -> str:
         """What a script prints there, of `user` in the own home; AssertionError when it fails."""
-        return run(*self.entering(user), "sh", "-exc", f"cd ~\n{script}")
+        return run(*self.entering(user), "sh", "-ec", f"cd ~\n{script}")
