@@ -17,7 +17,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from tests.edge.machines import SERVER_ADDRESS, run
+from tests.edge.machines import SERVER_ADDRESS, attempt, run
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 _PIECE = 16384
@@ -61,7 +61,7 @@ def slow_link(
             for device in ("link", "lo"):
                 run("ip", "-n", name, "link", "set", device, "up")
             bucket = ["tbf", "rate", rate, "burst", "16kb", "latency", "400ms"]
-            run("tc", "-n", name, "qdisc", "add", "dev", "link", "root", *bucket)
+            attempt("tc", "-n", name, "qdisc", "add", "dev", "link", "root", *bucket)
         traffic = {port: Traffic() for port in ports}
         proxy = _Proxy(far, traffic, weather)
         stack.callback(proxy.close)
