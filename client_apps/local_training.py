@@ -18,6 +18,7 @@ from fl_app.condition import condition, shortage
 from fl_app.config import RunConfig, resolve
 from fl_app.errors import EdgeFlError
 from strategies.attacks import FORGERIES
+from strategies.precision import restored, rounded
 from strategies.privacy import noise_generator
 from strategies.randomness import rng
 
@@ -57,13 +58,21 @@ def train(message: Message, context: Context) -> Message:
     of its participant, which names its random batches). Out, for each job J = "participant.index":
     arrays weights.J and buffers.J, metrics loss.J, examples.J and seconds.J, or config error.J when
     its training failed, which does not touch the others.
+
+    With a mail-precision other than float32, in place of weights: the parts of `rounded`, which
+    come back as codes.J ... of the change that training has made.
     """
     config = resolve(dict(context.run_config))
     torch.set_num_threads(config.client_threads)
     # Any: Flower's signatures do not tell which values a record of which kind has.
     arrays: Any = message.content["arrays"]
     order: Any = message.content["config"]
-    weights, buffers = arrays["weights"].numpy(), arrays["buffers"].numpy()
+    received = {name: array.numpy() for name, array in arrays.items()}
+    buffers = received["buffers"]
+    weights = received.get("weights")
+    if weights is None:
+        length = len(bench_of(config).model.weights)
+        weights = restored(received, config.mail_precision, length)
     own_data = str(context.node_config.get("data-path", ""))
     results: dict[str, Array] = {}
     metrics: dict[str, Any] = {}
@@ -82,6 +91,10 @@ def train(message: Message, context: Context) -> Message:
         except Exception as error:  # whatever it is, the server must hear of it
             errors[f"error.{job}"] = account_of(error)
             continue
+        if config.mail_precision != "float32":
+            change = state.pop("weights") - weights
+            generator = rng(config.seed, "mail", participant, index)
+            state |= rounded(change, config.mail_precision, generator)
         for name, vector in state.items():
             results[f"{name}.{job}"] = Array(vector)
         metrics[f"loss.{job}"] = loss

@@ -29,6 +29,7 @@ from strategies.consensus.algorithms import ALGORITHMS, COMPRESSIONS, PENALTIES
 from strategies.consensus.rates import MOMENTUM_FORMS, RATES, step_size
 from strategies.consensus.topology import TOPOLOGIES
 from strategies.distillation.growth import obstacle
+from strategies.precision import PRECISIONS
 from strategies.schedule import CostModel, DistillationPlan, Trace, cohort, distillation_trace
 
 MODES = ("average", "consensus", "distill")
@@ -271,6 +272,7 @@ class RunConfig:
     weight_decay: Annotated[float, Within(0)]
     proximal_mu: Annotated[float, Within(0)]
     client_threads: Annotated[int, Within(1)]
+    mail_precision: Annotated[str, OneOf(*PRECISIONS)]
 
     averaging: Annotated[str, OneOf("buffered", *FLOWER_RULES)]
     buffer_size: Annotated[int, Within(1)]

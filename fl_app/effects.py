@@ -147,6 +147,7 @@ EFFECTS: dict[str, tuple[Condition, ...]] = {
     "weight-decay": (_AVERAGES,),
     "proximal-mu": (_AVERAGES,),
     "client-threads": ALWAYS,
+    "mail-precision": (_AVERAGES,),
     "averaging": (_AVERAGES,),
     "buffer-size": (_AVERAGES, _BUFFERED),
     "staleness-weight": (_AVERAGES, _BUFFERED),

@@ -1,14 +1,16 @@
 """What comes from a participant is checked before it is used; what fails is never averaged."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from flwr.app import Message
 
 from strategies.averaging import Vectors
+from strategies.precision import CODES, STEPS, restored
 from strategies.rules import Update
 from strategies.schedule import Job
 
@@ -41,10 +43,17 @@ class Checked:
     seconds: float = 0.0
 
 
-def updates_of(reply: Message, jobs: Sequence[Job], model: Vectors) -> list[Checked]:
+def updates_of(
+    reply: Message,
+    jobs: Sequence[Job],
+    model: Vectors,
+    precision: str = "float32",
+    bases: Mapping[int, Vectors] | None = None,
+) -> list[Checked]:
     """What a reply brings for each of the jobs that its message asked for.
 
-    model: vectors of the shapes that an update must have.
+    model: vectors of the shapes that an update must have. precision: in which weights travel; if
+    that is not float32, as changes of the models `bases`, by their versions.
     """
     if reply.has_error():
         return [Checked(job, fault=f"error: {last_line(reply.error.reason)}") for job in jobs]
@@ -53,17 +62,29 @@ def updates_of(reply: Message, jobs: Sequence[Job], model: Vectors) -> list[Chec
         arrays, metrics, errors = content["arrays"], content["metrics"], content["config"]
     except KeyError as error:
         return [Checked(job, fault=f"the reply has no record {error}") for job in jobs]
-    return [_check(job, arrays, metrics, errors, model) for job in jobs]
+
+    def read(job: Job, part: str) -> np.ndarray:
+        name = f"{job.participant}.{job.index}"
+        if part != "weights" or precision == "float32":
+            return arrays[f"{part}.{name}"].numpy()
+        keys = [key for key in (CODES, STEPS) if f"{key}.{name}" in arrays]
+        parts = {key: arrays[f"{key}.{name}"].numpy() for key in keys}
+        base = (bases or {})[job.base_version][part]
+        return base + restored(parts, precision, len(base))
+
+    return [_check(job, partial(read, job), metrics, errors, model) for job in jobs]
 
 
-def _check(job: Job, arrays: Any, metrics: Any, errors: Any, model: Vectors) -> Checked:
+def _check(
+    job: Job, read: Callable[[str], np.ndarray], metrics: Any, errors: Any, model: Vectors
+) -> Checked:
     name = f"{job.participant}.{job.index}"
     if f"error.{name}" in errors:
         return Checked(job, fault=f"error: {last_line(str(errors[f'error.{name}']))}")
     vectors: Vectors = {}
     for part, expected in model.items():
         try:
-            vectors[part] = arrays[f"{part}.{name}"].numpy()
+            vectors[part] = read(part)
         except Exception as error:  # whatever a device sends, the server goes on
             return Checked(job, fault=last_line(f"{part} cannot be read: {error!r}"))
         fault = vector_fault(part, vectors[part], expected)

@@ -10,6 +10,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from strategies.checks import Checked, updates_of, vector_fault
+from strategies.precision import rounded
 from strategies.schedule import Job
 from tests import fake_grid  # noqa: F401 - lets Messages be made outside of a ServerApp
 
@@ -218,3 +219,46 @@ def test_a_vector_that_fits_has_no_fault() -> None:
 def test_a_vector_must_be_an_array(value: Any) -> None:
     fault = vector_fault("weights", value, MODEL["weights"])
     assert fault == f"weights is {type(value).__name__}, not float32"
+
+
+# ------------------------------------------------------------------------- fewer bits on the way
+
+BASES = {5: {"weights": np.linspace(1, 2, 4, dtype=np.float32), "buffers": MODEL["buffers"]}}
+
+
+def rounded_reply(precision: str, change: np.ndarray, **parts: np.ndarray) -> Records:
+    records = good(JOB)
+    arrays = {"buffers.3.7": Array(np.zeros(2, np.float32))}
+    for name, part in {**rounded(change, precision), **parts}.items():
+        arrays[f"{name}.3.7"] = Array(part)
+    return {**records, "arrays": ArrayRecord(arrays)}
+
+
+def check_rounded(records: Records, precision: str) -> Checked:
+    reply = Message(RecordDict(records), reply_to=message())
+    return updates_of(reply, [JOB], MODEL, precision, BASES)[0]
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_a_rounded_change_is_added_to_the_model_from_which_the_job_began(precision: str) -> None:
+    change = np.array([0.5, -0.25, 0.0, 0.125], np.float32)
+    result = check_rounded(rounded_reply(precision, change), precision)
+    assert result.update is not None
+    added = result.update.vectors["weights"] - BASES[5]["weights"]
+    np.testing.assert_allclose(added, change, atol=0.5 / 250)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_what_is_no_rounded_change_is_named(precision: str) -> None:
+    change = np.ones(4, np.float32)
+    fault = check_rounded(good(JOB), precision).fault
+    assert "weights cannot be read" in fault
+    short = rounded_reply(precision, change, codes=np.zeros(3, np.float32))
+    assert "codes" in check_rounded(short, precision).fault
+    change[1] = np.nan
+    result = check_rounded(rounded_reply(precision, change), precision)
+    assert (result.finite, result.update) == (False, None)
+    gone = Job(3, 7, 4, 0.0, 0.0, 0.0, 0.0)
+    reply = Message(RecordDict(rounded_reply(precision, change)), reply_to=message())
+    [late] = updates_of(reply, [gone], MODEL, precision, BASES)
+    assert late.update is None

@@ -105,6 +105,7 @@ OTHER: dict[str, Value] = {
     "data-path": "/other.npz",
     "devices": "a,b,c",
     "large-model": "resnet20",
+    "mail-precision": "int8",
     "averaging": "fedmedian",
     "staleness-weight": "hinge",
     "distill.variant": "async-round",
@@ -138,7 +139,7 @@ REFUSED = {
 # Whoever adds a key has it here, or in `footprint`, and another value of a text in OTHER.
 ELSEWHERE = {
     "data-root", "data-path", "allow-missing-classes", "devices", "min-participants",
-    "sessions", "link-patience",
+    "sessions", "link-patience", "mail-precision",
     "distill.grow-at", "distill.teacher-ema-decay", "distill.teacher-ema",
     "distill.forward-weight", "distill.publish-ema", "distill.threads", "distill.gpu-fraction",
     "distill.restarts", "consensus.topology-file", "consensus.batch-size", "consensus.augment",

@@ -67,6 +67,7 @@ LAYERS: dict[int, tuple[str, ...]] = {
         "strategies.clock",
         "strategies.consensus.*",
         "strategies.optimisers",
+        "strategies.precision",
         "strategies.privacy",
         "strategies.randomness",
         "strategies.rounds",

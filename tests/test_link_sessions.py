@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from client_apps import session
 from fl_app.errors import EdgeFlError
@@ -197,8 +197,32 @@ def test_a_session_that_raises_is_told_and_not_begun_again_at_once(
     wait(lambda: bool(setup.said))
     time.sleep(3 * sessions._ONLINE_SECONDS)
     [said] = setup.said
-    assert "has no session: KeyError: 'no such thing' (" in said
+    assert said.startswith("one has no session: KeyError: 'no such thing' (")
     assert len(setup.flower.sent) == 1
+
+
+@pytest.mark.parametrize("here", [False, True])
+def test_a_device_that_is_too_slow_for_flower_is_named(
+    make: Callable[..., Setup], here: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "_errand", {}.__getitem__)  # or it would serve
+
+    def crashed(message: Message, _: Message) -> Message:
+        return Message(Error(8, "ClientApp stopped responding."), reply_to=message)
+
+    setup = make()
+    if here:  # its own process serves, and it is Flower's that has died
+        setup.line()
+    setup.flower.tamper = crashed
+    setup.flower.contexts |= setup.node
+    wait(lambda: len(setup.flower.sent) > (2 if here else 0))
+    time.sleep(2 * sessions._ONLINE_SECONDS)
+    if here:
+        assert setup.said == []
+    else:
+        [said] = setup.said
+        assert said.startswith("one has no session: ClientApp stopped responding. (it was killed,")
+        assert len(setup.flower.sent) == 1
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")

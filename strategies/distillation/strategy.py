@@ -21,6 +21,7 @@ from strategies.distillation.publisher import Publisher
 from strategies.divergence import diverged, record_evaluation, require_finite
 from strategies.evaluation import Evaluator, Task
 from strategies.link.sessions import SessionGrid
+from strategies.precision import rounded, size
 from strategies.roster import Host, gather
 from strategies.rounds import Live, Replay, Rounds
 from strategies.rules import Update, make_rule
@@ -49,6 +50,7 @@ class Distillation(Strategy):
 
     def __init__(self, config: RunConfig, run: RunDirectory) -> None:
         self._config, self._run = config, run
+        self._precision = config.mail_precision
         self._rule = make_rule(config)
         self._clock = Clock()
         self._rounds: Rounds = Replay(config.trace()) if config.virtual else self._live()
@@ -186,10 +188,17 @@ class Distillation(Strategy):
                     "indices": [job.index for job in jobs],
                 }
             )
-            model = arrays if base == self._version else _record(self._versions[base])
-            content = RecordDict({"arrays": model, "config": order})
-            self._bytes_down += len(jobs) * _size(self._versions[base])
+            content = RecordDict({"arrays": self._sent_model(base, arrays), "config": order})
+            self._bytes_down += len(jobs) * size(self._versions[base], self._precision)
             yield Message(content, host.node_id, "train.local", group_id=str(server_round))
+
+    def _sent_model(self, version: int, newest: ArrayRecord) -> ArrayRecord:
+        """What participants are sent of a version; `newest` is that of the newest one, as it is."""
+        model = self._versions[version]
+        if self._precision != "float32":
+            rest = {name: vector for name, vector in model.items() if name != "weights"}
+            return _record(rounded(model["weights"], self._precision) | rest)
+        return newest if version == self._version else _record(model)
 
     def _share(self, host: Host, hosts_left: int) -> list[Job]:
         """The jobs that `host` gets now, all from one version, which travels once."""
@@ -215,7 +224,7 @@ class Distillation(Strategy):
         model, now = self._versions[self._version], self._clock.now()
         for reply in replies:
             jobs = self._sent.pop(reply.metadata.reply_to_message_id)
-            for result in updates_of(reply, jobs, model):
+            for result in updates_of(reply, jobs, model, self._precision, self._versions):
                 job, update = result.job, result.update
                 if not self._rounds.arrived(job, now, result.seconds, update is not None):
                     continue
@@ -224,7 +233,7 @@ class Distillation(Strategy):
                 else:
                     self._updates[_key(job)] = update
                     self._failures[job.participant] = 0
-                    self._bytes_up += _size(update.vectors)
+                    self._bytes_up += size(update.vectors, self._precision)
         aggregation = self._rounds.complete(self._version, now)
         if aggregation is None:
             return None, None
@@ -502,11 +511,6 @@ def _key(job: Job) -> Key:
 
 def _record(vectors: Vectors) -> ArrayRecord:
     return ArrayRecord({name: Array(vector) for name, vector in vectors.items()})
-
-
-def _size(vectors: Vectors) -> int:
-    """Bytes of the vectors, which is what travels but for some hundred bytes of headers."""
-    return sum(vector.nbytes for vector in vectors.values())
 
 
 def _numbered(tensors: Vectors, prefix: str) -> dict[int, Vectors]:

@@ -43,6 +43,11 @@ _MOST_BEATS = 20  # of a device in a second; the others of a flood are not looke
 _TOLD_PROCESSES = 100  # of a device; whatever goes on there, the record must not fill up with it
 _FAILED = 2  # Flower's error code of a ClientApp that raised
 _AWAY = 5  # and of a node that is not there
+_CRASHED = 8  # and of a ClientApp that was killed, or did not answer within 30 s of its start
+_TOO_SLOW = (
+    " (it was killed, or takes longer than 30 s to start: the start script that `edge-fl deploy` "
+    "writes now starts it before it is asked to)"
+)
 _LATE = "late"  # a reply to an order that is over
 
 
@@ -399,9 +404,13 @@ class SessionGrid(Grid):
         if node is None:
             return
         if reply.has_error():  # else it is invited again as soon as it is online
-            if reply.error.code == _FAILED:
+            called = next((n.name for n in self._grid.get_nodes() if n.node_id == node), "")
+            # Flower's process may have died while ours serves: that is no news.
+            if reply.error.code in (_FAILED, _CRASHED) and called not in self.here():
                 self._not_before[node] = time.monotonic() + _REFUSED_SECONDS
-                self._say(f"node {node} has no session: {last_line(reply.error.reason)}")
+                why = last_line(reply.error.reason)
+                why += _TOO_SLOW if reply.error.code == _CRASHED else ""
+                self._say(f"{called or f'node {node}'} has no session: {why}")
             return
         try:
             answer: Any = reply.content["config"]
