@@ -58,9 +58,12 @@ def split_of(config: RunConfig) -> Split:
     # Without a server's model there is nobody to hold images out for.
     proxy = 0 if config.agrees else config.proxy_examples
     validation = 0 if config.agrees else config.validation_examples
-    if proxy + validation >= len(labels):
+    evaluation = config.validation_examples if config.evaluate_on == "validation" else 0
+    if proxy + validation + evaluation >= len(labels):
+        held = f"proxy-examples={proxy} and " if proxy else ""
+        twice = " (once more for evaluate-on=validation)" if validation and evaluation else ""
         raise ConfigError(
-            f"proxy-examples={proxy} and validation-examples={validation} would hold out all "
+            f"{held}validation-examples={validation or evaluation}{twice} would hold out all "
             f"{len(labels)} training images of {config.data_path or config.dataset}; use fewer"
         )
     try:
@@ -72,6 +75,7 @@ def split_of(config: RunConfig) -> Split:
             proxy_size=proxy,
             validation_size=validation,
             labelled_size=config.proxy_labelled_examples if config.distils else 0,
+            evaluation_size=evaluation,
             **config.partition_parameters(),
         )
     except ValueError as error:
@@ -262,7 +266,7 @@ def preflight(config: RunConfig) -> None:
     if config.distils:
         flat_model(config, "large")
     dataset = dataset_of(config)
-    if config.evaluate_examples > len(dataset.test.labels):
+    if config.evaluate_on == "test" and config.evaluate_examples > len(dataset.test.labels):
         raise ConfigError(
             f"evaluate-examples={config.evaluate_examples}, but {config.dataset} has "
             f"{len(dataset.test.labels)} test images; use at most that, or 0 for all"

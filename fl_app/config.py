@@ -10,7 +10,7 @@ import difflib
 import math
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -45,7 +45,8 @@ _ENOUGH = {"krum": (2, 3, "Blanchard et al. 2017"), "multikrum": (2, 3, "Blancha
            "bulyan": (4, 3, "El Mhamdi et al. 2018")}  # fmt: skip
 SINKS = ("tensorboard", "wandb")
 CARRIERS = ("grid", "ray", "zenoh")  # of neighbours' mail: see strategies.consensus.exchange
-REFERENCES = ("same-samples", "same-steps")
+REFERENCES = ("same-samples", "same-steps")  # of the consensus system
+SMALL_AVERAGE, SERVER_ALONE, CENTRALIZED = "small-average", "server-alone", "centralized-large"
 SWITCH = ("auto", "off", "on")
 
 
@@ -122,6 +123,7 @@ class DistillConfig:
     teacher_ema_decay: Annotated[float, Within(0, 1)]
     forward: Annotated[str, OneOf(*SWITCH)]
     forward_weight: Annotated[float, Within(0, 1)]
+    references: str
     threads: Annotated[int, Within(1)]
     gpu_fraction: Annotated[float, Within(0, 1, above=True)]
     restarts: Annotated[int, Within(0)]
@@ -235,6 +237,7 @@ class RunConfig:
     device: Annotated[str, OneOf("auto", "cpu", "cuda")]
     round_timeout: Annotated[float, Within(0, above=True)]
     checkpoint_every: Annotated[int, Within(1)]
+    evaluate_on: Annotated[str, OneOf("test", "validation")]
     evaluate_examples: Annotated[int, Within(0)]
     targets: str
     output: str
@@ -306,6 +309,20 @@ class RunConfig:
     def agrees(self) -> bool:
         """Whether nodes agree among themselves: there is no central model then."""
         return self.mode == "consensus"
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """What the published model of the distill system is measured against, beside the run."""
+        if not self.distils:
+            return ()
+        if self.distill.references != "auto":
+            return _words(self.distill.references)
+        return (SMALL_AVERAGE, SERVER_ALONE) if self.proxy_labelled_examples else (SMALL_AVERAGE,)
+
+    @property
+    def trained_references(self) -> tuple[str, ...]:
+        """Those of the references that are trained, in a process of their own."""
+        return tuple(name for name in self.references if name != SMALL_AVERAGE)
 
     def reference_of(self, node: int) -> str:
         """The reference that `node` is; "" for a participant. References are numbered after the
@@ -610,15 +627,35 @@ def _float_list(key: str, text: str) -> list[float]:
     return values
 
 
+def _check_words(key: str, words: Sequence[str], choices: Sequence[str]) -> None:
+    for word in words:
+        if word not in choices:
+            raise ConfigError(f"{key}={word!r} is unknown; choose from: {', '.join(choices)}")
+    if len(set(words)) < len(words):
+        raise ConfigError(f"{key}={', '.join(words)!r} names one twice")
+
+
+def check_references_of_devices(config: RunConfig) -> None:
+    """Raise ConfigError for a reference that only a simulation can have."""
+    if CENTRALIZED in config.references:
+        others = ",".join(name for name in config.references if name != CENTRALIZED)
+        raise ConfigError(
+            f"distill.references={CENTRALIZED!r} needs all data in one place, and devices keep "
+            f"theirs: use distill.references={others!r}"
+        )
+
+
 def _check(config: RunConfig) -> None:
     """What no single key can tell."""
     c, d = config, config.distill
     _float_list("targets", c.targets)
-    for sink in c.sink_list:
-        if sink not in SINKS:
-            raise ConfigError(f"sinks={sink!r} is unknown; choose from: {', '.join(SINKS)}")
-    if len(set(c.sink_list)) < len(c.sink_list):
-        raise ConfigError(f"sinks={c.sinks!r} names one twice")
+    _check_words("sinks", c.sink_list, SINKS)
+    _check_words("distill.references", c.references, (SMALL_AVERAGE, SERVER_ALONE, CENTRALIZED))
+    if SERVER_ALONE in c.references and not c.proxy_labelled_examples:
+        raise ConfigError(
+            f"distill.references={SERVER_ALONE!r} learns from labels of the distillation server, "
+            f"which has none: use proxy-labelled-examples=N, or leave it out"
+        )
     if c.partition not in PARTITIONS and not c.partition.startswith("hf:"):
         choices = ", ".join(sorted(PARTITIONS))
         raise ConfigError(f"partition={c.partition!r} is unknown; choose one of: {choices}")
@@ -723,14 +760,7 @@ def _check_consensus(config: RunConfig) -> None:
             f"consensus.steps={c.steps} are {config.rounds} windows of {c.window}: at most "
             f"{_MOST_WINDOWS}; use a larger consensus.window"
         )
-    for reference in c.reference_list:
-        if reference not in REFERENCES:
-            choices = ", ".join(REFERENCES)
-            raise ConfigError(
-                f"consensus.references={reference!r} is unknown; choose from: {choices}"
-            )
-    if len(set(c.reference_list)) < len(c.reference_list):
-        raise ConfigError(f"consensus.references={c.references!r} names one twice")
+    _check_words("consensus.references", c.reference_list, REFERENCES)
     if ALGORITHMS[c.algorithm].exchange == "synchronous" and not c.synchronous:
         raise ConfigError(
             f"consensus.algorithm={c.algorithm!r} works in synchronous rounds; use "

@@ -42,6 +42,21 @@ def weighted_average(
     return result
 
 
+# Of the running average of versions; see docs/distill.md for how it was chosen.
+VERSIONS_DECAY = 0.7
+
+
+def running_average(average: Vectors, model: Vectors, version: int) -> Vectors:
+    """d a + (1 - d) x of every vector, the average of the versions up to x, which is number
+    `version` (from 1), with d = min(VERSIONS_DECAY, (1 + n) / (10 + n)) after n versions: short at
+    first. The first version is its own average."""
+    if not average:
+        return model
+    past = version - 1
+    decay = min(VERSIONS_DECAY, (1.0 + past) / (10.0 + past))
+    return mix(average, model, 1.0 - decay)
+
+
 def constant(staleness: int, exponent: float, bound: float) -> float:
     """s(d) = 1."""
     return 1.0

@@ -11,6 +11,7 @@ from fl_app.errors import DivergedError
 from fl_app.record.run_dir import RunDirectory
 from strategies.attacks import FORGERIES
 
+_OWN = ("small", "global")  # models without which a run cannot go on
 _WITH_SERVER_RATE = ("buffered", "fedadam", "fedyogi")  # of the averaging rules
 
 
@@ -50,8 +51,9 @@ def require_finite(
 
 
 def record_evaluation(config: RunConfig, run: RunDirectory, **told: Any) -> None:
-    """Record what an evaluation found; DivergedError if it found that the model is not finite."""
+    """Record what an evaluation found; DivergedError if it found that a model of the run is not
+    finite. A reference that diverges has no accuracy from then on, and the run goes on."""
     run.emit("evaluate", **told)
-    if math.isnan(told["accuracy"]):
+    if math.isnan(told["accuracy"]) and told["model"] in _OWN:
         where = f"round {told['round']}, the {told['model']} model"
         raise diverged(config, told["model"], where)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from fl_app.assemble import dataset_of, flat_model, pick_device
+from fl_app.assemble import dataset_of, flat_model, pick_device, split_of
 from fl_app.config import RunConfig
 from fl_app.data import normalise
 from fl_app.models import FlatModel
@@ -22,6 +22,8 @@ _BATCH = 500
 # Tasks, each with a model, that wait to be evaluated; who puts more has to wait for one to be done.
 _MOST_WAITING = 8
 _LOOK_SECONDS = 0.5
+# Which key says how many images are evaluated on.
+_NUMBER_OF = {"test": "evaluate-examples", "validation": "validation-examples"}
 
 
 @torch.no_grad()
@@ -44,26 +46,32 @@ def accuracy_and_loss(
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Normalised test images (n, c, h, w) and their labels (n,)."""
+    """Normalised images (n, c, h, w) and their labels (n,)."""
 
     images: torch.Tensor
     labels: torch.Tensor
 
 
 def evaluation_set(config: RunConfig, device: str) -> EvaluationSet:
-    """The test images that are evaluated on: evaluate-examples of them, or all."""
+    """What is evaluated on: evaluate-examples of the test images, or all; or training images that
+    are held out from everybody."""
     dataset = dataset_of(config)
-    available = len(dataset.test.labels)
-    # Drawn at random, because many test sets are sorted by class, but the same for every seed.
-    chosen = rng(0, "evaluation").permutation(available)[: config.evaluate_examples or available]
-    images = torch.from_numpy(dataset.test.images[chosen]).to(device)
-    labels = torch.from_numpy(dataset.test.labels[chosen]).to(device)
+    if config.evaluate_on == "validation":
+        source, chosen = dataset.train, split_of(config).evaluation
+    else:
+        source, available = dataset.test, len(dataset.test.labels)
+        # At random, because many test sets are sorted by class, but the same for every seed.
+        order = rng(0, "evaluation").permutation(available)
+        chosen = order[: config.evaluate_examples or available]
+    images = torch.from_numpy(source.images[chosen]).to(device)
+    labels = torch.from_numpy(source.labels[chosen]).to(device)
     return EvaluationSet(normalise(images, dataset.mean, dataset.std), labels)
 
 
 @dataclass(frozen=True)
 class Task:
-    """Vectors of the `role` ("small" or "large") to evaluate; `ema` is evaluated beside them."""
+    """Vectors to evaluate, of the architecture `role` ("small" or "large"); `ema` is evaluated
+    beside them. fields: of the event, among them model and round."""
 
     role: str
     vectors: Vectors
@@ -84,6 +92,7 @@ class Evaluator:
         warn: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._report, self._warn, self._warned = report, warn, False
+        self._number = _NUMBER_OF[config.evaluate_on]
         device = pick_device(config.device)
         self._data = evaluation_set(config, device)
         roles = ("small", "large") if config.distils else ("small",)
@@ -96,12 +105,12 @@ class Evaluator:
 
     def put(self, task: Task) -> None:
         """Have `task` evaluated. Raises what went wrong with an earlier one, if anything did."""
-        self._pending[task.role, task.fields["round"]] = task
+        self._pending[_key(task)] = task
         if self._tasks.full() and not self._warned:
             self._warned = True
             self._warn(
                 "the evaluation is slower than the training, which has to wait for it now and "
-                "then: use a smaller evaluate-examples"
+                f"then: use a smaller {self._number}"
             )
         self._enqueue(task)
 
@@ -112,10 +121,10 @@ class Evaluator:
                 return
         raise self._error
 
-    def pending(self, role: str) -> dict[int, Task]:
-        """The tasks of `role` that have not been reported yet, by round: a checkpoint must not
+    def pending(self, model: str) -> dict[int, Task]:
+        """The tasks of `model` that have not been reported yet, by round: a checkpoint must not
         forget them."""
-        return {round_: task for (r, round_), task in self._pending.copy().items() if r == role}
+        return {round_: task for (m, round_), task in self._pending.copy().items() if m == model}
 
     def close(self) -> None:
         """Finish everything that was put; raises what went wrong there, if anything did."""
@@ -132,9 +141,8 @@ class Evaluator:
                 if task.ema is not None:
                     fields["accuracy_ema"], _ = self._evaluate(task.role, task.ema)
                 self._report(**fields)
-                key = (task.role, task.fields["round"])
-                if self._pending[key] is task:  # a round can be published again
-                    del self._pending[key]
+                if self._pending[_key(task)] is task:  # a round can be published again
+                    del self._pending[_key(task)]
         except BaseException as error:  # for `put` and `close`: a thread's error would be lost
             self._error = error
 
@@ -142,3 +150,7 @@ class Evaluator:
         model = self._models[role]
         model.load(vectors["weights"], vectors["buffers"])
         return accuracy_and_loss(model, self._data.images, self._data.labels)
+
+
+def _key(task: Task) -> tuple[str, int]:
+    return task.fields["model"], task.fields["round"]

@@ -21,7 +21,7 @@ from fl_app.errors import ConfigError, EdgeFlError
 from fl_app.record.books import recorded
 from fl_app.record.metrics import of_kind
 from fl_app.record.run_dir import RunDirectory
-from strategies.distillation import publisher
+from strategies.distillation import publisher, supervisor
 from strategies.distillation.mailbox import forward_file
 from strategies.distillation.strategy import Distillation
 from strategies.distillation.supervisor import DistillationServer
@@ -356,8 +356,8 @@ def test_too_few_devices_are_named(tmp_path: Path) -> None:
 # -- death and resumption -----------------------------------------------------------------------
 
 
-def worker_pids(directory: Path) -> list[int]:
-    """Processes whose command line names this run's worker directory."""
+def processes(module: str, directory: Path) -> list[int]:
+    """Processes of `module` whose command line names a directory of this run."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -365,7 +365,7 @@ def worker_pids(directory: Path) -> list[int]:
                 line = (entry / "cmdline").read_bytes().decode(errors="replace")
             except OSError:
                 continue
-            if "strategies.distillation.worker" in line and str(directory) in line:
+            if f"strategies.distillation.{module}" in line and str(directory) in line:
                 found.append(int(entry.name))
     return found
 
@@ -405,7 +405,7 @@ def test_killed_worker_is_restarted(clock: str, tmp_path: Path) -> None:
     def kill_once(message: Message, reply: Message) -> Message:
         # From round 3 on, so that there is a published state to restart from.
         if not killed and message.metadata.group_id == "4":
-            for pid in worker_pids(tmp_path / "disturbed"):
+            for pid in processes("worker", tmp_path / "disturbed"):
                 os.kill(pid, signal.SIGKILL)
                 killed.append(pid)
         return reply
@@ -451,14 +451,14 @@ def test_a_worker_that_is_stuck_is_replaced(
 
     def stop_once(message: Message, reply: Message) -> Message:
         if not stopped and message.metadata.group_id == "4":
-            for pid in worker_pids(tmp_path):
+            for pid in processes("worker", tmp_path):
                 os.kill(pid, signal.SIGSTOP)
                 stopped.append(pid)
-            monkeypatch.setattr(publisher, "_SILENCE_SECONDS", 0.5)
+            monkeypatch.setattr(supervisor, "_SILENCE_SECONDS", 0.5)
         return reply
 
     def give_up_once(server: DistillationServer, why: str) -> None:
-        monkeypatch.setattr(publisher, "_SILENCE_SECONDS", 300.0)  # its successor has all the time
+        monkeypatch.setattr(supervisor, "_SILENCE_SECONDS", 300.0)  # its successor has all the time
         give_up(server, why)
 
     monkeypatch.setattr(DistillationServer, "give_up", give_up_once)
@@ -490,7 +490,7 @@ def test_killed_run_resumes_with_equal_bits(variant: str, averaging: str, tmp_pa
     os.kill(process.pid or 0, signal.SIGKILL)
     process.join()
     # The worker notices by itself that its run is gone.
-    wait_for(lambda: not worker_pids(output), 15)
+    wait_for(lambda: not processes("worker", output), 15)
     assert not (directory / "summary.json").exists()
     summary, resumed = run(output, {**config, "resume": str(directory)})
     assert summary["checksum"] == expected["checksum"]

@@ -76,6 +76,8 @@ CONTEXTS: list[dict[str, Value]] = [
     {"distill.variant": "async-round", "proxy-labelled-examples": 10, "distill.grow": "on"},
     {"distill.variant": "sync-forward", "proxy-labelled-examples": 20},
     {"distill.forward": "on", "clock": "real"},
+    {"evaluate-on": "validation"},
+    {"mode": "consensus", "evaluate-on": "validation"},
     *({"mode": "average", "averaging": name, "participants": 7} for name in FLOWER_RULES),
     {"mode": "average", "averaging": "buffered"},
     {"mode": "average", "averaging": "buffered", "buffer-size": 1, "staleness-weight": "hinge"},
@@ -106,6 +108,7 @@ OTHER: dict[str, Value] = {
     "devices": "a,b,c",
     "large-model": "resnet20",
     "mail-precision": "int8",
+    "evaluate-on": "validation",
     "averaging": "fedmedian",
     "staleness-weight": "hinge",
     "distill.variant": "async-round",
@@ -249,9 +252,11 @@ def _footprint(c: RunConfig) -> list[bytes | str]:
         proxy_size=0 if c.agrees else c.proxy_examples,
         validation_size=0 if c.agrees else c.validation_examples,
         labelled_size=c.proxy_labelled_examples if c.distils else 0,
+        evaluation_size=c.validation_examples if c.evaluate_on == "validation" else 0,
         **c.partition_parameters(),
     )
-    found = [*split.participants, split.proxy, split.validation]
+    found = [*split.participants, split.proxy, split.validation, split.evaluation]
+    found.append(c.evaluate_examples if c.evaluate_on == "test" else None)
     if (attack := c.attack_of(c.participants - 1)) in FORGERIES:
         found.append(FORGERIES[attack](np.ones(3), c.attack_scale, np.random.default_rng(0)))
     found += of_consensus(c) if c.agrees else of_averaging(c)

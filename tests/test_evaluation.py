@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl_app.assemble import flat_model
+from fl_app.assemble import dataset_of, flat_model, preflight, split_of
 from fl_app.config import resolve
+from fl_app.errors import ConfigError
 from strategies import evaluation
-from strategies.evaluation import Evaluator, Task
+from strategies.evaluation import Evaluator, Task, evaluation_set
 
 CONFIG = resolve({"mode": "average", "evaluate-examples": 10})
 
@@ -31,7 +32,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
 
 def task(round_: int) -> Task:
-    return Task("small", {"weights": np.zeros(1)}, None, {"round": round_})
+    return Task("small", {"weights": np.zeros(1)}, None, {"model": "small", "round": round_})
 
 
 def wait(done: Callable[[], bool]) -> None:
@@ -66,10 +67,37 @@ def test_a_slow_evaluation_is_waited_for_and_told(gate: threading.Event) -> None
 def test_an_evaluation_that_fails_ends_the_run_and_not_only_at_its_end() -> None:
     evaluator = Evaluator(CONFIG, lambda **_: None)
     vectors = flat_model(CONFIG, "small").state()
-    evaluator.put(Task("small", vectors | {"weights": np.zeros(3)}, None, {"round": 1}))
+    evaluator.put(
+        Task("small", vectors | {"weights": np.zeros(3)}, None, {"model": "small", "round": 1})
+    )
     evaluator._thread.join(60.0)
     for again in (2, 3):
         with pytest.raises(ValueError, match="3"):
-            evaluator.put(Task("small", vectors, None, {"round": again}))
+            evaluator.put(Task("small", vectors, None, {"model": "small", "round": again}))
     with pytest.raises(ValueError, match="3"):
         evaluator.close()
+
+
+@pytest.mark.parametrize("mode", ["distill", "average", "consensus"])
+def test_validation_images_are_training_images_that_nobody_else_sees(mode: str) -> None:
+    values = {"mode": mode, "evaluate-on": "validation", "validation-examples": 200}
+    config = resolve(values)
+    preflight(config)
+    train, split = dataset_of(config).train, split_of(config)
+    measured = evaluation_set(config, "cpu")
+    assert measured.labels.tolist() == train.labels[split.evaluation].tolist()
+    assert np.bincount(measured.labels).tolist() == [20] * 10
+    others = np.concatenate([*split.participants, split.proxy, split.validation])
+    assert not np.intersect1d(others, split.evaluation).size
+    assert len(others) + 200 == len(train.labels)
+    # The server's own images are the same, wherever accuracies are measured.
+    before = split_of(resolve({**values, "evaluate-on": "test"}))
+    assert np.array_equal(before.proxy, split.proxy)
+    assert np.array_equal(before.validation, split.validation)
+    assert not before.evaluation.size
+
+
+def test_too_many_validation_images_are_refused() -> None:
+    words = r"validation-examples=2600 \(once more for evaluate-on=validation\) would hold out all"
+    with pytest.raises(ConfigError, match=words):
+        preflight(resolve({"evaluate-on": "validation", "validation-examples": 2600}))

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from strategies.distillation.losses import distillation_loss, ema_decay
@@ -54,6 +54,7 @@ def test_equals_the_reference_and_its_gradient(temperature: float, label_weight:
     torch.testing.assert_close(student.grad, reference.grad, rtol=1e-8, atol=1e-12)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 999), st.floats(0.5, 10))
 def test_never_negative_and_zero_for_the_teacher_itself(seed: int, temperature: float) -> None:
     """Gibbs' inequality; softmax does not see what is added to all logits of an image."""

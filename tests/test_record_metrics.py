@@ -180,6 +180,7 @@ def test_measures_of_a_hand_made_run() -> None:
         "wall_seconds": 6.0,
         "final": {"small": 0.4, "global": 0.5, "global_ema": 0.55, "published": 0.55},
         "time_to_target": {"0.50": 10.0},
+        "reference_time_to_target": {},
         "client_idle_fraction": {
             "clients": pytest.approx(0.05), "server": pytest.approx(0.2),
             "total": pytest.approx(0.25),

@@ -82,7 +82,7 @@ def test_values_are_the_colours_of_the_nodes() -> None:
     colours = [to_hex(face) for face in np.asarray(nodes_of(figure).get_facecolor())]
     assert colours[:2] == [to_hex(colormaps["cividis"](share)) for share in (0.0, 1.0)]
     assert colours[3] == "#ffffff"
-    assert "test accuracy (%)" in {axes.get_ylabel() for axes in figure.axes}
+    assert "accuracy (%)" in {axes.get_ylabel() for axes in figure.axes}
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["off"]
 
 

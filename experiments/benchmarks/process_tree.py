@@ -19,6 +19,7 @@ _NAMES = (  # (in the command line, what it is)
     ("flwr-clientapp", "ClientApp"),
     ("flwr-serverapp", "ServerApp"),
     ("strategies.distillation.worker", "distillation server"),
+    ("strategies.distillation.reference_worker", "references"),
     ("ClientAppActor", "clients"),
     ("flwr-simulation", "ServerApp and simulation"),
     ("flower-superexec", "flower-superexec"),

@@ -244,12 +244,14 @@ class Split:
         participants: one array per participant.
         proxy: the server's own images for distillation, (proxy_size,); of the first labelled_size
             of them the server has the labels.
-        validation: the server's labelled validation images, (validation_size,).
+        validation: the server's validation images, (validation_size,).
+        evaluation: those on which accuracies are measured, seen by nobody, (evaluation_size,).
     """
 
     participants: Parts
     proxy: np.ndarray
     validation: np.ndarray
+    evaluation: np.ndarray
 
 
 def make_split(
@@ -261,11 +263,13 @@ def make_split(
     proxy_size: int,
     validation_size: int,
     labelled_size: int = 0,
+    evaluation_size: int = 0,
     **params: Any,
 ) -> Split:
-    """Hold out the server's proxy and validation sets, then partition what remains.
+    """Hold out the server's proxy and validation sets, and what accuracies are to be measured on,
+    then partition what remains.
 
-    Both are stratified: each class has its share of the training set, to within one sample; and so
+    All are stratified: each class has its share of the training set, to within one sample; and so
     are the labelled ones among the proxy set. They depend on the seed and their sizes alone, not on
     the number of participants or the scheme.
 
@@ -273,11 +277,15 @@ def make_split(
         ValueError: nothing remains for the participants, more labelled samples than the proxy set
             has, or as `partition` does.
     """
-    held_out = proxy_size + validation_size
-    if min(proxy_size, validation_size) < 0 or held_out >= len(labels):
+    sizes = {
+        "proxy_size": proxy_size,
+        "validation_size": validation_size,
+        "evaluation_size": evaluation_size,
+    }
+    if min(sizes.values()) < 0 or sum(sizes.values()) >= len(labels):
         raise ValueError(
-            f"proxy_size={proxy_size} and validation_size={validation_size} must not be negative "
-            f"and together less than the {len(labels)} training samples"
+            f"{' and '.join(f'{name}={size}' for name, size in sizes.items() if size)} must not be "
+            f"negative and together less than the {len(labels)} training samples"
         )
     if not 0 <= labelled_size <= proxy_size:
         raise ValueError(f"labelled_size={labelled_size} must be from 0 to {proxy_size}")
@@ -285,10 +293,11 @@ def make_split(
     rest = np.arange(len(labels))
     proxy, rest = _stratified(labels, rest, proxy_size, generator)
     validation, rest = _stratified(labels, rest, validation_size, generator)
+    evaluation, rest = _stratified(labels, rest, evaluation_size, generator)
     parts = partition(labels[rest], scheme, num_partitions, seed, **params)
     if labelled_size:
         proxy = np.concatenate(_stratified(labels, proxy, labelled_size, rng(seed, "labelled")))
-    return Split([rest[part] for part in parts], proxy, validation)
+    return Split([rest[part] for part in parts], proxy, validation, evaluation)
 
 
 def _stratified(

@@ -79,7 +79,10 @@ def open_books(run: RunDirectory, config: RunConfig) -> None:
     if config.resume:
         _check_resumable(run, config)
     view = VIEWS[config.mode]
-    run.listeners.append(console_listener(view, clock=config.clock, rounds=config.rounds))
+    past = run.events() if config.resume else ()
+    run.listeners.append(
+        console_listener(view, clock=config.clock, rounds=config.rounds, past=past)
+    )
     run.listeners += [SINKS[name](run) for name in config.sink_list]
     if not config.resume:
         run.emit("run_started", config=config.flat(), **_digests(config))
@@ -159,6 +162,7 @@ def write_up(run: RunDirectory, config: RunConfig) -> dict[str, Any]:
         "dataset": config.dataset,
         "data": latest(run.events(), "run_started").get("data"),
         "partition": config.partition,
+        "evaluate_on": config.evaluate_on,
         "participants": config.participants,
         "seed": config.seed,
         "code": codes_of(run.events()),

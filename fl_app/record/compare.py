@@ -9,7 +9,7 @@ from fl_app.errors import RunDirectoryError
 from fl_app.record import figures
 from fl_app.record.checkpoint import atomic_write
 from fl_app.record.formatting import duration, number
-from fl_app.record.metrics import CLOCK_UNITS, Event, targets_of
+from fl_app.record.metrics import CLOCK_UNITS, Event, evaluation_of, targets_of
 from fl_app.record.modes import VIEWS, view_of
 from fl_app.record.report import status
 from fl_app.record.run_dir import RunDirectory, flatten
@@ -68,10 +68,13 @@ def compare(runs: Sequence[RunDirectory], out: Path) -> str:
 
 def _notes(runs: Sequence[_Run]) -> list[str]:
     """Return what forbids reading the runs as one experiment."""
-    meanings = {"clock": "times", "dataset": "accuracies"}
     found = []
-    for key, meaning in meanings.items():
-        values = sorted({str(run.config.get(key)) for run in runs})
+    for key, meaning, value in (
+        ("clock", "times", lambda config: config.get("clock")),
+        ("dataset", "accuracies", lambda config: config.get("dataset")),
+        ("evaluate-on", "accuracies", evaluation_of),
+    ):
+        values = sorted({str(value(run.config)) for run in runs})
         if len(values) > 1:
             found.append(f"Note: {meaning} are not comparable, {key} differs: {', '.join(values)}.")
     return found
@@ -144,7 +147,8 @@ def _draw(runs: Sequence[_Run], notes: Sequence[str]) -> Any:
         figures.CLOCK_AXIS[clocks[0]] if len(clocks) == 1 else "time on each run's own clock (s)"
     )
     figures.finish_accuracy_axes(axes, label)
-    title = f"Test accuracy of the {' / '.join(_once(run.view.accuracy_of for run in runs))}"
+    measured = " / ".join(_once(evaluation_of(run.config) for run in runs)).capitalize()
+    title = f"{measured} accuracy of the {' / '.join(_once(run.view.accuracy_of for run in runs))}"
     axes.set_title("\n".join([title, *notes]), loc="left")
     figures.legend_below(figure, axes, 1)
     return figure

@@ -28,7 +28,7 @@ from fl_app.record.figures import (
     new_figure,
 )
 from fl_app.record.label_figure import label_figure
-from fl_app.record.metrics import Event, latest, of_kind, series, settled
+from fl_app.record.metrics import Event, evaluated_on, latest, of_kind, series, settled
 from fl_app.record.spacetime_figure import spacetime
 from fl_app.record.topology_figure import topology_figure
 from fl_app.record.view import Drawing
@@ -63,7 +63,7 @@ def accuracy(events: Sequence[Event], clock: str, targets: Sequence[float]) -> F
     _mark_settling(axes, events)
     finish_accuracy_axes(axes, CLOCK_AXIS[clock])
     mark_targets(axes, mean, targets)
-    axes.set_title("Test accuracy", loc="left")
+    axes.set_title(f"{evaluated_on(events).capitalize()} accuracy", loc="left")
     legend_below(figure, axes, 2)
     return figure
 
@@ -168,9 +168,9 @@ def labels(events: Sequence[Event], _clock: str, _: Sequence[float]) -> Figure |
 FIGURES: dict[str, Drawing] = {
     "accuracy": Drawing(
         accuracy,
-        "Accuracy on the test set over the run's clock. The averaged model is a diagnosis: no node "
-        "has it before they settle. At the right edge: when the nodes' mean first reached each "
-        "target.",
+        "Accuracy on the test set (or validation images) over the run's clock. The averaged model "
+        "is a diagnosis: no node has it before they settle. At the right edge: when the nodes' "
+        "mean first reached each target.",
         "no node was evaluated",
     ),
     "distance": Drawing(

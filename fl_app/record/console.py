@@ -18,13 +18,18 @@ _REPEATS = 3  # lines for incidents of one kind and reason; all of them are in m
 
 
 def console_listener(
-    view: View, *, clock: str, rounds: int, write: Callable[[str], None] = say
+    view: View,
+    *,
+    clock: str,
+    rounds: int,
+    write: Callable[[str], None] = say,
+    past: Sequence[Event] = (),
 ) -> Listener:
     """Return a listener that writes one aligned line a round, and a line for each incident.
 
     A round's line is written once all events that `view.lines` awaits are there; on the real clock
     two rounds later without them; and at the end of the run, before the view's last lines. `clock`
-    is "virtual" or "real".
+    is "virtual" or "real". past: what a resumed run has recorded before.
     """
     awaits = view.lines.awaits
     kinds = {kind for kind, _ in awaits}
@@ -33,6 +38,12 @@ def console_listener(
     printed = 0
     repeats: Counter[tuple[str, str]] = Counter()
     columns: list[Column] = []  # known from the first row on
+
+    def learn(row: Row) -> None:
+        known.update((key, value) for key, value in row.items() if value is not None)
+
+    for row in view.rows(past):
+        learn(row)
 
     def show(rows: Sequence[Row]) -> None:
         nonlocal printed
@@ -45,7 +56,7 @@ def console_listener(
                     write("; ".join(meanings))
                 write(_header(view, columns, clock))
             write(_line(view, columns, row, rounds))
-            known.update((key, value) for key, value in row.items() if value is not None)
+            learn(row)
             printed = row["round"]
         seen[:] = [event for event in seen if event["round"] > printed]
 
@@ -60,6 +71,8 @@ def console_listener(
             until = _printable(seen, awaits, _PATIENCE[clock])
             if until > printed:
                 show([row for row in view.rows(seen) if row["round"] <= until])
+        elif kind == "evaluate" and event["round"] <= printed:  # it came after its line
+            learn(view.rows([event])[0])
         elif kind == "finished":
             show(view.rows(seen))
             # What is known of a run that diverged is of before, and not what came out.

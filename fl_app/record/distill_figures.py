@@ -10,12 +10,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fl_app.record.distill_metrics import (
+    REFERENCES,
     participants,
     published,
     published_as,
+    references,
     staleness_histogram,
 )
 from fl_app.record.figures import (
+    BLACK,
     BLUE,
     CLOCK_AXIS,
     GREEN,
@@ -31,7 +34,7 @@ from fl_app.record.figures import (
     new_figure,
     whole_numbers,
 )
-from fl_app.record.metrics import Event, of_kind, series
+from fl_app.record.metrics import Event, evaluated_on, of_kind, series
 from fl_app.record.view import Drawing
 
 if TYPE_CHECKING:
@@ -49,8 +52,15 @@ _CURVES = (  # label, model, field, style
 )
 
 
+_REFERENCE_STYLES = {
+    "small_average": {"color": ORANGE, "ls": "-"},
+    "server_alone": {"color": VERMILION, "ls": "-."},
+    "centralized_large": {"color": BLACK, "ls": ":"},
+}
+
+
 def accuracy(events: Sequence[Event], clock: str, targets: Sequence[float]) -> Figure | None:
-    """Draw test accuracy over the run's clock, with when each target was reached."""
+    """Draw accuracy over the run's clock, with when each target was reached."""
     shown = published_as(events)
     curves = [
         (f"{label}; published" if (model, field) == shown else label, points, style)
@@ -62,13 +72,16 @@ def accuracy(events: Sequence[Event], clock: str, targets: Sequence[float]) -> F
     figure, axes = new_figure(8.5, 4.6)
     for label, points, style in curves:
         draw_line(axes, points, label=label, **style)
+    for name, points in references(events).items():
+        style = {"lw": 1.3, "marker": "", "zorder": 2, **_REFERENCE_STYLES[name]}
+        draw_line(axes, points, label=REFERENCES[name], **style)
     grown = {event["round"] for event in of_kind(events, "growth") if event["accepted"]}
     for event in of_kind(events, "round"):
         if event["round"] in grown:
             axes.axvline(event["t"], color=GREEN, lw=1.2, ls="-.", zorder=1, label=GROWN)
     finish_accuracy_axes(axes, CLOCK_AXIS[clock])
     mark_targets(axes, published(events), targets)
-    axes.set_title("Test accuracy", loc="left")
+    axes.set_title(f"{evaluated_on(events).capitalize()} accuracy", loc="left")
     legend_below(figure, axes, 2)
     return figure
 
@@ -265,8 +278,8 @@ def _draw_histogram(axes: Axes, histogram: dict[Any, int], color: str) -> None:
 FIGURES: dict[str, Drawing] = {
     "accuracy": Drawing(
         accuracy,
-        "Accuracy on the test set over the run's clock. At the right edge: when the published "
-        "model first reached each target.",
+        "Accuracy on the test set (or validation images) over the run's clock. At the right edge: "
+        "when the published model first reached each target.",
         "no model was evaluated",
     ),
     "gantt": Drawing(

@@ -16,6 +16,27 @@ from fl_app.record.metrics import (
 )
 from fl_app.record.privacy import described
 
+# What the published model is measured against, by the names of their evaluations.
+REFERENCES = {
+    "small_average": "small model, weight average",
+    "server_alone": "server alone, on its labelled images",
+    "centralized_large": "large model, all data in one place",
+}
+
+
+def references(events: Sequence[Event]) -> dict[str, list[Point]]:
+    """Return the evaluations of the references of a run as {name: [(t, accuracy)]}, by time; of the
+    trained ones as the global model is published, raw or as a moving average."""
+    found = {name: series(events, name, _field(events, name)) for name in REFERENCES}
+    return {name: points for name, points in found.items() if points}
+
+
+def _field(events: Iterable[Event], model: str) -> str:
+    """The field of `model`'s evaluations that has the accuracy of what is published of it."""
+    of_model = (event for event in of_kind(events, "evaluate") if event["model"] == model)
+    ema = any(event.get("published") == "ema" for event in of_model)
+    return "accuracy_ema" if ema else "accuracy"
+
 
 def published_as(events: Sequence[Event]) -> tuple[str, str]:
     """Return (model, field) of the evaluations of the model that the run publishes.
@@ -26,8 +47,7 @@ def published_as(events: Sequence[Event]) -> tuple[str, str]:
     evaluations = of_kind(events, "evaluate")
     if not any(event["model"] == "global" for event in evaluations):
         return "small", "accuracy"
-    ema = any(event.get("published") == "ema" for event in evaluations)
-    return "global", "accuracy_ema" if ema else "accuracy"
+    return "global", _field(events, "global")
 
 
 def published(events: Sequence[Event]) -> list[Point]:
@@ -41,13 +61,15 @@ def participants(events: Iterable[Event]) -> list[int]:
 
 
 def round_table(events: Iterable[Event]) -> list[dict[str, Any]]:
-    """Return one row a round: the fields of its "round" event, and small, global and global_ema.
+    """Return one row a round: the fields of its "round" event, small, global and global_ema,
+    published (what is published of global), and what the references have by their names.
 
     A value that was not recorded is None. Accuracies are in [0, 1], bytes are cumulative.
     """
     empty: dict[str, Any] = dict.fromkeys(
-        ("t", "small", "global", "global_ema", "staleness", "contributions", "rejected", "lost",
-         "bytes_up", "bytes_down", "worker_steps", "teacher_version", "eta")
+        ("t", "small", "global", "global_ema", "published", *REFERENCES, "staleness",
+         "contributions", "rejected", "lost", "bytes_up", "bytes_down", "worker_steps",
+         "teacher_version", "eta")
     )  # fmt: skip
     rows: dict[int, dict[str, Any]] = {}
     for event in events:
@@ -59,9 +81,13 @@ def round_table(events: Iterable[Event]) -> list[dict[str, Any]]:
             continue
         if row["t"] is None:
             row["t"] = event["t"]
+        shown = event["accuracy_ema" if event.get("published") == "ema" else "accuracy"]
+        if event["model"] in REFERENCES:
+            row[event["model"]] = shown
+            continue
         row[event["model"]] = event["accuracy"]
         if event["model"] == "global":
-            row["global_ema"] = event.get("accuracy_ema")
+            row |= {"global_ema": event.get("accuracy_ema"), "published": shown}
     return [rows[number] for number in sorted(rows)]
 
 
@@ -79,9 +105,10 @@ def measure(events: Sequence[Event], targets: Sequence[float] = ()) -> dict[str,
     """Return the part of summary.json that follows from the events; null where nothing was seen.
 
     - rounds: the last completed one; end_seconds on the run's clock; wall_seconds
-    - final {small, global, global_ema, published}: the last evaluation of each, null if it had
-      diverged
+    - final {small, global, global_ema, published, small_average, server_alone, centralized_large}:
+      the last evaluation of each, null if it had diverged; of a reference only if the run had it
     - time_to_target {"0.50": seconds or null}: of the published model (see `time_to_target`)
+    - reference_time_to_target {name: the same of a reference}
     - client_idle_fraction {clients, server, total}: share of the participants' time that they
       waited for other participants and for the server
     - worker_busy_fraction: share of the run's time in which the distillation server computed
@@ -95,10 +122,15 @@ def measure(events: Sequence[Event], targets: Sequence[float] = ()) -> dict[str,
     fields = {"small": ("small", "accuracy"), "global": ("global", "accuracy")}
     fields["global_ema"] = ("global", "accuracy_ema")
     fields["published"] = published_as(events)
+    known = references(events)
+    fields |= {name: (name, _field(events, name)) for name in known}
     return {
         **span(events),
         "final": {name: last_accuracy(events, *field) for name, field in fields.items()},
         "time_to_target": times_to_targets(published(events), targets),
+        "reference_time_to_target": {
+            name: times_to_targets(points, targets) for name, points in known.items()
+        },
         "client_idle_fraction": _idle_fractions(events, end),
         "worker_busy_fraction": _busy(segments) / end if segments and end else None,
         "teacher_staleness": _weighted(staleness_histogram(events)),

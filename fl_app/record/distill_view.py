@@ -8,9 +8,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fl_app.record.distill_figures import FIGURES
-from fl_app.record.distill_metrics import measure, published, round_table
+from fl_app.record.distill_metrics import REFERENCES, measure, published, round_table
 from fl_app.record.formatting import megabytes, number, percent, share
-from fl_app.record.metrics import Event, of_kind, series
+from fl_app.record.metrics import (
+    Event,
+    latest,
+    of_kind,
+    series,
+    targets_of,
+    times_to_targets,
+)
 from fl_app.record.privacy import spent
 from fl_app.record.view import (
     INCIDENTS,
@@ -21,6 +28,7 @@ from fl_app.record.view import (
     Page,
     Pairs,
     Row,
+    Table,
     View,
     attack_settings,
 )
@@ -39,7 +47,9 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tiles(measured: Measured) -> Pairs:
-    return [("final accuracy, published model", share(measured["final"]["published"]))]
+    final = measured["final"]
+    tiles = [("final accuracy, published model", share(final["published"]))]
+    return tiles + [(label, share(final[n])) for n, label in REFERENCES.items() if n in final]
 
 
 def _results(m: Measured) -> Pairs:
@@ -60,6 +70,67 @@ def _results(m: Measured) -> Pairs:
         ("MB down", megabytes(m["bytes_down"])),
         *_epsilons(m["privacy"]),
     ]
+
+
+def _compared(published: float | None, reference: float | None) -> str:
+    """A reference's accuracy, and how far the published model is from it."""
+    apart = _apart(published, reference)
+    return (
+        share(reference) if apart == "-" else f"{share(reference)}; published model {apart} points"
+    )
+
+
+def _measured_against(events: Sequence[Event]) -> list[Table]:
+    """The published model and what it is measured against: accuracies, and times to targets."""
+    targets = targets_of(latest(events, "run_started").get("config") or {})
+    m = measure(events, targets)
+    final, published = m["final"], m["final"]["published"]
+    if final["global"] is None:
+        return []
+    small = times_to_targets(series(events, "small"), targets)
+    rows = [("global model, as published", published, m["time_to_target"])]
+    rows.append(("small model", final["small"], small))
+    rows += [
+        (label, final[name], m["reference_time_to_target"][name])
+        for name, label in REFERENCES.items()
+        if name in final
+    ]
+    columns = ("model", "final accuracy %", "published model (points)")
+    columns += tuple(f"{100 * target:g} % after" for target in targets)
+    cells = [
+        (
+            label,
+            percent(accuracy),
+            _apart(published, accuracy),
+            *(number(t, 1) for t in to.values()),
+        )
+        for label, accuracy, to in rows
+    ]
+    return [Table("The published model and what it is measured against", columns, cells)]
+
+
+def _apart(published: float | None, reference: float | None) -> str:
+    if published is None or reference is None:
+        return "-"
+    return f"{100 * (published - reference):+.1f}"
+
+
+def _ending(known: Row) -> list[str]:
+    """What came out, beside what it is measured against; nothing without a global model."""
+    published = known.get("published")
+    if published is None:
+        return []
+    pairs = [
+        ("global model, as published", share(published)),
+        ("small model", _compared(published, known["small"])),
+    ]
+    pairs += [
+        (label, _compared(published, known[name]))
+        for name, label in REFERENCES.items()
+        if known.get(name) is not None
+    ]
+    width = max(len(label) for label, _ in pairs)
+    return ["final accuracy"] + [f"  {label:{width}}  {value}" for label, value in pairs]
 
 
 def _epsilons(privacy: Mapping[str, Any] | None) -> Pairs:
@@ -111,6 +182,7 @@ def _teacher_lag(row: Row) -> str:
 
 
 _SMALL = Column("small %", lambda row: percent(row["small"]), 9)
+_AVERAGE = Column("avg. %", lambda row: percent(row["small_average"]), 8, needs="small_average")
 _GLOBAL = Column("global %", lambda row: percent(row["global"]), 10)
 _EMA = Column("EMA %", lambda row: percent(row["global_ema"]), 7)
 # The mean age of the contributions that were averaged, in versions of the small model.
@@ -132,11 +204,12 @@ DISTILL = View(
     lines=Lines(
         awaits=frozenset({("round", None), ("evaluate", "small"), ("evaluate", "global")}),
         columns=(
-            *(_SMALL, _GLOBAL, _EMA, _STALENESS),
+            *(_SMALL, _AVERAGE, _GLOBAL, _EMA, _STALENESS),
             Column("teacher lag", _teacher_lag, 13),
             *(_STEPS, _UP, _DOWN),
         ),
         notes=("rejected", "lost"),
+        ending=_ending,
     ),
     incidents={
         **INCIDENTS,
@@ -160,7 +233,16 @@ DISTILL = View(
         results=_results,
         figures=FIGURES,
         columns=(
-            *(_SMALL, _GLOBAL, _EMA, _STALENESS),
+            *(_SMALL, _AVERAGE, _GLOBAL, _EMA),
+            Column(
+                "server alone %", lambda row: percent(row["server_alone"]), needs="server_alone"
+            ),
+            Column(
+                "centralized %",
+                lambda row: percent(row["centralized_large"]),
+                needs="centralized_large",
+            ),
+            _STALENESS,
             Column("teacher", lambda row: number(row["teacher_version"])),
             _STEPS,
             Column("averaged", lambda row: number(row["contributions"])),
@@ -168,6 +250,7 @@ DISTILL = View(
             Column("lost", lambda row: number(row["lost"])),
             *(_UP, _DOWN),
         ),
+        tables=_measured_against,
     ),
     comparison=Comparison(
         name=lambda config: str(config.get(f"{config.get('mode')}.variant") or config.get("mode")),
@@ -177,6 +260,9 @@ DISTILL = View(
             "small %": lambda m: percent(m["final"]["small"]),
             "global %": lambda m: percent(m["final"]["global"]),
             "EMA %": lambda m: percent(m["final"]["global_ema"]),
+            "average of small %": lambda m: percent(m["final"].get("small_average")),
+            "server alone %": lambda m: percent(m["final"].get("server_alone")),
+            "centralized %": lambda m: percent(m["final"].get("centralized_large")),
         },
         costs={
             "idle %": lambda m: percent(m["client_idle_fraction"]["total"]),

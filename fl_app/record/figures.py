@@ -51,7 +51,7 @@ def draw_line(axes: Axes, points: Sequence[Point], **style: Any) -> None:
 def finish_accuracy_axes(axes: Axes, time_label: str) -> None:
     """Label the axes of accuracy over time and start the time at zero."""
     axes.set_xlabel(time_label)
-    axes.set_ylabel("test accuracy (%)")
+    axes.set_ylabel("accuracy (%)")
     axes.set_xlim(left=0)
     low, high = axes.get_ylim()
     margin = max(0.05 * (high - low), (10 - (high - low)) / 2)  # at least 10 points are shown

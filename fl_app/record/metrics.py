@@ -122,6 +122,16 @@ def targets_of(config: Mapping[str, Any]) -> tuple[float, ...]:
     return tuple(float(part) for part in text.split(",") if part.strip())
 
 
+def evaluated_on(events: Iterable[Event]) -> str:
+    """Return on which images accuracies were measured: "test" or "validation"."""
+    return evaluation_of(latest(events, "run_started").get("config") or {})
+
+
+def evaluation_of(config: Mapping[str, Any]) -> str:
+    """`evaluated_on` by a flat configuration; earlier runs had the test images alone."""
+    return str(config.get("evaluate-on") or "test")
+
+
 def end_time(events: Iterable[Event]) -> float:
     """Return the last moment on the run's clock that any event names, in seconds."""
     return max(

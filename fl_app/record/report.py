@@ -9,7 +9,7 @@ from fl_app.provenance import described
 from fl_app.record import figures
 from fl_app.record.checkpoint import atomic_write
 from fl_app.record.formatting import duration, number
-from fl_app.record.metrics import CLOCK_UNITS, Event, codes_of, targets_of
+from fl_app.record.metrics import CLOCK_UNITS, Event, codes_of, evaluation_of, targets_of
 from fl_app.record.modes import view_of
 from fl_app.record.run_dir import FIGURES, REPORT, RunDirectory, flatten
 from fl_app.record.view import Measured, Pairs, View
@@ -38,7 +38,12 @@ def render(run: RunDirectory) -> Path:
         atomic_write(path, image)
         width = round(90 * figure.get_figwidth())  # pixels; text is then of one size in all
         pictures.append((name, base64.b64encode(image).decode(), width, drawing.caption))
-    measured = view.measure(events, targets)
+    measured, rows = view.measure(events, targets), view.rows(events)
+    columns = [
+        column
+        for column in view.page.columns
+        if not column.needs or any(row[column.needs] is not None for row in rows)
+    ]
     html = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(_PAGE)
     page = html.render(
         name=run.name,
@@ -50,8 +55,11 @@ def render(run: RunDirectory) -> Path:
         absent=absent,
         incidents=_incidents(view, events),
         called=view.rounds,
-        columns=_columns(view, clock),
-        rounds=_round_rows(view, events),
+        columns=[view.rounds[:-1], CLOCK_UNITS[clock], *(column.title for column in columns)],
+        rounds=[
+            [str(row["round"]), number(row["t"], 1), *(column.cell(row) for column in columns)]
+            for row in rows
+        ],
         tables=view.page.tables(events),
         config=sorted(config.items()),
         environment=sorted(flatten(run.environment()).items()),
@@ -83,6 +91,7 @@ def _summary_rows(view: View, measured: Measured, config: dict[str, Any]) -> Pai
         ("mode", config.get("mode")),
         *view.settings(config).items(),
         ("data set", config.get("dataset")),
+        ("accuracies on", f"{evaluation_of(config)} images"),
         ("clock", config.get("clock")),
         ("participants", config.get("participants")),
         ("seed", config.get("seed")),
@@ -113,18 +122,6 @@ def _incidents(view: View, events: list[Event]) -> list[str]:
         elif event["event"] == "finished" and event.get("reason"):
             texts.append(f"{event['status']}: {event['reason']}")
     return texts
-
-
-def _columns(view: View, clock: str) -> list[str]:
-    titles = [column.title for column in view.page.columns]
-    return [view.rounds[:-1], CLOCK_UNITS[clock], *titles]
-
-
-def _round_rows(view: View, events: list[Event]) -> list[list[str]]:
-    return [
-        [str(row["round"]), number(row["t"], 1), *(c.cell(row) for c in view.page.columns)]
-        for row in view.rows(events)
-    ]
 
 
 _PAGE = """<!doctype html>

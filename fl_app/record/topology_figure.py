@@ -227,7 +227,7 @@ def _draw_nodes(
         bar = figure.colorbar(
             ScalarMappable(scale, "cividis"), ax=axes, pad=0.02, shrink=0.7, aspect=30
         )
-        bar.set_label("test accuracy (%)", fontsize=9)
+        bar.set_label("accuracy (%)", fontsize=9)
     axes.scatter(
         *places.T,
         s=diameter**2,

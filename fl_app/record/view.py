@@ -27,8 +27,8 @@ class Column:
     """A column of the console's lines or of the report's table of rounds.
 
     width: characters in the console; the report lays out by itself. meaning: said above the
-    console's heading. needs: the value of a row without which, in the first one, the console has no
-    such column: not every run records it.
+    console's heading. needs: the value of a row without which there is no such column, as not every
+    run records it: in the first row for the console, in any for the report.
     """
 
     title: str

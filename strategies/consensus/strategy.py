@@ -386,7 +386,7 @@ class Consensus(Strategy):
             )
         metadata = {"window": self._window, "t": t, "applied": self._applied}
         tensors = {"average": self._average}
-        for window, task in evaluator.pending("small").items():
+        for window, task in evaluator.pending("average").items():
             tensors[f"pending.{window}"] = task.vectors["weights"]
         self._run.save_checkpoint(CHECKPOINT, tensors, metadata)
         self._kept = self._window

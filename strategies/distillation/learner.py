@@ -1,7 +1,6 @@
 """The distillation server's learning, step by step; processes and files are the worker's."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,11 +11,10 @@ from fl_app.data.augment import augment, normalise
 from fl_app.data.proxy import ProxyData
 from fl_app.models import FlatModel
 from strategies.distillation.growth import grow
-from strategies.distillation.losses import distillation_loss, ema_decay
-from strategies.optimisers import adamw_step, sgd_step
+from strategies.distillation.losses import distillation_loss
+from strategies.distillation.student import Student, Vectors, holding
+from strategies.optimisers import sgd_step
 from strategies.randomness import rng
-
-Vectors = dict[str, np.ndarray]
 
 # After growing, the large model may be this much worse than the small one (in accuracy or, without
 # labels, in agreement with it); beyond, the growth has failed and is undone.
@@ -40,18 +38,10 @@ class Learner:
     ) -> None:
         self._config, self._proxy = config, proxy
         self._student, self._teacher = large, small
+        self._training = Student(config, large)
         self.step = 0
         self.teacher_version = 0
         self.grown = False
-        self._start_over()
-
-    def _start_over(self) -> None:
-        """A fresh optimiser and weight average, as at the start and after growing."""
-        self._mean = torch.zeros_like(self._student.weights)
-        self._square = torch.zeros_like(self._student.weights)
-        self._steps = 0  # of the optimiser and of the weight average
-        self._ema_weights = self._student.weights.detach().clone()
-        self._ema_buffers = self._student.buffers.detach().clone()
 
     def set_teacher(self, version: int, weights: np.ndarray, buffers: np.ndarray) -> None:
         """Teach with these vectors of the small model from the next step on.
@@ -69,23 +59,7 @@ class Learner:
         images, labels = self._batch("reverse", self.step, self._config.distill.batch_size)
         with torch.no_grad():
             target = self._teacher.module(images)
-        self._student.module.train()
-        self._student.zero_grad()
-        self._loss(self._student.module(images), target, labels).backward()
-        distill = self._config.distill
-        decay = ema_decay(self._steps)
-        self._steps += 1
-        adamw_step(
-            self._student.weights,
-            self._student.gradient,
-            self._mean,
-            self._square,
-            self._steps,
-            learning_rate=distill.learning_rate,
-            weight_decay=distill.weight_decay,
-        )
-        self._ema_weights.lerp_(self._student.weights, 1 - decay)
-        self._ema_buffers.lerp_(self._student.buffers, 1 - decay)
+        self._training.step(lambda: self._loss(self._student.module(images), target, labels))
         self.step += 1
 
     def forward_distil(
@@ -100,7 +74,7 @@ class Learner:
         minibatch."""
         distill, size = self._config.distill, self._config.batch_size
         pupil, teacher = self._teacher, self._student.module
-        with _holding(pupil, weights, buffers), self._published():
+        with holding(pupil, weights, buffers), self._training.published():
             velocity = torch.zeros_like(pupil.weights)
             teacher.eval()
             pupil.module.train()
@@ -128,9 +102,9 @@ class Learner:
         distillation from a G that lags behind damages the small model."""
         if self._proxy.validation_labels is None:
             return False
-        with _holding(self._teacher, weights, buffers):
+        with holding(self._teacher, weights, buffers):
             small = self._score(self._teacher)
-        with self._published():
+        with self._training.published():
             return self._score(self._student) >= small
 
     def grow(self, version: int, weights: np.ndarray, buffers: np.ndarray) -> dict[str, Any]:
@@ -142,14 +116,14 @@ class Learner:
         published) and accuracy_after.
         """
         old = self._student.state()
-        with _holding(self._teacher, weights, buffers):
+        with holding(self._teacher, weights, buffers):
             small = self._teacher.module.eval()
             with torch.no_grad():
                 answers = small(self._validation()).argmax(1)
             labels = self._proxy.validation_labels
             labels = answers if labels is None else labels
             reference = (answers == labels).float().mean().item()
-            with self._published():
+            with self._training.published():
                 before = self._score(self._student, labels)
             images, _ = self._batch("grow", version, 4 * self._config.distill.batch_size)
             generator = rng(self._config.seed, "growth")
@@ -158,7 +132,7 @@ class Learner:
         after = self._score(self._student, labels)
         accepted = after >= max(before, reference - GROWTH_TOLERANCE)
         if accepted:
-            self._start_over()
+            self._training.start_over()
         else:
             self._student.load(old["weights"], old["buffers"])
         self.grown = True
@@ -171,17 +145,9 @@ class Learner:
 
     def state(self) -> tuple[Vectors, dict[str, Any]]:
         """Everything a later process needs to go on with equal bits: (arrays, metadata)."""
-        vectors = {
-            "ema_weights": self._ema_weights,
-            "ema_buffers": self._ema_buffers,
-            "mean": self._mean,
-            "square": self._square,
-        }
-        copies = {name: vector.cpu().numpy().copy() for name, vector in vectors.items()}
-        arrays = self._student.state() | copies
-        metadata = {
+        arrays, metadata = self._training.state()
+        metadata |= {
             "step": self.step,
-            "optimiser_steps": self._steps,
             "teacher_version": self.teacher_version,
             "grown": self.grown,
         }
@@ -189,14 +155,8 @@ class Learner:
 
     def load_state(self, arrays: Vectors, metadata: dict[str, Any]) -> None:
         """Continue from what `state` returned. Raises ValueError when it is of another model."""
-        self._student.load(arrays["weights"], arrays["buffers"])
-        self._start_over()
-        self._ema_weights.copy_(torch.from_numpy(arrays["ema_weights"]))
-        self._ema_buffers.copy_(torch.from_numpy(arrays["ema_buffers"]))
-        self._mean.copy_(torch.from_numpy(arrays["mean"]))
-        self._square.copy_(torch.from_numpy(arrays["square"]))
+        self._training.load_state(arrays, metadata)
         self.step = metadata["step"]
-        self._steps = metadata["optimiser_steps"]
         self.teacher_version = metadata["teacher_version"]
         self.grown = metadata["grown"]
 
@@ -207,15 +167,6 @@ class Learner:
         return distillation_loss(
             student, teacher, distill.temperature, labels, distill.label_weight
         )
-
-    @contextmanager
-    def _published(self) -> Iterator[None]:
-        """G as it is published: its weight average where that is switched on."""
-        if not self._config.switch("publish_ema"):
-            yield
-            return
-        with _holding(self._student, self._ema_weights, self._ema_buffers):
-            yield
 
     def _batch(
         self, purpose: str, number: int, size: int, part: int = 0
@@ -237,16 +188,3 @@ class Learner:
         labels = self._proxy.validation_labels if labels is None else labels
         answers = model.module.eval()(self._validation()).argmax(1)
         return (answers == labels).float().mean().item()
-
-
-@contextmanager
-def _holding(
-    model: FlatModel, weights: np.ndarray | torch.Tensor, buffers: np.ndarray | torch.Tensor
-) -> Iterator[None]:
-    """`model` with these vectors, and with its own again afterwards."""
-    kept = model.weights.clone(), model.buffers.clone()
-    model.load(weights, buffers)
-    try:
-        yield
-    finally:
-        model.load(*kept)

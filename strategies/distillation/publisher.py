@@ -1,7 +1,6 @@
 """What becomes of the distillation server's words: evaluations, segments, deaths as events."""
 
 import shutil
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,16 +17,10 @@ from strategies.distillation.mailbox import (
     published_file,
     published_files,
 )
+from strategies.distillation.references import References
 from strategies.distillation.supervisor import DistillationServer
 from strategies.divergence import require_finite
 from strategies.evaluation import Evaluator, Task
-
-_POLL_SECONDS = 0.02
-# A distillation server that works says so every few seconds. Its start takes longer, and on a busy
-# machine everything does.
-_SILENCE_SECONDS = 300.0
-# Between two looks at it, when this process or the whole machine was asleep.
-_ASLEEP_SECONDS = 10.0
 
 
 class Publisher:
@@ -63,6 +56,9 @@ class Publisher:
             self._trace = config.trace()
             self._times = {p.round: p.t for p in self._trace.publications}
         self.server.start()
+        self.references = (
+            References(config, run, evaluator, version) if config.trained_references else None
+        )
 
     @property
     def working(self) -> bool:
@@ -75,20 +71,10 @@ class Publisher:
         On the real clock that takes round-timeout at most. On the virtual clock it takes as long as
         the server learns; one that is silent is stuck, and is replaced.
         """
-        began = looked = time.monotonic()
-        while not done() and self.working:
-            now = time.monotonic()
-            if now - looked > _ASLEEP_SECONDS:  # it is not the server that was silent
-                began = now
-            looked = now
-            if not self._config.virtual and now - began > self._config.round_timeout:
-                message = "the distillation server takes longer than round-timeout: going on"
-                self._run.emit("warning", message=message)
-                return
-            if self._config.virtual and now - max(began, self.server.heard) > _SILENCE_SECONDS:
-                self.server.give_up(f"it was stuck: for {_SILENCE_SECONDS:g} s it said nothing")
-            self.hear()
-            time.sleep(_POLL_SECONDS)
+        timeout = None if self._config.virtual else self._config.round_timeout
+        if not self.server.wait(done, self.hear, timeout):
+            message = "the distillation server takes longer than round-timeout: going on"
+            self._run.emit("warning", message=message)
 
     def put(self, version: int, vectors: Vectors, teacher: Vectors, t: float) -> None:
         """Hand version `version`, made at `t`, to the distillation server."""
@@ -112,6 +98,8 @@ class Publisher:
             handler = getattr(self, f"_on_{event['event']}", None)
             if handler is not None:
                 handler(event)
+        if self.references is not None:
+            self.references.hear()
 
     def _on_ready(self, event: dict[str, Any]) -> None:
         self.ready = True
@@ -142,10 +130,19 @@ class Publisher:
         for vectors in (raw, ema):
             require_finite(self._config, self._run, vectors, **fields)
         self._evaluator.put(Task("large", raw, ema, fields))
+        if self.references is not None:
+            self.references.show(round_, metadata["step"], t)
 
-    def evaluate_again(self, rounds: dict[int, float]) -> None:
-        """Evaluate what is left of the global models published for these rounds (with times)."""
-        for round_, t in rounds.items():
+    def evaluate_again(self, events: list[dict[str, Any]]) -> None:
+        """Evaluate what is left of the models that were published, and not evaluated, when a run
+        with these events was killed."""
+        if self.references is not None:
+            self.references.go_on(events)
+        done = {e["round"] for e in events if e.get("model") == "global"}
+        times = {e["round"]: e["t"] for e in events if e["event"] == "round"}
+        for round_, t in times.items():
+            if round_ in done:
+                continue
             if published_file(self._directory, round_).exists():
                 self._evaluate(round_, self._times[round_] if self._config.virtual else t)
 
@@ -222,6 +219,8 @@ class Publisher:
         for path in forward_files(self._directory):
             if number_of(path) < version:
                 path.unlink(missing_ok=True)
+        if self.references is not None:
+            self.references.prune(version)
 
     def progress(self, version: int) -> tuple[int, int]:
         """Reverse steps done and the teacher's version when `version` was made."""
@@ -245,9 +244,22 @@ class Publisher:
         for version in skipped:
             self._run.emit("skipped", version=version)
 
+    def catch_up(self) -> None:
+        """Wait for the references, which may be behind."""
+        if self.references is not None:
+            self.references.catch_up()
+
+    def stop(self) -> None:
+        """End the processes."""
+        self.server.stop()
+        if self.references is not None:
+            self.references.process.stop()
+
     def clear(self) -> None:
-        """Remove the distillation server's files: the run is complete and cannot be resumed."""
+        """Remove the processes' files: the run is complete and cannot be resumed."""
         shutil.rmtree(self._directory, ignore_errors=True)
+        if self.references is not None:
+            self.references.clear()
 
     def newest(self) -> Vectors | None:
         """The global model last published: its weight average where that is switched on."""

@@ -10,10 +10,10 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from fl_app.assemble import check_rounds, flat_model
-from fl_app.config import RunConfig
+from fl_app.config import SMALL_AVERAGE, RunConfig, check_references_of_devices
 from fl_app.errors import EdgeFlError, WorkerError
 from fl_app.record.run_dir import RunDirectory
-from strategies.averaging import Vectors
+from strategies.averaging import Vectors, running_average
 from strategies.checks import Checked, updates_of
 from strategies.clock import Clock
 from strategies.dispatch import Dispatcher
@@ -35,6 +35,7 @@ _DEVICE_POLL_SECONDS = 0.2
 _HOPELESS = 3
 
 CHECKPOINT = "server"
+_SMALL = ("small_average", "small")  # the models that the averaging server has evaluated
 
 Key = tuple[int, int]  # (participant, index of its job)
 
@@ -57,6 +58,7 @@ class Distillation(Strategy):
         self._version = 0
         self._versions: dict[int, Vectors] = {}  # the newest and those that jobs still start from
         self._teacher: Vectors = {}  # what the distillation server learns from
+        self._average: Vectors = {}  # of the versions: a reference
         self._hosts: tuple[Host, ...] = ()
         self._dispatcher: Dispatcher | None = None
         self._publisher: Publisher | None = None
@@ -66,7 +68,8 @@ class Distillation(Strategy):
         self._sent: dict[str, list[Job]] = {}  # the others, by message id
         self._updates: dict[Key, Update] = {}
         self._failed: dict[Key, str] = {}
-        self._forgotten: dict[int, Vectors] = {}  # versions whose evaluation a kill prevented
+        # What a kill prevented the evaluation of: versions, and averages of versions.
+        self._forgotten: dict[str, dict[int, Vectors]] = {}
         self._failures = [0] * config.participants  # in a row
         self._finite = [True] * config.participants  # what the last one that failed has sent
         self._bytes_up = self._bytes_down = self._jobs = self._segments = 0
@@ -115,6 +118,8 @@ class Distillation(Strategy):
                     config, self._run, self._clock, evaluator, self._version, self._segments
                 )
             self._hosts, _ = gather(grid, config, timeout, self._run.emit)
+            if self._hosts[0].participant is not None:
+                check_references_of_devices(config)
             publisher = self._publisher
             if publisher is not None and not config.virtual:
                 publisher.wait(lambda: publisher.ready)
@@ -141,9 +146,11 @@ class Distillation(Strategy):
                 seconds_a_round = (time.monotonic() - began) / (self._version - first)
                 self._close_round(metrics, seconds_a_round * (rounds - self._version), evaluator)
             self._save_models(self._await_global_model(rounds))
+            if self._publisher is not None:
+                self._publisher.catch_up()
         finally:
             if self._publisher is not None:
-                self._publisher.server.stop()
+                self._publisher.stop()
             evaluator.close()
         if self._publisher is None:
             return result
@@ -397,7 +404,11 @@ class Distillation(Strategy):
         """Record the round, evaluate its small model, write the checkpoint."""
         publisher, version, t = self._publisher, self._version, metrics["t"]
         vectors = self._versions[version]
-        evaluator.put(Task("small", vectors, None, {"round": version, "t": t, "model": "small"}))
+        if SMALL_AVERAGE in self._config.references:
+            # Before the small model, with which the line of the round is complete.
+            self._average = running_average(self._average, vectors, version)
+            self._put(evaluator, "small_average", version, t, self._average)
+        self._put(evaluator, "small", version, t, vectors)
         step, teacher = publisher.progress(version) if publisher else (None, None)
         self._run.emit(
             "round",
@@ -412,6 +423,10 @@ class Distillation(Strategy):
         last = version == self._config.num_server_rounds
         if last or version % self._config.checkpoint_every == 0:
             self._save(float(t), evaluator)  # type: ignore[arg-type]
+
+    def _put(self, evaluator: Evaluator, model: str, round_: int, t: Any, vectors: Vectors) -> None:
+        fields = {"round": round_, "t": t, "model": model}
+        evaluator.put(Task("small", vectors, None, fields))
 
     # -- saving and resuming ------------------------------------------------------------------
 
@@ -429,17 +444,18 @@ class Distillation(Strategy):
 
     def _save(self, t: float, evaluator: Evaluator) -> None:
         """Everything that `_load` needs to go on as if nothing had happened."""
-        pending = evaluator.pending("small")
         tensors = {
             f"version.{version}.{name}": vector
             for version, vectors in self._versions.items()
             for name, vector in vectors.items()
         }
         tensors |= {f"teacher.{name}": vector for name, vector in self._teacher.items()}
+        tensors |= {f"average.{name}": vector for name, vector in self._average.items()}
         tensors |= {f"rule.{name}": vector for name, vector in self._rule.state().items()}
         tensors |= {
-            f"pending.{round_}.{name}": vector
-            for round_, task in pending.items()
+            f"pending_{model}.{round_}.{name}": vector
+            for model in _SMALL
+            for round_, task in evaluator.pending(model).items()
             for name, vector in task.vectors.items()
         }
         metadata = {
@@ -453,14 +469,14 @@ class Distillation(Strategy):
         }
         self._run.save_checkpoint(CHECKPOINT, tensors, metadata)
         if self._publisher is not None:
-            self._publisher.prune(self._version, keep=set(evaluator.pending("large")))
+            self._publisher.prune(self._version, keep=set(evaluator.pending("global")))
 
     def _load(self) -> None:
         tensors, metadata = self._run.load_checkpoint(CHECKPOINT)
         self._version = metadata["version"]
         self._versions = _numbered(tensors, "version")
-        self._forgotten = _numbered(tensors, "pending")
-        self._teacher = _part(tensors, "teacher")
+        self._forgotten = {model: _numbered(tensors, f"pending_{model}") for model in _SMALL}
+        self._teacher, self._average = _part(tensors, "teacher"), _part(tensors, "average")
         self._rule.load_state(_part(tensors, "rule"))
         self._jobs, self._segments = metadata["jobs"], metadata["segments"]
         self._bytes_up, self._bytes_down = metadata["bytes_up"], metadata["bytes_down"]
@@ -474,12 +490,11 @@ class Distillation(Strategy):
         """What was to be evaluated when a resumed run was killed."""
         events = self._run.events() if self._config.resume else []
         times = {event["round"]: event["t"] for event in events if event["event"] == "round"}
-        for round_, vectors in self._forgotten.items():
-            fields = {"round": round_, "t": times[round_], "model": "small"}
-            evaluator.put(Task("small", vectors, None, fields))
+        for model, forgotten in self._forgotten.items():
+            for round_, vectors in forgotten.items():
+                self._put(evaluator, model, round_, times[round_], vectors)
         if self._publisher is not None:
-            done = {e["round"] for e in events if e.get("model") == "global"}
-            self._publisher.evaluate_again({r: t for r, t in times.items() if r not in done})
+            self._publisher.evaluate_again(events)
 
     def _await_global_model(self, rounds: int) -> Vectors | None:
         """The global model as it is published last; None without a distillation server."""

@@ -1,4 +1,4 @@
-"""The server's end of the distillation server: starts it, feeds it, hears it, restarts it.
+"""The server's end of the processes beside it: starts them, feeds them, hears them, restarts them.
 
 Nothing here ever waits for the process: versions are written as files, orders go through a thread,
 and what it says is collected by another.
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +23,32 @@ from strategies.distillation.mailbox import LatestSlot, Vectors, VersionStore
 # Where the packages are: the process must import the code that runs here, not another copy.
 _APP = Path(__file__).resolve().parents[2]
 _STOP_SECONDS = 15.0
+_POLL_SECONDS = 0.02
+# A process that works says so every few seconds. Its start takes longer, and on a busy machine
+# everything does.
+_SILENCE_SECONDS = 300.0
+# Between two looks at it, when this process or the whole machine was asleep.
+_ASLEEP_SECONDS = 10.0
 
 
-class DistillationServer:
-    """Starts the worker process in `directory` and keeps it going.
+class Process:
+    """Starts ``python -m module DIRECTORY`` and keeps it going; the configuration is in DIRECTORY.
 
     Events it has said since the last call come from `events`; one more kind, "died" with a reason,
     is added here. After config.distill.restarts restarts it stays dead (`alive` is False) and the
     run goes on without it. `heard` is when it was started or last said something, on the monotonic
-    clock: at work, it says something every few seconds.
+    clock: at work, it says something every few seconds. `standing` orders are told to a successor
+    again.
     """
+
+    module: str
+    called: str
 
     def __init__(self, config: RunConfig, directory: Path) -> None:
         self._config, self._directory = config, directory
-        self._mailbox = (VersionStore if config.virtual else LatestSlot)(directory)
         self._events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._orders: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-        self._finish: dict[str, Any] | None = None
+        self.standing: list[dict[str, Any]] = []
         self._restarts = config.distill.restarts
         self._process: subprocess.Popen[str] | None = None
         self._process_number = 0
@@ -61,7 +71,7 @@ class DistillationServer:
         }
         with open(self._directory / "stderr.log", "ab") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "strategies.distillation.worker", str(self._directory)],
+                [sys.executable, "-m", self.module, str(self._directory)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -75,21 +85,14 @@ class DistillationServer:
         self._orders = queue.SimpleQueue()
         threading.Thread(target=self._hear, args=(self._process,), daemon=True).start()
         threading.Thread(target=self._tell, args=(self._process, self._orders), daemon=True).start()
-        if self._finish is not None:
-            self._orders.put(self._finish)
+        for order in self.standing:
+            self._orders.put(order)
 
-    def put(self, version: int, vectors: Vectors) -> None:
-        """Offer a new version: overwriting the last one (real clock) or beside it (virtual)."""
-        self._mailbox.put(version, vectors)
-
-    def request(self, round_: int) -> None:
-        """Ask for the global model as it is now, to be shown for round `round_` (real clock)."""
-        self._orders.put({"op": "publish", "round": round_})
-
-    def finish(self, round_: int) -> None:
-        """Tell that version `round_` was the last; what follows ends with the event "finished"."""
-        self._finish = {"op": "finish", "round": round_}
-        self._orders.put(self._finish)
+    def order(self, op: str, **fields: Any) -> dict[str, Any]:
+        """Tell the process to do something."""
+        order = {"op": op, **fields}
+        self._orders.put(order)
+        return order
 
     def events(self) -> list[dict[str, Any]]:
         """What has been heard since the last call; a death is answered with a restart."""
@@ -109,6 +112,26 @@ class DistillationServer:
                 event["event"] = "restarted"
             heard.append(event)
         return heard
+
+    def wait(
+        self, done: Callable[[], bool], hear: Callable[[], None], timeout: float | None = None
+    ) -> bool:
+        """Call `hear` until `done`, or until there is nobody to wait for; False if that has taken
+        `timeout` seconds. Without a timeout it takes as long as the process works: one that is
+        silent is stuck, and is replaced."""
+        began = looked = time.monotonic()
+        while not done() and self.alive:
+            now = time.monotonic()
+            if now - looked > _ASLEEP_SECONDS:  # it is not the process that was silent
+                began = now
+            looked = now
+            if timeout is not None and now - began > timeout:
+                return False
+            if timeout is None and now - max(began, self.heard) > _SILENCE_SECONDS:
+                self.give_up(f"it was stuck: for {_SILENCE_SECONDS:g} s it said nothing")
+            hear()
+            time.sleep(_POLL_SECONDS)
+        return True
 
     def give_up(self, why: str) -> None:
         """Kill a process that is stuck: it dies of `why`, and is replaced as any that dies."""
@@ -132,7 +155,7 @@ class DistillationServer:
     @property
     def pid(self) -> int:
         if self._process is None:
-            raise WorkerError("the distillation server has not been started")
+            raise WorkerError(f"{self.called} has not been started")
         return self._process.pid
 
     def last_words(self) -> str:
@@ -165,3 +188,40 @@ class DistillationServer:
                 process.stdin.write(json.dumps(order) + "\n")
                 process.stdin.flush()
             process.stdin.close()
+
+
+class DistillationServer(Process):
+    """The worker process, its mailbox, and what it is asked for."""
+
+    module, called = "strategies.distillation.worker", "the distillation server"
+
+    def __init__(self, config: RunConfig, directory: Path) -> None:
+        super().__init__(config, directory)
+        self._mailbox = (VersionStore if config.virtual else LatestSlot)(directory)
+
+    def put(self, version: int, vectors: Vectors) -> None:
+        """Offer a new version: overwriting the last one (real clock) or beside it (virtual)."""
+        self._mailbox.put(version, vectors)
+
+    def request(self, round_: int) -> None:
+        """Ask for the global model as it is now, to be shown for round `round_` (real clock)."""
+        self.order("publish", round=round_)
+
+    def finish(self, round_: int) -> None:
+        """Tell that version `round_` was the last; what follows ends with the event "finished"."""
+        self.standing.append(self.order("finish", round=round_))
+
+
+class ReferenceProcess(Process):
+    """The process of the trained references, and what they are asked for."""
+
+    module, called = "strategies.distillation.reference_worker", "the process of the references"
+
+    def show(self, round_: int, step: int) -> None:
+        """Have them trained until they have taken `step` steps, and shown for round `round_`."""
+        self.standing.append(self.order("show", round=round_, step=step))
+
+    def shown(self, round_: int, step: int) -> None:
+        """What `show` has ordered is done."""
+        done = {"op": "show", "round": round_, "step": step}
+        self.standing = [order for order in self.standing if order != done]

@@ -10,13 +10,9 @@ told to, when stdin ends or when its parent is gone, so it cannot outlive the ru
 """
 
 import json
-import os
-import queue
 import sys
-import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -25,6 +21,7 @@ from fl_app.config import RunConfig, resolve
 from fl_app.errors import RunDirectoryError
 from fl_app.memory import keep_freed_memory
 from fl_app.record.checkpoint import atomic_save, load_tensors
+from strategies.distillation.child import Parent, RunIsOver
 from strategies.distillation.learner import Learner
 from strategies.distillation.mailbox import (
     LatestSlot,
@@ -38,14 +35,6 @@ from strategies.schedule import orders
 
 # While there is nothing to do, the mailbox is looked at this often: far below a minibatch's time.
 _POLL_SECONDS = 0.005
-# While it learns, it says so this often: who waits for it can tell slow from stuck.
-_STEP_SECONDS = 5.0
-# A stop waits for the running minibatch; what has not ended by then is stuck.
-_PATIENCE_SECONDS = 10.0
-
-
-class RunIsOver(Exception):  # noqa: N818 - no error
-    """The run is over or gone."""
 
 
 class Worker:
@@ -53,8 +42,7 @@ class Worker:
 
     def __init__(self, directory: Path, config: RunConfig) -> None:
         self._directory, self._config = directory, config
-        self._inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self._gone = threading.Event()
+        self._parent = Parent()
         device = pick_device(config.device)
         if device == "cuda":
             torch.cuda.set_per_process_memory_fraction(config.distill.gpu_fraction)
@@ -68,7 +56,6 @@ class Worker:
         self._taught = False  # by this process: a state has the teacher's version, not the teacher
         self._final: int | None = None  # the last round, once ``finish`` was ordered
         self._segment: tuple[float, int] | None = None  # real clock: its start, its first step
-        self._said = time.monotonic()  # that it is learning
         published = published_files(directory)
         if published:
             arrays, metadata = load_tensors(published[-1])
@@ -76,9 +63,8 @@ class Worker:
             self._round, self._published_step = metadata["round"], self._learner.step
 
     def run(self) -> None:
-        for target in (self._listen, self._watch_parent):
-            threading.Thread(target=target, daemon=True).start()
-        _say("ready", step=self._learner.step)
+        self._parent.listen()
+        self._parent.say("ready", step=self._learner.step)
         try:
             if self._config.virtual:
                 self._replay()
@@ -86,7 +72,7 @@ class Worker:
                 self._run_freely()
         except RunIsOver:
             return
-        _say("finished", step=self._learner.step)
+        self._parent.say("finished", step=self._learner.step)
 
     # -- virtual clock ------------------------------------------------------------------------
 
@@ -107,12 +93,12 @@ class Worker:
                 continue
             self._teach(order.teacher_version, vectors)
             for _ in range(order.steps):
-                self._check_alive()
+                self._parent.check()
                 self._step()
 
     def _await_version(self, store: VersionStore, version: int) -> Vectors:
         while (vectors := store.take(version)) is None:
-            self._check_alive()
+            self._parent.check()
             time.sleep(_POLL_SECONDS)
         return vectors
 
@@ -175,7 +161,7 @@ class Worker:
             before = self._learner.teacher_version
             self._teach(*taken)
         except (RunDirectoryError, ValueError, KeyError) as error:
-            _say("rejected", reason=f"teacher: {error}")
+            self._parent.say("rejected", reason=f"teacher: {error}")
             return None
         self._close_segment(before)
         self._segment = (time.monotonic(), self._learner.step)
@@ -185,7 +171,7 @@ class Worker:
         """Report what was done with a teacher since it was taken."""
         if self._segment is not None and self._learner.step > self._segment[1]:
             start, step = self._segment
-            _say(
+            self._parent.say(
                 "segment",
                 kind="reverse",
                 teacher_version=teacher_version,
@@ -198,9 +184,7 @@ class Worker:
 
     def _serve(self) -> None:
         """Do what was ordered meanwhile, without stopping."""
-        self._check_alive()
-        while not self._inbox.empty():
-            order = self._inbox.get()
+        for order in self._parent.orders():
             if order["op"] == "publish":
                 self._publish(order["round"])
             else:
@@ -215,7 +199,7 @@ class Worker:
         self._taught = True
         if self._config.switch("grow") and not learner.grown and version >= distill.grow_at:
             result = learner.grow(version, vectors["weights"], vectors["buffers"])
-            _say("growth", round=version, **result)
+            self._parent.say("growth", round=version, **result)
 
     def _forward(self, version: int, vectors: Vectors) -> None:
         """Forward distillation from the global model into version `version`, left as a file."""
@@ -228,16 +212,14 @@ class Worker:
         result = learn(version, weights, buffers, self._tell_step) if used else {}
         atomic_save(forward_file(self._directory, version), result, {"used": used}, durable=False)
         times = {"start": start, "end": time.monotonic()}
-        _say("forward", teacher_version=version, used=used, steps=steps, **times)
+        self._parent.say("forward", teacher_version=version, used=used, steps=steps, **times)
 
     def _step(self) -> None:
         self._learner.reverse_step()
         self._tell_step()
 
     def _tell_step(self) -> None:
-        if time.monotonic() - self._said >= _STEP_SECONDS:
-            self._said = time.monotonic()
-            _say("step", step=self._learner.step)
+        self._parent.say_step(self._learner.step)
 
     def _publish(self, round_: int) -> None:
         """Leave the whole state as a file: what is shown, and what a successor continues from."""
@@ -245,34 +227,12 @@ class Worker:
         self._round, self._published_step = round_, self._learner.step
         path = published_file(self._directory, round_)
         atomic_save(path, arrays, {**metadata, "round": round_})
-        _say(
+        self._parent.say(
             "published",
             round=round_,
             step=self._learner.step,
             teacher_version=self._learner.teacher_version,
         )
-
-    def _check_alive(self) -> None:
-        if self._gone.is_set():
-            raise RunIsOver
-
-    def _listen(self) -> None:
-        for line in sys.stdin:
-            self._inbox.put(json.loads(line))
-        self._gone.set()
-
-    def _watch_parent(self) -> None:
-        """Notice a parent that died without closing stdin (another process may hold the pipe)."""
-        parent = os.getppid()
-        while os.getppid() == parent and not self._gone.is_set():
-            time.sleep(0.5)
-        self._gone.set()
-        time.sleep(_PATIENCE_SECONDS)
-        os._exit(1)  # a step that never ends must not keep the process alive
-
-
-def _say(event: str, **fields: Any) -> None:
-    print(json.dumps({"event": event, "at": time.monotonic(), **fields}), flush=True)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from flwr.serverapp import Grid
 
 from fl_app.assemble import devices_of, flat_model, topology_of, topology_text
-from fl_app.config import RunConfig
+from fl_app.config import RunConfig, check_references_of_devices
 from fl_app.data import embedded
 from fl_app.errors import ConfigError, EdgeFlError, install
 from fl_app.record.run_dir import RunDirectory
@@ -43,6 +43,7 @@ def linked(grid: Grid, config: RunConfig, run: RunDirectory) -> Iterator[Grid]:
             "consensus.references need all data in one place; on devices use "
             'consensus.references=""'
         )
+    check_references_of_devices(config)
     names = devices_of(config, site)
     why = _obstacle(config, site)
     sessions = None

@@ -1,0 +1,71 @@
+"""The inner end of a process beside the run: orders in, events out, and no longer life than it."""
+
+import json
+import os
+import queue
+import sys
+import threading
+import time
+from typing import Any
+
+# While it computes, it says so this often: who waits for it can tell slow from stuck.
+_STEP_SECONDS = 5.0
+# A stop waits for the running minibatch; what has not ended by then is stuck.
+_PATIENCE_SECONDS = 10.0
+
+
+class RunIsOver(Exception):  # noqa: N818 - no error
+    """The run is over or gone."""
+
+
+class Parent:
+    """Who started this process, heard on stdin and told on stdout: one JSON object a line.
+
+    Nobody ever waits for this process to listen: `orders` has what came since the last call.
+    """
+
+    def __init__(self) -> None:
+        self._inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._gone = threading.Event()
+        self._said = time.monotonic()  # that it is at work
+
+    def listen(self) -> None:
+        """From now on, hear orders and notice the end of the run, in threads."""
+        for target in (self._listen, self._watch):
+            threading.Thread(target=target, daemon=True).start()
+
+    def check(self) -> None:
+        """Raise RunIsOver when stdin has ended or the parent is gone."""
+        if self._gone.is_set():
+            raise RunIsOver
+
+    def orders(self) -> list[dict[str, Any]]:
+        """What was ordered since the last call. Raises RunIsOver as `check` does."""
+        self.check()
+        heard = []
+        while not self._inbox.empty():
+            heard.append(self._inbox.get())
+        return heard
+
+    def say(self, event: str, **fields: Any) -> None:
+        print(json.dumps({"event": event, "at": time.monotonic(), **fields}), flush=True)
+
+    def say_step(self, step: int) -> None:
+        """Say now and then that step `step` is done."""
+        if time.monotonic() - self._said >= _STEP_SECONDS:
+            self._said = time.monotonic()
+            self.say("step", step=step)
+
+    def _listen(self) -> None:
+        for line in sys.stdin:
+            self._inbox.put(json.loads(line))
+        self._gone.set()
+
+    def _watch(self) -> None:
+        """Notice a parent that died without closing stdin (another process may hold the pipe)."""
+        parent = os.getppid()
+        while os.getppid() == parent and not self._gone.is_set():
+            time.sleep(0.5)
+        self._gone.set()
+        time.sleep(_PATIENCE_SECONDS)
+        os._exit(1)  # a step that never ends must not keep the process alive

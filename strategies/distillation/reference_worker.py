@@ -1,0 +1,155 @@
+"""The trained references: the large model without federation and without a teacher, beside a run.
+
+    python -m strategies.distillation.reference_worker DIRECTORY
+
+DIRECTORY holds ``config.json``. The order ``show`` (round, step) comes in on stdin: every reference
+is trained until it has taken `step` steps, and ``published`` (round, step) goes out when their
+states are there as a file. What is done follows from the configuration and the orders alone, so a
+successor goes on with the same bits.
+"""
+
+import contextlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from fl_app.assemble import dataset_of, flat_model, pick_device, proxy_data, split_of
+from fl_app.config import RunConfig, resolve
+from fl_app.data.augment import augment
+from fl_app.memory import keep_freed_memory
+from fl_app.record.checkpoint import atomic_save, load_tensors
+from strategies.distillation.child import Parent, RunIsOver
+from strategies.distillation.mailbox import published_file, published_files
+from strategies.distillation.student import Student, Vectors
+from strategies.randomness import rng
+
+_POLL_SECONDS = 0.02
+States = dict[str, tuple[Vectors, dict[str, Any]]]  # by reference: arrays, metadata
+# Below everything that belongs to the run: nobody waits for a reference before the end.
+_NICENESS = 10
+
+
+def images_of(config: RunConfig, reference: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The images (uint8) and labels that a reference learns from.
+
+    server-alone: those of the distillation server that have labels. centralized-large: all training
+    images of participants and server in one place, with labels.
+    """
+    if reference == "server-alone":
+        proxy = proxy_data(config)
+        assert proxy.labels is not None  # the configuration has been checked
+        return proxy.images[: len(proxy.labels)], proxy.labels
+    train, split = dataset_of(config).train, split_of(config)
+    chosen = np.concatenate([*split.participants, split.proxy, split.validation])
+    return torch.from_numpy(train.images[chosen]), torch.from_numpy(train.labels[chosen])
+
+
+class Alone:
+    """The large model from G's initial weights, with G's optimiser, minibatches and augmentation,
+    and the cross entropy with labels as its loss."""
+
+    def __init__(self, config: RunConfig, reference: str, device: str) -> None:
+        self._config, self._reference = config, reference
+        images, labels = images_of(config, reference)
+        self._images, self._labels = images.to(device), labels.to(device)
+        self._data = dataset_of(config)
+        self._model = flat_model(config, "large", device)
+        self._student = Student(config, self._model)
+        self.step = 0
+
+    def learn(self) -> None:
+        """One minibatch."""
+        generator = rng(self._config.seed, self._reference, self.step)
+        drawn = generator.integers(0, len(self._labels), self._config.distill.batch_size)
+        chosen = torch.from_numpy(drawn).to(self._images.device)
+        data = self._data
+        images = augment(
+            self._images[chosen], generator, mean=data.mean, std=data.std, flip=data.flip
+        )
+        labels = self._labels[chosen]
+        self._student.step(lambda: functional.cross_entropy(self._model.module(images), labels))
+        self.step += 1
+
+    def state(self) -> tuple[Vectors, dict[str, Any]]:
+        """As `Student.state`."""
+        arrays, metadata = self._student.state()
+        return arrays, {**metadata, "step": self.step}
+
+    def load_state(self, arrays: Vectors, metadata: dict[str, Any]) -> None:
+        self._student.load_state(arrays, metadata)
+        self.step = metadata["step"]
+
+
+def save_states(path: Path, states: States, round_: int) -> None:
+    """Leave the states of all references as one file."""
+    tensors = {
+        f"{n}.{key}": array for n, (part, _) in states.items() for key, array in part.items()
+    }
+    told = {name: metadata for name, (_, metadata) in states.items()}
+    atomic_save(path, tensors, {"round": round_, "references": told})
+
+
+def load_states(path: Path) -> States:
+    """What `save_states` left."""
+    tensors, metadata = load_tensors(path)
+    states: States = {}
+    for name, told in metadata["references"].items():
+        start = f"{name}."
+        part = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+        states[name] = part, told
+    return states
+
+
+class ReferenceWorker:
+    """Trains the references of a run, all as far as it is told."""
+
+    def __init__(self, directory: Path, config: RunConfig) -> None:
+        self._directory, self._parent = directory, Parent()
+        device = pick_device(config.device)
+        if device == "cuda":
+            torch.cuda.set_per_process_memory_fraction(config.distill.gpu_fraction)
+        self._alone = {name: Alone(config, name, device) for name in config.trained_references}
+        published = published_files(directory)
+        if published:
+            for name, state in load_states(published[-1]).items():
+                self._alone[name].load_state(*state)
+
+    def run(self) -> None:
+        self._parent.listen()
+        self._parent.say("ready", step=max(one.step for one in self._alone.values()))
+        with contextlib.suppress(RunIsOver):
+            while True:
+                for order in self._parent.orders():
+                    self._show(order["round"], order["step"])
+                time.sleep(_POLL_SECONDS)
+
+    def _show(self, round_: int, step: int) -> None:
+        for alone in self._alone.values():
+            while alone.step < step:
+                self._parent.check()
+                alone.learn()
+                self._parent.say_step(alone.step)
+        states = {name: alone.state() for name, alone in self._alone.items()}
+        save_states(published_file(self._directory, round_), states, round_)
+        self._parent.say("published", round=round_, step=step)
+
+
+def main() -> None:
+    if hasattr(os, "nice"):
+        os.nice(_NICENESS)
+    keep_freed_memory()
+    directory = Path(sys.argv[1])
+    config = resolve(json.loads((directory / "config.json").read_text()))
+    torch.set_num_threads(config.distill.threads)
+    ReferenceWorker(directory, config).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""What is the same for every large model that is trained: optimiser, weight average, its state."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from fl_app.config import RunConfig
+from fl_app.models import FlatModel
+from strategies.distillation.losses import ema_decay
+from strategies.optimisers import adamw_step
+
+Vectors = dict[str, np.ndarray]
+
+
+class Student:
+    """A model that AdamW trains, and the running average of its weights and buffers."""
+
+    def __init__(self, config: RunConfig, model: FlatModel) -> None:
+        self._config, self.model = config, model
+        self.start_over()
+
+    def start_over(self) -> None:
+        """A fresh optimiser and weight average, from the model as it is."""
+        self._mean = torch.zeros_like(self.model.weights)
+        self._square = torch.zeros_like(self.model.weights)
+        self._steps = 0  # of the optimiser and of the weight average
+        self._ema_weights = self.model.weights.detach().clone()
+        self._ema_buffers = self.model.buffers.detach().clone()
+
+    def step(self, loss: Callable[[], torch.Tensor]) -> None:
+        """One step down the gradient of `loss`, in which the model is in training mode."""
+        self.model.module.train()
+        self.model.zero_grad()
+        loss().backward()
+        distill = self._config.distill
+        decay = ema_decay(self._steps)
+        self._steps += 1
+        adamw_step(
+            self.model.weights,
+            self.model.gradient,
+            self._mean,
+            self._square,
+            self._steps,
+            learning_rate=distill.learning_rate,
+            weight_decay=distill.weight_decay,
+        )
+        self._ema_weights.lerp_(self.model.weights, 1 - decay)
+        self._ema_buffers.lerp_(self.model.buffers, 1 - decay)
+
+    @contextmanager
+    def published(self) -> Iterator[None]:
+        """The model as it is published: its weight average where that is switched on."""
+        if not self._config.switch("publish_ema"):
+            yield
+            return
+        with holding(self.model, self._ema_weights, self._ema_buffers):
+            yield
+
+    def state(self) -> tuple[Vectors, dict[str, Any]]:
+        """Everything a later process needs to go on with equal bits: (arrays, metadata)."""
+        vectors = {
+            "ema_weights": self._ema_weights,
+            "ema_buffers": self._ema_buffers,
+            "mean": self._mean,
+            "square": self._square,
+        }
+        copies = {name: vector.cpu().numpy().copy() for name, vector in vectors.items()}
+        return self.model.state() | copies, {"optimiser_steps": self._steps}
+
+    def load_state(self, arrays: Vectors, metadata: dict[str, Any]) -> None:
+        """Continue from what `state` returned. Raises ValueError when it is of another model."""
+        self.model.load(arrays["weights"], arrays["buffers"])
+        self._ema_weights.copy_(torch.from_numpy(arrays["ema_weights"]))
+        self._ema_buffers.copy_(torch.from_numpy(arrays["ema_buffers"]))
+        self._mean.copy_(torch.from_numpy(arrays["mean"]))
+        self._square.copy_(torch.from_numpy(arrays["square"]))
+        self._steps = metadata["optimiser_steps"]
+
+
+@contextmanager
+def holding(
+    model: FlatModel, weights: np.ndarray | torch.Tensor, buffers: np.ndarray | torch.Tensor
+) -> Iterator[None]:
+    """`model` with these vectors, and with its own again afterwards."""
+    kept = model.weights.clone(), model.buffers.clone()
+    model.load(weights, buffers)
+    try:
+        yield
+    finally:
+        model.load(*kept)
