@@ -15,6 +15,7 @@ from strategies.consensus.algorithms import Settings, make_algorithm
 from strategies.consensus.free_host import FreeHost
 from strategies.consensus.host import MODEL, Mail, Participant
 from strategies.consensus.node import Node
+from strategies.consensus.settling import SETTLING, settling
 from strategies.consensus.topology import build_topology
 from strategies.consensus.zenoh_exchange import ZenohExchange
 from strategies.link import keys
@@ -158,6 +159,37 @@ def test_mail_that_is_not_allowed_does_not_come(
     exchanges[1].post(mail(1, 2, 4))
     assert [m.seq for m in wait_for(exchanges[2])] == [4]
     assert exchanges[2].refused == {}
+
+
+def test_nodes_settle_over_real_links(connections: dict[int, Connection]) -> None:
+    """Four hosts end with the mean of their four models."""
+    algorithm = settling(RING, 16)
+    models = torch.arange(40, dtype=torch.float64).view(4, 10).sin()
+
+    def lengths(mail: Mail) -> dict[str, tuple[int, torch.dtype]]:
+        return {SETTLING: (10, torch.float64)}
+
+    participants, threads = [], []
+    exchanges = [exchange_of(i, connections[i], lengths) for i in NAMES]
+    for index, exchange in enumerate(exchanges):
+        node = Node(index, models[index].clone())
+        heard = dict.fromkeys(RING.neighbours[index], time.monotonic())
+        participant = Participant(node, algorithm, RING.neighbours[index], heard=heard)
+        participant.settle(guest=False)
+        host = FreeHost([participant], lambda _: [], initial=lambda i: models[i], exchange=exchange)
+        participants.append(participant)
+        run = (range(100, 116), time.monotonic, 0)
+        options = {"patience": (60.0, 60.0)}  # more than it takes
+        threads.append(threading.Thread(target=host.settle_freely, args=run, kwargs=options))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for exchange in exchanges:
+        exchange.close()
+    assert all(p.tally.messages == 32 for p in participants)
+    for participant in participants:
+        torch.testing.assert_close(participant.node.weights, models.mean(0), rtol=0, atol=1e-3)
 
 
 def test_nodes_on_real_links_agree_on_the_optimum_of_all(

@@ -25,9 +25,10 @@ exchange in a step (`mult` = (K - 1) / K). Known of it, with steps eta <= 1 / L 
 to K = sqrt(L / mu) fewer exchanges cost no more steps. On a graph every edge is such a constraint
 with a correction of its own and a chance of its own, a sum of terms with randomised proximal steps
 (Condat and Richtarik, arXiv 2207.12891, treat such sums); no rate is proven here for it. Lost and
-late mail, which leave the two ends of an edge different, are not in those papers: theta a_ij is
-what mends that. (Takezawa et al. 2022, arXiv 2205.11979, read ECL as gossip with corrected
-gradients.)
+late mail, which leave the two ends of an edge different, are not in those papers. While gradients
+are there to damp the offsets that is mended; as steps shrink it is not, and under heavy loss they
+run away, unless theta or the penalty is smaller (docs/consensus.md).
+(Takezawa et al. 2022, arXiv 2205.11979, read ECL as gossip with corrected gradients.)
 
 A correction is a difference of gradients at the place where it was learnt. phi says how fast it is
 forgotten as the model goes elsewhere, which takes long steps. phi = 0 is exact with any step. With
