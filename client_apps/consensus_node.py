@@ -360,12 +360,14 @@ class _Window:
         first = config.consensus.steps + (self._window - config.rounds - 1) * rounds
         # Mail that rides in messages does not come before the next one.
         waits = self._order["carrier"] != "grid"
+        # Well before the server takes this host for one that does not answer.
+        patience = min(config.consensus.silence_seconds, config.round_timeout / 4)
         host.settle_freely(
             range(first, first + rounds),
             now,
             config.seed,
             link=self._timetable.conditions,
-            patience=(config.consensus.silence_seconds, _ROUND_SECONDS) if waits else (0.0, 0.0),
+            patience=(patience, _ROUND_SECONDS) if waits else (0.0, 0.0),
         )
 
     # -- after --------------------------------------------------------------------------------
