@@ -1,0 +1,127 @@
+"""Mail through a real router over a link with little room: how old it is when it comes."""
+
+import json
+import socket
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import torch
+
+from fl_app.site import Site, read_site
+from strategies.consensus.host import Mail
+from strategies.consensus.zenoh_exchange import ZenohExchange
+from strategies.link.connection import Connection
+from strategies.link.router import Router
+from tests.deployed import Cable
+
+pytestmark = pytest.mark.slow
+pytest.importorskip("zenoh")
+
+RUN = "0123456789abcdef"
+NAMES = {0: "ann", 1: "bob"}
+RATE = 250_000  # bytes a second: 2 Mbit/s
+LENGTH = 75_000  # 0.3 MB
+EVERY = 0.25  # seconds, in which the link carries a fifth of a mail
+SECONDS = 40.0
+
+
+class Narrow(Cable):
+    """Lets `RATE` bytes a second through, to the device alone."""
+
+    def _carry(self, source: socket.socket, sink: socket.socket, way: str) -> None:
+        free = time.monotonic()
+        try:
+            while data := source.recv(1 << 13):
+                if way == "down":
+                    free = max(free, time.monotonic()) + len(data) / RATE
+                    time.sleep(max(0.0, free - time.monotonic()))
+                self.sent[way] += len(data)
+                sink.sendall(data)
+        except OSError:
+            return
+
+
+def site_of(place: Path, name: str, port: int) -> Site:
+    (place / name).mkdir()
+    content = {"name": name, "host": "127.0.0.1", "mail-port": port, "insecure": True}
+    (place / name / "site.json").write_text(json.dumps(content))
+    return read_site(place / name)
+
+
+def ages(place: Path, paced: bool) -> list[float]:
+    """Of the mails that come, in seconds."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    with ExitStack() as stack:
+        router = Router(site_of(place, "server", port), {}, place / "log")
+        stack.callback(router.stop)
+        cable = Narrow(port)
+        stack.callback(cable.close)
+        sites = {0: site_of(place, "ann", port), 1: site_of(place, "bob", cable.port)}
+        ends = {}
+        for node, site in sites.items():
+            connection = Connection(site)
+            stack.callback(connection.close)
+            ends[node] = exchange_of(node, connection)
+            wait_until(lambda connection=connection: connection.connected)
+        found: list[float] = []
+        over = threading.Event()
+
+        def listen() -> None:
+            while not over.is_set():
+                found.extend(time.monotonic() - mail.sent for mail in ends[1].collect(0.5))
+
+        listener = threading.Thread(target=listen)
+        listener.start()
+        began, number = time.monotonic(), 0
+        while time.monotonic() < began + SECONDS:
+            number += 1
+            mail = Mail(0, 1, number, {"x": torch.rand(LENGTH)}, time.monotonic())
+            if paced:
+                ends[0].post(mail)
+                ends[0].collect(0.0)
+            else:
+                ends[0]._send(mail)
+            time.sleep(EVERY)
+        over.set()
+        listener.join()
+        return found
+
+
+def exchange_of(node: int, connection: Connection) -> ZenohExchange:
+    return ZenohExchange(
+        connection,
+        RUN,
+        own={node: NAMES[node]},
+        names=NAMES,
+        expected=lambda _: {"x": (LENGTH, torch.float32)},
+        parameters=LENGTH,
+    )
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_mail_on_a_slow_link_is_as_old_as_the_link_makes_it(tmp_path: Path) -> None:
+    told = {}
+    for paced in (True, False):
+        place = tmp_path / str(paced)
+        place.mkdir()
+        told[paced] = found = ages(place, paced)[4:]  # until it is known how slow the link is
+        least = 4 * LENGTH / RATE
+        print(
+            f"MEASURED {'paced' if paced else 'as fast as it is written'}: {len(found)} mails, "
+            f"median age {statistics.median(found):.2f} s, oldest {max(found):.2f} s; "
+            f"the link's least {least:.2f} s"
+        )
+        assert min(found) > 0.9 * least
+    assert statistics.median(told[True]) < 0.7 * statistics.median(told[False])
