@@ -10,6 +10,9 @@
 # refuses one that is not registered yet, or comes back within a minute of a power cut, and one ends
 # by itself when the SuperLink has forgotten it.
 #
+# supernode.py, beside this script, imports Flower and torch once for all processes of the device.
+# EDGE_FL_PRELOAD= (empty) leaves torch to each run: an idle device takes less memory then.
+#
 # Needs Flower's programs on the PATH or in $EDGE_FL_VENV/bin. Everything it writes goes to
 # $EDGE_FL_STATE (default: `state` beside this script).
 set -eu
@@ -36,7 +39,7 @@ export PATH FLWR_HOME="$state/flower" FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDA
 # What serves a run goes on while this script lives, whatever becomes of the SuperNode.
 export EDGE_FL_KEEPER=$$
 
-# The Python of Flower's programs; supernode.py imports them once for all processes of the device.
+# The Python of Flower's programs.
 program=$(command -v flower-supernode) || {
     echo "start-supernode.sh: no flower-supernode on the PATH; see requirements-device.txt" >&2; exit 2
 }
