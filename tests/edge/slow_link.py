@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from tests.edge.machines import SERVER_ADDRESS, attempt, run
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+LINK = "slow0"  # the name of both of its ends
 _PIECE = 16384
 _BREAK = struct.pack("ii", 1, 0)  # SO_LINGER: a reset instead of an end
 
@@ -55,13 +56,14 @@ def slow_link(
             run("ip", "netns", "add", name)
             stack.callback(run, "ip", "netns", "delete", name)
         # Made where it is to be: a name of this machine's own could be taken.
-        run("ip", "-n", near, "link", "add", "link", "type", "veth", "peer", "link", "netns", far)
+        peer = ["peer", "name", LINK, "netns", far]
+        run("ip", "-n", near, "link", "add", LINK, "type", "veth", *peer)
         for name, address in ((near, "10.99.0.9"), (far, SERVER_ADDRESS)):
-            run("ip", "-n", name, "address", "add", f"{address}/24", "dev", "link")
-            for device in ("link", "lo"):
+            run("ip", "-n", name, "address", "add", f"{address}/24", "dev", LINK)
+            for device in (LINK, "lo"):
                 run("ip", "-n", name, "link", "set", device, "up")
             bucket = ["tbf", "rate", rate, "burst", "16kb", "latency", "400ms"]
-            attempt("tc", "-n", name, "qdisc", "add", "dev", "link", "root", *bucket)
+            attempt("tc", "-n", name, "qdisc", "add", "dev", LINK, "root", *bucket)
         traffic = {port: Traffic() for port in ports}
         proxy = _Proxy(far, traffic, weather)
         stack.callback(proxy.close)

@@ -45,9 +45,9 @@ def test_a_device_takes_part_over_a_slow_link(
                     for each, sums in zip(traffic.values(), before, strict=True)
                 )
                 note(f"{system}: bytes alone, {moved / 1e6:.1f} MB", moved / BYTES_PER_SECOND)
-                times = [event["wall"] for event in summary["events"]]
+                times = [event["t"] for event in summary["events"]]
                 longest = max(after - then for then, after in itertools.pairwise(times))
-                note(f"{system}: the longest of its rounds but the first", longest)
+                note(f"{system}: the longest round but the first", longest)
             broken = sum(each.resets for each in traffic.values())
             if resets:
                 assert broken, "no connection has been broken"
