@@ -10,7 +10,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,7 +43,7 @@ class FileServer:
 
     def __init__(self, connection: Carrier, run: str, find: Callable[[str], Path | None]) -> None:
         self._connection, self._run = connection, run
-        self._content = cache(lambda name: _compressed(find(name)))
+        self._content = lru_cache(maxsize=4)(lambda name: _compressed(find(name)))
         self._answered: dict[str, list[float]] = {}
         self.sent: dict[str, int] = {}
         connection.subscribe(keys.want(run, "*"), self._answer)
