@@ -247,10 +247,13 @@ def test_different_clocks_and_data_are_labelled(tmp_path: Path) -> None:
         make(tmp_path, distill_events(4), "one"),
         make(tmp_path, distill_events(4), "two", clock="real", dataset="cifar10"),
         make(tmp_path, [], "failed"),
+        make(tmp_path, distill_events(4), "chosen", **{"evaluate-on": "validation"}),
     ]
     table = compare(runs, tmp_path / "out")
     assert "times are not comparable, clock differs: real, virtual." in table
     assert "accuracies are not comparable, dataset differs: cifar10, fashion-mnist." in table
+    # The others are of a time in which there were test images alone.
+    assert "accuracies are not comparable, evaluate-on differs: test, validation." in table
     assert "| failed | async-plus |" in table
 
 
