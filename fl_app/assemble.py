@@ -57,14 +57,13 @@ def split_of(config: RunConfig) -> Split:
     labels = dataset_of(config).train.labels
     # Without a server's model there is nobody to hold images out for.
     proxy = 0 if config.agrees else config.proxy_examples
-    validation = 0 if config.agrees else config.validation_examples
-    evaluation = config.validation_examples if config.evaluate_on == "validation" else 0
-    if proxy + validation + evaluation >= len(labels):
+    measured = not config.agrees or config.evaluate_on == "validation"
+    validation = config.validation_examples if measured else 0
+    if proxy + validation >= len(labels):
         held = f"proxy-examples={proxy} and " if proxy else ""
-        twice = " (once more for evaluate-on=validation)" if validation and evaluation else ""
         raise ConfigError(
-            f"{held}validation-examples={validation or evaluation}{twice} would hold out all "
-            f"{len(labels)} training images of {config.data_path or config.dataset}; use fewer"
+            f"{held}validation-examples={validation} would hold out all {len(labels)} training "
+            f"images of {config.data_path or config.dataset}; use fewer"
         )
     try:
         return make_split(
@@ -75,7 +74,6 @@ def split_of(config: RunConfig) -> Split:
             proxy_size=proxy,
             validation_size=validation,
             labelled_size=config.proxy_labelled_examples if config.distils else 0,
-            evaluation_size=evaluation,
             **config.partition_parameters(),
         )
     except ValueError as error:
@@ -112,17 +110,9 @@ def proxy_data(config: RunConfig) -> ProxyData:
     dataset, split = dataset_of(config), split_of(config)
     known = config.proxy_labelled_examples
 
-    def images(indices) -> torch.Tensor:
-        return torch.from_numpy(dataset.train.images[indices])
-
-    def labels(indices) -> torch.Tensor | None:
-        return torch.from_numpy(dataset.train.labels[indices]) if known else None
-
     return ProxyData(
-        images(split.proxy),
-        labels(split.proxy[:known]),
-        images(split.validation),
-        labels(split.validation),
+        torch.from_numpy(dataset.train.images[split.proxy]),
+        torch.from_numpy(dataset.train.labels[split.proxy[:known]]) if known else None,
         dataset.mean,
         dataset.std,
         dataset.flip,

@@ -110,19 +110,15 @@ class DistillConfig:
     forward_steps: Annotated[int, Within(1)]
     batch_size: Annotated[int, Within(2)]
     learning_rate: Annotated[float, Within(0, above=True)]
+    schedule: Annotated[str, OneOf("constant", "cosine")]
     weight_decay: Annotated[float, Within(0)]
     forward_learning_rate: Annotated[float, Within(0, above=True)]
     temperature: Annotated[float, Within(0, above=True)]
     label_weight: Annotated[float, Within(0)]
     labelled_share: Annotated[float, Within(0, 1, above=True)]
     publish_ema: Annotated[str, OneOf(*SWITCH)]
-    grow: Annotated[str, OneOf(*SWITCH)]
-    grow_at: Annotated[int, Within(1)]
-    grow_noise: Annotated[float, Within(0)]
-    teacher_ema: Annotated[str, OneOf(*SWITCH)]
-    teacher_ema_decay: Annotated[float, Within(0, 1)]
-    forward: Annotated[str, OneOf(*SWITCH)]
-    forward_weight: Annotated[float, Within(0, 1)]
+    lift: Annotated[str, OneOf(*SWITCH)]
+    teacher_average: Annotated[str, OneOf(*SWITCH)]
     references: str
     threads: Annotated[int, Within(1)]
     gpu_fraction: Annotated[float, Within(0, 1, above=True)]
@@ -370,7 +366,7 @@ class RunConfig:
         """The distillation server's policy in the schedule's terms."""
         if not self.distils:
             return DistillationPlan("none", 1)
-        steps = self.distill.forward_steps if self.switch("forward") else 0
+        steps = self.distill.forward_steps if self.variant.forward else 0
         return DistillationPlan(self.variant.policy, self.distill.reverse_steps, steps)
 
     def trace(self) -> Trace:
@@ -432,16 +428,15 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _grows(config: RunConfig) -> bool:
+def _lifts(config: RunConfig) -> bool:
     return config.variant.improved and config.normalisation == "batch" and config.nests
 
 
 # What "auto" means: the measured best for async-plus, and the paper's method for the others.
 _AUTO = {
     "publish_ema": lambda c: c.variant.improved,
-    "grow": _grows,
-    "teacher_ema": lambda c: c.variant.improved and not c.proxy_labelled_examples,
-    "forward": lambda c: c.variant.forward,
+    "lift": _lifts,
+    "teacher_average": lambda c: c.variant.improved,
 }
 
 
@@ -606,6 +601,13 @@ _REMOVED = {
     "the labels",
     "distill.labels": "proxy-labelled-examples=N: the labels that the distillation server has are "
     "used; with 0 it has none",
+    "distill.grow": "distill.lift: the large model contains the small one, always the newest",
+    "distill.grow-at": "distill.lift",
+    "distill.grow-noise": "distill.lift",
+    "distill.teacher-ema": "distill.teacher-average",
+    "distill.teacher-ema-decay": "distill.teacher-average",
+    "distill.forward": 'distill.variant="sync-forward"',
+    "distill.forward-weight": 'distill.variant="sync-forward"',
 }
 
 
@@ -690,12 +692,12 @@ def _check(config: RunConfig) -> None:
             f"proxy-labelled-examples={c.proxy_labelled_examples} can be at most "
             f"proxy-examples={c.proxy_examples}: it says how many of these have labels"
         )
-    if c.distils and d.grow == "on":
+    if c.distils and d.lift == "on":
         if c.normalisation != "batch":
-            raise ConfigError("distill.grow='on' needs normalisation='batch'")
+            raise ConfigError("distill.lift='on' needs normalisation='batch'")
         if not c.nests:
             raise ConfigError(
-                f"distill.grow='on': {c.small_model} cannot grow into {c.large_model} at these "
+                f"distill.lift='on': {c.small_model} cannot grow into {c.large_model} at these "
                 f"widths; use cnn6 and cnn12 with large-width >= 2 x small-width"
             )
     if c.virtual and not c.agrees and c.jobs > _MOST_JOBS:

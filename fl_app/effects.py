@@ -87,8 +87,7 @@ _ROUNDS = other_than("averaging", "buffered")
 _NOISE, _NOISY_STEPS = when("privacy.clients", "fixed", "adaptive"), when("privacy.samples", True)
 
 _LABELS = above("proxy-labelled-examples", 0)
-_FORWARD, _GROWS = when("distill.forward", "on"), when("distill.grow", "on")
-_WAITS_NOT = when("distill.variant", "async-round", "async-continuous", "async-plus")
+_FORWARD = when("distill.variant", "sync-forward")
 
 _MAIL = other_than("consensus.algorithm", "isolated")
 _SPLITTING = _algorithms("ecl", "c-ecl")
@@ -167,19 +166,15 @@ EFFECTS: dict[str, tuple[Condition, ...]] = {
     "distill.forward-steps": (_FORWARD,),
     "distill.batch-size": ALWAYS,
     "distill.learning-rate": ALWAYS,
+    "distill.schedule": ALWAYS,
     "distill.weight-decay": ALWAYS,
     "distill.forward-learning-rate": (_FORWARD,),
     "distill.temperature": ALWAYS,
     "distill.label-weight": (_LABELS,),
     "distill.labelled-share": (_LABELS,),
     "distill.publish-ema": ALWAYS,
-    "distill.grow": ALWAYS,
-    "distill.grow-at": (_GROWS,),
-    "distill.grow-noise": (_GROWS,),
-    "distill.teacher-ema": ALWAYS,
-    "distill.teacher-ema-decay": (when("distill.teacher-ema", "on"),),
-    "distill.forward": ALWAYS,
-    "distill.forward-weight": (_FORWARD, _WAITS_NOT),
+    "distill.lift": ALWAYS,
+    "distill.teacher-average": ALWAYS,
     "distill.references": ALWAYS,
     "distill.threads": ALWAYS,
     "distill.gpu-fraction": (when("device", "auto", "cuda"),),

@@ -37,7 +37,7 @@ def _causes(config: RunConfig, model: str) -> Iterator[str]:
         yield "learning-rate"
         if config.averaging in _WITH_SERVER_RATE:
             yield "server-learning-rate"
-        if config.distils and config.switch("forward"):
+        if config.distils and config.variant.forward:
             yield "distill.forward-learning-rate"
 
 

@@ -57,7 +57,7 @@ def evaluation_set(config: RunConfig, device: str) -> EvaluationSet:
     are held out from everybody."""
     dataset = dataset_of(config)
     if config.evaluate_on == "validation":
-        source, chosen = dataset.train, split_of(config).evaluation
+        source, chosen = dataset.train, split_of(config).validation
     else:
         source, available = dataset.test, len(dataset.test.labels)
         # At random, because many test sets are sorted by class, but the same for every seed.

@@ -290,8 +290,8 @@ class DistillationPlan:
     policy "sync": a block per version while everybody waits. "round": a block per version, nobody
     waits, versions that were overtaken are skipped. "continuous": always a step, always with the
     newest version, changed between minibatches only. "none": no distillation server.
-    forward_steps > 0 adds forward distillation: after every block ("sync") or whenever a new
-    teacher is taken ("round", "continuous").
+    forward_steps > 0 adds forward distillation after every block, for which everybody waits
+    ("sync" alone).
     """
 
     policy: str
@@ -383,20 +383,18 @@ def _blocks(
         late = _newest(arrivals, t + reverse - 2 * _STEP_TOLERANCE) - taken
         segments.append(Segment("reverse", taken, step, plan.reverse_steps, t, t + reverse, late))
         t, step = t + reverse, step + plan.reverse_steps
-        # After the last version only "sync" has a use for it: the small model it ends with.
-        if forward and (plan.policy == "sync" or taken < len(arrivals)):
+        if forward:
             segments.append(Segment("forward", taken, step, plan.forward_steps, t, t + forward))
             t += forward
     return segments
 
 
 def _continuous(
-    arrivals: Sequence[float], plan: DistillationPlan, reverse: float, forward: float
+    arrivals: Sequence[float], plan: DistillationPlan, reverse: float, _: float
 ) -> list[Segment]:
     """Policy "continuous": from the first version on, step after step with the newest version.
 
-    A version that arrives during a minibatch is taken at the minibatch's end. After forward
-    distillation from a version at least one step is learnt from it.
+    A version that arrives during a minibatch is taken at the minibatch's end.
     """
     step_seconds = reverse / plan.reverse_steps
     if arrivals[-1] > _MOST_STEPS * step_seconds:
@@ -408,17 +406,13 @@ def _continuous(
     t, step = arrivals[0], 0
     while True:
         taken = _newest(arrivals, t)
-        if forward and taken < len(arrivals):
-            segments.append(Segment("forward", taken, step, plan.forward_steps, t, t + forward))
-            t += forward
         if taken == len(arrivals):
             steps = plan.reverse_steps
         else:
             wait = max(arrivals[taken] - t, 0.0)
             steps = max(1, math.ceil(wait / step_seconds - _STEP_TOLERANCE))
         end = t + steps * step_seconds
-        late = _newest(arrivals, t) - taken  # made during forward distillation
-        segments.append(Segment("reverse", taken, step, steps, t, end, late))
+        segments.append(Segment("reverse", taken, step, steps, t, end))
         t, step = end, step + steps
         if taken == len(arrivals):
             return segments

@@ -22,7 +22,6 @@ SMALL = {
     "distill.reverse-steps": 3,
     "distill.forward-steps": 2,
     "distill.batch-size": 16,
-    "distill.grow-at": 2,
 }
 
 

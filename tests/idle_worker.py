@@ -1,4 +1,5 @@
-"""The distillation server's process, but its reverse steps are counted and not taken."""
+"""The distillation server's process, but it counts its steps without taking any, and G follows
+nobody."""
 
 from strategies.distillation.learner import Learner
 from strategies.distillation.worker import main
@@ -10,4 +11,5 @@ def count(learner: Learner) -> None:
 
 if __name__ == "__main__":
     Learner.reverse_step = count  # type: ignore[method-assign]
+    Learner._follow = lambda *_: None  # type: ignore[method-assign]
     main()

@@ -53,8 +53,6 @@ def distill_events(
                 if start < stop:
                     add("idle", participant=participant, t_start=start, t_end=stop,
                         waiting_for=waiting_for)  # fmt: skip
-        if number == 5 and not sync:
-            add("growth", round=5, accepted=True, accuracy_before=0.31, accuracy_after=0.42)
         if number == 6:
             add("rejected", participant=2, round=6, reason="weights has NaN")
             add("skipped", version=6)

@@ -296,17 +296,17 @@ def test_a_key_like_no_other_gets_the_way_to_all() -> None:
             "proxy-labelled-examples=1501 can be at most proxy-examples=1500",
         ),
         (
-            {"distill.grow": "on", "normalisation": "group"},
-            "distill.grow='on' needs normalisation='batch'",
+            {"distill.lift": "on", "normalisation": "group"},
+            "distill.lift='on' needs normalisation='batch'",
         ),
         (
-            {"distill.grow": "on", "small-model": "lenet"},
-            "distill.grow='on': lenet cannot grow into cnn12 at these widths; use cnn6 and cnn12 "
+            {"distill.lift": "on", "small-model": "lenet"},
+            "distill.lift='on': lenet cannot grow into cnn12 at these widths; use cnn6 and cnn12 "
             "with large-width >= 2 x small-width",
         ),
         (
-            {"distill.grow": "on", "small-width": 16, "large-width": 16},
-            "distill.grow='on': cnn6 cannot grow into cnn12 at these widths",
+            {"distill.lift": "on", "small-width": 16, "large-width": 16},
+            "distill.lift='on': cnn6 cannot grow into cnn12 at these widths",
         ),
     ],
 )
@@ -370,8 +370,8 @@ def test_on_the_real_clock_nothing_is_drawn_up_before() -> None:
     [
         {"averaging": "buffered", "distill.variant": "async-round"},
         {"averaging": "buffered", "mode": "average", "distill.variant": "sync"},  # not looked at
-        {"mode": "average", "distill.grow": "on", "small-model": "lenet"},
-        {"distill.grow": "on"},
+        {"mode": "average", "distill.lift": "on", "small-model": "lenet"},
+        {"distill.lift": "on"},
         {"proxy-labelled-examples": 1500},
         {"mode": "average", "proxy-labelled-examples": 1501},  # not looked at
         {"dataset": "files", "data-path": "/data/own.npz"},
@@ -562,7 +562,7 @@ def test_references_are_numbered_after_the_participants() -> None:
     ]
 
 
-SWITCHES = ("publish_ema", "grow", "teacher_ema", "forward")
+SWITCHES = ("publish_ema", "lift", "teacher_average")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -579,14 +579,12 @@ def test_a_switch_that_is_set_is_what_it_says(variant: str, name: str) -> None:
         ({"distill.variant": "sync"}, set()),
         ({"distill.variant": "async-round"}, set()),
         ({"distill.variant": "async-continuous"}, set()),
-        ({"distill.variant": "sync-forward"}, {"forward"}),
-        # The measured defaults: without labels the teacher's average helps, with them it hurts.
-        ({}, {"teacher_ema", "publish_ema", "grow"}),
-        ({"proxy-labelled-examples": 1}, {"publish_ema", "grow"}),
-        ({"normalisation": "group"}, {"teacher_ema", "publish_ema"}),
-        ({"small-model": "lenet"}, {"teacher_ema", "publish_ema"}),
-        ({"large-model": "resnet20"}, {"teacher_ema", "publish_ema"}),
-        ({"small-width": 9}, {"teacher_ema", "publish_ema"}),
+        ({"distill.variant": "sync-forward"}, set()),
+        ({}, {"teacher_average", "publish_ema", "lift"}),
+        ({"normalisation": "group"}, {"teacher_average", "publish_ema"}),
+        ({"small-model": "lenet"}, {"teacher_average", "publish_ema"}),
+        ({"large-model": "resnet20"}, {"teacher_average", "publish_ema"}),
+        ({"small-width": 9}, {"teacher_average", "publish_ema"}),
     ],
 )
 def test_automatic_switches(overrides: dict[str, Any], on: set[str]) -> None:
@@ -603,14 +601,6 @@ def test_automatic_switches(overrides: dict[str, Any], on: set[str]) -> None:
         ({"distill.variant": "async-round"}, DistillationPlan("round", 20)),
         ({"distill.variant": "async-continuous"}, DistillationPlan("continuous", 20)),
         ({"distill.reverse-steps": 7}, DistillationPlan("continuous", 7)),
-        (
-            {"distill.forward": "on", "distill.forward-steps": 3},
-            DistillationPlan("continuous", 20, 3),
-        ),
-        (
-            {"distill.variant": "sync-forward", "distill.forward": "off"},
-            DistillationPlan("sync", 20),
-        ),
     ],
 )
 def test_the_distillation_servers_plan(overrides: dict[str, Any], plan: DistillationPlan) -> None:

@@ -105,14 +105,6 @@ def test_buffered_averaging_is_deterministic_and_stale(buffer_size: int, tmp_pat
     assert first["client_idle_fraction"]["clients"] == 0
 
 
-def test_gated_asynchronous_forward_distillation_is_deterministic(tmp_path: Path) -> None:
-    config = {"distill.forward": "on", "num-server-rounds": 5}
-    first, directory = run(tmp_path, config, nodes=1)
-    second, _ = run(tmp_path, config, nodes=2)
-    assert first["checksum"] == second["checksum"]
-    assert len(of_kind(directory.events(), "forward")) == 5
-
-
 @pytest.mark.parametrize(
     "averaging",
     [

@@ -72,10 +72,9 @@ SMALL: dict[str, Value] = {
 }
 CONTEXTS: list[dict[str, Value]] = [
     *({"distill.variant": variant} for variant in VARIANTS),
-    {"distill.forward": "on", "distill.teacher-ema": "on"},
-    {"distill.variant": "async-round", "proxy-labelled-examples": 10, "distill.grow": "on"},
+    {"distill.variant": "async-round", "proxy-labelled-examples": 10, "distill.lift": "on"},
     {"distill.variant": "sync-forward", "proxy-labelled-examples": 20},
-    {"distill.forward": "on", "clock": "real"},
+    {"distill.variant": "sync-forward", "clock": "real"},
     {"evaluate-on": "validation"},
     {"mode": "consensus", "evaluate-on": "validation"},
     *({"mode": "average", "averaging": name, "participants": 7} for name in FLOWER_RULES),
@@ -112,6 +111,8 @@ OTHER: dict[str, Value] = {
     "averaging": "fedmedian",
     "staleness-weight": "hinge",
     "distill.variant": "async-round",
+    "distill.references": "small-average",
+    "distill.schedule": "constant",
     "consensus.algorithm": "gossip",
     "consensus.topology": "complete",
     "consensus.topology-file": "/other.txt",
@@ -143,9 +144,9 @@ REFUSED = {
 ELSEWHERE = {
     "data-root", "data-path", "allow-missing-classes", "devices", "min-participants",
     "sessions", "link-patience", "mail-precision",
-    "distill.grow-at", "distill.teacher-ema-decay", "distill.teacher-ema",
-    "distill.forward-weight", "distill.publish-ema", "distill.threads", "distill.gpu-fraction",
-    "distill.restarts", "consensus.topology-file", "consensus.batch-size", "consensus.augment",
+    "distill.teacher-average", "distill.publish-ema", "distill.threads", "distill.gpu-fraction",
+    "distill.restarts", "distill.references", "consensus.topology-file", "consensus.batch-size",
+    "consensus.augment",
     "consensus.weights", "consensus.silence-seconds", "consensus.references",
     "consensus.carrier", "consensus.diagnosis", "consensus.encrypt", "consensus.engine",
     "consensus.precision", "privacy.delta",
@@ -204,18 +205,17 @@ def of_distillation(c: RunConfig) -> Iterator[Any]:
 
     labels = torch.arange(20) % 10
     known = c.proxy_labelled_examples
-    held = labels[:known] if known else None, images(20), labels if known else None
-    proxy = ProxyData(images(20), *held, (0.3,), (0.4,), False)
+    proxy = ProxyData(images(20), labels[:known] if known else None, (0.3,), (0.4,), False)
     large, small = flat_model(c, "large"), flat_model(c, "small")
     state = small.state()
     learner = Learner(c, large, small, proxy)
     learner.set_teacher(1, state["weights"], state["buffers"])
-    if c.switch("grow"):
-        learner.grow(1, state["weights"], state["buffers"])
+    learner.reverse_step()
+    learner.set_teacher(2, state["weights"], state["buffers"])
     for _ in range(c.distill.reverse_steps):
         learner.reverse_step()
     yield from learner.state()[0].values()
-    if c.switch("forward"):
+    if c.variant.forward:
         yield from learner.forward_distil(1, state["weights"], state["buffers"]).values()
 
 
@@ -244,19 +244,19 @@ def footprint(changes: Mapping[str, Value]) -> list[bytes | str]:
 @cache
 def _footprint(c: RunConfig) -> list[bytes | str]:
     torch.set_num_threads(1)
+    held = c.evaluate_on == "validation"
     split = make_split(
         np.arange(400) % 10,
         num_partitions=c.participants,
         scheme=c.partition,
         seed=c.seed,
         proxy_size=0 if c.agrees else c.proxy_examples,
-        validation_size=0 if c.agrees else c.validation_examples,
+        validation_size=c.validation_examples if not c.agrees or held else 0,
         labelled_size=c.proxy_labelled_examples if c.distils else 0,
-        evaluation_size=c.validation_examples if c.evaluate_on == "validation" else 0,
         **c.partition_parameters(),
     )
-    found = [*split.participants, split.proxy, split.validation, split.evaluation]
-    found.append(c.evaluate_examples if c.evaluate_on == "test" else None)
+    found: list[Any] = [*split.participants, split.proxy, split.validation]
+    found.append(c.evaluate_examples if c.evaluate_on == "test" else c.evaluate_on)
     if (attack := c.attack_of(c.participants - 1)) in FORGERIES:
         found.append(FORGERIES[attack](np.ones(3), c.attack_scale, np.random.default_rng(0)))
     found += of_consensus(c) if c.agrees else of_averaging(c)
@@ -386,8 +386,9 @@ def test_what_an_algorithm_uses_is_what_the_table_says(algorithm: str) -> None:
          "dataset=files"),
         ("alpha=0.1", "alpha=0.1 has no effect with partition=iid: use partition=dirichlet"),
         (
-            "distill.variant=sync distill.grow-at=3",
-            "distill.grow-at=3 has no effect with distill.grow=off: use distill.grow=on",
+            "distill.variant=sync distill.forward-steps=3",
+            "distill.forward-steps=3 has no effect with distill.variant=sync: use "
+            "distill.variant=sync-forward",
         ),
         (
             "clock=real cost.client-seconds=3",
@@ -438,7 +439,7 @@ def test_what_flwr_run_brings_is_looked_at_before_the_run_begins() -> None:
 
 def test_a_run_that_is_continued_has_the_configuration_that_it_began_with() -> None:
     """It was looked at then, and is compared with what the run has recorded."""
-    recorded = resolve({"mode": "average", "distill.grow-at": 2}).flat()
+    recorded = resolve({"mode": "average", "distill.temperature": 3.0}).flat()
     assert configure({**recorded, "resume": "/runs/one"}).resume
 
 

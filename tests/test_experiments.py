@@ -46,7 +46,6 @@ def entry(variant: str, seed: int, t60: float | None, **fields: Any) -> dict[str
         "curves": {"small": raw, "raw": raw, "ema": [(t, a + 0.01) for t, a in raw]},
         "times": {"raw": times, "ema": times},
         "steps": 100,
-        "growth": [],
         "summary": {
             "wall_seconds": 12.0,
             "client_idle_fraction": {"clients": 0.0, "server": 0.25, "total": 0.25},

@@ -1,4 +1,4 @@
-"""The distillation server's learning: its steps, its gates, and bit-equal continuation."""
+"""The distillation server's learning: its steps, what it follows, and bit-equal continuation."""
 
 from typing import Any
 
@@ -8,19 +8,25 @@ import torch
 
 from fl_app.assemble import flat_model
 from fl_app.config import VARIANTS, RunConfig, resolve
-from fl_app.data import augment
+from fl_app.data import augment, normalise
 from fl_app.data.proxy import ProxyData
 from strategies.distillation.learner import Learner, Vectors
 from strategies.randomness import rng
 from tests import oracle
 
-NOTHING_ON = {"distill.variant": "async-continuous"}  # no average, no growth
+NOTHING_ON = {"distill.variant": "async-continuous"}  # no average, no lift
 
 
 def config_with(**overrides: Any) -> RunConfig:
     small = {"small-width": 2, "large-width": 4, "batch-size": 8}
     distill = {"distill.batch-size": 16, "distill.forward-steps": 3}
-    return resolve({**small, **distill, **overrides})
+    plain = {"distill.lift": "off", "distill.schedule": "constant"}
+    return resolve({**small, **distill, **plain, **overrides})
+
+
+def following(labelled: int = 30) -> Learner:
+    """Whose G contains the newest teacher."""
+    return learner_with(config_with(**{"distill.lift": "on"}), labelled)
 
 
 def proxy(labelled: int = 30) -> ProxyData:
@@ -34,8 +40,7 @@ def proxy(labelled: int = 30) -> ProxyData:
     def labels(number: int) -> torch.Tensor | None:
         return torch.from_numpy(generator.integers(0, 10, number)) if labelled else None
 
-    part = images(60), labels(labelled), images(40), labels(40)
-    return ProxyData(*part, (0.3,), (0.4,), True)
+    return ProxyData(images(60), labels(labelled), (0.3,), (0.4,), True)
 
 
 def learner_with(config: RunConfig | None = None, labelled: int = 30) -> Learner:
@@ -159,8 +164,7 @@ def test_labels_change_the_steps_of_every_variant_where_there_are_any(variant: s
 def test_a_share_of_a_minibatch_has_labels(share: float, first: int) -> None:
     """The first of it, drawn from the images that have one; a small share is one at least."""
     pixels = torch.arange(60, dtype=torch.uint8).reshape(60, 1, 1, 1)
-    known = torch.arange(30), pixels, torch.arange(60)
-    data = ProxyData(pixels, *known, (0.3,), (0.4,), False)
+    data = ProxyData(pixels, torch.arange(30), (0.3,), (0.4,), False)
     drawn, labels = data.draw(np.random.default_rng(0), 20, share)
     assert labels is not None
     assert (len(drawn), len(labels)) == (20, first)
@@ -245,16 +249,14 @@ def test_a_new_teacher_is_taken_from_the_next_step_on() -> None:
 
 
 @pytest.mark.parametrize("stop", [0, 1, 3, 5])
-@pytest.mark.parametrize("grow_first", [False, True])
-def test_a_successor_continues_with_equal_bits(stop: int, grow_first: bool) -> None:
-    """Stopped after any step, in another process's learner, with the teacher it had."""
+@pytest.mark.parametrize("lift", ["off", "on"])
+def test_a_successor_continues_with_equal_bits(stop: int, lift: str) -> None:
+    """Stopped after any step, in another process's learner, with the teacher it had, which is its
+    second one."""
+    config = config_with(**{"distill.lift": lift})
 
     def fresh() -> Learner:
-        learner = with_teacher(learner_with())
-        if grow_first:
-            learner.reverse_step()  # so that the run's steps and the optimiser's differ
-            learner.grow(5, **small_vectors())
-        return learner
+        return with_teacher(with_teacher(learner_with(config), 1, seed=4))
 
     through = fresh()
     for _ in range(5):
@@ -264,10 +266,9 @@ def test_a_successor_continues_with_equal_bits(stop: int, grow_first: bool) -> N
         stopped.reverse_step()
     arrays, metadata = stopped.state()
     stopped.reverse_step()  # what it does after does not reach the copy
-    successor = learner_with()
+    successor = learner_with(config)
     successor.load_state(arrays, metadata)
     assert successor.teacher_version == 5
-    assert successor.grown is grow_first
     with_teacher(successor, 5 - stop)
     assert bits(successor.state()[0]) == bits(through.state()[0])
     assert successor.state()[1] == through.state()[1]
@@ -296,7 +297,6 @@ def test_forward_distillation_touches_neither_model(publish_ema: str) -> None:
     pupil = small_vectors(seed=9)
     before = bits(pupil)
     result = learner.forward_distil(3, pupil["weights"], pupil["buffers"])
-    learner.worth_forwarding(**pupil)
     assert bits(pupil) == before
     assert result.keys() == {"weights", "buffers"}
     assert all(bits(result)[name] != before[name] for name in result)
@@ -352,96 +352,126 @@ def test_forward_distillation_equals_the_reference(publish_ema: str) -> None:
     )
 
 
-def test_the_gate_of_forward_distillation_compares_accuracies(
+# ------------------------------------------------------------------------------------ following
+
+
+def answers_of(learner: Learner, prefix: str = "") -> torch.Tensor:
+    """What G, or its average, answers to the images that its calibration has not seen."""
+    config, data = config_with(), proxy()
+    arrays, model = learner.state()[0], flat_model(config, "large")
+    model.load(arrays[f"{prefix}weights"], arrays[f"{prefix}buffers"])
+    with torch.no_grad():
+        return model.module.eval()(normalise(data.images, data.mean, data.std))
+
+
+def lively_vectors(seed: int) -> Vectors:
+    """Of a small model whose answers depend on the image: no layer is dead."""
+    model = flat_model(config_with(), "small")
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for block in model.module.blocks:  # type: ignore[union-attr]
+            norm = block.norm
+            for tensor, low, high in (
+                (norm.running_mean, -0.3, 0.3), (norm.running_var, 0.3, 2.0),
+                (norm.weight, 0.7, 1.5), (norm.bias, 0.1, 0.6),
+            ):  # fmt: skip
+                tensor.copy_(low + (high - low) * torch.rand(tensor.shape, generator=generator))
+        model.weights.add_(0.1 * torch.randn(model.weights.shape, generator=generator))
+    return model.state()
+
+
+def answers_of_small(seed: int) -> torch.Tensor:
+    data, model = proxy(), flat_model(config_with(), "small")
+    model.load(**lively_vectors(seed))
+    with torch.no_grad():
+        return model.module.eval()(normalise(data.images, data.mean, data.std))
+
+
+def test_the_first_teacher_makes_the_large_model_nearly_the_small_one() -> None:
+    """With noise of 5 %, which parts the copies of a channel."""
+    learner = following()
+    learner.set_teacher(5, **lively_vectors(5))
+    expected = answers_of_small(5)
+    assert expected.std(0).min() > 0.01  # not of constants
+    for prefix in ("", "ema_"):
+        error = (answers_of(learner, prefix) - expected).std() / expected.std()
+        assert 0.001 < error < 0.5
+
+
+def test_without_steps_the_large_model_stays_with_whichever_teacher(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """G must be at least as good; unlabelled nobody can tell."""
-    learner = with_teacher(learner_with(), 1)
-    for small, large, worth in ((0.5, 0.4, False), (0.5, 0.5, True), (0.4, 0.6, True)):
-        scores = iter((small, large))
-        monkeypatch.setattr(learner, "_score", lambda *_, s=scores: next(s))
-        assert learner.worth_forwarding(**small_vectors()) is worth
-    unlabelled = with_teacher(learner_with(labelled=0), 1)
-    assert unlabelled.worth_forwarding(**small_vectors()) is False
+    """What is learnt is 0 here, and so is the noise: G is L(S) for the third S as for the first."""
+    monkeypatch.setattr("strategies.distillation.learner._LIFT_NOISE", 0.0)
+    learner = following()
+    for seed in (5, 6, 7):
+        learner.set_teacher(seed, **lively_vectors(seed))
+        for prefix in ("", "ema_"):
+            torch.testing.assert_close(
+                answers_of(learner, prefix), answers_of_small(seed), rtol=2e-3, atol=2e-3
+            )
 
 
-# --------------------------------------------------------------------------------------- growing
+def test_what_was_learnt_is_kept_when_the_teacher_changes() -> None:
+    """G - L(S) of the weights, and the optimiser, are the same before and after."""
+    learner = with_teacher(following(), 5)
+    before, told = learner.state()
+    learner.set_teacher(6, **small_vectors(seed=6))
+    after, _ = learner.state()
+    for prefix in ("", "ema_"):
+        learnt = [s[f"{prefix}weights"] - s["lifted_weights"] for s in (before, after)]
+        np.testing.assert_allclose(learnt[0], learnt[1], atol=1e-6)
+        assert np.abs(learnt[0]).max() > 1e-3
+    for name in ("mean", "square"):
+        assert bits(before)[name] == bits(after)[name]
+    assert not np.allclose(before["weights"], after["weights"], atol=1e-3)
+    assert told["optimiser_steps"] == learner.state()[1]["optimiser_steps"] == 5
 
 
-def test_growing_starts_over_from_the_small_models_function() -> None:
-    config = config_with(**{"distill.grow-noise": 0.0})
-    learner = with_teacher(learner_with(config, 0), 2)
-    old = learner.state()[0]
-    result = learner.grow(5, **small_vectors())
-    assert result["accepted"]
-    assert result["accuracy_after"] == result["accuracy_small"]
-    assert result["accuracy_small"] == 1.0  # it agrees with itself
-    arrays, metadata = learner.state()
-    assert learner.grown
-    assert metadata["step"] == 2  # the run's count goes on
-    assert (
-        metadata["optimiser_steps"] == 0
-    )  # those of the optimiser and the weight average start again
-    assert not arrays["mean"].any()
-    assert not arrays["square"].any()
-    for name in ("weights", "buffers"):
-        assert bits(arrays)[name] == bits(arrays)[f"ema_{name}"] != bits(old)[name]
-    with_teacher(learner, 1)
-    assert learner.state()[1]["step"] == 3
+def test_variances_stay_positive_whatever_the_teachers_do() -> None:
+    """From one whose channels vary widely to one whose channels are all but dead: added to what
+    training has made of them, the difference would make variances negative."""
+    learner = following()
+    wide, narrow = small_vectors(), small_vectors()
+    small = flat_model(config_with(), "small")
+    for vectors, variance in ((wide, 50.0), (narrow, 1e-9)):
+        buffers = torch.from_numpy(vectors["buffers"])
+        for name, buffer in small.unflatten_buffers(buffers).items():
+            if name.endswith("running_var"):
+                buffer.fill_(variance)
+    learner.set_teacher(1, **wide)
+    for _ in range(20):
+        learner.reverse_step()
+    learner.set_teacher(2, **narrow)
+    assert answers_of(learner).isfinite().all()
+    assert answers_of(learner, "ema_").isfinite().all()
+    learner.reverse_step()
+    assert np.isfinite(learner.state()[0]["weights"]).all()
 
 
-def test_growth_that_fails_is_undone() -> None:
-    """Noise of 50 times the weights destroys the function. G, its average and its optimiser are as
-    they were, and growing is not tried again."""
-    config = config_with(**{"distill.grow-noise": 50.0})
-    learner, reference = (with_teacher(learner_with(config, 0), 2) for _ in range(2))
-    result = learner.grow(5, **small_vectors())
-    assert not result["accepted"]
-    assert result["accuracy_after"] < result["accuracy_small"] - 0.02
-    assert learner.grown
-    assert bits(learner.state()[0]) == bits(reference.state()[0])
-    for one in (learner, reference):
-        one.reverse_step()
-    assert bits(learner.state()[0]) == bits(reference.state()[0])
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "accepted"),
-    [(0.5, 1.0, True), (0.5, 0.981, True), (0.5, 0.979, False), (0.99, 0.985, False)],
-)
-def test_the_gate_of_growth(
-    before: float, after: float, accepted: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Against the small model (1.0: it agrees with itself) 2 points may be lost, against G none."""
-    learner = with_teacher(learner_with(labelled=0))
-    scores = iter([before, after])
-    monkeypatch.setattr(learner, "_score", lambda *_: next(scores))
-    assert learner.grow(5, **small_vectors())["accepted"] is accepted
-
-
-def test_growing_leaves_the_teacher() -> None:
-    learner, reference = (with_teacher(learner_with(), 1) for _ in range(2))
-    kept = learner.state()
-    learner.grow(6, **small_vectors(seed=6))
-    learner.load_state(*kept)  # G as it was; the teacher is no part of the state
-    for one in (learner, reference):
-        one.reverse_step()
-    assert bits(learner.state()[0]) == bits(reference.state()[0])
-
-
-def test_what_cannot_grow_is_refused_and_left_as_it_was() -> None:
-    config = config_with(**{"small-width": 6, "large-width": 4})
-    learner = learner_with(config)
+def test_the_same_version_again_moves_nothing() -> None:
+    """As a successor gets it."""
+    learner = with_teacher(following(), 3)
     before = bits(learner.state()[0])
-    with pytest.raises(ValueError, match="cannot grow into the large one: stage 1"):
-        learner.grow(1, **flat_model(config, "small").state())
+    with_teacher(learner)
     assert bits(learner.state()[0]) == before
 
 
-def test_learning_leaves_the_global_generators_alone() -> None:
-    torch_state = torch.get_rng_state()
-    learner = with_teacher(learner_with(), 1)
-    pupil = small_vectors()
-    learner.forward_distil(1, pupil["weights"], pupil["buffers"])
-    learner.grow(1, **small_vectors())
-    assert torch.equal(torch.get_rng_state(), torch_state)
+# ------------------------------------------------------------------------------------- schedule
+
+
+@pytest.mark.parametrize(("version", "share"), [(1, 1.0), (11, 0.5), (20, 0.0062)])
+def test_the_learning_rate_falls_from_version_to_version(version: int, share: float) -> None:
+    """(1 + cos(pi (v - 1) / 20)) / 2 of it: AdamW's first step moves a weight by its rate."""
+
+    def moved(schedule: str) -> np.ndarray:
+        values = {"distill.schedule": schedule, "distill.weight-decay": 0.0, **NOTHING_ON}
+        learner = learner_with(config_with(**values), labelled=0)
+        learner.set_teacher(version, **small_vectors())
+        before = learner.state()[0]["weights"]
+        learner.reverse_step()
+        return np.abs(learner.state()[0]["weights"] - before)
+
+    assert np.median(moved("cosine")) == pytest.approx(
+        share * np.median(moved("constant")), rel=0.02
+    )

@@ -152,7 +152,6 @@ def test_an_empty_participant_is_refused() -> None:
     participants=st.integers(3, 8),
     proxy_size=st.integers(0, 15),
     validation_size=st.integers(0, 15),
-    evaluation_size=st.integers(0, 15),
     labelled=st.floats(0, 1),
     seed=st.integers(0, 2**31),
 )
@@ -162,7 +161,6 @@ def test_split_is_disjoint_complete_and_stratified(
     participants: int,
     proxy_size: int,
     validation_size: int,
-    evaluation_size: int,
     labelled: float,
     seed: int,
 ) -> None:
@@ -176,12 +174,11 @@ def test_split_is_disjoint_complete_and_stratified(
         proxy_size=proxy_size,
         validation_size=validation_size,
         labelled_size=labelled_size,
-        evaluation_size=evaluation_size,
         alpha=5.0,
         min_partition_size=1,
     )
-    held_out = [split.proxy, split.validation, split.evaluation]
-    assert [len(part) for part in held_out] == [proxy_size, validation_size, evaluation_size]
+    held_out = [split.proxy, split.validation]
+    assert [len(part) for part in held_out] == [proxy_size, validation_size]
     everything = np.concatenate([*split.participants, *held_out])
     assert np.array_equal(np.sort(everything), np.arange(len(labels)))
     everywhere = np.bincount(labels, minlength=5)

@@ -92,7 +92,7 @@ def test_what_they_learn_from() -> None:
     assert np.array_equal(images.numpy(), train.images[split.proxy[:60]])
     assert np.array_equal(labels.numpy(), train.labels[split.proxy[:60]])
     images, labels = images_of(config, "centralized-large")
-    rest = np.setdiff1d(np.arange(len(train.labels)), split.evaluation)
+    rest = np.setdiff1d(np.arange(len(train.labels)), split.validation)
     assert np.array_equal(np.bincount(labels), np.bincount(train.labels[rest]))
     assert len(images) == len(rest)
 
@@ -144,11 +144,11 @@ def test_steps_equal_the_reference() -> None:
     weights = oracle.adamw(
         model.weights.clone(),
         [gradient_at(step) for step in range(2)],
-        rate=config.distill.learning_rate,
+        rate=config.distill.learning_rate,  # whole, at version 1
         decay=config.distill.weight_decay,
     )
     for _ in range(2):
-        alone.learn()
+        alone.learn(1)
     arrays, told = alone.state()
     assert told["step"] == 2
     expected = {"weights": weights, "ema_weights": averages[-1].lerp(weights, 9 / 11)}
@@ -159,14 +159,14 @@ def test_steps_equal_the_reference() -> None:
 def test_a_successor_goes_on_with_equal_bits(tmp_path: Path) -> None:
     through = Alone(config_with(), "centralized-large", "cpu")
     for _ in range(3):
-        through.learn()
+        through.learn(1)
     stopped = Alone(config_with(), "centralized-large", "cpu")
-    stopped.learn()
+    stopped.learn(1)
     save_states(tmp_path / "state", {"centralized-large": stopped.state()}, 7)
     successor = Alone(config_with(), "centralized-large", "cpu")
     successor.load_state(*load_states(tmp_path / "state")["centralized-large"])
     for _ in range(2):
-        successor.learn()
+        successor.learn(1)
     assert successor.step == 3
     for name, array in through.state()[0].items():
         assert array.tobytes() == successor.state()[0][name].tobytes()

@@ -38,7 +38,7 @@ class Listener:
 
 
 def make(directory: Path, **overrides: Any) -> tuple[RunConfig, DistillationServer]:
-    values = {**SMALL, "clock": "real", "distill.grow": "off", "distill.restarts": 0}
+    values = {**SMALL, "clock": "real", "distill.lift": "off", "distill.restarts": 0}
     config = resolve({**values, **{k.replace("_", "-"): v for k, v in overrides.items()}})
     return config, DistillationServer(config, directory)
 

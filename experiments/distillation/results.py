@@ -43,10 +43,6 @@ def _entry(planned: Planned, run: RunDirectory) -> Entry:
             for name in ("raw", "ema")
         },
         "steps": sum(segment["steps"] for segment in reverse),
-        "growth": [
-            {key: value for key, value in event.items() if key not in ("event", "t_wall")}
-            for event in of_kind(events, "growth")
-        ],
         "summary": {key: value for key, value in run.summary().items() if key != "run_directory"},
     }
 

@@ -244,14 +244,13 @@ class Split:
         participants: one array per participant.
         proxy: the server's own images for distillation, (proxy_size,); of the first labelled_size
             of them the server has the labels.
-        validation: the server's validation images, (validation_size,).
-        evaluation: those on which accuracies are measured, seen by nobody, (evaluation_size,).
+        validation: seen by nobody; choices are made on them, not on test images,
+            (validation_size,).
     """
 
     participants: Parts
     proxy: np.ndarray
     validation: np.ndarray
-    evaluation: np.ndarray
 
 
 def make_split(
@@ -263,11 +262,9 @@ def make_split(
     proxy_size: int,
     validation_size: int,
     labelled_size: int = 0,
-    evaluation_size: int = 0,
     **params: Any,
 ) -> Split:
-    """Hold out the server's proxy and validation sets, and what accuracies are to be measured on,
-    then partition what remains.
+    """Hold out the server's proxy set and the validation set, then partition what remains.
 
     All are stratified: each class has its share of the training set, to within one sample; and so
     are the labelled ones among the proxy set. They depend on the seed and their sizes alone, not on
@@ -280,7 +277,6 @@ def make_split(
     sizes = {
         "proxy_size": proxy_size,
         "validation_size": validation_size,
-        "evaluation_size": evaluation_size,
     }
     if min(sizes.values()) < 0 or sum(sizes.values()) >= len(labels):
         raise ValueError(
@@ -293,11 +289,10 @@ def make_split(
     rest = np.arange(len(labels))
     proxy, rest = _stratified(labels, rest, proxy_size, generator)
     validation, rest = _stratified(labels, rest, validation_size, generator)
-    evaluation, rest = _stratified(labels, rest, evaluation_size, generator)
     parts = partition(labels[rest], scheme, num_partitions, seed, **params)
     if labelled_size:
         proxy = np.concatenate(_stratified(labels, proxy, labelled_size, rng(seed, "labelled")))
-    return Split([rest[part] for part in parts], proxy, validation, evaluation)
+    return Split([rest[part] for part in parts], proxy, validation)
 
 
 def _stratified(

@@ -8,16 +8,13 @@ import torch
 
 @dataclass(frozen=True)
 class ProxyData:
-    """The distillation server's own images (uint8, (n, c, h, w)) and a validation part.
+    """The distillation server's own images (uint8, (n, c, h, w)).
 
-    labels: class indices (k,) of the first k images, or None where no image has a label; the
-    validation part has none then, either.
+    labels: class indices (k,) of the first k images, or None where no image has a label.
     """
 
     images: torch.Tensor
     labels: torch.Tensor | None
-    validation_images: torch.Tensor
-    validation_labels: torch.Tensor | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
     flip: bool
@@ -38,15 +35,5 @@ class ProxyData:
         return self.images[chosen], None if self.labels is None else self.labels[chosen[:first]]
 
     def to(self, device: str) -> "ProxyData":
-        def move(tensor: torch.Tensor | None) -> torch.Tensor | None:
-            return None if tensor is None else tensor.to(device)
-
-        return ProxyData(
-            self.images.to(device),
-            move(self.labels),
-            self.validation_images.to(device),
-            move(self.validation_labels),
-            self.mean,
-            self.std,
-            self.flip,
-        )
+        labels = None if self.labels is None else self.labels.to(device)
+        return ProxyData(self.images.to(device), labels, self.mean, self.std, self.flip)

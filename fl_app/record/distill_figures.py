@@ -21,7 +21,6 @@ from fl_app.record.figures import (
     BLACK,
     BLUE,
     CLOCK_AXIS,
-    GREEN,
     ORANGE,
     PURPLE,
     SKY,
@@ -44,7 +43,6 @@ if TYPE_CHECKING:
 _JOBS_SHOWN = 20  # bars of one participant that are still readable side by side
 _BINS = 40
 
-GROWN = "global model grown from the small one"
 _CURVES = (  # label, model, field, style
     ("small model (average)", "small", "accuracy", {"color": ORANGE, "ls": "--", "marker": "s"}),
     ("global model, raw", "global", "accuracy", {"color": SKY, "lw": 1.2, "marker": "."}),
@@ -75,10 +73,6 @@ def accuracy(events: Sequence[Event], clock: str, targets: Sequence[float]) -> F
     for name, points in references(events).items():
         style = {"lw": 1.3, "marker": "", "zorder": 2, **_REFERENCE_STYLES[name]}
         draw_line(axes, points, label=REFERENCES[name], **style)
-    grown = {event["round"] for event in of_kind(events, "growth") if event["accepted"]}
-    for event in of_kind(events, "round"):
-        if event["round"] in grown:
-            axes.axvline(event["t"], color=GREEN, lw=1.2, ls="-.", zorder=1, label=GROWN)
     finish_accuracy_axes(axes, CLOCK_AXIS[clock])
     mark_targets(axes, published(events), targets)
     axes.set_title(f"{evaluated_on(events).capitalize()} accuracy", loc="left")

@@ -221,12 +221,6 @@ DISTILL = View(
             f"! the distillation server restarted from its step {e['step']}",
             "",
         ),
-        "growth": lambda e: (
-            f"! the global model {'grew' if e['accepted'] else 'stays as it is: it would grow'} "
-            f"from version {e['round']} (validation accuracy {percent(e['accuracy_before'])} -> "
-            f"{percent(e['accuracy_after'])} %)",
-            "",
-        ),
     },
     page=Page(
         tiles=_tiles,

@@ -18,8 +18,6 @@ IDENTITY: dict[str, tuple[str, ...]] = {
     "segment": ("segment",),
     "idle": ("participant", "t_start"),
     "rejected": ("participant", "round"),
-    "growth": ("round",),
-    "forward": ("round",),
     "skipped": ("version",),
     "nodes": ("round",),
     "incident": ("t", "node", "kind", "peer"),

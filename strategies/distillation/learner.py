@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from fl_app.config import RunConfig
-from fl_app.data.augment import augment, normalise
+from fl_app.data.augment import augment
 from fl_app.data.proxy import ProxyData
 from fl_app.models import FlatModel
 from strategies.distillation.growth import grow
@@ -16,17 +16,22 @@ from strategies.distillation.student import Student, Vectors, holding
 from strategies.optimisers import sgd_step
 from strategies.randomness import rng
 
-# After growing, the large model may be this much worse than the small one (in accuracy or, without
-# labels, in agreement with it); beyond, the growth has failed and is undone.
-GROWTH_TOLERANCE = 0.02
+# Noise on the lifted weights, as a fraction of a tensor's root mean square: without it, the copies
+# of a channel would have equal gradients and stay copies.
+_LIFT_NOISE = 0.05
 
 
 class Learner:
     """The large *global* model G as a student (and, for forward distillation, as a teacher).
 
     One reverse step is one AdamW step of G on one augmented batch towards the teacher's logits on
-    the same batch (Yajima et al.: reverse distillation). Batches, noise and gates depend on (seed,
-    step) alone, so equal teachers in equal order give equal bits.
+    the same batch (Yajima et al.: reverse distillation). Batches and noise depend on (seed, step)
+    alone, so equal teachers in equal order give equal bits.
+
+    With `distill.lift`, G = L(S) + D: L(S) are the weights with which the large model computes what
+    the teacher S computes (Net2Net), D is what the reverse steps have changed. The first teacher
+    sets G to L(S), with a little noise; each later one, S', moves G by L(S') - L(S). So G need not
+    learn again what the participants have averaged.
     """
 
     def __init__(
@@ -41,7 +46,8 @@ class Learner:
         self._training = Student(config, large)
         self.step = 0
         self.teacher_version = 0
-        self.grown = False
+        self._lifted: Vectors = {}  # L(S) of the teacher
+        self._lifted_version = 0
 
     def set_teacher(self, version: int, weights: np.ndarray, buffers: np.ndarray) -> None:
         """Teach with these vectors of the small model from the next step on.
@@ -53,13 +59,38 @@ class Learner:
         self._teacher.load(weights, buffers)
         self._teacher.module.eval()
         self.teacher_version = version
+        if self._config.switch("lift"):
+            self._follow(version)
+
+    def _follow(self, version: int) -> None:
+        """Move G by what L(S) has moved; at first, make it L(S)."""
+        if version == self._lifted_version:  # a successor gets the teacher of its state again
+            return
+        lifted = self._lift(noise=0.0)
+        if not self._lifted:
+            self._student.load(**self._lift(_LIFT_NOISE))
+            self._training.start_over()
+        else:
+            self._training.move(self._lifted, lifted)
+        self._lifted, self._lifted_version = lifted, version
+
+    def _lift(self, noise: float) -> Vectors:
+        """L(S) of the teacher, whose extra layers are calibrated on one fixed batch."""
+        student = self._student
+        images, _ = self._batch("lift", 0, 4 * self._config.distill.batch_size)
+        with holding(student, student.weights, student.buffers):
+            generator = rng(self._config.seed, "lift")
+            grow(self._teacher.module, student.module, images, generator, noise)
+            return student.state()
 
     def reverse_step(self) -> None:
         """One minibatch of reverse distillation; needs a teacher."""
         images, labels = self._batch("reverse", self.step, self._config.distill.batch_size)
         with torch.no_grad():
             target = self._teacher.module(images)
-        self._training.step(lambda: self._loss(self._student.module(images), target, labels))
+        self._training.step(
+            lambda: self._loss(self._student.module(images), target, labels), self.teacher_version
+        )
         self.step += 1
 
     def forward_distil(
@@ -96,61 +127,15 @@ class Learner:
         pupil.module.eval()
         return result
 
-    def worth_forwarding(self, weights: np.ndarray, buffers: np.ndarray) -> bool:
-        """Whether G is at least as accurate as these vectors of the small model on the validation
-        images. Without labels nobody can tell, and the answer is no: an ungated forward
-        distillation from a G that lags behind damages the small model."""
-        if self._proxy.validation_labels is None:
-            return False
-        with holding(self._teacher, weights, buffers):
-            small = self._score(self._teacher)
-        with self._training.published():
-            return self._score(self._student) >= small
-
-    def grow(self, version: int, weights: np.ndarray, buffers: np.ndarray) -> dict[str, Any]:
-        """Rebuild G from these vectors of the small model - unless that would set G back.
-
-        Accepted if the grown G is at least as accurate on the validation images as G was, and not
-        far behind the small model. Without labels it is agreement with the small model that is
-        compared. Returns accepted and the accuracies: accuracy_small, accuracy_before (G's, as
-        published) and accuracy_after.
-        """
-        old = self._student.state()
-        with holding(self._teacher, weights, buffers):
-            small = self._teacher.module.eval()
-            with torch.no_grad():
-                answers = small(self._validation()).argmax(1)
-            labels = self._proxy.validation_labels
-            labels = answers if labels is None else labels
-            reference = (answers == labels).float().mean().item()
-            with self._training.published():
-                before = self._score(self._student, labels)
-            images, _ = self._batch("grow", version, 4 * self._config.distill.batch_size)
-            generator = rng(self._config.seed, "growth")
-            noise = self._config.distill.grow_noise
-            grow(small, self._student.module, images, generator, noise)
-        after = self._score(self._student, labels)
-        accepted = after >= max(before, reference - GROWTH_TOLERANCE)
-        if accepted:
-            self._training.start_over()
-        else:
-            self._student.load(old["weights"], old["buffers"])
-        self.grown = True
-        return {
-            "accepted": accepted,
-            "accuracy_small": reference,
-            "accuracy_before": before,
-            "accuracy_after": after,
-        }
-
     def state(self) -> tuple[Vectors, dict[str, Any]]:
         """Everything a later process needs to go on with equal bits: (arrays, metadata)."""
         arrays, metadata = self._training.state()
         metadata |= {
             "step": self.step,
             "teacher_version": self.teacher_version,
-            "grown": self.grown,
+            "lifted_version": self._lifted_version,
         }
+        arrays |= {f"lifted_{name}": vector for name, vector in self._lifted.items()}
         return arrays, metadata
 
     def load_state(self, arrays: Vectors, metadata: dict[str, Any]) -> None:
@@ -158,7 +143,9 @@ class Learner:
         self._training.load_state(arrays, metadata)
         self.step = metadata["step"]
         self.teacher_version = metadata["teacher_version"]
-        self.grown = metadata["grown"]
+        self._lifted_version = metadata["lifted_version"]
+        names = ("weights", "buffers") if self._lifted_version else ()
+        self._lifted = {name: arrays[f"lifted_{name}"] for name in names}
 
     def _loss(
         self, student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor | None
@@ -178,13 +165,3 @@ class Learner:
         chosen, labels = proxy.draw(generator, size, self._config.distill.labelled_share)
         images = augment(chosen, generator, mean=proxy.mean, std=proxy.std, flip=proxy.flip)
         return images, labels
-
-    def _validation(self) -> torch.Tensor:
-        return normalise(self._proxy.validation_images, self._proxy.mean, self._proxy.std)
-
-    @torch.no_grad()
-    def _score(self, model: FlatModel, labels: torch.Tensor | None = None) -> float:
-        """Share of the validation images on which `model` answers `labels` (default: the true)."""
-        labels = self._proxy.validation_labels if labels is None else labels
-        answers = model.module.eval()(self._validation()).argmax(1)
-        return (answers == labels).float().mean().item()

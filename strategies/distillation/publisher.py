@@ -84,13 +84,10 @@ class Publisher:
         if not self._config.virtual and self._config.variant.policy != "sync":
             self.server.request(version)
 
-    def forwarded(self, version: int) -> tuple[bool, Vectors] | None:
-        """What forward distillation made of `version`: (used, vectors); None if not there yet."""
+    def forwarded(self, version: int) -> Vectors | None:
+        """What forward distillation made of `version`; None if it is not there yet."""
         path = forward_file(self._directory, version)
-        if not path.exists():
-            return None
-        vectors, metadata = load_tensors(path)
-        return metadata["used"], vectors
+        return load_tensors(path)[0] if path.exists() else None
 
     def hear(self) -> None:
         """Record what the server has said since the last call."""
@@ -184,14 +181,10 @@ class Publisher:
         self.segments += 1
 
     def _on_forward(self, event: dict[str, Any]) -> None:
-        if not self._config.virtual and event["steps"]:
+        if not self._config.virtual:
             start, end = self._clock.at(event["start"]), self._clock.at(event["end"])
             version, steps = event["teacher_version"], event["steps"]
             self._emit_segment("forward", version, steps, start, end, 0)
-
-    def _on_growth(self, event: dict[str, Any]) -> None:
-        names = ("round", "accepted", "accuracy_small", "accuracy_before", "accuracy_after")
-        self._run.emit("growth", **{name: event[name] for name in names})
 
     def _on_rejected(self, event: dict[str, Any]) -> None:
         self._run.emit("warning", message=f"the distillation server rejected a {event['reason']}")
@@ -229,11 +222,6 @@ class Publisher:
         publication = self._trace.publications[version - 1]
         taught = [s.teacher_version for s in self._trace.segments if s.t_start < publication.t]
         return publication.step, taught[-1] if taught else 0
-
-    def forwards_before(self, t: float) -> set[int]:
-        """Versions whose forward distillation is done by `t` on the virtual clock."""
-        segments = self._trace.segments
-        return {s.teacher_version for s in segments if s.kind == "forward" and s.t_end <= t}
 
     def close(self, rounds: int) -> None:
         """Record the versions that were never taught."""

@@ -47,7 +47,7 @@ def images_of(config: RunConfig, reference: str) -> tuple[torch.Tensor, torch.Te
         assert proxy.labels is not None  # the configuration has been checked
         return proxy.images[: len(proxy.labels)], proxy.labels
     train, split = dataset_of(config).train, split_of(config)
-    chosen = np.concatenate([*split.participants, split.proxy, split.validation])
+    chosen = np.concatenate([*split.participants, split.proxy])
     return torch.from_numpy(train.images[chosen]), torch.from_numpy(train.labels[chosen])
 
 
@@ -64,8 +64,8 @@ class Alone:
         self._student = Student(config, self._model)
         self.step = 0
 
-    def learn(self) -> None:
-        """One minibatch."""
+    def learn(self, version: int) -> None:
+        """One minibatch, at the rate that G has with a teacher of this version."""
         generator = rng(self._config.seed, self._reference, self.step)
         drawn = generator.integers(0, len(self._labels), self._config.distill.batch_size)
         chosen = torch.from_numpy(drawn).to(self._images.device)
@@ -74,7 +74,9 @@ class Alone:
             self._images[chosen], generator, mean=data.mean, std=data.std, flip=data.flip
         )
         labels = self._labels[chosen]
-        self._student.step(lambda: functional.cross_entropy(self._model.module(images), labels))
+        self._student.step(
+            lambda: functional.cross_entropy(self._model.module(images), labels), version
+        )
         self.step += 1
 
     def state(self) -> tuple[Vectors, dict[str, Any]]:
@@ -134,7 +136,7 @@ class ReferenceWorker:
         for alone in self._alone.values():
             while alone.step < step:
                 self._parent.check()
-                alone.learn()
+                alone.learn(round_)
                 self._parent.say_step(alone.step)
         states = {name: alone.state() for name, alone in self._alone.items()}
         save_states(published_file(self._directory, round_), states, round_)

@@ -57,8 +57,7 @@ class Distillation(Strategy):
         self._rounds: Rounds = Replay(config.trace()) if config.virtual else self._live()
         self._version = 0
         self._versions: dict[int, Vectors] = {}  # the newest and those that jobs still start from
-        self._teacher: Vectors = {}  # what the distillation server learns from
-        self._average: Vectors = {}  # of the versions: a reference
+        self._average: Vectors = {}  # of the versions: a reference, and a teacher
         self._hosts: tuple[Host, ...] = ()
         self._dispatcher: Dispatcher | None = None
         self._publisher: Publisher | None = None
@@ -276,20 +275,13 @@ class Distillation(Strategy):
             model = self._rule.combine(version, model, updates, self._versions)
         else:
             self._warn(f"round {version} had no usable update: the model stays as it was")
-        if self._config.switch("forward") and self._config.variant.policy != "sync":
-            model = self._with_forward_result(aggregation, model)
         rejected = self._record_jobs(aggregation, updates)
         self._keep(version, model, aggregation.t)
-        if self._config.switch("teacher_ema") and self._teacher:
-            decay = self._config.distill.teacher_ema_decay
-            self._teacher = {
-                k: decay * v + (1 - decay) * model[k] for k, v in self._teacher.items()
-            }
-        else:
-            self._teacher = model
+        self._average = running_average(self._average, model, version)
         self._version = version
         if self._publisher is not None:
-            self._publisher.put(version, model, self._teacher, aggregation.t)
+            teacher = self._average if self._config.switch("teacher_average") else model
+            self._publisher.put(version, model, teacher, aggregation.t)
             if self._config.variant.policy == "sync":
                 self._wait_for_server(version, aggregation.t)
         needed = self._rounds.bases(version) | {version}
@@ -357,35 +349,16 @@ class Distillation(Strategy):
             self._jobs += 1
         return rejected
 
-    def _with_forward_result(self, aggregation: Aggregation, model: Vectors) -> Vectors:
-        """Asynchronous forward distillation as one more participant: (1 - w) average + w result,
-        where the result for the version before is there in time; what comes later is dropped."""
-        publisher, before = self._publisher, self._version
-        assert publisher is not None
-        if self._config.virtual and before in publisher.forwards_before(aggregation.t):
-            publisher.wait(lambda: publisher.forwarded(before) is not None)
-        result = publisher.forwarded(before)
-        if result is None:
-            self._run.emit("forward", round=aggregation.version, used=False, reason="late")
-            return model
-        used, vectors = result
-        reason = "" if used else "the global model is behind the small one"
-        self._run.emit("forward", round=aggregation.version, used=used, reason=reason)
-        if not used:
-            return model
-        share = self._config.distill.forward_weight
-        return {key: (1 - share) * value + share * vectors[key] for key, value in model.items()}
-
     def _wait_for_server(self, version: int, t: float) -> None:
         """What the synchronous variants do: wait until the distillation server is done with
         `version`, and go on with the small model that it has forward-distilled, if it does that."""
         publisher = self._publisher
         assert publisher is not None
-        if self._config.switch("forward"):
+        if self._config.variant.forward:
             publisher.wait(lambda: publisher.forwarded(version) is not None)
             result = publisher.forwarded(version)
             if result is not None:
-                self._keep(version, result[1], t)
+                self._keep(version, result, t)
         elif not self._config.virtual:
             # On the virtual clock the trace has the wait in it, and nothing here depends on it.
             publisher.wait(lambda: publisher.published >= version)
@@ -406,7 +379,6 @@ class Distillation(Strategy):
         vectors = self._versions[version]
         if SMALL_AVERAGE in self._config.references:
             # Before the small model, with which the line of the round is complete.
-            self._average = running_average(self._average, vectors, version)
             self._put(evaluator, "small_average", version, t, self._average)
         self._put(evaluator, "small", version, t, vectors)
         step, teacher = publisher.progress(version) if publisher else (None, None)
@@ -449,7 +421,6 @@ class Distillation(Strategy):
             for version, vectors in self._versions.items()
             for name, vector in vectors.items()
         }
-        tensors |= {f"teacher.{name}": vector for name, vector in self._teacher.items()}
         tensors |= {f"average.{name}": vector for name, vector in self._average.items()}
         tensors |= {f"rule.{name}": vector for name, vector in self._rule.state().items()}
         tensors |= {
@@ -476,7 +447,7 @@ class Distillation(Strategy):
         self._version = metadata["version"]
         self._versions = _numbered(tensors, "version")
         self._forgotten = {model: _numbered(tensors, f"pending_{model}") for model in _SMALL}
-        self._teacher, self._average = _part(tensors, "teacher"), _part(tensors, "average")
+        self._average = _part(tensors, "average")
         self._rule.load_state(_part(tensors, "rule"))
         self._jobs, self._segments = metadata["jobs"], metadata["segments"]
         self._bytes_up, self._bytes_down = metadata["bytes_up"], metadata["bytes_down"]

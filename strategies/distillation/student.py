@@ -1,11 +1,13 @@
 """What is the same for every large model that is trained: optimiser, weight average, its state."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from fl_app.config import RunConfig
 from fl_app.models import FlatModel
@@ -30,8 +32,9 @@ class Student:
         self._ema_weights = self.model.weights.detach().clone()
         self._ema_buffers = self.model.buffers.detach().clone()
 
-    def step(self, loss: Callable[[], torch.Tensor]) -> None:
-        """One step down the gradient of `loss`, in which the model is in training mode."""
+    def step(self, loss: Callable[[], torch.Tensor], version: int) -> None:
+        """One step down the gradient of `loss`, in which the model is in training mode, at the
+        learning rate that belongs to this version of the small model."""
         self.model.module.train()
         self.model.zero_grad()
         loss().backward()
@@ -44,11 +47,45 @@ class Student:
             self._mean,
             self._square,
             self._steps,
-            learning_rate=distill.learning_rate,
+            learning_rate=distill.learning_rate * self._progress(version),
             weight_decay=distill.weight_decay,
         )
         self._ema_weights.lerp_(self.model.weights, 1 - decay)
         self._ema_buffers.lerp_(self.model.buffers, 1 - decay)
+
+    def _progress(self, version: int) -> float:
+        """The share of the learning rate at version v of V: (1 + cos(pi (v - 1) / V)) / 2 if it
+        is to fall as a cosine. Versions count the same on both clocks, where steps do not."""
+        if self._config.distill.schedule == "constant":
+            return 1.0
+        done = (version - 1) / self._config.num_server_rounds
+        return 0.5 * (1.0 + math.cos(math.pi * done))
+
+    def move(self, before: Vectors, after: Vectors) -> None:
+        """Move the model and its average by after - before, vectors of the same model: from
+        `before` to `after` exactly where they were at `before`.
+
+        A variance of BatchNorm, which must stay positive, is moved by the ratio of
+        variance + epsilon instead.
+        """
+        was, now = (
+            {k: torch.from_numpy(v).to(self.model.weights.device) for k, v in each.items()}
+            for each in (before, after)
+        )
+        for weights in (self.model.weights, self._ema_weights):
+            weights.add_(now["weights"] - was["weights"])
+        shares = {
+            f"{name}.running_var": layer.eps
+            for name, layer in self.model.module.named_modules()
+            if isinstance(layer, nn.BatchNorm2d)
+        }
+        old, new = (self.model.unflatten_buffers(each["buffers"]) for each in (was, now))
+        for buffers in (self.model.buffers, self._ema_buffers):
+            for name, buffer in self.model.unflatten_buffers(buffers).items():
+                if (eps := shares.get(name)) is None:
+                    buffer.add_(new[name] - old[name])
+                else:
+                    buffer.add_(eps).mul_((new[name] + eps) / (old[name] + eps)).sub_(eps)
 
     @contextmanager
     def published(self) -> Iterator[None]:

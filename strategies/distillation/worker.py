@@ -4,7 +4,7 @@
 
 DIRECTORY holds ``config.json`` (the run's configuration) and the mailboxes. One JSON object a line
 comes in on stdin (``publish``, ``finish``) and goes out on stdout (``ready``, ``published``,
-``segment``, ``growth``, ``forward``, ``rejected``, ``step``, ``finished``). Nobody ever waits for
+``segment``, ``forward``, ``rejected``, ``step``, ``finished``). Nobody ever waits for
 it to listen: versions are files, and it looks for them between its minibatches. It ends when it is
 told to, when stdin ends or when its parent is gone, so it cannot outlive the run.
 """
@@ -121,9 +121,7 @@ class Worker:
         left = self._config.distill.reverse_steps  # after ``finish``
         while left:
             self._serve()
-            taken = self._take(slot)
-            if taken is not None and self._config.switch("forward"):
-                self._forward(*taken)
+            self._take(slot)
             if self._taught:
                 self._step()
                 left -= self._final is not None
@@ -148,7 +146,7 @@ class Worker:
             self._close_segment(taken[0])
             if self._config.variant.policy == "sync":
                 self._publish(taken[0])
-            if self._config.switch("forward"):
+            if self._config.variant.forward:
                 self._forward(*taken)
 
     def _take(self, slot: LatestSlot) -> tuple[int, Vectors] | None:
@@ -193,26 +191,19 @@ class Worker:
     # -- both clocks --------------------------------------------------------------------------
 
     def _teach(self, version: int, vectors: Vectors) -> None:
-        """Take version `version` as teacher; grow from it when its time has come."""
-        learner, distill = self._learner, self._config.distill
-        learner.set_teacher(version, vectors["teacher_weights"], vectors["teacher_buffers"])
+        """Take version `version` as teacher."""
+        teacher = vectors["teacher_weights"], vectors["teacher_buffers"]
+        self._learner.set_teacher(version, *teacher)
         self._taught = True
-        if self._config.switch("grow") and not learner.grown and version >= distill.grow_at:
-            result = learner.grow(version, vectors["weights"], vectors["buffers"])
-            self._parent.say("growth", round=version, **result)
 
     def _forward(self, version: int, vectors: Vectors) -> None:
         """Forward distillation from the global model into version `version`, left as a file."""
         start = time.monotonic()
-        gated = self._config.variant.policy != "sync"
-        weights, buffers = vectors["weights"], vectors["buffers"]
-        used = not gated or self._learner.worth_forwarding(weights, buffers)
-        steps = self._config.distill.forward_steps if used else 0
-        learn = self._learner.forward_distil
-        result = learn(version, weights, buffers, self._tell_step) if used else {}
-        atomic_save(forward_file(self._directory, version), result, {"used": used}, durable=False)
-        times = {"start": start, "end": time.monotonic()}
-        self._parent.say("forward", teacher_version=version, used=used, steps=steps, **times)
+        base = vectors["weights"], vectors["buffers"]
+        result = self._learner.forward_distil(version, *base, self._tell_step)
+        atomic_save(forward_file(self._directory, version), result, {}, durable=False)
+        steps, times = self._config.distill.forward_steps, {"start": start, "end": time.monotonic()}
+        self._parent.say("forward", teacher_version=version, steps=steps, **times)
 
     def _step(self) -> None:
         self._learner.reverse_step()
