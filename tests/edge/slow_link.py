@@ -76,26 +76,36 @@ class _Proxy:
     def __init__(self, name: str, traffic: dict[int, Traffic], weather: Weather) -> None:
         self._weather = weather
         self._traffic = traffic
-        self._sockets: dict[int, socket.socket] = {}
+        self._servers: list[asyncio.Server] = []
         self._loop = asyncio.new_event_loop()
         listening = threading.Event()
-        threading.Thread(target=self._serve, args=(name, listening), daemon=True).start()
+        self._thread = threading.Thread(target=self._serve, args=(name, listening), daemon=True)
+        self._thread.start()
         assert listening.wait(10), "the proxy does not listen"
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
-        for each in self._sockets.values():
-            each.close()
+        self._thread.join(10)
 
     def _serve(self, name: str, listening: threading.Event) -> None:
         with _within(name):
-            for port in self._traffic:
-                self._sockets[port] = socket.create_server(("", port))
-        for port, each in self._sockets.items():
+            sockets = {port: socket.create_server(("", port)) for port in self._traffic}
+        for port, each in sockets.items():
             server = asyncio.start_server(self._handler(port), sock=each)
-            self._loop.run_until_complete(server)
+            self._servers.append(self._loop.run_until_complete(server))
         listening.set()
         self._loop.run_forever()
+        self._loop.run_until_complete(self._end())
+        self._loop.close()
+
+    async def _end(self) -> None:
+        """Nothing is left to the garbage collector, which tells of what it finds at any time."""
+        for each in self._servers:
+            each.close()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _handler(self, port: int) -> Handler:
         async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -3,6 +3,7 @@
 import itertools
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def test_a_device_takes_part_over_a_slow_link(
     with slow_link(ports, RATE, Weather(DELAY, 0.2 * DELAY, resets)) as (name, traffic):
         command = ["ip", "netns", "exec", name, str(folder / "start-supernode.sh")]
         with running(command, os.environ | environment, place / "device.log"):
+            began = time.monotonic()
             note("on line", hub.seconds_until(lambda on: ON_TRIAL in on))
             for system in ("distill", "consensus"):
                 before = [(each.up, each.down) for each in traffic.values()]
@@ -51,4 +53,7 @@ def test_a_device_takes_part_over_a_slow_link(
             broken = sum(each.resets for each in traffic.values())
             if resets:
                 assert broken, "no connection has been broken"
-                note(f"connections that were broken: {broken}; the same runs", 0.0)
+                note(
+                    f"on line all in all, with {broken} connections broken",
+                    time.monotonic() - began,
+                )
