@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.flower_runs import load_json
+from experiments.planned_runs import label_of, merged, still_valid
 from fl_app.errors import EdgeFlError
 from fl_app.record.run_dir import runs_root
 
@@ -25,6 +26,7 @@ class Experiment:
     execute: (runs, root, jobs): does what is not complete in `root`; EdgeFlError.
     collect: (runs, root, size, invocation) -> results, of the runs that are complete.
     write: (results, directory) -> the report's path.
+    seeds: those that are run unless others are named.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Experiment:
     execute: Callable[[Sequence[Any], Path, int], None]
     collect: Callable[[Sequence[Any], Path, str, str], dict[str, Any]]
     write: Callable[[dict[str, Any], Path], Path]
+    seeds: str = "0,1"
 
     def main(self, words: Sequence[str] | None = None) -> int:
         """Do what the command line says; returns the exit status."""
@@ -50,25 +53,30 @@ class Experiment:
         root = root.absolute()
         data_root = str(Path(arguments.data_root).absolute()) if arguments.data_root else ""
         try:
+            earlier = _results_in(out)
             seeds = [int(seed) for seed in _parts(arguments.seeds)]
             only = list(_parts(arguments.only))
             chosen = self.plan(arguments.size, seeds, only, data_root)
-            self.execute(chosen, root, arguments.jobs)
+            if not arguments.collect_only:
+                there = still_valid(earlier, chosen)
+                self.execute([r for r in chosen if label_of(r) not in there], root, arguments.jobs)
         except (EdgeFlError, ValueError) as error:
             print(f"experiments.{self.name}: {error}", file=sys.stderr)
             return 1
         invocation = f"python -m experiments.{self.name} --size {arguments.size}"
         invocation += f" --seeds {shlex.quote(arguments.seeds)}"
+        seeds = sorted({*seeds, *(entry["seed"] for entry in earlier.get("runs", ()))})
         everything = self.plan(arguments.size, seeds, (), data_root)
         results = self.collect(everything, root, arguments.size, invocation)
-        print(self.write(results, out))
+        print(self.write(merged(earlier, results, everything), out))
         return 0
 
     def parser(self) -> argparse.ArgumentParser:
         made = argparse.ArgumentParser(
             prog=f"python -m experiments.{self.name}",
-            description=f"{self.description} Complete runs are kept and used again, so this can be "
-            "interrupted, continued and done in parts.",
+            description=f"{self.description} Complete runs are kept and used again. Those in the "
+            "results.json of --out are not done again while their configuration is the same. So "
+            "this can be interrupted, continued and done in parts.",
         )
         first = next(iter(self.sizes))
         sizes = "; ".join(f"{name}: {what}" for name, what in self.sizes.items())
@@ -77,16 +85,26 @@ class Experiment:
         add("--size", choices=list(self.sizes), default=first, help=sizes)
         add("--out", type=Path, help=f"of the report (default: {reports})")
         add("--runs", type=Path, help="where run directories are kept (default: under ~/.edge-fl)")
-        add("--data-root", default="", help="where CIFAR-10 is, if not to be downloaded once")
-        add("--seeds", default="0,1", help="whole numbers with commas between them")
+        add("--data-root", default="", help="where the data are, if not to be downloaded once")
+        add("--seeds", default=self.seeds, help="whole numbers with commas between them")
         add(
             "--only",
             default="",
             help=f"run only these, e.g. {self.example}; the report has all that is complete",
         )
         add("--jobs", type=int, default=0, help="virtual-clock runs at a time (default: the cores)")
+        add("--collect-only", action="store_true", help="run nothing; take what is complete")
         add("--report-only", action="store_true", help="draw results.json of --out again")
         return made
+
+
+def _results_in(directory: Path) -> dict[str, Any]:
+    """Earlier results; {} where there are none. Raises EdgeFlError for a damaged file."""
+    path = directory / "results.json"
+    try:
+        return load_json(path) if path.exists() else {}
+    except ValueError as error:
+        raise EdgeFlError(f"{path} is damaged ({error}): restore it, or delete it") from error
 
 
 def _parts(text: str) -> Iterable[str]:

@@ -5,17 +5,18 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from experiments.flower_runs import command, hardware, say
-from fl_app.config import Value, resolve, with_effect
+from fl_app.config import Value, defaults, resolve, with_effect
 from fl_app.errors import EdgeFlError, RunDirectoryError
 from fl_app.record.metrics import codes_of
 from fl_app.record.run_dir import RunDirectory
+from fl_app.record.writer import Writer
 
 Values = dict[str, Value]
 
@@ -113,15 +114,62 @@ def collect_entries(
             }
         )
     described = {"size": size, "command": invocation, "code": codes, "hardware": machine}
-    return {**described, "runs": entries}
+    return {**described, "defaults": dict(defaults()), "runs": entries}
+
+
+def still_valid(results: Mapping[str, Any], runs: Sequence[P]) -> dict[str, dict[str, Any]]:
+    """Of earlier results, the entries of runs that are planned just so, by the runs' labels.
+
+    A run is if every key that was there then, is there now and has an effect has the value that it
+    had: a key that has come since then does by default what was done without it.
+    """
+    then: dict[str, Value] = results.get("defaults", {})
+    entries = {_words_of(entry): entry for entry in results.get("runs", ())}
+    found = {}
+    for planned in runs:
+        entry = entries.get("-".join(planned.words))
+        if then and entry is not None:
+            was = then | entry["settings"]
+            now = with_effect({**defaults(), **planned.values})
+            if all(was[key] == now[key] for key in now if key in was and key not in _PLACES):
+                found[label_of(planned)] = entry
+    return found
+
+
+def merged(earlier: Mapping[str, Any], fresh: dict[str, Any], runs: Sequence[P]) -> dict[str, Any]:
+    """`fresh` results and those `earlier` ones that are still valid, in the order of the plan; of a
+    run that is in both, the fresh one."""
+    kept = still_valid(earlier, runs)
+    by_words = {_words_of(entry): entry for entry in fresh["runs"]}
+    found = [by_words.get("-".join(run.words)) or kept.get(label_of(run)) for run in runs]
+    entries = [entry for entry in found if entry is not None]
+    codes: list[dict[str, Any]] = []
+    for entry in entries:
+        codes += [code for code in entry["code"] if code not in codes]
+    if dropped := len(earlier.get("runs", ())) - len(kept):
+        say(f"{dropped} runs of the earlier results are of another configuration: left out")
+    machine = fresh["hardware"] or earlier.get("hardware", {})
+    return {**fresh, "code": codes, "hardware": machine, "runs": entries}
+
+
+def _words_of(entry: Mapping[str, Any]) -> str:
+    """The words of a run out of its name, which ends with a digest."""
+    return entry["name"].rpartition("-")[0]
 
 
 def missing(runs: Sequence[P], root: Path) -> list[P]:
-    """Those that are not complete in `root`; what is half done there is thrown away."""
+    """Those that are not complete in `root`; what is half done there is thrown away.
+
+    Raises RunDirectoryError if somebody is at work on one of them.
+    """
     lacking = [run for run in runs if completed(run, root) is None]
     say(f"{len(runs)} runs, {len(runs) - len(lacking)} of them already in {root}")
     for planned in lacking:
-        shutil.rmtree(root / name_of(planned), ignore_errors=True)
+        half_done = root / name_of(planned)
+        if half_done.exists():
+            with Writer(half_done):
+                pass
+            shutil.rmtree(half_done)
     return lacking
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fl_app.provenance import described
+from fl_app.record.checkpoint import atomic_write
 
 Results = dict[str, Any]
 Entry = dict[str, Any]
@@ -91,7 +92,8 @@ def write_report(
     (out / "figures").mkdir(parents=True, exist_ok=True)
     for name, png in pictures.items():
         (out / "figures" / f"{name}.png").write_bytes(png)
-    (out / "results.json").write_text(as_json(results))
+    # Whole or not at all: it may be all that is left of runs of another day.
+    atomic_write(out / "results.json", as_json(results).encode())
     notes = out / "notes.md"
     path = out / "report.md"
     path.write_text(render(results, notes.read_text() if notes.exists() else ""))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,58 +13,98 @@ import pytest
 
 from experiments.benchmarks import distill_overhead as overhead
 from experiments.benchmarks.process_tree import processes
+from experiments.command_line import Experiment
 from experiments.distillation import report
-from experiments.distillation.plan import SIZES, VARIANTS, Planned, plan
+from experiments.distillation.__main__ import EXPERIMENT
+from experiments.distillation.claims import Claim, claims_of
+from experiments.distillation.plan import OURS, ROWS, SIZES, Planned, Setting, plan
 from experiments.distillation.results import (
-    PAPER,
-    accuracy_at,
+    Line,
+    barrier,
     collect,
     difference,
+    equal_steps,
     equal_time,
-    speedup,
+    estimate,
+    lines_of,
+    speedups,
+    target_of,
 )
 from experiments.flower_runs import command, in_process_run
-from experiments.planned_runs import completed, name_of, values_of
+from experiments.planned_runs import completed, merged, missing, name_of, still_valid, values_of
 from experiments.reporting import band
-from fl_app.config import resolve
+from fl_app.config import defaults, resolve
+from fl_app.errors import RunDirectoryError
 from fl_app.record.run_dir import RunDirectory
+from fl_app.record.writer import Writer
 from tests.harness import SMALL
 
+LABELLED, UNLABELLED = (
+    next(s for s in SIZES["small"].settings if bool(s.labels) == labels) for labels in (True, False)
+)
 
-def entry(variant: str, seed: int, t60: float | None, **fields: Any) -> dict[str, Any]:
-    """A made-up run: one evaluation every 10 s for 100 s, raw from 40 % up to 64 %."""
-    raw = [(10.0 * i, 0.4 + 0.0024 * 10 * i) for i in range(1, 11)]
-    times = {"0.50": 50.0, "0.55": 70.0, "0.60": t60}
+
+def curve(end: float, pace: float = 1.0) -> list[tuple[float, float]]:
+    """Ten evaluations, one every 10 s / pace, that rise by two points each up to `end`."""
+    return [(10 * i / pace, round(end - 0.02 * (10 - i), 5)) for i in range(1, 11)]
+
+
+def entry(
+    row: str,
+    seed: int,
+    end: float,
+    setting: Setting = LABELLED,
+    pace: float = 1.0,
+    **controls: float,
+) -> dict[str, Any]:
+    """A made-up run: its row ends at `end`, and each of the controls where it is said."""
+    points = curve(end, pace)
     return {
-        "clock": "virtual",
-        "partition": "iid",
-        "variant": variant,
         "seed": seed,
-        "name": f"{variant}-{seed}",
-        "command": f"flwr run {variant}",
-        "settings": {"dataset": "cifar10", "seed": seed},
-        "published": "ema" if variant == "async-plus" else "raw",
-        "curves": {"small": raw, "raw": raw, "ema": [(t, a + 0.01) for t, a in raw]},
-        "times": {"raw": times, "ema": times},
-        "steps": 100,
-        "summary": {
-            "wall_seconds": 12.0,
-            "client_idle_fraction": {"clients": 0.0, "server": 0.25, "total": 0.25},
-            "worker_busy_fraction": 0.5,
-            "teacher_staleness": {"mean": 0.5, "max": 1},
-            "skipped_snapshots": 0,
+        "name": "-".join((*setting.words, row, f"seed{seed}", "0123abcd")),
+        "code": [],
+        "command": f"flwr run {row}",
+        "settings": {"dataset": "embedded", "seed": seed},
+        "setting": setting.name,
+        "row": row,
+        "clock": "virtual",
+        "curves": {
+            "published": points,
+            "raw": curve(end - 0.01, pace),
+            "average": points,
+            "small": curve(0.5, pace),
+            **{name: curve(value, pace) for name, value in controls.items()},
         },
-        **fields,
+        "steps": [(t, 20 * i) for i, (t, _) in enumerate(points, 1)],
+        "bytes": 2_000_000,
+        "wall_seconds": 12.0,
+        "client_idle_fraction": {"clients": 0.0, "server": 0.25, "total": 0.25},
+        "worker_busy_fraction": 0.5,
+        "teacher_staleness": {"mean": 0.5, "max": 1},
+        "checksum": "00",
     }
+
+
+def of_rows(ends: dict[str, float], seeds: int = 3, **controls: float) -> dict[str, Any]:
+    """Results of LABELLED: every row ends at its number, a point higher with every seed; so do the
+    controls of our row."""
+    runs = []
+    for row, end in ends.items():
+        for seed in range(seeds):
+            own = controls if row == OURS else {}
+            higher = {name: control + 0.01 * seed for name, control in own.items()}
+            runs.append(entry(row, seed, end + 0.01 * seed, LABELLED, 1.0, **higher))
+    machine = {"cpu": "a processor", "cpus_usable": 2, "gpu": None}
+    described = {"size": "small", "command": "python -m x", "code": [], "hardware": machine}
+    return {**described, "defaults": dict(defaults()), "runs": runs}
+
+
+ENDS = {OURS: 0.85, "sync-forward": 0.8, "sync": 0.82, "async-continuous": 0.84}
 
 
 @pytest.fixture
 def results() -> dict[str, Any]:
-    """Every variant with two seeds; the paper's times for 60 %, a fifth of them for async-plus."""
-    times = {**PAPER, "async-plus": 80}
-    runs = [entry(v, seed, times[v] + seed) for v in VARIANTS for seed in (0, 1)]
-    machine = {"cpu": "a processor", "cpus_usable": 2, "gpu": None}
-    return {"size": "small", "command": "python -m x", "hardware": machine, "runs": runs}
+    return of_rows(ENDS, small_average=0.83, server_alone=0.7)
 
 
 # -- plan -------------------------------------------------------------------------------------
@@ -74,29 +115,63 @@ def test_every_planned_configuration_is_valid_and_has_a_name_of_its_own(size: st
     runs = plan(size, (0, 1))
     for run in runs:
         resolve(run.values)
-    assert len({name_of(run) for run in runs}) == len(runs) == len(SIZES[size].groups) * 2 * 5
+    assert len({name_of(run) for run in runs}) == len(runs)
+    assert len({run.words for run in runs}) == len(runs)
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_within_a_group_only_the_variant_differs(size: str) -> None:
-    groups: dict[tuple[str, str], set[str]] = {}
+def test_within_a_setting_only_the_row_differs(size: str) -> None:
+    differing = {
+        "distill.variant",
+        "distill.lift",
+        "distill.teacher-average",
+        "distill.schedule",
+        "distill.references",
+        "distill.reverse-steps",
+        "cost.reverse-ratio",
+        "averaging",
+        "server-learning-rate",  # the averaging rule's own
+    }
+    settings: dict[Setting, set[str]] = {}
     for run in plan(size, (0,)):
-        rest = {k: v for k, v in run.values.items() if k != "distill.variant"}
-        groups.setdefault((run.clock, run.partition), set()).add(json.dumps(rest, sort_keys=True))
-    assert all(len(settings) == 1 for settings in groups.values())
+        rest = {k: v for k, v in resolve(run.values).flat().items() if k not in differing}
+        assert rest["distill.publish-ema"] == "on"  # a weight average for all: like with like
+        settings.setdefault(run.setting, set()).add(json.dumps(rest, sort_keys=True))
+    assert all(len(values) == 1 for values in settings.values())
+
+
+def test_more_steps_a_round_are_charged_as_more_time() -> None:
+    for size, given in SIZES.items():
+        paces = {
+            row: resolve(next(r.values for r in plan(size, (0,)) if r.row == row))
+            for row in given.settings[0].rows
+            if row.startswith("sync")
+        }
+        for row in ("sync", "sync-forward"):
+            if f"{row}-x3" in paces:
+                few, many = paces[row], paces[f"{row}-x3"]
+                assert many.distill.reverse_steps == 3 * few.distill.reverse_steps
+                assert many.cost.reverse_ratio == pytest.approx(3 * few.cost.reverse_ratio)
+
+
+def test_our_row_alone_computes_the_controls_that_exist() -> None:
+    for run in plan("small", (0,)):
+        names = str(run.values["distill.references"])
+        assert bool(names) == (run.row == OURS)
+        assert ("server-alone" in names) == (run.row == OURS and run.setting.labels > 0)
+        assert ("centralized-large" in names) == (run.row == OURS and run.setting.centralized)
 
 
 def test_only_chooses_by_every_kind_that_is_named() -> None:
-    chosen = plan("small", (0, 1), ["virtual", "sync", "async-plus", "seed1"])
+    chosen = plan("small", (0, 1), ["dirichlet-0.1", "participants3", "sync", OURS, "seed1"])
     assert [run.words for run in chosen] == [
-        ("virtual", partition, variant, "seed1")
-        for partition in ("iid", "dirichlet")
-        for variant in ("sync", "async-plus")
+        ("dirichlet-0.1", "labels0", "participants3", "even", row, "seed1")
+        for row in (OURS, "sync")
     ]
 
 
 def test_only_names_an_unknown_word() -> None:
-    with pytest.raises(ValueError, match=r"seed7 is none of .*async-plus"):
+    with pytest.raises(ValueError, match=r"seed7 is none of .*async-continuous"):
         plan("small", (0, 1), ["seed7"])
 
 
@@ -109,39 +184,63 @@ def test_the_name_does_not_depend_on_where_the_data_are() -> None:
 # -- numbers ----------------------------------------------------------------------------------
 
 
-def test_speedup_is_the_mean_of_the_ratios_of_each_seed() -> None:
-    slow = [entry("sync", 0, 60.0), entry("sync", 1, 90.0)]
-    fast = [entry("async-round", 0, 30.0), entry("async-round", 1, 30.0)]
-    found = speedup(slow, fast, 0.6, "published")
-    assert found == {"ratios": [2.0, 3.0], "mean": 2.5, "at_least": False}
+def line(*ends: float, pace: float = 1.0) -> Line:
+    """A line of as many seeds."""
+    return Line(
+        "sync", {seed: entry("sync", seed, end, pace=pace) for seed, end in enumerate(ends)}
+    )
+
+
+def test_a_mean_has_the_standard_error_of_its_seeds() -> None:
+    found = estimate([1.0, 2.0, 3.0])
+    assert found is not None
+    assert (found.mean, found.n) == (2.0, 3)
+    assert found.error == pytest.approx(1 / np.sqrt(3))
+    assert estimate([]) is None
+    alone = estimate([4.0])
+    assert alone is not None
+    assert (alone.mean, alone.error) == (4.0, None)
+
+
+def test_differences_are_paired_by_seed() -> None:
+    assert difference({0: 0.5, 1: 0.75}, {1: 0.25, 2: 0.1}) == [0.5]
+
+
+def test_a_speedup_is_that_of_each_seed() -> None:
+    slow, fast = line(0.8, 0.8), line(0.8, 0.8, pace=2)
+    assert speedups(slow, fast, 0.7) == ([2.0, 2.0], False)
 
 
 def test_a_slow_run_without_the_target_gives_a_lower_bound() -> None:
-    found = speedup([entry("sync", 0, None)], [entry("async-round", 0, 40.0)], 0.6, "raw")
-    assert found == {"ratios": [2.5], "mean": 2.5, "at_least": True}  # it lasted 100 s
+    ratios, at_least = speedups(line(0.6), line(0.8), 0.74)
+    assert (ratios, at_least) == ([pytest.approx(100 / 80)], True)
 
 
 def test_a_fast_run_without_the_target_gives_nothing() -> None:
-    found = speedup([entry("sync", 0, 50.0)], [entry("async-round", 0, None)], 0.6, "raw")
-    assert found["mean"] is None
+    assert speedups(line(0.8), line(0.6), 0.7) == ([], False)
 
 
-def test_accuracy_at_a_time_is_the_mean_of_the_last_three_evaluations_before() -> None:
-    points = [(1.0, 0.1), (2.0, 0.2), (3.0, 0.3), (4.0, 0.4), (5.0, 0.9)]
-    assert accuracy_at(points, 4.5) == pytest.approx(0.3)
-    assert accuracy_at(points, 2.5) is None
+def test_the_target_is_one_that_the_server_alone_does_not_reach() -> None:
+    """Its highest mean of three is two points below its end: 0.7 with the best seed."""
+    lines = lines_of(of_rows(ENDS, server_alone=0.70), LABELLED.name)
+    assert barrier(lines) == 0.71
+    assert target_of(lines) == 0.78  # what sync-forward, the lowest, reaches with seed 0
+    lines = lines_of(of_rows(ENDS, server_alone=0.80), LABELLED.name)
+    assert target_of(lines) == barrier(lines) == 0.81
+    assert target_of(lines_of(of_rows(ENDS), LABELLED.name)) == 0.78
 
 
-def test_equal_time_is_the_end_of_the_shortest_run() -> None:
-    short = entry("async-round", 0, None)
-    short["curves"] = {"raw": short["curves"]["raw"][:4]}
-    assert equal_time([short, entry("sync", 0, None)]) == 40.0
+def test_equal_time_and_equal_steps_are_those_of_the_run_that_did_least() -> None:
+    lines = {"a": line(0.8, 0.8), "b": line(0.8, pace=2)}
+    assert equal_time(lines) == {0: 50.0, 1: 100.0}
+    lines["b"].entries[0]["steps"] = [(5.0, 30), (10.0, 90)]
+    assert equal_steps(lines) == 90
+    assert lines["a"].after(90)[0] == pytest.approx(0.8 - 0.02 * 6)  # the fourth, after 80 steps
+    assert lines["a"].at({0: 50.0, 1: 5.0}) == {0: pytest.approx(0.7)}
 
 
-def test_difference_pairs_runs_by_seed() -> None:
-    first = [entry("sync", 0, 5.0), entry("sync", 1, 7.0)]
-    second = [entry("sync", 1, 3.0), entry("sync", 2, 1.0)]
-    assert difference(first, second, lambda e: e["times"]["raw"]["0.60"]) == [4.0]
+def test_the_last_fifth_says_whether_a_line_still_rises() -> None:
+    assert line(0.8, 0.7).last_gain() == pytest.approx(0.04)
 
 
 def test_a_band_covers_what_all_curves_cover() -> None:
@@ -151,47 +250,89 @@ def test_a_band_covers_what_all_curves_cover() -> None:
     np.testing.assert_allclose(values[:, -1], [3, 6])
 
 
+# -- claims -----------------------------------------------------------------------------------
+
+
+def claim(values: list[float], aim: float = 1.0) -> Claim:
+    return Claim("iid", "ends above", "server-alone", aim, "points", estimate(values))
+
+
+def test_met_is_only_what_the_mean_less_one_standard_error_meets() -> None:
+    assert claim([1.0, 1.5, 2.0]).verdict == "met"  # 1.5 - 0.29
+    assert claim([0.0, 1.0, 2.6]).verdict == "**missed**"  # 1.2 - 0.76
+    assert claim([5.0, 5.0]).verdict == "open: 2 of 3 seeds"
+    assert claim([]).verdict == "not measured"
+
+
+def verdicts(setting: Setting, results: dict[str, Any]) -> dict[str, str]:
+    return {c.control: c.verdict for c in claims_of(setting, lines_of(results, setting.name))}
+
+
+def test_a_lead_that_is_the_servers_own_labels_meets_nothing() -> None:
+    met = verdicts(LABELLED, of_rows(ENDS, small_average=0.83, server_alone=0.7))
+    assert met["server-alone"] == "met"
+    assert verdicts(LABELLED, of_rows(ENDS, server_alone=0.849))["server-alone"] == "**missed**"
+
+
+def test_without_labels_the_small_models_average_is_the_control() -> None:
+    for small, verdict in ((0.83, "met"), (0.845, "**missed**")):
+        runs = [entry(OURS, s, 0.85, UNLABELLED, small_average=small) for s in range(3)]
+        found = verdicts(UNLABELLED, {"size": "small", "runs": runs})
+        assert found == {"small-average": verdict}
+
+
+def test_the_best_synchronous_variant_is_what_ours_is_held_against() -> None:
+    found = verdicts(LABELLED, of_rows(ENDS | {"sync-x3": 0.86}))
+    assert found["the best synchronous variant, sync-x3"] == "**missed**"
+    assert verdicts(LABELLED, of_rows(ENDS))["the best synchronous variant, sync"] == "met"
+
+
 # -- report -----------------------------------------------------------------------------------
 
 
-def test_the_report_puts_the_paper_beside_the_measured_times(results: dict[str, Any]) -> None:
+def test_the_report_begins_with_the_claims(results: dict[str, Any]) -> None:
     text = report.render(results)
-    assert "| sync-forward | 436 s | 1.00 | 436 [436, 437] | 1.00 |" in text
-    assert "| async-continuous | 244 s | 1.79 | 244 [244, 245] | 1.79 |" in text
-    assert "60 %: sync-forward / async-continuous = 1.79 [1.79, 1.78]" in text
+    row = "| `plus` ends at least 1 point above server-alone | +15.0 ± 0.0 | met |"
+    assert row in text
+    assert (
+        "`plus` ends no lower than the best synchronous variant, sync | +3.0 ± 0.0 | met |" in text
+    )
+    assert text.index("## What is claimed") < text.index(f"## {LABELLED.title}")
 
 
 def test_the_report_says_what_was_missed(results: dict[str, Any]) -> None:
-    for run in results["runs"]:
-        if run["variant"] == "async-continuous":
-            run["times"]["raw"] = {"0.50": 60.0, "0.55": None, "0.60": None}
+    """Ours reaches the target two or three evaluations sooner, which is not 1.79 times as soon."""
     text = report.render(results)
-    assert "60 %: sync-forward / async-continuous = async-continuous did not reach it" in text
-    assert (
-        "50 %: sync-forward / async-continuous = 0.83 [0.83, 0.83]; the paper's 1.79 is **missed**"
-        in text
-    )
+    assert "reaches 78 % 1.79 times as soon as sync-forward | 1.32 ± 0.05 | **missed** |" in text
+    assert "1 of 3 are missed." in text
 
 
-def test_the_better_synchronous_variant_is_what_async_plus_is_held_against(
-    results: dict[str, Any],
-) -> None:
-    """Like with like: what it publishes, a weight average, is not compared with raw weights."""
-    said = "{}: at the end async-plus was {} the better synchronous variant: {} points."
-    for weights in ("averaged weights", "raw weights"):
-        equal = said.format(weights, "at least as accurate as", "+0.0 [+0.0, +0.0]")
-        assert equal in report.render(results)
+def test_a_table_has_every_row_and_control_beside_each_other(results: dict[str, Any]) -> None:
+    text = report.render(results)
+    first = text[text.index("**Accuracy**") : text.index("**Time and effort**")]
+    rows = re.findall(r"^\| ([a-z -]+) \| ([0-9.]+) ± ([0-9.]+) \|", first, re.MULTILINE)
+    assert [row for row, *_ in rows] == [
+        *(row for row in ROWS if row in ENDS),
+        *("small model", "small-average", "server-alone", "plus-raw"),
+    ]
+    assert rows[0][1:] == ("86.0", "0.6")
+    assert "| server-alone | 71.0 ± 0.6 | -13.0 ± 0.0 | - | -15.0 ± 0.0 |" in first
+
+
+def test_a_row_that_still_rises_is_named(results: dict[str, Any]) -> None:
+    assert "Not at their plateau: plus (+4.0), " in report.render(results)
     for run in results["runs"]:
-        if run["variant"] == "sync":
-            run["curves"]["raw"] = [(t, a + 0.05) for t, a in run["curves"]["raw"]]
-    assert equal not in report.render(results)
-    worse = said.format("raw weights", "**less accurate** than", "-5.0 [-5.0, -5.0]")
-    assert worse in report.render(results)
+        run["curves"]["published"] = [(t, 0.8) for t, _ in run["curves"]["published"]]
+    assert "All rows are at their plateau." in report.render(results)
 
 
 def test_a_part_of_the_runs_makes_a_report_too(results: dict[str, Any]) -> None:
-    results["runs"] = results["runs"][-1:]
-    assert "| async-plus | - | - | 81 | - |" in report.render(results)
+    results["runs"] = results["runs"][-1:]  # none of ours, so that there are no controls either
+    text = report.render(results)
+    assert "## What is claimed" not in text
+    assert "| async-continuous | 86.0 |" in text
+    results["runs"] = of_rows(ENDS, seeds=1)["runs"]
+    assert "open: 1 of 3 seeds" in report.render(results)
 
 
 def test_written_files_can_be_read_and_drawn_again(results: dict[str, Any], tmp_path: Path) -> None:
@@ -200,17 +341,19 @@ def test_written_files_can_be_read_and_drawn_again(results: dict[str, Any], tmp_
     assert "## By hand" in text
     again = json.loads((tmp_path / "results.json").read_text())
     assert report.render(again, "## By hand\n") == text
-    assert (tmp_path / "figures" / "accuracy-iid.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "figures" / f"{LABELLED.name}.png").read_bytes().startswith(b"\x89PNG")
 
 
 # -- runs -------------------------------------------------------------------------------------
+
+TINY = Setting()
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Planned, Path]:
     """A complete run of four rounds, planned as the experiment's runs are."""
     values = {**SMALL, "clock": "virtual", "distill.variant": "async-continuous"}
-    planned = Planned("virtual", "iid", "async-continuous", 0, values)
+    planned = Planned(TINY, OURS, 0, {**values, "distill.references": "small-average", "seed": 0})
     root = tmp_path_factory.mktemp("runs")
     in_process_run(values_of(planned, root))
     return planned, root
@@ -230,11 +373,79 @@ def test_collected_runs_make_a_report(tiny: tuple[Planned, Path]) -> None:
     planned, root = tiny
     results = collect([planned], root, "small", "python -m x")
     [run] = results["runs"]
-    assert [len(curve) for curve in run["curves"].values()] == [4, 4, 4]
+    assert {name: len(points) for name, points in run["curves"].items()} == dict.fromkeys(
+        ("published", "raw", "average", "small", "small_average"), 4
+    )
     trace = resolve(planned.values).trace()
-    assert run["steps"] == trace.publications[-1].step
-    assert run["curves"]["raw"][-1][0] == pytest.approx(trace.duration)
-    assert "## Virtual clock, iid" in report.render(results)
+    assert run["steps"][-1][1] == trace.publications[-1].step
+    assert run["curves"]["published"][-1][0] == pytest.approx(trace.duration, abs=0.01)
+    assert f"## {TINY.title}" in report.render(results)
+
+
+def test_what_is_in_the_results_is_not_done_again(
+    tiny: tuple[Planned, Path], tmp_path: Path
+) -> None:
+    """The runs' directories are gone on another day, and results.json is what there is."""
+    planned, root = tiny
+    done: list[Planned] = []
+    written: list[dict[str, Any]] = []
+    experiment = Experiment(
+        name="x",
+        description="",
+        sizes={"small": ""},
+        example="",
+        plan=lambda size, seeds, only, data_root: [planned] if 0 in seeds else [],
+        execute=lambda runs, root, jobs: done.extend(runs),
+        collect=collect,
+        write=lambda results, out: written.append(results) or report.write(results, out),
+    )
+    there = ["--out", str(tmp_path / "out"), "--runs"]
+    assert experiment.main([*there, str(root), "--collect-only"]) == 0
+    assert not done
+    assert experiment.main([*there, str(tmp_path / "none"), "--seeds", "0,1"]) == 0
+    assert not done
+    assert experiment.main([*there, str(tmp_path / "none"), "--seeds", "1"]) == 0
+    assert [len(results["runs"]) for results in written] == [1, 1, 1]
+    assert json.dumps(written[0]["runs"]) == json.dumps(written[2]["runs"])
+
+
+def test_a_run_that_somebody_writes_is_not_thrown_away(
+    tiny: tuple[Planned, Path], tmp_path: Path
+) -> None:
+    planned, _ = tiny
+    run = RunDirectory.create(tmp_path, {"mode": "distill"}, name=name_of(planned))
+    with Writer(run.path), pytest.raises(RunDirectoryError, match="is being written by process"):
+        missing([planned], tmp_path)
+    assert run.path.exists()
+    assert missing([planned], tmp_path) == [planned]
+    assert not run.path.exists()
+
+
+def test_damaged_results_are_refused_before_anything_is_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "results.json").write_text('{"runs": [')
+    assert EXPERIMENT.main(["--out", str(tmp_path), "--seeds", "0"]) == 1
+    assert "results.json is damaged" in capsys.readouterr().err
+
+
+def test_results_of_another_configuration_are_done_again(tiny: tuple[Planned, Path]) -> None:
+    planned, root = tiny
+    results = collect([planned], root, "small", "python -m x")
+    assert len(still_valid(results, [planned])) == 1
+    other = Planned(TINY, OURS, 0, {**planned.values, "local-steps": 3})
+    assert still_valid(results, [other]) == {}
+    none = {**results, "runs": []}
+    assert merged(results, none, [other])["runs"] == []
+    assert merged(results, none, [planned])["runs"] == results["runs"]
+    for key, now, valid in (
+        ("learning-rate", 0.01, False),  # the default was another one
+        ("consensus.rho", 0.5, True),  # a key without effect here
+    ):
+        then = {**results, "defaults": {**results["defaults"], key: now}}
+        assert bool(still_valid(then, [planned])) == valid
+    then = {**results, "defaults": {k: v for k, v in defaults().items() if k != "learning-rate"}}
+    assert still_valid(then, [planned])  # a key that has come since then
 
 
 def test_the_recorded_command_is_a_flwr_run_of_the_same_configuration() -> None:

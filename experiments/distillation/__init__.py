@@ -1,8 +1,9 @@
-"""Yajima et al., "Asynchronous Federated Learning Using Distillation": their figure and table.
+"""Who gains what by distillation: every claim about the distill system beside its control.
 
     python -m experiments.distillation --size small
 
-Four variants of the paper and `async-plus` on CIFAR-10 with three clients: who reaches which
-accuracy of the large global model when. See `plan` for what is run and `report` for what is made
-of it.
+The variants of Yajima et al., "Asynchronous Federated Learning Using Distillation", `async-plus`,
+and `async-plus` without each of its ingredients, in several settings; beside them what would be
+there without federation or without a large model. See `plan` for what is run, `claims` for what is
+claimed and `report` for what is made of it.
 """

@@ -5,18 +5,19 @@ import sys
 from experiments.command_line import Experiment
 from experiments.distillation import report
 from experiments.distillation.execute import execute
-from experiments.distillation.plan import plan
+from experiments.distillation.plan import SIZES, plan
 from experiments.distillation.results import collect
 
 EXPERIMENT = Experiment(
     name="distillation",
-    description="Reproduce the figure and the table of Yajima et al.",
-    sizes={"small": "2 cores, 30 minutes", "full": "one GPU"},
-    example="real,iid,sync,seed0",
+    description="Measure the distill system against its controls.",
+    sizes={name: size.purpose for name, size in SIZES.items()},
+    example="iid,labels0,plus,seed0",
     plan=plan,
     execute=execute,
     collect=collect,
     write=report.write,
+    seeds="0,1,2",
 )
 
 if __name__ == "__main__":

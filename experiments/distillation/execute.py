@@ -20,8 +20,8 @@ def execute(runs: Sequence[Planned], root: Path, jobs: int = 0) -> None:
     other has the machine for itself. Raises EdgeFlError when a run fails.
     """
     lacking = missing(runs, root)
-    virtual = [run for run in lacking if run.clock == "virtual"]
-    real = [run for run in lacking if run.clock == "real"]
+    virtual = [run for run in lacking if run.values["clock"] == "virtual"]
+    real = [run for run in lacking if run.values["clock"] == "real"]
     if virtual:
         run_in_parallel(virtual, root, jobs or count_cores(), in_process_run, _result)
     if real:
@@ -33,9 +33,5 @@ def execute(runs: Sequence[Planned], root: Path, jobs: int = 0) -> None:
 
 
 def _result(run: RunDirectory) -> str:
-    summary = run.summary()
-    final, times = summary["final"], summary["time_to_target"]
-    reached = ", ".join(f"{k}: {'-' if t is None else f'{t:.0f} s'}" for k, t in times.items())
-    return (
-        f"global {100 * final['global']:.1f} % (EMA {100 * final['global_ema']:.1f} %), {reached}"
-    )
+    final = run.summary()["final"]
+    return ", ".join(f"{k} {100 * v:.1f} %" for k, v in final.items() if v is not None)

@@ -1,67 +1,203 @@
-"""Which runs the experiment consists of, and which configuration each of them has."""
+"""Which runs the experiment consists of, and which configuration each of them has.
 
-from collections.abc import Sequence
+A run is a setting (whose data, how many labels the server has, how many participants, whether some
+are slow), a row (what the systems do) and a seed. Within a setting only the row differs.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from experiments.planned_runs import Values, choose
+from fl_app.config import defaults
 
-VARIANTS = ("sync-forward", "sync", "async-round", "async-continuous", "async-plus")
-CLOCKS = ("virtual", "real")
-PARTITIONS = ("iid", "dirichlet")
-TARGETS = (0.5, 0.55, 0.6)
+OURS = "plus"
+PAPER = ("sync-forward", "sync", "async-round", "async-continuous")
+# The synchronous variants with three times the steps a round, charged at three times the cost:
+# with as few as the paper's cost ratio gives them they are starved.
+MORE = 3
+STARVED = ("sync-forward", "sync")
+SYNCHRONOUS = (*STARVED, *(f"{row}-x{MORE}" for row in STARVED))
+INGREDIENTS = ("plus-no-lift", "plus-no-teacher-average", "plus-constant")
+BUFFERED = "plus-buffered"  # where some are slow: a version of every three updates that arrive
+
+_VALUES: dict[str, Values] = {
+    OURS: {"distill.variant": "async-plus"},
+    **{row: {"distill.variant": row} for row in PAPER},
+    **{f"{row}-x{MORE}": {"distill.variant": row} for row in STARVED},
+    "plus-no-lift": {"distill.variant": "async-plus", "distill.lift": "off"},
+    "plus-no-teacher-average": {
+        "distill.variant": "async-plus",
+        "distill.teacher-average": "off",
+    },
+    "plus-constant": {"distill.variant": "async-plus", "distill.schedule": "constant"},
+    BUFFERED: {"distill.variant": "async-plus", "averaging": "buffered"},
+}
+ROWS = tuple(_VALUES)
+_FEW = (OURS, "sync", "async-continuous")
+_PARTITIONS: dict[str, Values] = {
+    "iid": {"partition": "iid"},
+    "dirichlet-0.3": {"partition": "dirichlet", "alpha": 0.3},
+    "dirichlet-0.1": {"partition": "dirichlet", "alpha": 0.1},
+}
+_FACTOR = 5.0  # of a straggler's time
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the rows of a table have in common.
+
+    labels: of the server's images so many have labels. stragglers: one participant at a time, in
+    the mean, takes five times as long. rows: those that are run.
+    centralized: whether the ceiling is computed, too, beside our row.
+    """
+
+    partition: str = "iid"
+    labels: int = 0
+    participants: int = 3
+    stragglers: bool = False
+    rows: tuple[str, ...] = _FEW
+    centralized: bool = False
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        pace = "stragglers" if self.stragglers else "even"
+        return (self.partition, f"labels{self.labels}", f"participants{self.participants}", pace)
+
+    @property
+    def name(self) -> str:
+        return "-".join(self.words)
+
+    @property
+    def title(self) -> str:
+        slow = ", stragglers" if self.stragglers else ""
+        labels = f"{self.labels} labels" if self.labels else "no labels"
+        return f"{self.partition}, {labels}, {self.participants} participants{slow}"
+
+    @property
+    def values(self) -> Values:
+        values: Values = {
+            **_PARTITIONS[self.partition],
+            "proxy-labelled-examples": self.labels,
+            "participants": self.participants,
+        }
+        if self.stragglers:
+            values["cost.straggler-probability"] = round(1 / self.participants, 4)
+            values["cost.straggler-factor"] = _FACTOR
+        return values
+
+    @property
+    def references(self) -> str:
+        """The controls, which our row computes for all rows."""
+        names = ["small-average"]
+        names += ["server-alone"] if self.labels else []
+        names += ["centralized-large"] if self.centralized else []
+        return ",".join(names)
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is computed: the settings of all runs, and of each (clock, partition) that is run.
+    """How much is computed: the settings, and what all runs have in common beside their defaults.
 
-    Within one of these groups `distill.variant` (and the seed) is all that differs.
+    Its settings are in the order of their value.
     """
 
-    settings: Values
-    groups: dict[tuple[str, str], Values]
+    purpose: str
+    settings: tuple[Setting, ...]
+    values: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+
+    @property
+    def clock(self) -> str:
+        return str(self.values.get("clock", "virtual"))
+
+    def row_values(self, row: str) -> Values:
+        """What `row` is, with this size's steps."""
+        if row not in SYNCHRONOUS or row in STARVED:
+            return _VALUES[row]
+        everything = {**defaults(), **self.values}
+        values = {**_VALUES[row]}
+        for key in ("distill.reverse-steps", "cost.reverse-ratio"):
+            values[key] = MORE * everything[key]
+        return values
 
 
-_COMMON: Values = {
+# Weight averages are published by all rows: like with like.
+_COMMON: Values = {"mode": "distill", "clock": "virtual", "distill.publish-ema": "on"}
+_NOT_BUFFERED = tuple(row for row in ROWS if row != BUFFERED)
+_SLOW = (OURS, BUFFERED, "sync-forward", "sync", "async-continuous")
+_EMBEDDED = (
+    Setting(labels=1500, rows=_NOT_BUFFERED),
+    Setting(rows=_NOT_BUFFERED, centralized=True),
+    Setting("dirichlet-0.1"),
+    Setting("dirichlet-0.3"),
+    Setting(labels=150),
+    Setting(stragglers=True, rows=_SLOW),
+    Setting("dirichlet-0.1", participants=10),
+    Setting(participants=10),
+)
+_LONG = (
+    Setting(rows=_NOT_BUFFERED, centralized=True),
+    Setting("dirichlet-0.1"),
+    Setting(labels=1000, rows=(*_FEW, "sync-forward", f"sync-x{MORE}", f"sync-forward-x{MORE}")),
+    Setting("dirichlet-0.3"),
+    Setting(labels=10_000),
+    Setting("dirichlet-0.1", participants=10),
+    Setting(stragglers=True, rows=_SLOW),
+)
+_CIFAR: Values = {
+    **_COMMON,
     "dataset": "cifar10",
-    "alpha": 0.3,
-    "participants": 3,
     "proxy-examples": 10_000,
     "validation-examples": 1_000,
-    "proxy-labelled-examples": 10_000,
     "distill.learning-rate": 2e-3,
-    "targets": ",".join(map(str, TARGETS)),
 }
 
 SIZES: dict[str, Size] = {
-    # Two cores, 30 minutes: one core trains the clients, the other one distils.
     "small": Size(
-        _COMMON
-        | {
+        "one core, two hours; the embedded images, as in the defaults", _EMBEDDED, _COMMON
+    ),
+    "real": Size(
+        "2 cores, half an hour with nothing beside it: the same on the machine's own clock",
+        (Setting(labels=1500, rows=(OURS, "sync-forward", "sync", "async-continuous")),),
+        {**_COMMON, "clock": "real"},
+    ),
+    "fashion-mnist": Size(
+        "one core, a quarter of an hour a run: all 60,000 images of Fashion-MNIST",
+        _LONG,
+        {
+            **_COMMON,
+            "dataset": "fashion-mnist",
+            "proxy-examples": 10_000,
+            "validation-examples": 1_000,
+            "num-server-rounds": 100,
+            "local-steps": 60,
+            "evaluate-examples": 5_000,
+            "distill.reverse-steps": 40,
+        },
+    ),
+    "cifar10": Size(
+        "one core, a quarter of an hour a run: CIFAR-10 with narrow models",
+        _LONG,
+        {
+            **_CIFAR,
             "small-width": 8,
             "large-width": 16,
+            "num-server-rounds": 60,
             "local-steps": 72,
             "evaluate-examples": 2_000,
             "distill.reverse-steps": 40,
         },
-        {
-            ("virtual", "iid"): {"num-server-rounds": 20},
-            ("real", "iid"): {"num-server-rounds": 24},
-            # 60 % is far off with skewed labels: shorter, for the order of the variants alone.
-            ("virtual", "dirichlet"): {"num-server-rounds": 6},
-        },
     ),
-    # One GPU: wider models, to the plateau.
     "full": Size(
-        _COMMON
-        | {
+        "one GPU, at most nine minutes a run: CIFAR-10 with wider models",
+        _LONG,
+        {
+            **_CIFAR,
             "small-width": 16,
             "large-width": 48,
+            "num-server-rounds": 120,
             "local-steps": 80,
             "distill.reverse-steps": 60,
-            "num-server-rounds": 150,
         },
-        {(clock, partition): {} for clock in CLOCKS for partition in PARTITIONS},
     ),
 }
 
@@ -70,43 +206,42 @@ SIZES: dict[str, Size] = {
 class Planned:
     """One run."""
 
-    clock: str
-    partition: str
-    variant: str
+    setting: Setting
+    row: str
     seed: int
     values: Values = field(hash=False, compare=False)
 
     @property
     def words(self) -> tuple[str, ...]:
-        return (self.clock, self.partition, self.variant, f"seed{self.seed}")
+        return (*self.setting.words, self.row, f"seed{self.seed}")
 
 
 def plan(
     size: str, seeds: Sequence[int], only: Sequence[str] = (), data_root: str = ""
 ) -> list[Planned]:
-    """The runs of an experiment: group by group, and in each of them seed by seed.
+    """The runs of an experiment: setting by setting, and in each of them seed by seed.
 
-    only: some of these runs: words that are a clock, a partition, a variant or "seedN"; a run is
-    chosen when, of every kind that is named, it has one of the words. ValueError for other words.
+    only: some of these runs: words that are a partition, "labelsN", "participantsN", "stragglers"
+    or "even", a row or "seedN"; a run is chosen when, of every kind that is named, it has one of
+    the words. ValueError for other words.
     """
+    given = SIZES[size]
     runs = [
         Planned(
-            clock,
-            partition,
-            variant,
+            setting,
+            row,
             seed,
             {
-                **SIZES[size].settings,
-                **settings,
-                "clock": clock,
-                "partition": partition,
-                "distill.variant": variant,
+                **given.values,
+                **setting.values,
+                **given.row_values(row),
+                "distill.references": setting.references if row == OURS else "",
                 "seed": seed,
                 "data-root": data_root,
             },
         )
-        for (clock, partition), settings in SIZES[size].groups.items()
+        for setting in given.settings
         for seed in seeds
-        for variant in VARIANTS
+        for row in setting.rows
     ]
     return choose(runs, only)

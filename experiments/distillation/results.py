@@ -1,25 +1,39 @@
 """From run directories to results.json, and the numbers that follow from several runs. Pure but for
 `collect`, which reads."""
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from experiments.distillation.plan import TARGETS, Planned
+from experiments.distillation.plan import OURS, PAPER, Planned
 from experiments.planned_runs import collect_entries
-from experiments.reporting import Entry, Results
-from fl_app.record.metrics import Point, of_kind, series, time_to_target
+from experiments.reporting import Entry, Results, select
+from fl_app.record.distill_metrics import published_as, references
+from fl_app.record.metrics import Event, Point, of_kind, series, time_to_target
 from fl_app.record.run_dir import RunDirectory
 
-# Seconds until the global model reaches 60 % on CIFAR-10, from Yajima et al.
-PAPER = {"sync-forward": 436, "sync": 406, "async-round": 308, "async-continuous": 244}
-PAPER_TARGET = 0.6
-
-# Three consecutive evaluations make a number: a single one of a raw model jumps by several points.
+# Three consecutive evaluations decide that a target is reached: a single one may jump.
 WINDOW = 3
-CURVES = {"small": ("small", "accuracy"), "raw": ("global", "accuracy")}
-CURVES["ema"] = ("global", "accuracy_ema")
+# A run is at its plateau if the mean of its last fifth is not so much above the fifth before.
+PLATEAU, FIFTHS = 0.005, 5
+_KEPT = ("client_idle_fraction", "worker_busy_fraction", "teacher_staleness", "checksum")
+_CURVES = {
+    "raw": ("global", "accuracy"),
+    "average": ("global", "accuracy_ema"),
+    "small": ("small", "accuracy"),
+}
+
+# Lines that our row's runs have beside what it publishes: names of tables, names of curves.
+CONTROLS = {
+    "small model": "small",
+    "small-average": "small_average",
+    "server-alone": "server_alone",
+    "centralized-large": "centralized_large",
+    "plus-raw": "raw",
+}
 
 
 def collect(runs: Sequence[Planned], root: Path, size: str, invocation: str) -> Results:
@@ -28,81 +42,186 @@ def collect(runs: Sequence[Planned], root: Path, size: str, invocation: str) -> 
 
 
 def _entry(planned: Planned, run: RunDirectory) -> Entry:
-    events = run.events()
-    curves = {name: series(events, *key) for name, key in CURVES.items()}
-    reverse = [s for s in of_kind(events, "segment") if s["kind"] == "reverse"]
+    events, summary = run.events(), run.summary()
+    curves = {name: series(events, *key) for name, key in _CURVES.items()}
     return {
-        "clock": planned.clock,
-        "partition": planned.partition,
-        "variant": planned.variant,
-        "in_process": planned.clock == "virtual",
-        "published": "ema" if _publishes_ema(events) else "raw",
-        "curves": curves,
-        "times": {
-            name: {f"{t:.2f}": time_to_target(curves[name], t, WINDOW) for t in TARGETS}
-            for name in ("raw", "ema")
+        "setting": planned.setting.name,
+        "row": planned.row,
+        "clock": planned.values["clock"],
+        "curves": {
+            "published": _rounded(series(events, *published_as(events))),
+            **{name: _rounded(points) for name, points in (curves | references(events)).items()},
         },
-        "steps": sum(segment["steps"] for segment in reverse),
-        "summary": {key: value for key, value in run.summary().items() if key != "run_directory"},
+        "steps": _steps(events),
+        "bytes": summary["bytes_up"] + summary["bytes_down"],
+        "wall_seconds": round(summary["wall_seconds"], 1),
+        **{key: summary.get(key) for key in _KEPT},
     }
 
 
-def _publishes_ema(events: Iterable[dict[str, Any]]) -> bool:
-    return any(e.get("published") == "ema" for e in of_kind(events, "evaluate"))
+def _rounded(points: Iterable[Point]) -> list[Point]:
+    return [(round(t, 2), round(accuracy, 5)) for t, accuracy in points]
 
 
-def published_curve(entry: Entry) -> list[Point]:
-    """The accuracy of the model that the run publishes: raw in the paper's variants, or EMA."""
-    return [(t, a) for t, a in entry["curves"][entry["published"]]]
+def _steps(events: Iterable[Event]) -> list[Point]:
+    """How many steps the distillation server had done when a global model was shown."""
+    shown = (e for e in of_kind(events, "evaluate") if e["model"] == "global")
+    return sorted((round(e["t"], 2), e["step"]) for e in shown)
 
 
-def accuracy_at(points: Sequence[Point], t: float, window: int = WINDOW) -> float | None:
-    """The mean of the last `window` evaluations not later than `t`; None with fewer."""
-    until = [a for moment, a in points if moment <= t + 1e-9]
-    return mean(until[-window:]) if len(until) >= window else None
+# -- one line of a table ----------------------------------------------------------------------
 
 
-def duration(entry: Entry) -> float:
-    """When the last global model of a run was published, on the run's clock."""
-    return entry["curves"]["raw"][-1][0]
+@dataclass(frozen=True)
+class Line:
+    """A row of a setting's table: by seed, the run that it is of, and the curve's name."""
+
+    name: str
+    entries: Mapping[int, Entry]
+    curve: str = "published"
+
+    @property
+    def runs(self) -> bool:
+        """Whether it has runs of its own."""
+        return self.curve == "published"
+
+    def points(self, seed: int) -> list[Point]:
+        return [(t, a) for t, a in self.entries[seed]["curves"][self.curve]]
+
+    def final(self) -> dict[int, float]:
+        """The last evaluation, by seed."""
+        return {seed: self.points(seed)[-1][1] for seed in self.entries}
+
+    def at(self, moments: Mapping[int, float]) -> dict[int, float]:
+        """By seed, the last evaluation that is not later than that seed's moment."""
+        found = {}
+        for seed in self.entries:
+            until = [a for t, a in self.points(seed) if t <= moments[seed] + 1e-6]
+            if until:
+                found[seed] = until[-1]
+        return found
+
+    def after(self, steps: int) -> dict[int, float]:
+        """By seed, the last evaluation with at most so many steps of the distillation server."""
+        moments = {
+            seed: max((t for t, s in entry["steps"] if s <= steps), default=-math.inf)
+            for seed, entry in self.entries.items()
+        }
+        return self.at(moments)
+
+    def time_to(self, target: float) -> dict[int, float | None]:
+        """By seed, when the target was reached."""
+        return {seed: time_to_target(self.points(seed), target, WINDOW) for seed in self.entries}
+
+    def highest(self) -> float:
+        """The most that is reached with any seed."""
+        return max(_highest(self.points(seed)) for seed in self.entries)
+
+    def surest(self) -> float:
+        """The most that is reached with every seed."""
+        return min(_highest(self.points(seed)) for seed in self.entries)
+
+    def duration(self, seed: int) -> float:
+        return self.points(seed)[-1][0]
+
+    def last_gain(self) -> float:
+        """Mean over the seeds of what the last fifth of a run is above the fifth before."""
+        gains = []
+        for seed in self.entries:
+            values = [a for _, a in self.points(seed)]
+            n = max(1, len(values) // FIFTHS)
+            gains.append(mean(values[-n:]) - mean(values[-2 * n : -n] or values[:1]))
+        return mean(gains)
 
 
-def equal_time(entries: Iterable[Entry]) -> float:
-    """The moment up to which all of these runs lasted."""
-    return min(duration(entry) for entry in entries)
+def _highest(points: Sequence[Point]) -> float:
+    values = [a for _, a in points]
+    windows = [mean(values[i : i + WINDOW]) for i in range(len(values) - WINDOW + 1)]
+    return max(windows, default=-math.inf)
 
 
-def time_of(entry: Entry, target: float, model: str) -> float | None:
-    """Seconds until `model` ("raw", "ema" or "published") reached `target`."""
-    name = entry["published"] if model == "published" else model
-    return entry["times"][name][f"{target:.2f}"]
+def lines_of(results: Results, setting: str) -> dict[str, Line]:
+    """All lines of a setting: its rows, and the controls that our row has computed."""
+    rows: dict[str, dict[int, Entry]] = {}
+    for entry in select(results, setting=setting):
+        rows.setdefault(entry["row"], {})[entry["seed"]] = entry
+    found = {row: Line(row, entries) for row, entries in rows.items()}
+    for name, curve in CONTROLS.items():
+        entries = {s: e for s, e in rows.get(OURS, {}).items() if e["curves"].get(curve)}
+        if entries:
+            found[name] = Line(name, entries, curve)
+    return found
 
 
-def speedup(slow: Sequence[Entry], fast: Sequence[Entry], target: float, model: str) -> Results:
-    """How much earlier than `slow` the runs `fast` reach a target, seed by seed.
+# -- numbers ----------------------------------------------------------------------------------
 
-    {"ratios": one a seed or None, "mean": of those, "at_least": whether some are lower bounds}: a
-    slow run that ended without reaching the target would have needed longer than it lasted. Without
-    a fast run that reached it there is nothing to say for that seed.
-    """
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over n seeds and its standard error (None with one seed)."""
+
+    mean: float
+    error: float | None
+    n: int
+
+
+def estimate(values: Sequence[float]) -> Estimate | None:
+    """None of no values."""
+    if not values:
+        return None
+    centre, n = mean(values), len(values)
+    if n == 1:
+        return Estimate(centre, None, 1)
+    return Estimate(centre, math.sqrt(sum((v - centre) ** 2 for v in values) / (n - 1) / n), n)
+
+
+def difference(first: Mapping[int, float], second: Mapping[int, float]) -> list[float]:
+    """first - second for every seed that both have."""
+    return [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]
+
+
+def barrier(lines: Mapping[str, Line]) -> float:
+    """The lowest whole percent that the server alone reaches with no seed; 0 where it has no
+    labels, so that there is no such control."""
+    alone = lines.get("server-alone")
+    return math.floor(100 * alone.highest() + 1) / 100 if alone else 0.0
+
+
+def target_of(lines: Mapping[str, Line]) -> float:
+    """The target whose times are compared: the highest whole percent that the paper's variants and
+    ours reach with every seed; but, where that is lower, the first that the server alone does not
+    reach."""
+    rows = [line for name, line in lines.items() if name in (*PAPER, OURS)]
+    return max(barrier(lines), math.floor(100 * min(line.surest() for line in rows) + 1e-9) / 100)
+
+
+def speedups(slow: Line, fast: Line, target: float) -> tuple[list[float], bool]:
+    """How much earlier than `slow` the runs of `fast` reach a target, seed by seed, and whether
+    some ratios are lower bounds: a slow run that ended without reaching the target would have
+    needed longer than it lasted. A seed with which the fast run did not reach it has none."""
     ratios, at_least = [], False
-    others = {entry["seed"]: entry for entry in slow}
-    for entry in fast:
-        t, other = time_of(entry, target, model), others.get(entry["seed"])
-        if t is None or other is None:
-            ratios.append(None)
+    slow_times, fast_times = slow.time_to(target), fast.time_to(target)
+    for seed in sorted(slow_times.keys() & fast_times.keys()):
+        fast_time, slow_time = fast_times[seed], slow_times[seed]
+        if fast_time is None:
             continue
-        t_slow = time_of(other, target, model)
-        at_least = at_least or t_slow is None
-        ratios.append((duration(other) if t_slow is None else t_slow) / t)
-    known = [ratio for ratio in ratios if ratio is not None]
-    return {"ratios": ratios, "mean": mean(known) if known else None, "at_least": at_least}
+        at_least = at_least or slow_time is None
+        ratios.append((slow.duration(seed) if slow_time is None else slow_time) / fast_time)
+    return ratios, at_least
 
 
-def difference(
-    first: Sequence[Entry], second: Sequence[Entry], value: Callable[[Entry], float | None]
-) -> list[float]:
-    """value(first) - value(second) for every seed of which there are both and both are known."""
-    others = {entry["seed"]: value(entry) for entry in second}
-    pairs = [(value(entry), others.get(entry["seed"])) for entry in first]
-    return [a - b for a, b in pairs if a is not None and b is not None]
+def equal_time(lines: Mapping[str, Line]) -> dict[int, float]:
+    """By seed, the moment at which the first of a setting's runs ended."""
+    rows = [line for line in lines.values() if line.runs]
+    seeds = {seed for line in rows for seed in line.entries}
+    return {
+        seed: min(line.duration(seed) for line in rows if seed in line.entries) for seed in seeds
+    }
+
+
+def equal_steps(lines: Mapping[str, Line]) -> int:
+    """The steps that every run of a setting has done."""
+    entries: list[dict[str, Any]] = [
+        entry for line in lines.values() if line.runs for entry in line.entries.values()
+    ]
+    return int(min(entry["steps"][-1][1] for entry in entries))
