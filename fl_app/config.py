@@ -255,7 +255,7 @@ class RunConfig:
     num_classes_per_partition: Annotated[int, Within(1)]
     num_shards_per_partition: Annotated[int, Within(1)]
     proxy_examples: Annotated[int, Within(1)]
-    proxy_labelled_examples: Annotated[int, Within(0)]
+    proxy_labelled_examples: Annotated[int, Within(-1)]
     validation_examples: Annotated[int, Within(1)]
 
     small_model: Annotated[str, OneOf(*MODELS)]
@@ -483,6 +483,8 @@ def resolve(overrides: Mapping[str, Any] | None = None) -> RunConfig:
         # A bool equals a number, and is of the wrong type.
         if values[key] == automatic and not isinstance(values[key], bool):
             values[key] = becomes.get(str(values[other]), automatic)
+    if values["proxy-labelled-examples"] == -1:
+        values["proxy-labelled-examples"] = values["proxy-examples"]
     config = _build(RunConfig, "", values)
     _check(config)
     return config

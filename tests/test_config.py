@@ -24,7 +24,12 @@ from strategies.schedule import DistillationPlan
 
 KEYS = sorted(defaults())
 # Defaults that stand for "automatic", and what they become in the distill system.
-AUTOMATIC = {"participants": 3, "partition": "iid", "normalisation": "batch"}
+AUTOMATIC = {
+    "participants": 3,
+    "partition": "iid",
+    "normalisation": "batch",
+    "proxy-labelled-examples": 1500,
+}
 
 
 def kind(key: str) -> type:
@@ -129,17 +134,21 @@ def test_a_whole_number_will_do_as_a_number() -> None:
 # ---------------------------------------------------------------------------------- wrong values
 
 # Texts that are free; the others have a list of choices.
-FREE = {
-    "targets",
-    "output",
-    "name",
-    "resume",
-    "sinks",
-    "data-root",
-    "data-path",
-    "partition",
-    "devices",
-} | {f"consensus.{name}" for name in ("outages", "references", "topology-file")}
+FREE = (
+    {
+        "targets",
+        "output",
+        "name",
+        "resume",
+        "sinks",
+        "data-root",
+        "data-path",
+        "partition",
+        "devices",
+    }
+    | {f"consensus.{name}" for name in ("outages", "references", "topology-file")}
+    | {"distill.references"}
+)
 
 
 @pytest.mark.parametrize("key", sorted(set(keys_of(str)) - FREE))
@@ -324,15 +333,15 @@ def test_combinations_that_cannot_work(overrides: dict[str, Any], message: str) 
         ),
         (
             {"averaging": "buffered", "buffer-size": 200_000},
-            "num-server-rounds=20 of 200000 jobs each are more than 100,000",
+            "num-server-rounds=40 of 200000 jobs each are more than 100,000",
         ),
         (
             {"averaging": "buffered", "cost.dropout-probability": 0.9999},
-            "num-server-rounds=20 of 30000 jobs each are more than 100,000",
+            "num-server-rounds=40 of 30000 jobs each are more than 100,000",
         ),
         (
             {"cost.reverse-ratio": 1e-300},
-            "a step of the distillation server lasts 5e-301 s and the run 204.4 s: more than "
+            "a step of the distillation server lasts 5e-301 s and the run 408.8 s: more than "
             "100,000,000 steps",
         ),
         (
@@ -374,6 +383,7 @@ def test_on_the_real_clock_nothing_is_drawn_up_before() -> None:
         {"distill.lift": "on"},
         {"proxy-labelled-examples": 1500},
         {"mode": "average", "proxy-labelled-examples": 1501},  # not looked at
+        {"proxy-examples": 10},  # of which all have labels
         {"dataset": "files", "data-path": "/data/own.npz"},
         {"targets": ""},
         {"sinks": "tensorboard, wandb"},

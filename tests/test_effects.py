@@ -106,6 +106,7 @@ OTHER: dict[str, Value] = {
     "data-path": "/other.npz",
     "devices": "a,b,c",
     "large-model": "resnet20",
+    "proxy-labelled-examples": 5,
     "mail-precision": "int8",
     "evaluate-on": "validation",
     "averaging": "fedmedian",

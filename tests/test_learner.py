@@ -465,7 +465,12 @@ def test_the_learning_rate_falls_from_version_to_version(version: int, share: fl
     """(1 + cos(pi (v - 1) / 20)) / 2 of it: AdamW's first step moves a weight by its rate."""
 
     def moved(schedule: str) -> np.ndarray:
-        values = {"distill.schedule": schedule, "distill.weight-decay": 0.0, **NOTHING_ON}
+        values: dict[str, Any] = {
+            "distill.schedule": schedule,
+            "distill.weight-decay": 0.0,
+            **NOTHING_ON,
+        }
+        values["num-server-rounds"] = 20
         learner = learner_with(config_with(**values), labelled=0)
         learner.set_teacher(version, **small_vectors())
         before = learner.state()[0]["weights"]

@@ -47,7 +47,8 @@ def config_with(**overrides: Any) -> RunConfig:
 @pytest.mark.parametrize(
     ("overrides", "references", "trained"),
     [
-        ({}, ("small-average",), ()),
+        ({}, ("small-average", "server-alone"), ("server-alone",)),
+        ({"proxy-labelled-examples": 0}, ("small-average",), ()),
         ({"proxy-labelled-examples": 5}, ("small-average", "server-alone"), ("server-alone",)),
         ({"proxy-labelled-examples": 5, "distill.references": ""}, (), ()),
         ({"distill.references": "centralized-large"}, *(("centralized-large",),) * 2),
@@ -75,7 +76,7 @@ def test_auto_is_what_exists_in_the_run_and_costs_no_data_of_others(
 )
 def test_a_reference_that_cannot_be_is_refused(references: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        resolve({"distill.references": references})
+        resolve({"distill.references": references, "proxy-labelled-examples": 0})
 
 
 def test_devices_keep_their_data() -> None:
