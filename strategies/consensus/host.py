@@ -101,8 +101,8 @@ class Participant:
     cursor: int = 0
     mail: dict[tuple[int, int], Mail] = field(default_factory=dict)
     late: list[tuple[float, Mail]] = field(default_factory=list)
-    settles: bool = False
     tally: Tally = field(default_factory=Tally)
+    settles: bool = False
 
     def change_rate(self, rate: float) -> None:
         """Change the size of the local steps; at the border of a window, for all nodes at once."""

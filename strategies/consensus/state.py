@@ -78,6 +78,6 @@ def unpack(
         metadata["cursor"],
         mail,
         late,
-        metadata.get("settles", False),
         Tally(**metadata["tally"]),
+        metadata.get("settles", False),
     )
