@@ -101,6 +101,8 @@ and `{OURS}`, which is `async-plus` as it is by default.
 - Accuracies are of test images, in %, at the last evaluation of a run: mean over the seeds ±
   standard error. Differences are paired by seed. Step sizes and the like were chosen on validation
   images and with other seeds.
+- `after ... s` and `after ... steps` are the last evaluations up to the end of the run that is the
+  shortest. The learning rate of a row that goes on has not fallen to zero by then.
 - A target is reached at the first evaluation at which the mean of {WINDOW} consecutive ones is at
   least the target. The targets whose times are compared are the first whole percent that the server
   alone reaches with no seed, and, if that is higher, the highest one that the paper's variants and
