@@ -51,15 +51,16 @@ def claims_of(setting: Setting, lines: Mapping[str, Line]) -> list[Claim]:
         return []
     ours = lines[OURS]
     found = []
-    if not setting.labels and "small-average" in lines:
-        aim = AIM_SMALL.get(setting.partition, 0.0)
+    if "small-average" in lines:
+        aim = 0.0 if setting.labels else AIM_SMALL.get(setting.partition, 0.0)
         found.append(_above(setting, ours, lines["small-average"], "small-average", aim))
     if "server-alone" in lines:
         found.append(_above(setting, ours, lines["server-alone"], "server-alone", AIM_ALONE))
-    synchronous = [lines[name] for name in SYNCHRONOUS if name in lines]
-    synchronous = [line for line in synchronous if line.final().keys() & ours.final().keys()]
-    if synchronous:
-        best = max(synchronous, key=lambda line: mean(line.final().values()))
+    leads = {
+        name: difference(ours.final(), lines[name].final()) for name in SYNCHRONOUS if name in lines
+    }
+    if known := {name: mean(values) for name, values in leads.items() if values}:
+        best = lines[min(known, key=lambda name: known[name])]
         control = f"the best synchronous variant, {best.name}"
         found.append(_above(setting, ours, best, control, 0.0))
     if "sync-forward" in lines:
