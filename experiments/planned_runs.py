@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 from experiments.flower_runs import command, hardware, say
 from fl_app.config import Value, defaults, resolve, with_effect
 from fl_app.errors import EdgeFlError, RunDirectoryError
+from fl_app.provenance import provenance
 from fl_app.record.metrics import codes_of
 from fl_app.record.run_dir import RunDirectory
 from fl_app.record.writer import Writer
@@ -53,8 +54,10 @@ def label_of(planned: Planned) -> str:
 
 def values_of(planned: Planned, root: Path) -> Values:
     """What a planned run is given: of the settings that it has in common with others, those that
-    have an effect, and its place."""
-    return {**with_effect(planned.values), "output": str(root), "name": name_of(planned)}
+    have an effect, and its place. One that is there already goes on (see `missing`)."""
+    name = name_of(planned)
+    values = {**with_effect(planned.values), "output": str(root), "name": name}
+    return values | {"resume": str(root / name)} if (root / name).exists() else values
 
 
 def portable(planned: Planned) -> Values:
@@ -158,7 +161,8 @@ def _words_of(entry: Mapping[str, Any]) -> str:
 
 
 def missing(runs: Sequence[P], root: Path) -> list[P]:
-    """Those that are not complete in `root`; what is half done there is thrown away.
+    """Those that are not complete in `root`. What is half done there, and cannot go on to the bits
+    that it would have had, is thrown away.
 
     Raises RunDirectoryError if somebody is at work on one of them.
     """
@@ -169,8 +173,22 @@ def missing(runs: Sequence[P], root: Path) -> list[P]:
         if half_done.exists():
             with Writer(half_done):
                 pass
-            shutil.rmtree(half_done)
+            if not _goes_on(half_done):
+                shutil.rmtree(half_done)
     return lacking
+
+
+def _goes_on(directory: Path) -> bool:
+    """Whether a run that was cut short can be resumed as if it had not been: by the code that began
+    it, on a clock that stood still meanwhile, and not where it failed by itself."""
+    try:
+        run = RunDirectory.open(directory)
+        codes = codes_of(run.events())
+    except RunDirectoryError:
+        return False
+    ended = run.summary().get("status") in ("failed", "diverged")
+    virtual = run.config().get("clock") == "virtual"
+    return virtual and not ended and codes == [provenance()]
 
 
 def run_in_parallel(

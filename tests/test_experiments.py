@@ -1,10 +1,12 @@
 """The experiments: plan, numbers, tables and figures from made-up results; and one tiny run."""
 
 import json
+import multiprocessing
 import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,8 @@ from experiments.planned_runs import completed, merged, missing, name_of, still_
 from experiments.reporting import band
 from fl_app.config import defaults, resolve
 from fl_app.errors import RunDirectoryError
+from fl_app.provenance import provenance
+from fl_app.record.metrics import of_kind
 from fl_app.record.run_dir import RunDirectory
 from fl_app.record.writer import Writer
 from tests.harness import SMALL
@@ -408,6 +412,45 @@ def test_what_is_in_the_results_is_not_done_again(
     assert experiment.main([*there, str(tmp_path / "none"), "--seeds", "1"]) == 0
     assert [len(results["runs"]) for results in written] == [1, 1, 1]
     assert json.dumps(written[0]["runs"]) == json.dumps(written[2]["runs"])
+
+
+def test_a_run_that_was_killed_goes_on(tmp_path: Path) -> None:
+    values = {**SMALL, "clock": "virtual", "num-server-rounds": 12, "distill.references": ""}
+    planned = Planned(TINY, OURS, 0, {**values, "seed": 0})
+    path = tmp_path / "killed" / name_of(planned)
+    arguments = (values_of(planned, path.parent),)
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=in_process_run, args=arguments, daemon=True)
+    process.start()
+    metrics, deadline = path / "metrics.jsonl", time.monotonic() + 300
+    while not (metrics.exists() and '"event": "round"' in metrics.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    process.join()
+    assert missing([planned], path.parent) == [planned]
+    run = in_process_run(values_of(planned, path.parent))
+    assert of_kind(run.events(), "resumed")
+    undisturbed = in_process_run(values_of(planned, tmp_path / "undisturbed"))
+    assert run.summary()["checksum"] == undisturbed.summary()["checksum"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "goes_on"),
+    [
+        ({}, provenance(), True),
+        ({}, {"commit": "another", "dirty": False, "fingerprint": "another"}, False),
+        ({"clock": "real"}, provenance(), False),
+    ],
+)
+def test_only_what_can_have_the_bits_that_it_would_have_had_goes_on(
+    changes: dict[str, str], code: dict[str, Any], goes_on: bool, tmp_path: Path
+) -> None:
+    planned = Planned(TINY, OURS, 0, {**SMALL, "clock": "virtual", **changes})
+    flat = resolve(planned.values).flat()
+    RunDirectory.create(tmp_path, flat, name=name_of(planned)).emit("code", **code)
+    assert missing([planned], tmp_path) == [planned]
+    assert ("resume" in values_of(planned, tmp_path)) == goes_on
 
 
 def test_a_run_that_somebody_writes_is_not_thrown_away(
