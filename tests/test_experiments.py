@@ -265,7 +265,12 @@ def test_met_is_only_what_the_mean_less_one_standard_error_meets() -> None:
     assert claim([1.0, 1.5, 2.0]).verdict == "met"  # 1.5 - 0.29
     assert claim([0.0, 1.0, 2.6]).verdict == "**missed**"  # 1.2 - 0.76
     assert claim([5.0, 5.0]).verdict == "open: 2 of 3 seeds"
-    assert claim([]).verdict == "not measured"
+    assert claim([]).verdict == "open: 0 of 3 seeds"
+
+
+def test_a_target_that_only_the_server_alone_comes_near_is_missed() -> None:
+    found = verdicts(LABELLED, of_rows(ENDS, server_alone=0.9))
+    assert found["sync-forward"] == "**missed**: 3 of 3 seeds do not reach it"
 
 
 def verdicts(setting: Setting, results: dict[str, Any]) -> dict[str, str]:
