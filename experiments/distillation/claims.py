@@ -90,5 +90,8 @@ def _sooner(setting: Setting, lines: Mapping[str, Line]) -> Claim:
     )
 
 
-def missed(claims: Sequence[Claim]) -> int:
-    return sum(claim.verdict.startswith("**missed**") for claim in claims)
+def counts(claims: Sequence[Claim]) -> str:
+    """How many claims are met, missed and still open, in words."""
+    verdicts = [claim.verdict.strip("*") for claim in claims]
+    kinds = ("met", "missed", "open")
+    return ", ".join(f"{sum(v.startswith(kind) for v in verdicts)} {kind}" for kind in kinds)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from experiments.distillation import figures
-from experiments.distillation.claims import Claim, claims_of, missed
+from experiments.distillation.claims import Claim, claims_of, counts
 from experiments.distillation.plan import MORE, OURS, ROWS, SIZES, Setting
 from experiments.distillation.results import (
     CONTROLS,
@@ -125,10 +125,9 @@ def _claims(claims: Sequence[Claim]) -> str:
         )
     if not rows:
         return ""
-    count = missed(claims)
-    said = f"{count} of {len(claims)} are missed." if count else "None is missed."
     about = (
-        f"Met: the mean minus one standard error meets it, with at least three seeds. {said} "
+        "Met: the mean minus one standard error meets it, with at least three seeds: "
+        f"{counts(claims)}. "
         "The best synchronous variant is chosen by the result, which favours it."
     )
     head = ["setting", "claim", "measured (points, or times)", "verdict"]
