@@ -178,7 +178,8 @@ def test_all_have_the_averaged_model_in_the_end(tmp_path: Path) -> None:
         assert np.abs(weights_of(found, node, window=3) - average).max() < 1e-6
     assert of_kind(found.events(), "incident") == []
     # A vector of float32 over each of 8 edges, both ways, in each of 30 rounds.
-    assert after["bytes"] - before["bytes"] == 30 * 8 * 2 * 4 * len(average)
+    length = len(weights_of(found, 0))
+    assert after["bytes"] - before["bytes"] == 30 * 8 * 2 * 4 * length
 
 
 def test_who_dies_while_nodes_settle_goes_on_to_the_same_bits(tmp_path: Path) -> None:

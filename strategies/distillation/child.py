@@ -6,12 +6,36 @@ import queue
 import sys
 import threading
 import time
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from fl_app.config import RunConfig, resolve
+from fl_app.memory import keep_freed_memory
 
 # While it computes, it says so this often: who waits for it can tell slow from stuck.
 _STEP_SECONDS = 5.0
 # A stop waits for the running minibatch; what has not ended by then is stuck.
 _PATIENCE_SECONDS = 10.0
+
+
+class Work(Protocol):
+    """What such a process does."""
+
+    def __init__(self, directory: Path, config: RunConfig) -> None: ...
+
+    def run(self) -> None: ...
+
+
+def do(work: type[Work]) -> None:
+    """The main function of such a process: `work` in the directory that is its argument, with the
+    configuration that is there."""
+    keep_freed_memory()
+    directory = Path(sys.argv[1])
+    config = resolve(json.loads((directory / "config.json").read_text()))
+    torch.set_num_threads(config.distill.threads)
+    work(directory, config).run()
 
 
 class RunIsOver(Exception):  # noqa: N818 - no error

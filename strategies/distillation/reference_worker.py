@@ -9,9 +9,7 @@ successor goes on with the same bits.
 """
 
 import contextlib
-import json
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,11 +19,10 @@ import torch
 from torch.nn import functional
 
 from fl_app.assemble import dataset_of, flat_model, pick_device, proxy_data, split_of
-from fl_app.config import RunConfig, resolve
+from fl_app.config import RunConfig
 from fl_app.data.augment import augment
-from fl_app.memory import keep_freed_memory
 from fl_app.record.checkpoint import atomic_save, load_tensors
-from strategies.distillation.child import Parent, RunIsOver
+from strategies.distillation.child import Parent, RunIsOver, do
 from strategies.distillation.mailbox import published_file, published_files
 from strategies.distillation.student import Student, Vectors
 from strategies.randomness import rng
@@ -146,11 +143,7 @@ class ReferenceWorker:
 def main() -> None:
     if hasattr(os, "nice"):
         os.nice(_NICENESS)
-    keep_freed_memory()
-    directory = Path(sys.argv[1])
-    config = resolve(json.loads((directory / "config.json").read_text()))
-    torch.set_num_threads(config.distill.threads)
-    ReferenceWorker(directory, config).run()
+    do(ReferenceWorker)
 
 
 if __name__ == "__main__":

@@ -9,19 +9,16 @@ it to listen: versions are files, and it looks for them between its minibatches.
 told to, when stdin ends or when its parent is gone, so it cannot outlive the run.
 """
 
-import json
-import sys
 import time
 from pathlib import Path
 
 import torch
 
 from fl_app.assemble import flat_model, pick_device, proxy_data
-from fl_app.config import RunConfig, resolve
+from fl_app.config import RunConfig
 from fl_app.errors import RunDirectoryError
-from fl_app.memory import keep_freed_memory
 from fl_app.record.checkpoint import atomic_save, load_tensors
-from strategies.distillation.child import Parent, RunIsOver
+from strategies.distillation.child import Parent, RunIsOver, do
 from strategies.distillation.learner import Learner
 from strategies.distillation.mailbox import (
     LatestSlot,
@@ -227,11 +224,7 @@ class Worker:
 
 
 def main() -> None:
-    keep_freed_memory()
-    directory = Path(sys.argv[1])
-    config = resolve(json.loads((directory / "config.json").read_text()))
-    torch.set_num_threads(config.distill.threads)
-    Worker(directory, config).run()
+    do(Worker)
 
 
 if __name__ == "__main__":
