@@ -213,7 +213,7 @@ def _write_server(place: Path, settings: dict[str, Any], authority: Authority | 
     if authority is not None:
         _write_credentials(place, SERVER, settings, authority, _addresses(settings["host"]))
         _write(place / "superexec.secret", secrets.token_hex(32))
-    for name, text in templates.server(settings).items():
+    for name, text in templates.of_server(settings).items():
         _write(place / name, text)
 
 
@@ -232,7 +232,7 @@ def _add(directory: Path, settings: dict[str, Any], authority: Authority | None,
             _write(new / "supernode.key", private)
             _write(new / "supernode.key.pub", shown)
             _write(public, shown)
-        for file, text in templates.device(settings, name, port).items():
+        for file, text in templates.of_device(settings, name, port).items():
             _write(new / file, text)
     _list_devices(directory, [*names, name])
 

@@ -32,13 +32,13 @@ _HERE = Path(__file__).parent
 _GAP = re.compile("@([A-Z-]+)@")
 
 
-def server(settings: Mapping[str, Any]) -> dict[str, str]:
+def of_server(settings: Mapping[str, Any]) -> dict[str, str]:
     """{file name: text} of what goes to the server beside its credentials."""
     values = _values(settings) | {"CONTAINER": _container("  ")}
     return {name: _filled(f"server/{name}", values) for name in SERVER_FILES}
 
 
-def device(settings: Mapping[str, Any], name: str, port: int) -> dict[str, str]:
+def of_device(settings: Mapping[str, Any], name: str, port: int) -> dict[str, str]:
     """{file name: text} of what goes to the device called `name` beside its credentials.
 
     port: between its SuperNode and the processes that it starts.
