@@ -82,10 +82,12 @@ def test_an_unpacked_bundle_finds_its_defaults_and_data(
 
 
 def test_every_default_is_valid() -> None:
-    """And none is another one in disguise, but for those that follow the mode."""
+    """And none is another one in disguise, but for those that follow another key."""
     resolved = resolve().flat()
     changed = {key for key, value in defaults().items() if resolved[key] != value}
-    assert changed == {"participants", "partition", "normalisation"}
+    assert changed == {
+        "participants", "partition", "normalisation", "proxy-labelled-examples"
+    }  # fmt: skip
 
 
 def test_no_federations_in_pyproject() -> None:

@@ -92,7 +92,7 @@ def test_a_key_that_is_given_twice_is_refused() -> None:
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        ("sinks=wandb,wandb", "sinks='wandb,wandb' names one twice"),
+        ("sinks=wandb,wandb", "sinks='wandb, wandb' names one twice"),
         (
             "mode=consensus clock=real consensus.carrier=zenoh",
             "consensus.carrier=zenoh is for devices",

@@ -81,7 +81,7 @@ def round_table(events: Iterable[Event]) -> list[dict[str, Any]]:
             continue
         if row["t"] is None:
             row["t"] = event["t"]
-        shown = event["accuracy_ema" if event.get("published") == "ema" else "accuracy"]
+        shown = event.get("accuracy_ema" if event.get("published") == "ema" else "accuracy")
         if event["model"] in REFERENCES:
             row[event["model"]] = shown
             continue
