@@ -340,11 +340,14 @@ def freely(
 
 
 def test_devices_settle() -> None:
-    """In lock-step, so that they have what a timetable's rounds give, to the last digits."""
+    """To a hundredth of what they were apart. They have nearly what a timetable's rounds give: a
+    node takes a neighbour's newest mail, which may be that of the next round already."""
     found = freely(range(8), 16, {})
     expected = settled(build_topology("ring", 8), 16)
+    before = torch.stack(models(8))
+    apart = float((before - before.mean(0)).abs().max())
     for i, weights in found.items():
-        torch.testing.assert_close(weights, expected[i], rtol=0, atol=1e-3)
+        torch.testing.assert_close(weights, expected[i], rtol=0, atol=0.01 * apart)
 
 
 def test_devices_settle_without_those_who_are_away() -> None:
