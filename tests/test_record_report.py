@@ -44,7 +44,7 @@ def test_curves_are_the_evaluations(rounds: int, participants: int, sync: bool) 
     events = distill_events(rounds, participants, sync=sync)
     shown = curves(drawn("accuracy", events).axes[0])
     for label, model, field in (
-        ("small model (average)", "small", "accuracy"),
+        ("small model, newest", "small", "accuracy"),
         ("global model, raw", "global", "accuracy"),
         ("global model, EMA; published", "global", "accuracy_ema"),
     ):
@@ -58,7 +58,7 @@ def test_the_curve_of_the_published_model_is_named() -> None:
         {**e, "published": "raw"} if e.get("model") == "global" else e for e in distill_events(3)
     ]
     assert set(curves(drawn("accuracy", events).axes[0])) == {
-        "small model (average)", "global model, raw; published", "global model, EMA",
+        "small model, newest", "global model, raw; published", "global model, EMA",
     }  # fmt: skip
 
 

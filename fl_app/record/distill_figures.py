@@ -44,7 +44,7 @@ _JOBS_SHOWN = 20  # bars of one participant that are still readable side by side
 _BINS = 40
 
 _CURVES = (  # label, model, field, style
-    ("small model (average)", "small", "accuracy", {"color": ORANGE, "ls": "--", "marker": "s"}),
+    ("small model, newest", "small", "accuracy", {"color": ORANGE, "ls": "--", "marker": "s"}),
     ("global model, raw", "global", "accuracy", {"color": SKY, "lw": 1.2, "marker": "."}),
     ("global model, EMA", "global", "accuracy_ema", {"color": BLUE, "marker": "o"}),
 )
