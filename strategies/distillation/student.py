@@ -74,7 +74,7 @@ class Student:
         )
         for weights in (self.model.weights, self._ema_weights):
             weights.add_(now["weights"] - was["weights"])
-        shares = {
+        epsilons = {
             f"{name}.running_var": layer.eps
             for name, layer in self.model.module.named_modules()
             if isinstance(layer, nn.BatchNorm2d)
@@ -82,7 +82,7 @@ class Student:
         old, new = (self.model.unflatten_buffers(each["buffers"]) for each in (was, now))
         for buffers in (self.model.buffers, self._ema_buffers):
             for name, buffer in self.model.unflatten_buffers(buffers).items():
-                if (eps := shares.get(name)) is None:
+                if (eps := epsilons.get(name)) is None:
                     buffer.add_(new[name] - old[name])
                 else:
                     buffer.add_(eps).mul_((new[name] + eps) / (old[name] + eps)).sub_(eps)
