@@ -4,6 +4,7 @@
 #   make lint    ruff and pyright          make bench    benchmarks, JSON on stdout
 #   make setup   only set up               make clean    remove .venv and caches
 #   make test-edge     devices under systemd, in a container, on ARM, on a slow link; as root, on Debian
+#   make docs          the documentation as a site, in site/
 #   make deploy-demo   a server and four devices on this machine, both systems, and a device that dies
 
 UV_VERSION := 0.12.24
@@ -18,10 +19,10 @@ MADE := .venv/.made-$(PLACE)
 READY := .venv/.ready-$(PLACE)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup environment run test test-edge lint bench deploy-demo clean
+.PHONY: help setup environment run test test-edge lint bench docs deploy-demo clean
 
 help:
-	@sed -n '2,7s/^# //p' Makefile
+	@sed -n '2,8s/^# //p' Makefile
 
 setup: $(READY)
 	@:
@@ -79,8 +80,11 @@ lint: setup
 bench: setup
 	@set -e; for name in $(BENCHMARKS); do $(BIN)/python -m experiments.benchmarks.$$name $(ARGS); done
 
+docs: setup
+	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs site
+
 deploy-demo: setup
 	@$(BIN)/edge-fl deploy demo
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis dist
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis dist site
