@@ -8,6 +8,8 @@ from typing import Any
 _ROOT = Path(__file__).resolve().parents[1]
 _PROJECT = tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 _REPOSITORY = _PROJECT.get("urls", {}).get("Repository", "").rstrip("/")
+# Pages that are other files of the repository, with what stands in docs/ behind them.
+_ELSEWHERE = {"index": _ROOT / "README.md", "results": _ROOT / "experiments" / "README.md"}
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\(([^)\s]+)\)")
 
 project = _PROJECT["name"]
@@ -24,26 +26,26 @@ highlight_language = "text"
 
 
 def _fitted(_app: Any, name: str, source: list[str]) -> None:
-    """What is written for the pages of the repository fits the site, too: the first page is the
-    README with the contents behind it, and links to files that are no pages of the site go to the
-    repository, or are words alone where its address is not known."""
-    first = name == "index"
-    folder = _ROOT if first else (_ROOT / "docs" / name).parent
+    """What is written for the pages of the repository fits the site, too: links to files that are
+    no pages of the site go to the repository, or are words alone where its address is not known."""
+    page = _ELSEWHERE.get(name, _ROOT / "docs" / f"{name}.md")
     text = source[0]
-    if first:
-        contents = text[text.index("```{toctree}") :]
-        text = (_ROOT / "README.md").read_text(encoding="utf-8") + "\n" + contents
+    if name in _ELSEWHERE:
+        _, _, contents = text.partition("```{toctree}")
+        text = page.read_text(encoding="utf-8")
+        text += f"\n```{{toctree}}{contents}" if contents else ""
+    pages = {file: other for other, file in _ELSEWHERE.items()}
 
     def place(match: re.Match[str]) -> str:
         picture, words, target = match.groups()
         path, _, anchor = target.partition("#")
         if not path or "://" in target or target.startswith("mailto:"):
             return match.group()
-        file, anchor = (folder / path).resolve(), f"#{anchor}" if anchor else ""
+        file, anchor = (page.parent / path).resolve(), f"#{anchor}" if anchor else ""
         if not file.exists():
             raise FileNotFoundError(f"docs: {name} links to {target}, which is not there")
-        if file == _ROOT / "README.md":
-            return f"{picture}[{words}](index.md{anchor})"
+        if file in pages:
+            return f"{picture}[{words}](/{pages[file]}.md{anchor})"
         if file.is_relative_to(_ROOT / "docs"):
             return f"{picture}[{words}](/{file.relative_to(_ROOT / 'docs')}{anchor})"
         where = file.relative_to(_ROOT)
