@@ -12,6 +12,7 @@ from fl_app.errors import ConfigError, EdgeFlError, RunDirectoryError
 from fl_app.paths import absolute, read_text
 from fl_app.pyproject import pyproject
 from fl_app.streams import written_out
+from fl_app.watch import commands as watching
 
 if TYPE_CHECKING:
     from fl_app.record.run_dir import RunDirectory
@@ -28,6 +29,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def resume(arguments: argparse.Namespace) -> int:
     """continue a run from its last checkpoint"""
+    from fl_app.record.find import find_run
+
     interrupted = find_run(arguments.run)
     return _launch(arguments, interrupted.config() | {"resume": str(interrupted.path)})
 
@@ -75,7 +78,7 @@ def devices(arguments: argparse.Namespace) -> int:
 def _state(run: "RunDirectory") -> str:
     """How a run stands, or what is wrong with its directory."""
     from fl_app.record.modes import view_of
-    from fl_app.record.report import status
+    from fl_app.record.page.snapshot import status
 
     try:
         with run.reading():
@@ -103,6 +106,7 @@ def _check_readable(run: "RunDirectory") -> None:
 
 def report(arguments: argparse.Namespace) -> int:
     """draw a run's figures and report.html anew"""
+    from fl_app.record.find import find_run
     from fl_app.record.report import render
 
     found = find_run(arguments.run)
@@ -114,6 +118,7 @@ def report(arguments: argparse.Namespace) -> int:
 def compare(arguments: argparse.Namespace) -> int:
     """put runs side by side: a table, and compare.png and compare.md in --out"""
     from fl_app.record.compare import compare
+    from fl_app.record.find import find_run
 
     out, found = absolute(arguments.out), [find_run(name) for name in arguments.runs]
     for run in found:
@@ -182,6 +187,7 @@ def export(arguments: argparse.Namespace) -> int:
     from fl_app.config import resolve
     from fl_app.data import spec_of
     from fl_app.record.export import export_onnx, trained_model
+    from fl_app.record.find import find_run
     from strategies.randomness import rng
 
     run = find_run(arguments.run)
@@ -249,23 +255,6 @@ def write_png(name: str, content: bytes) -> Path:
     return path
 
 
-def find_run(name: str) -> "RunDirectory":
-    """The run at the path `name`, or the only one whose name begins with it. RunDirectoryError."""
-    from fl_app.record.run_dir import RunDirectory, list_runs, runs_root
-
-    try:
-        if Path(name).is_dir():
-            return RunDirectory.open(Path(name))
-    except OSError as error:
-        raise RunDirectoryError(f"cannot read {name!r}: {error.strerror or error}") from error
-    found = [run for run in list_runs(runs_root()) if run.name.startswith(name)]
-    exact = [run for run in found if run.name == name]
-    if len(exact or found) != 1:
-        what = f"{len(found)} runs begin with" if found else "there is no run"
-        raise RunDirectoryError(f"{what} {name!r} in {runs_root()}; see `edge-fl runs`")
-    return RunDirectory.open((exact or found)[0].path)
-
-
 def parser() -> argparse.ArgumentParser:
     """The command line of all subcommands."""
     root = argparse.ArgumentParser(prog="edge-fl", description="Asynchronous federated learning.")
@@ -306,6 +295,7 @@ def parser() -> argparse.ArgumentParser:
     command(runs)
     sub = command(devices)
     sub.add_argument("site", metavar="SITE", help="a deployment, or its server's folder")
+    watching.add_arguments(command(watching.watch))
     command(report).add_argument("run", metavar="RUN")
     sub = command(compare)
     sub.add_argument("runs", metavar="RUN", nargs="+")

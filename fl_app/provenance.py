@@ -50,6 +50,15 @@ def _clone() -> Path | None:
     return Path(unquote(url.path)) if url.scheme == "file" else None
 
 
+def installed() -> list[Path]:
+    """Where the packages of the installed edge-fl are: its clone, and the environment's own."""
+    try:
+        site = Path(str(distribution("edge-fl").locate_file("")))
+    except PackageNotFoundError:
+        return []
+    return [place for place in (_clone(), site) if place]
+
+
 def _head(root: Path) -> str | None:
     """The commit that is checked out at `root`; None in a folder of somebody else's repository."""
     top = _git(root, "rev-parse", "--show-toplevel")

@@ -28,6 +28,7 @@ from strategies.consensus.strategy import Consensus
 from strategies.evaluation import Evaluator
 from strategies.randomness import rng
 from tests.fake_grid import FakeGrid, Tamper
+from tests.frozen import frozen
 
 TINY: dict[str, Any] = {
     "mode": "consensus",
@@ -247,11 +248,12 @@ def test_a_report_of_devices_has_what_they_tell_of_their_data(
     directory = run(tmp_path, {"participants": 3}, node_configs=devices)
     assert of_kind(directory.events(), "labels") == []
     assert of_kind(directory.events(), "nodes")[-1]["examples"] == [20, 31, 42]
-    page = render(directory).read_text()
-    assert "devices do not tell it" in page
+    page = frozen(render(directory))
+    assert "devices do not tell it" in page["absent"][-1]
+    nodes = next(table["rows"] for table in page["tables"] if table["title"] == "Nodes")
     assert not (directory.path / "figures" / "labels.png").exists()
     for index, count in enumerate((20, 31, 42)):
-        assert f"<td>{index}: device-{count}</td><td>{count}</td>" in page
+        assert nodes[index][:2] == [f"{index}: device-{count}", f"{count}"]
 
 
 def test_side_by_side_gradients_differ_by_rounding_alone(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from fl_app.record.run_dir import RunDirectory
 from fl_app.record.sinks import scalars
 from tests import record_events
 from tests.consensus_events import config, consensus_events
+from tests.frozen import frozen
 from tests.record_events import distill_events, fill
 
 
@@ -329,32 +330,30 @@ def make(root: Path, events: list[dict[str, Any]], name: str, **changes: Any) ->
 
 
 def test_a_report_has_every_window_figure_node_and_incident(tmp_path: Path) -> None:
-    html = render(make(tmp_path, consensus_events(), "run")).read_text()
-    assert html.count("data:image/png;base64,") == len(consensus_figures.FIGURES) == 5
-    for number in range(1, 21):
-        assert f"<tr><td>{number}</td>" in html
-    assert "<h2>Windows</h2>" in html
-    assert html.index("<h2>Windows</h2>") < html.index("<h2>Nodes</h2>")
-    assert "node 2 went off (at 2.8 s)" in html
-    assert "averaged model (a diagnosis)" in html
-    assert "<tr><td>7</td><td>500</td>" in html
+    run = make(tmp_path, consensus_events(), "run")
+    page = frozen(render(run))
+    assert len(list((run.path / "figures").iterdir())) == len(consensus_figures.FIGURES) == 5
+    tables = {table["title"]: table["rows"] for table in page["tables"]}
+    assert [row[0] for row in tables["Windows"]] == [str(n) for n in range(1, 21)]
+    assert tables["Nodes"][7][:2] == ["7", "500"]
+    assert "node 2 went off (at 2.8 s)" in [each["text"] for each in page["incidents"]]
+    assert "averaged model (a diagnosis)" in [line["label"] for line in page["charts"][0]["lines"]]
 
 
 def test_a_report_calls_nodes_by_their_names_and_escapes_them(tmp_path: Path) -> None:
     names = ["Oslo", "<b>", *(str(i) for i in range(2, 8))]
     events = consensus_events(2)
     events = [{**e, "names": names} if e["event"] == "topology" else e for e in events]
-    html = render(make(tmp_path, events, "run")).read_text()
-    assert "<td>0: Oslo</td>" in html
-    assert "<td>1: &lt;b&gt;</td>" in html
-    assert "<td>2</td>" in html
+    page = frozen(render(make(tmp_path, events, "run")))
+    nodes = next(table["rows"] for table in page["tables"] if table["title"] == "Nodes")
+    assert [row[0] for row in nodes[:3]] == ["0: Oslo", "1: <b>", "2"]
+    assert page["topology"]["names"][:2] == ["Oslo", "<b>"]
 
 
 def test_the_report_of_a_run_that_failed_at_once_says_so(tmp_path: Path) -> None:
-    html = render(make(tmp_path, [], "run")).read_text()
-    assert "Not drawn, because no node was evaluated" in html
-    assert "No window was completed." in html
-    assert "<h2>Nodes</h2>" not in html
+    page = frozen(render(make(tmp_path, [], "run")))
+    assert page["absent"][0] == "no node was evaluated"
+    assert "Nodes" not in [table["title"] for table in page["tables"]]
 
 
 def test_both_systems_are_compared_in_one_table(tmp_path: Path) -> None:

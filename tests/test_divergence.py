@@ -19,6 +19,7 @@ from strategies.consensus.agreement import average, consensus_distance, fixed_po
 from strategies.consensus.strategy import Consensus
 from strategies.evaluation import accuracy_and_loss
 from tests.fake_grid import FakeGrid
+from tests.frozen import frozen
 from tests.harness import run as run_distill
 from tests.test_consensus import TINY
 
@@ -89,8 +90,7 @@ def ended(output: Path, capsys: pytest.CaptureFixture[str], *words: str) -> RunD
     shown = capsys.readouterr().out
     assert f"! {summary['reason']}" in shown
     assert "final accuracy" not in shown
-    page = (run.path / "report.html").read_text()
-    assert '<span class="status diverged">diverged</span>' in page
+    assert frozen(run.path / "report.html")["status"] == "diverged"
     for word in words:
         assert word in summary["reason"]
     return run

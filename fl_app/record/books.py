@@ -13,6 +13,7 @@ from fl_app.provenance import provenance
 from fl_app.record.console import console_listener
 from fl_app.record.metrics import codes_of, latest, link_counts, targets_of
 from fl_app.record.modes import VIEWS
+from fl_app.record.page.html import NoPageError
 from fl_app.record.report import render
 from fl_app.record.run_dir import RunDirectory, runs_root
 from fl_app.record.sinks import SINKS
@@ -173,7 +174,10 @@ def write_up(run: RunDirectory, config: RunConfig) -> dict[str, Any]:
         "run_directory": str(run.path),
     }
     run.write_summary(summary)
-    render(run)
+    try:
+        render(run)
+    except NoPageError as error:
+        say(f"no report: {error}")
     run.close()
     return summary
 

@@ -11,7 +11,7 @@ from fl_app.record.checkpoint import atomic_write
 from fl_app.record.formatting import duration, number
 from fl_app.record.metrics import CLOCK_UNITS, Event, evaluation_of, targets_of
 from fl_app.record.modes import VIEWS, view_of
-from fl_app.record.report import status
+from fl_app.record.page.snapshot import status
 from fl_app.record.run_dir import RunDirectory, flatten
 from fl_app.record.view import Measured, View
 

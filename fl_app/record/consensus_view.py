@@ -6,6 +6,7 @@ from typing import Any
 
 from fl_app.record.consensus_figures import DIAGNOSIS, FIGURES, REFERENCES
 from fl_app.record.consensus_metrics import measure, node_names, node_series, window_table
+from fl_app.record.consensus_page import charts, sentence, timeline
 from fl_app.record.formatting import megabytes, number, percent, scientific, share
 from fl_app.record.metrics import Event, latest
 from fl_app.record.view import (
@@ -197,6 +198,9 @@ CONSENSUS = View(
         tiles=_tiles,
         results=_results,
         figures=FIGURES,
+        sentence=sentence,
+        charts=charts,
+        timeline=timeline,
         columns=(
             *(*_ACCURACIES, _DISTANCE),
             Column("steps", lambda row: number(row["steps"])),

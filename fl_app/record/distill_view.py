@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fl_app.record.distill_figures import FIGURES
 from fl_app.record.distill_metrics import REFERENCES, measure, published, round_table
+from fl_app.record.distill_page import charts, sentence, timeline
 from fl_app.record.formatting import megabytes, number, percent, share
 from fl_app.record.metrics import (
     Event,
@@ -226,6 +227,9 @@ DISTILL = View(
         tiles=_tiles,
         results=_results,
         figures=FIGURES,
+        sentence=sentence,
+        charts=charts,
+        timeline=timeline,
         columns=(
             *(_SMALL, _AVERAGE, _GLOBAL, _EMA),
             Column(

@@ -6,6 +6,7 @@ where it has one, "t" (seconds on the run's own clock, virtual or real).
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 Event = dict[str, Any]
@@ -67,6 +68,45 @@ def _identity(event: Event, position: int) -> tuple[Any, ...]:
 Point = tuple[float, float]  # (seconds on the run's clock, accuracy in [0, 1])
 
 CLOCK_UNITS = {"virtual": "virtual s", "real": "s"}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a model is judged by: a value times `scale` is shown with `unit` behind it.
+
+    higher: whether more of it is better.
+    """
+
+    name: str = "accuracy"
+    unit: str = "%"
+    scale: float = 100.0
+    higher: bool = True
+
+    def shown(self, value: float | None) -> str:
+        """The value as it is written, "-" if there is none."""
+        if value is None:
+            return "-"
+        unit = f" {self.unit}" if self.unit else ""
+        return f"{value * self.scale:.{1 if self.unit == '%' else 3}f}{unit}"
+
+    def apart(self, value: float, other: float) -> str:
+        """How far `value` is from `other`, in words that say which is better."""
+        gap = self.scale * (value - other)
+        unit = " points" if self.unit == "%" else f" {self.unit}".rstrip()
+        size = f"{abs(gap):.{1 if self.unit == '%' else 3}f}"
+        if float(size) == 0:
+            return "equal to"
+        return f"{size}{unit} {'above' if gap > 0 else 'below'}"
+
+
+def metric_of(events: Iterable[Event]) -> Metric:
+    """The run's main metric, as its start tells it: accuracy where it tells none."""
+    told = latest(events, "run_started").get("metric")
+    if not isinstance(told, Mapping) or not told.get("name"):
+        return Metric()
+    unit = str(told.get("unit") or "")
+    scale = 100.0 if unit == "%" else 1.0
+    return Metric(str(told["name"]), unit, scale, told.get("direction", "higher") == "higher")
 
 
 def of_kind(events: Iterable[Event], kind: str) -> list[Event]:

@@ -272,7 +272,7 @@ class RunDirectory:
             raise RunDirectoryError(f"cannot read {path}: {error.strerror or error}") from error
         events = []
         for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline is torn
-            event = _event(line)
+            event = event_of(line)
             if event is None:
                 raise RunDirectoryError(f"{path}, line {number}, is not an event")
             events.append(event)
@@ -354,7 +354,7 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     atomic_write(path, json.dumps(plain(value), indent=2, allow_nan=False).encode() + b"\n")
 
 
-def _event(line: bytes) -> Event | None:
+def event_of(line: bytes) -> Event | None:
     """The event in a line of metrics.jsonl; None if there is none."""
     try:
         event = json.loads(line)

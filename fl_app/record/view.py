@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from fl_app.record.metrics import Event, Point
+from fl_app.record.metrics import Event, Metric, Point
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,13 +72,70 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Line:
+    """A line of a chart: (t, value) with gaps where the value is None.
+
+    colour: a name of the page's palette. dash: pixels of strokes and gaps, () for none.
+    """
+
+    label: str
+    points: Sequence[tuple[float, float | None]]
+    colour: str
+    dash: tuple[int, ...] = ()
+    width: float = 1.5
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Lines over the run's clock, drawn by the page. metric: of the run's main metric, in its unit.
+
+    band: the labels of two lines between which it is filled. marks: moments with what happened.
+    """
+
+    title: str
+    lines: tuple[Line, ...]
+    metric: bool = False
+    unit: str = ""
+    log: bool = False
+    band: tuple[str, str] = ()  # type: ignore[assignment]
+    marks: tuple[tuple[float, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What a lane is busy with from start to end, in seconds of the run's clock; kind: of
+    `Timeline.kinds`; note: what is told when it is pointed at."""
+
+    lane: int
+    start: float
+    end: float
+    kind: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Who is busy when: lanes by name, and the colour of each kind of bar."""
+
+    lanes: tuple[str, ...]
+    bars: tuple[Bar, ...]
+    kinds: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Page:
-    """The report: what is its own of tiles, summary, figures by file name, and tables."""
+    """The report: what is its own of tiles, summary, figures by file name, and tables.
+
+    sentence: what came out, in words, of what was measured. charts, timeline: what the page draws.
+    """
 
     tiles: Callable[[Measured], Pairs]
     results: Callable[[Measured], Pairs]
     figures: Mapping[str, Drawing]
     columns: tuple[Column, ...]
+    sentence: Callable[[Measured, Metric], str]
+    charts: Callable[[Sequence[Event]], list[Chart]]
+    timeline: Callable[[Sequence[Event]], Timeline | None] = lambda _: None
     tables: Callable[[Sequence[Event]], list[Table]] = lambda _: []
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import time
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +21,14 @@ LOCK, NOTE = "writer.lock", "writer.json"
 # on this machine, or before it was started anew, is known to be dead at once.
 LEASE_SECONDS, BEAT_SECONDS = 30.0, 2.0
 _POLL_SECONDS = 0.1
+
+
+def is_written(directory: Path) -> bool:
+    """Whether a process has given a sign that it writes the run, within LEASE_SECONDS."""
+    try:
+        return time.time() - os.stat(directory / LOCK).st_mtime < LEASE_SECONDS
+    except OSError:
+        return False
 
 
 class Writer:

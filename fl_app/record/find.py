@@ -1,0 +1,21 @@
+"""Runs by what people call them."""
+
+from pathlib import Path
+
+from fl_app.errors import RunDirectoryError
+from fl_app.record.run_dir import RunDirectory, list_runs, runs_root
+
+
+def find_run(name: str) -> RunDirectory:
+    """The run at the path `name`, or the only one whose name begins with it. RunDirectoryError."""
+    try:
+        if Path(name).is_dir():
+            return RunDirectory.open(Path(name))
+    except OSError as error:
+        raise RunDirectoryError(f"cannot read {name!r}: {error.strerror or error}") from error
+    found = [run for run in list_runs(runs_root()) if run.name.startswith(name)]
+    exact = [run for run in found if run.name == name]
+    if len(exact or found) != 1:
+        what = f"{len(found)} runs begin with" if found else "there is no run"
+        raise RunDirectoryError(f"{what} {name!r} in {runs_root()}; see `edge-fl runs`")
+    return RunDirectory.open((exact or found)[0].path)

@@ -1,0 +1,113 @@
+"""Runs as the page asks for them, read again only where their files have changed."""
+
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fl_app.errors import RunDirectoryError
+from fl_app.record.metrics import Event, effective
+from fl_app.record.page.snapshot import snapshot
+from fl_app.record.run_dir import CONFIG, METRICS, SUMMARY, RunDirectory, event_of, list_runs
+from fl_app.record.writer import is_written
+
+_LISTED = 300  # the newest
+
+
+class Feed:
+    """What the page shows of one run, as it grows."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._seen: object = None
+        self._document: dict[str, Any] = {}
+        self._events: list[Event] = []
+        self._read = 0  # bytes of metrics.jsonl
+
+    def document(self) -> dict[str, Any]:
+        """The page's document of now. Raises RunDirectoryError that says what cannot be read."""
+        with self._lock:
+            now = self._state()
+            if now != self._seen:
+                run = RunDirectory.open(self._path)
+                with run.reading():
+                    document = snapshot(run, effective(self._grown()))
+                self._document = document | {"running": is_written(self._path)}
+                self._seen = now
+            return self._document
+
+    def _state(self) -> object:
+        return (*map(self._stat, (METRICS, SUMMARY, CONFIG)), is_written(self._path))
+
+    def _stat(self, name: str) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self._path / name)
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size
+
+    def _grown(self) -> list[Event]:
+        """All events so far. Only what has come since the last time is read: a long run has many
+        megabytes, and who watches must not slow it down."""
+        path = self._path / METRICS
+        try:
+            with open(path, "rb") as file:
+                if os.fstat(file.fileno()).st_size < self._read:  # another run of this name
+                    self._events, self._read = [], 0
+                file.seek(self._read)
+                whole, newline, _ = file.read().rpartition(b"\n")  # the last line may be under way
+        except OSError as error:
+            raise RunDirectoryError(f"cannot read {path}: {error.strerror or error}") from error
+        found = []
+        for line in whole.split(b"\n") if newline else ():
+            event = event_of(line)
+            if event is None:
+                raise RunDirectoryError(
+                    f"{path}, line {len(self._events) + len(found) + 1}, is not an event"
+                )
+            found.append(event)
+        self._events += found
+        self._read += len(whole) + len(newline)
+        return self._events
+
+
+class Feeds:
+    """The runs under `root` and those at `others`, by name: a request names a run, never a path."""
+
+    def __init__(self, root: Path, others: Sequence[Path] = (), chosen: str = "") -> None:
+        self._root = root
+        self._others = {path.name: path for path in others}
+        self._known: dict[Path, Feed] = {}
+        self.chosen = chosen  # what the page shows first; "" for the newest
+
+    def paths(self) -> dict[str, Path]:
+        """The runs that there are, the newest first."""
+        found = {run.name: run.path for run in reversed(list_runs(self._root))}
+        return self._others | found
+
+    def feed(self, name: str) -> Feed:
+        """The feed of the run of this name. RunDirectoryError where there is none."""
+        path = self.paths().get(name)
+        if path is None:
+            raise RunDirectoryError(f"there is no run {name!r}")
+        return self._known.setdefault(path, Feed(path))
+
+    def listing(self) -> dict[str, Any]:
+        """Names and states of the newest runs, and which is to be shown."""
+        newest = list(self.paths().items())[:_LISTED]
+        return {
+            "chosen": self.chosen,
+            "runs": [{"name": name, "state": state(path)} for name, path in newest],
+        }
+
+
+def state(path: Path) -> str:
+    """How a run stands, by the least that has to be read for it."""
+    if is_written(path):
+        return "running"
+    try:
+        return str(RunDirectory(path).summary().get("status") or "not finished")
+    except RunDirectoryError:
+        return "damaged"
