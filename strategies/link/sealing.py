@@ -14,11 +14,10 @@ that has been seen is refused, and so is mail whose header was changed.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
-from fl_app.errors import EdgeFlError, install
 from fl_app.site import Site
+from strategies.link.identity import Identity, key_statement
 from strategies.link.wire import WireError, frame, unframe
 
 ANNOUNCEMENT_LIMIT = 1 << 14  # bytes
@@ -44,32 +43,14 @@ class Sealing:
     """
 
     def __init__(self, site: Site, run: str) -> None:
-        try:
-            from cryptography import x509
-            from cryptography.hazmat.primitives import hashes
-            from cryptography.hazmat.primitives.asymmetric import ec, x25519
-            from cryptography.hazmat.primitives.serialization import load_pem_private_key
-        except ImportError as error:
-            raise EdgeFlError(f"sealed mail needs cryptography: {install('deploy')}") from error
+        self._identity = Identity(site, "sealed mail")
+        from cryptography.hazmat.primitives.asymmetric import x25519
 
-        if site.credentials is None:
-            raise EdgeFlError(
-                f"{site.directory} is insecure: without certificates nobody's mail can be sealed"
-            )
         self._run, self._name = run, site.name
-        authorities = site.credentials.authority.read_bytes()
-        self._authorities = x509.load_pem_x509_certificates(authorities)
         self._private = x25519.X25519PrivateKey.generate()
         self._public = self._private.public_key().public_bytes_raw()
-        signer = load_pem_private_key(site.credentials.key.read_bytes(), None)
-        if not isinstance(signer, ec.EllipticCurvePrivateKey):
-            raise EdgeFlError(f"{site.credentials.key} is no key of an elliptic curve; renew it")
-        statement = _statement(run, site.name, self._public)
-        header = {
-            "public": self._public.hex(),
-            "certificate": site.credentials.certificate.read_text(),
-            "signature": signer.sign(statement, ec.ECDSA(hashes.SHA256())).hex(),
-        }
+        signed = self._identity.sign(key_statement("key", run, site.name, self._public))
+        header = {"public": self._public.hex(), **signed}
         self.announcement = frame({"kind": "key", "header": header}, b"")
         # Channels are kept: an old announcement that comes again must not start its counters again.
         self._channels: dict[tuple[str, bytes], _Channel] = {}
@@ -121,38 +102,13 @@ class Sealing:
 
     def _verified(self, name: str, announcement: bytes) -> bytes:
         """The public key that device `name` has signed."""
-        from cryptography import x509
-        from cryptography.exceptions import InvalidSignature
-        from cryptography.hazmat.primitives import hashes
-        from cryptography.hazmat.primitives.asymmetric import ec
-
         head, _ = unframe(announcement, kind="key", limit=ANNOUNCEMENT_LIMIT)
         try:
             header = head["header"]
-            public, signature = (bytes.fromhex(header[k]) for k in ("public", "signature"))
-            certificate = x509.load_pem_x509_certificate(header["certificate"].encode())
-            found = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
-            key = certificate.public_key()
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            public = bytes.fromhex(header["public"])
+        except (KeyError, ValueError, TypeError) as error:
             raise WireError("bad announcement", f"of {name}: {error}") from error
-        if [attribute.value for attribute in found] != [name]:
-            raise WireError("unknown certificate", f"it is not {name}'s")
-        if (
-            not certificate.not_valid_before_utc
-            <= datetime.now(UTC)
-            < certificate.not_valid_after_utc
-        ):
-            raise WireError(
-                "unknown certificate", f"that of {name} has expired, or is not valid yet"
-            )
-        if not any(_issued(certificate, authority) for authority in self._authorities):
-            raise WireError("unknown certificate", f"that of {name} is not of our authority")
-        try:
-            if not isinstance(key, ec.EllipticCurvePublicKey):
-                raise WireError("bad announcement", f"{name} has no key of an elliptic curve")
-            key.verify(signature, _statement(self._run, name, public), ec.ECDSA(hashes.SHA256()))
-        except InvalidSignature as error:
-            raise WireError("forged", f"{name} has not signed this key for this run") from error
+        self._identity.check(name, header, key_statement("key", self._run, name, public))
         return public
 
     def _open_channel(self, name: str, public: bytes) -> _Channel:
@@ -173,21 +129,6 @@ class Sealing:
 
         own, other = (self._name, self._public), (name, public)
         return _Channel(cipher(own, other), cipher(other, own))
-
-
-def _issued(certificate: Any, authority: Any) -> bool:
-    from cryptography.exceptions import InvalidSignature
-
-    try:
-        certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
-
-
-def _statement(run: str, name: str, public: bytes) -> bytes:
-    """What is signed: unmistakably, whose key for which run."""
-    return json.dumps(["edge-fl key", run, name, public.hex()]).encode()
 
 
 def _nonce(counter: int) -> bytes:

@@ -1,0 +1,89 @@
+"""Who a device is: what it signs with the key of its certificate, and what others make of that."""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from fl_app.errors import EdgeFlError, install
+from fl_app.site import Site
+from strategies.link.wire import WireError
+
+
+class Identity:
+    """The device of `site`. Raises EdgeFlError for a site without a certificate, or with one that
+    cannot sign; `what` is what it is for."""
+
+    def __init__(self, site: Site, what: str) -> None:
+        try:
+            from cryptography import x509
+            from cryptography.hazmat.primitives.asymmetric import ec
+            from cryptography.hazmat.primitives.serialization import load_pem_private_key
+        except ImportError as error:
+            raise EdgeFlError(f"{what} needs cryptography: {install('deploy')}") from error
+
+        if site.credentials is None:
+            raise EdgeFlError(
+                f"{site.directory} is insecure: without certificates there can be no {what}"
+            )
+        authorities = site.credentials.authority.read_bytes()
+        self._authorities = x509.load_pem_x509_certificates(authorities)
+        self._certificate = site.credentials.certificate.read_text()
+        self._signer = load_pem_private_key(site.credentials.key.read_bytes(), None)
+        if not isinstance(self._signer, ec.EllipticCurvePrivateKey):
+            raise EdgeFlError(f"{site.credentials.key} is no key of an elliptic curve; renew it")
+
+    def sign(self, statement: bytes) -> dict[str, str]:
+        """The certificate, and the signature of the statement by its key (hexadecimal)."""
+        from cryptography.hazmat.primitives import hashes
+        from cryptography.hazmat.primitives.asymmetric import ec
+
+        signer: Any = self._signer
+        signature = signer.sign(statement, ec.ECDSA(hashes.SHA256())).hex()
+        return {"certificate": self._certificate, "signature": signature}
+
+    def check(self, name: str, signed: Mapping[str, Any], statement: bytes) -> None:
+        """Whether device `name` has signed the statement. Raises WireError ("bad announcement",
+        "unknown certificate", "forged")."""
+        from cryptography import x509
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives import hashes
+        from cryptography.hazmat.primitives.asymmetric import ec
+
+        try:
+            signature = bytes.fromhex(signed["signature"])
+            certificate = x509.load_pem_x509_certificate(signed["certificate"].encode())
+            found = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+            key = certificate.public_key()
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            raise WireError("bad announcement", f"of {name}: {error}") from error
+        if [attribute.value for attribute in found] != [name]:
+            raise WireError("unknown certificate", f"it is not {name}'s")
+        begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        if not begin <= datetime.now(UTC) < end:
+            raise WireError(
+                "unknown certificate", f"that of {name} has expired, or is not valid yet"
+            )
+        if not any(_issued(certificate, authority) for authority in self._authorities):
+            raise WireError("unknown certificate", f"that of {name} is not of our authority")
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            raise WireError("bad announcement", f"{name} has no key of an elliptic curve")
+        try:
+            key.verify(signature, statement, ec.ECDSA(hashes.SHA256()))
+        except InvalidSignature as error:
+            raise WireError("forged", f"{name} has not signed this key for this run") from error
+
+
+def _issued(certificate: Any, authority: Any) -> bool:
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def key_statement(what: str, run: str, name: str, *keys: bytes) -> bytes:
+    """What is signed: unmistakably, whose keys for what, in which run."""
+    return json.dumps([f"edge-fl {what}", run, name, *(key.hex() for key in keys)]).encode()
