@@ -17,6 +17,7 @@ HANDLERS = {
     "query.hello": "client_apps.hello:hello",
     "query.meet": "client_apps.consensus_node:meet",
     "query.prepare": "client_apps.local_training:prepare",
+    "query.secure": "client_apps.secure_sum:take_part",
     "train.consensus": "client_apps.consensus_node:run_window",
     "train.local": "client_apps.local_training:train",
     "train.session": "client_apps.session:serve",

@@ -12,6 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from client_apps.bench import bench_of, check_data_set, shard_of
 from client_apps.failures import account_of
 from client_apps.row_gradients import PASSES, Programs, everything
+from client_apps.secure_sum import hold
 from client_apps.side_by_side import Job, train_side_by_side
 from client_apps.training import train_locally
 from fl_app.condition import condition, shortage
@@ -59,8 +60,9 @@ def train(message: Message, context: Context) -> Message:
     arrays weights.J and buffers.J, metrics loss.J, examples.J and seconds.J, or config error.J when
     its training failed, which does not touch the others.
 
-    With a mail-precision other than float32, in place of weights: the parts of `rounded`, which
-    come back as codes.J ... of the change that training has made.
+    With secure aggregation no arrays: the change is kept for the sum (see `secure_sum`). With a
+    mail-precision other than float32, in place of weights: the parts of `rounded`, which come back
+    as codes.J ... of the change that training has made.
     """
     config = resolve(dict(context.run_config))
     torch.set_num_threads(config.client_threads)
@@ -91,7 +93,12 @@ def train(message: Message, context: Context) -> Message:
         except Exception as error:  # whatever it is, the server must hear of it
             errors[f"error.{job}"] = account_of(error)
             continue
-        if config.mail_precision != "float32":
+        if config.secure_aggregation:
+            received = {"weights": weights, "buffers": buffers}
+            change = {name: vector - received[name] for name, vector in state.items()}
+            hold(context, participant, index, change)
+            state = {}
+        elif config.mail_precision != "float32":
             change = state.pop("weights") - weights
             generator = rng(config.seed, "mail", participant, index)
             state |= rounded(change, config.mail_precision, generator)

@@ -79,12 +79,14 @@ def _serve(site: Site, errand: dict[str, Any]) -> int:
     """Connect, and do orders until there are no more; how many it has been. Raises EdgeFlError
     when the router cannot be reached."""
     # Here, for a process that only waits for its turn needs nothing of this.
+    from flwr.app import RecordDict
+
     from fl_app.fingerprint import fingerprint
     from strategies.link.connection import Connection
     from strategies.link.files import fetch
     from strategies.link.line import Line, serve_on
 
-    served = 0
+    served, state = 0, RecordDict()
     connection = Connection(site)
     try:
         deadline = time.monotonic() + _CONNECT_SECONDS
@@ -100,7 +102,7 @@ def _serve(site: Site, errand: dict[str, Any]) -> int:
         serve_on(line)
         try:
             while (order := line.next()) is not None:
-                line.answer(order, *_done(order, errand))
+                line.answer(order, *_done(order, errand, state))
                 served += 1
         finally:
             line.close()
@@ -123,9 +125,10 @@ def _lacking(errand: dict[str, Any]) -> dict[str, tuple[Path, str]]:
     return {name: (embedded.kept(name), embedded.FILES[name]) for name in names}
 
 
-def _done(order: Any, errand: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Do an order as if it had come as Flower's own message; header and arrays of the reply."""
-    from flwr.app import Context, Message, Metadata, RecordDict
+def _done(order: Any, errand: dict[str, Any], state: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Do an order as if it had come as Flower's own message; header and arrays of the reply. What
+    handlers keep in their context's state is there for the next order."""
+    from flwr.app import Context, Message, Metadata
 
     from client_apps import HANDLERS
     from client_apps.failures import account_of
@@ -148,7 +151,7 @@ def _done(order: Any, errand: dict[str, Any]) -> tuple[dict[str, Any], dict[str,
         )
         content = content_of(order.header, order.arrays)
         message = Message(content, metadata=metadata)  # type: ignore[call-overload]
-        context = Context(run, node, errand["node_config"], RecordDict(), errand["run_config"])
+        context = Context(run, node, errand["node_config"], state, errand["run_config"])
         return parts_of(handle(message, context).content)
     except Exception as error:  # whatever it is, the server must hear of it
         return {"error": account_of(error)}, {}

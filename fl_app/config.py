@@ -31,6 +31,7 @@ from strategies.consensus.topology import TOPOLOGIES
 from strategies.distillation.growth import obstacle
 from strategies.precision import PRECISIONS
 from strategies.schedule import CostModel, DistillationPlan, Trace, cohort, distillation_trace
+from strategies.secure import LEAST_MEMBERS
 
 MODES = ("average", "consensus", "distill")
 CLOCKS = ("real", "virtual")
@@ -232,6 +233,7 @@ class RunConfig:
     seed: Annotated[int, Within(0, 2**63 - 1)]  # what TOML and Flower can carry
     device: Annotated[str, OneOf("auto", "cpu", "cuda")]
     round_timeout: Annotated[float, Within(0, above=True)]
+    round_seconds: Annotated[float, Within(0)]
     checkpoint_every: Annotated[int, Within(1)]
     evaluate_on: Annotated[str, OneOf("test", "validation")]
     evaluate_examples: Annotated[int, Within(0)]
@@ -272,6 +274,7 @@ class RunConfig:
     proximal_mu: Annotated[float, Within(0)]
     client_threads: Annotated[int, Within(1)]
     mail_precision: Annotated[str, OneOf(*PRECISIONS)]
+    secure_aggregation: bool
 
     averaging: Annotated[str, OneOf("buffered", *FLOWER_RULES)]
     buffer_size: Annotated[int, Within(1)]
@@ -689,6 +692,8 @@ def _check(config: RunConfig) -> None:
         )
     if c.privacy.on:
         _check_privacy(c)
+    if c.secure_aggregation and not c.agrees:
+        _check_secure(c)
     if c.distils and c.proxy_labelled_examples > c.proxy_examples:
         raise ConfigError(
             f"proxy-labelled-examples={c.proxy_labelled_examples} can be at most "
@@ -725,6 +730,37 @@ def _check(config: RunConfig) -> None:
         raise ConfigError(
             f"name={c.name!r} must be the name of a directory, without / and of at most "
             f"{_LONGEST_NAME} bytes"
+        )
+
+
+def _check_secure(config: RunConfig) -> None:
+    """The server learns sums only, so nothing may need a single update."""
+    c = config
+    if c.privacy.of_clients:
+        raise ConfigError(
+            f"secure-aggregation=true cannot be with privacy.clients={c.privacy.clients!r}, for "
+            f"which the server clips each participant's update; privacy.samples needs no server"
+        )
+    if c.averaging not in (*MEAN_RULES, "buffered"):
+        raise ConfigError(
+            f"secure-aggregation=true cannot be with averaging={c.averaging!r}, which compares "
+            f"single updates; use one of: {', '.join(MEAN_RULES)}, buffered"
+        )
+    if c.mail_precision != "float32":
+        raise ConfigError(
+            f"secure-aggregation=true cannot be with mail-precision={c.mail_precision!r}: what is "
+            f"masked are fixed-point numbers of 32 bits; use mail-precision='float32'"
+        )
+    members, key = (c.buffer_size, "buffer-size") if c.buffered else (c.cohort, "participants")
+    if members < LEAST_MEMBERS:
+        raise ConfigError(
+            f"secure-aggregation=true sums {members} updates with {key}={members}, and a sum of "
+            f"fewer than {LEAST_MEMBERS} tells one participant another's: use {key}={LEAST_MEMBERS}"
+        )
+    if c.buffered and members > c.participants:
+        raise ConfigError(
+            f"secure-aggregation=true: a buffer of buffer-size={members} is never full, for each "
+            f"of participants={c.participants} has one update in it; use at most as many"
         )
 
 

@@ -75,7 +75,9 @@ class Live:
 
     A job that has not arrived `timeout` seconds after it was due is given up. It is lost then, as
     one without a usable update is: it fills no buffer, and its participant starts again, after a
-    pause that doubles with every failure in a row.
+    pause that doubles with every failure in a row. Rounds (with a buffer: the jobs of a
+    participant) start `pace` seconds after each other, or later; one_by_one: and not before the one
+    before is in an aggregation.
     """
 
     def __init__(
@@ -86,11 +88,14 @@ class Live:
         fraction: float,
         buffer_size: int,
         timeout: float,
+        pace: float = 0.0,
+        one_by_one: bool = False,
         first_version: int = 0,
         next_index: Iterable[int] | None = None,
     ) -> None:
         self._participants, self._seed, self._fraction = participants, seed, fraction
-        self._buffer_size, self._timeout = buffer_size, timeout
+        self._buffer_size, self._timeout, self._pace = buffer_size, timeout, pace
+        self._one_by_one = one_by_one
         self._next_index = list(next_index or [0] * participants)
         self._under_way: dict[int, Job] = {}
         self._over: list[Job] = []
@@ -98,6 +103,7 @@ class Live:
         self._failures = [0] * participants
         self._not_before = [0.0] * participants
         self._started = first_version  # newest version whose round has been started
+        self._next_round = 0.0  # not before
 
     @property
     def next_index(self) -> tuple[int, ...]:
@@ -106,13 +112,15 @@ class Live:
 
     def due(self, version: int, now: float) -> list[Job]:
         if self._buffer_size:
+            waits = {job.participant for job in self._over if not job.lost}
+            held = waits if self._one_by_one else set[int]()
             idle = [
                 p
                 for p in range(self._participants)
-                if p not in self._under_way and now >= self._not_before[p]
+                if p not in self._under_way and p not in held and now >= self._not_before[p]
             ]
-        elif self._started == version:
-            self._started = version + 1
+        elif self._started == version and now >= self._next_round:
+            self._started, self._next_round = version + 1, now + self._pace
             idle = cohort(self._participants, self._fraction, self._seed, version + 1)
         else:
             idle = []
@@ -134,7 +142,7 @@ class Live:
         failures = 0 if usable else self._failures[job.participant] + 1
         self._failures[job.participant] = failures
         pause = min(_LONGEST_PAUSE, 2.0 ** (failures - 1)) if failures else 0.0
-        self._not_before[job.participant] = now + pause
+        self._not_before[job.participant] = max(now + pause, job.t_start + self._pace)
         # Only the server's own clock is read; what is not compute time was spent on the way.
         transfer = max(0.0, now - job.t_start - compute_seconds) / 2
         times = {"t_compute": job.t_start + transfer, "t_upload": now - transfer, "t_end": now}

@@ -144,7 +144,7 @@ REFUSED = {
 # Whoever adds a key has it here, or in `footprint`, and another value of a text in OTHER.
 ELSEWHERE = {
     "data-root", "data-path", "allow-missing-classes", "devices", "min-participants",
-    "sessions", "link-patience", "mail-precision",
+    "sessions", "link-patience", "mail-precision", "round-seconds", "secure-aggregation",
     "distill.teacher-average", "distill.publish-ema", "distill.threads", "distill.gpu-fraction",
     "distill.restarts", "distill.references", "consensus.topology-file", "consensus.batch-size",
     "consensus.augment",

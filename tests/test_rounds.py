@@ -156,6 +156,40 @@ def test_a_rounds_cohort_is_the_schedules() -> None:
         assert rounds.complete(version, 1.0) is not None
 
 
+def test_rounds_keep_their_pace() -> None:
+    rounds = live(pace=15.0)
+    times = [(99.0, 100.0, 101.0), (114.5, 115.0, 140.0), (None, 140.0, 141.0)]
+    for version, (early, begin, end) in enumerate(times):
+        if version and early is not None:
+            assert rounds.due(version, now=early) == []
+        for job in rounds.due(version, now=begin):
+            assert rounds.arrived(job, end, 1.0, usable=True)
+        assert rounds.complete(version, end) is not None
+
+
+def test_with_a_buffer_every_participant_keeps_the_pace() -> None:
+    rounds = live(buffer_size=1, pace=15.0)
+    first, *_ = rounds.due(0, now=0.0)
+    assert rounds.arrived(first, 2.0, 1.0, usable=True)
+    assert rounds.due(0, now=14.0) == []
+    assert who(rounds.due(0, now=15.0)) == [(0, 1, 0)]
+
+
+def test_who_has_an_update_to_deliver_gets_no_other_job() -> None:
+    """A secure sum can ask only who is free; with everybody's update in it the buffer is full."""
+    rounds = live(buffer_size=3, one_by_one=True)
+    jobs = rounds.due(0, now=0.0)
+    for number, job in enumerate(jobs):
+        assert rounds.complete(0, now=1.0) is None
+        assert rounds.arrived(job, 1.0, 1.0, usable=number != 1)
+    assert who(rounds.due(0, now=1.5)) == []
+    (again,) = rounds.due(0, now=2.0)  # after its pause, who had none
+    assert again.participant == 1
+    assert rounds.arrived(again, 3.0, 1.0, usable=True)
+    assert rounds.complete(0, now=3.0) is not None
+    assert len(rounds.due(1, now=3.0)) == 3
+
+
 def test_what_is_late_is_lost_and_what_comes_later_still_is_ignored() -> None:
     rounds = live()
     fast, slow, broken = rounds.due(0, now=0.0)

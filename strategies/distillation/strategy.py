@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -26,6 +27,7 @@ from strategies.roster import Host, gather
 from strategies.rounds import Live, Replay, Rounds
 from strategies.rules import Update, make_rule
 from strategies.schedule import Aggregation, Job
+from strategies.secure_rounds import SecureSums, next_model, weights_of
 
 # A pull of nothing costs microseconds, and a request over the network with Flower's own messages to
 # devices.
@@ -60,12 +62,14 @@ class Distillation(Strategy):
         self._average: Vectors = {}  # of the versions: a reference, and a teacher
         self._hosts: tuple[Host, ...] = ()
         self._dispatcher: Dispatcher | None = None
+        self._secure: SecureSums | None = None
         self._publisher: Publisher | None = None
         # Jobs that are due and not over:
         self._waiting: list[Job] = []  # those for which no host was free yet
         self._leaving: dict[Key, Job] = {}  # those in messages that are about to be sent
         self._sent: dict[str, list[Job]] = {}  # the others, by message id
         self._updates: dict[Key, Update] = {}
+        self._held_by: dict[Key, int] = {}  # with secure aggregation: the node that has the update
         self._failed: dict[Key, str] = {}
         # What a kill prevented the evaluation of: versions, and averages of versions.
         self._forgotten: dict[str, dict[int, Vectors]] = {}
@@ -81,6 +85,8 @@ class Distillation(Strategy):
             fraction=config.fraction_train,
             buffer_size=config.buffer_size if config.buffered else 0,
             timeout=config.round_timeout,
+            pace=config.round_seconds,
+            one_by_one=config.secure_aggregation,
             first_version=version,
             next_index=next_index,
         )
@@ -127,6 +133,8 @@ class Distillation(Strategy):
             remote = self._hosts[0].participant is not None and not isinstance(grid, SessionGrid)
             poll = _DEVICE_POLL_SECONDS if remote else _POLL_SECONDS
             dispatcher = self._dispatcher = Dispatcher(grid)
+            if config.secure_aggregation:
+                self._secure = SecureSums(dispatcher, timeout, partial(self._pause, poll))
             order = train_config or ConfigRecord()
             arrays = _record(self._versions[self._version])
             first, began = self._version, time.monotonic()
@@ -228,6 +236,9 @@ class Distillation(Strategy):
         A reply that fails a check is rejected, counted and named, and the round goes on without.
         """
         model, now = self._versions[self._version], self._clock.now()
+        if self._secure is not None:
+            replies, self._secure.early = [*self._secure.early, *replies], []
+            model = {}  # no vectors come
         for reply in replies:
             jobs = self._sent.pop(reply.metadata.reply_to_message_id)
             for result in updates_of(reply, jobs, model, self._precision, self._versions):
@@ -239,7 +250,10 @@ class Distillation(Strategy):
                 else:
                     self._updates[_key(job)] = update
                     self._failures[job.participant] = 0
-                    self._bytes_up += size(update.vectors, self._precision)
+                    if self._secure is not None:
+                        self._held_by[_key(job)] = reply.metadata.src_node_id
+                    else:
+                        self._bytes_up += size(update.vectors, self._precision)
         aggregation = self._rounds.complete(self._version, now)
         if aggregation is None:
             return None, None
@@ -271,9 +285,11 @@ class Distillation(Strategy):
         version, before = aggregation.version, self._version
         updates = [self._updates.pop(_key(j)) for j in aggregation.jobs if _key(j) in self._updates]
         model = self._versions[before]
-        if updates:
+        if self._secure is not None and updates:
+            model, updates = self._sum_securely(self._secure, version, model, updates)
+        elif updates:
             model = self._rule.combine(version, model, updates, self._versions)
-        else:
+        if not updates:
             self._warn(f"round {version} had no usable update: the model stays as it was")
         rejected = self._record_jobs(aggregation, updates)
         self._keep(version, model, aggregation.t)
@@ -297,6 +313,36 @@ class Distillation(Strategy):
                 "loss": sum(u.loss for u in updates) / len(updates) if updates else math.nan,
             }
         )
+
+    def _sum_securely(
+        self, secure: SecureSums, version: int, model: Vectors, updates: Sequence[Update]
+    ) -> tuple[Vectors, list[Update]]:
+        """The next model of a secure sum, and the updates that are in it."""
+        weights = weights_of(self._config, version, updates)
+        jobs: dict[int, dict[int, float]] = {}
+        for update, weight in zip(updates, weights, strict=True):
+            job = update.job
+            jobs.setdefault(job.participant, {})[job.index] = weight / sum(weights)
+        nodes = {u.job.participant: self._held_by.pop(_key(u.job)) for u in updates}
+        names = {h.participant: h.name for h in self._hosts if h.participant is not None}
+        length = sum(len(vector) for vector in model.values())
+        found = secure.sum(jobs, nodes, names, length)
+        self._bytes_up += found.size
+        for note in found.notes:
+            self._warn(f"round {version}: {note}")
+        for update in updates:
+            if why := found.faults.get(update.job.participant):
+                self._reject(update.job, version, Checked(update.job, fault=why))
+        stayed = [u for u in updates if u.job.participant in found.stayed]
+        if found.mean is not None:
+            model = next_model(
+                self._config, self._rule, version, model, found.mean, stayed, self._versions
+            )
+        return model, stayed
+
+    def _pause(self, seconds: float) -> None:
+        self._hear()
+        time.sleep(seconds)
 
     def _keep(self, version: int, model: Vectors, t: float) -> None:
         """Take `model`, made at `t`, as version `version`. DivergedError if it is not finite."""
