@@ -5,6 +5,7 @@
 #   make setup   only set up               make clean    remove .venv and caches
 #   make test-edge     devices under systemd, in a container, on ARM, on a slow link; as root, on Debian
 #   make docs          the documentation as a site, in site/
+#   make soak HOURS=2  a deployment on this machine for hours: does anything grow? (ARGS="--out DIRECTORY")
 #   make deploy-demo   a server and four devices on this machine, both systems, and a device that dies
 
 UV_VERSION := 0.12.24
@@ -12,6 +13,7 @@ BENCHMARKS := distill_overhead consensus_overhead
 PYTHON_CANDIDATES := python3 python3.14 python3.13 python3.12 python3.11 python
 BIN := .venv/bin
 ARGS :=
+HOURS := 2
 # All that is installed names the place where it was. A clone that was copied or moved gets another
 # environment, or it would run the code of the other clone.
 PLACE := $(shell pwd -P | cksum | cut -d ' ' -f 1)
@@ -19,10 +21,10 @@ MADE := .venv/.made-$(PLACE)
 READY := .venv/.ready-$(PLACE)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup environment run test test-edge lint bench docs deploy-demo clean
+.PHONY: help setup environment run test test-edge lint bench docs soak deploy-demo clean
 
 help:
-	@sed -n '2,8s/^# //p' Makefile
+	@sed -n '2,9s/^# //p' Makefile
 
 setup: $(READY)
 	@:
@@ -82,6 +84,9 @@ bench: setup
 
 docs: setup
 	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs site
+
+soak: setup
+	@$(BIN)/python -m experiments.soak --hours $(HOURS) $(ARGS)
 
 deploy-demo: setup
 	@$(BIN)/edge-fl deploy demo
