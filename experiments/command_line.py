@@ -54,8 +54,8 @@ class Experiment:
         data_root = str(Path(arguments.data_root).absolute()) if arguments.data_root else ""
         try:
             earlier = _results_in(out)
-            seeds = [int(seed) for seed in _parts(arguments.seeds)]
-            only = list(_parts(arguments.only))
+            seeds = [int(seed) for seed in parts(arguments.seeds)]
+            only = list(parts(arguments.only))
             chosen = self.plan(arguments.size, seeds, only, data_root)
             if not arguments.collect_only:
                 there = still_valid(earlier, chosen)
@@ -107,5 +107,5 @@ def _results_in(directory: Path) -> dict[str, Any]:
         raise EdgeFlError(f"{path} is damaged ({error}): restore it, or delete it") from error
 
 
-def _parts(text: str) -> Iterable[str]:
+def parts(text: str) -> Iterable[str]:
     return (part.strip() for part in text.split(",") if part.strip())

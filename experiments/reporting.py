@@ -2,9 +2,10 @@
 `write_report`."""
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,8 @@ def band(curves: Sequence[Sequence[tuple[float, float]]]) -> tuple[np.ndarray, n
 
 
 def many(values: Sequence[float | None], form: str) -> str:
-    """One value, or the mean of several with each of them; the mean only if all are there."""
+    """One value; the mean of two with each of them; of more, the mean and its standard error. A
+    mean only if all values are there."""
     shown = ["-" if value is None else form.format(value) for value in values]
     if len(shown) < 2:
         return "".join(shown) or "-"
@@ -45,7 +47,14 @@ def many(values: Sequence[float | None], form: str) -> str:
     if not known:
         return "-"
     average = form.format(mean(known)) if len(known) == len(values) else "-"
+    if len(known) == len(values) > 2:
+        return f"{average} ± {form.replace('+', '').format(standard_error(known))}"
     return f"{average} [{', '.join(shown)}]"
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Of the mean of two values or more."""
+    return stdev(values) / math.sqrt(len(values))
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

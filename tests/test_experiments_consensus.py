@@ -14,10 +14,11 @@ from experiments.benchmarks import gpu
 from experiments.benchmarks.host_loop import Nodes, Stopwatch, arithmetic, engines, null
 from experiments.benchmarks.output import rounded
 from experiments.benchmarks.watching import Sampler, phases
-from experiments.consensus import convex, execute, figures, report
+from experiments.consensus import convex, execute, figures, report, tune
+from experiments.consensus import plan as plan_module
 from experiments.consensus.plan import GROUPS, OURS, ROWS, SIZES, Planned, plan
 from experiments.consensus.problems import quadratics, softmax_regression
-from experiments.consensus.results import behind, centralized, collect, met
+from experiments.consensus.results import behind, centralized, collect, verdict
 from experiments.planned_runs import completed, name_of, values_of
 from fl_app.config import Value, resolve
 from fl_app.data import load_dataset
@@ -37,7 +38,12 @@ def entry(group: str, row: str, seed: int, nodes: list[float], **fields: Any) ->
         "seed": seed,
         "name": f"{group}-{row}-{seed}",
         "command": f"flwr run {row}",
-        "settings": {"dataset": "cifar10", "seed": seed, "consensus.steps": 180},
+        "settings": {
+            "dataset": "cifar10",
+            "seed": seed,
+            "consensus.steps": 180,
+            "consensus.learning-rate": 0.2,
+        },
         "published": ALGORITHMS[str(ROWS[row]["consensus.algorithm"])].published or None,
         "final": {"nodes": nodes, "average": 0.63, "reference": of, "examples": 10_000},
         "curves": {name: [(s, value) for s in steps] for name, value in curves.items()},
@@ -77,7 +83,7 @@ def test_every_planned_configuration_is_valid_and_has_a_name_of_its_own(size: st
 
 def test_within_a_group_only_what_the_row_stands_for_differs() -> None:
     of_rows = {"consensus.references", *(key for values in ROWS.values() for key in values)}
-    for group in GROUPS:
+    for group in SIZES["small"].rows:
         rest = {
             json.dumps({k: v for k, v in run.values.items() if k not in of_rows}, sort_keys=True)
             for run in plan("small", (0,), [group])
@@ -85,7 +91,7 @@ def test_within_a_group_only_what_the_row_stands_for_differs() -> None:
         assert len(rest) == 1
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [name for name, size in SIZES.items() if not size.grid])
 def test_every_group_has_its_centralized_reference_beside_our_row(size: str) -> None:
     for run in plan(size, (0,)):
         references = resolve(run.values).consensus.reference_list
@@ -94,6 +100,56 @@ def test_every_group_has_its_centralized_reference_beside_our_row(size: str) -> 
     references = resolve(core.values).consensus.reference_list
     more = () if size in ("long", "cnn6") else ("same-samples",)
     assert references == ("same-steps", *more)
+
+
+def test_where_rows_have_step_sizes_of_their_own_so_have_references(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best on validation images, by group and row; the default where nothing was tried."""
+    tried = {"ecl": {"0.1": 0.7, "0.2": 0.8, "0.4": 0.3}, "same-samples": {"0.4": 0.9, "0.1": 0.8}}
+    rates = tmp_path / "rates.json"
+    rates.write_text(json.dumps({"fashion-mnist": {"validation": {"two": tried}}}))
+    monkeypatch.setattr(plan_module, "RATES", rates)
+    runs = {(run.group, run.row): run for run in plan("fashion-mnist", (0,))}
+    settings = {key: resolve(run.values).consensus for key, run in runs.items()}
+    assert settings["two", "ecl"].learning_rate == 0.2
+    assert settings["two", "same-samples"].learning_rate == 0.4
+    assert settings["two", "gossip"].learning_rate == SIZES["fashion-mnist"].learning_rate
+    hosts = {key[1]: c.reference_list for key, c in settings.items() if c.reference_list}
+    assert hosts == {"isolated": ("same-steps",), "same-samples": ("same-samples",)}
+
+
+def test_rows_are_tuned_on_validation_images_with_a_seed_that_is_in_no_table() -> None:
+    trials = tune.trials("fashion-mnist", ["two", "ecl", "isolated"])
+    assert list(trials) == list(SIZES["fashion-mnist"].grid)
+    for rate, runs in trials.items():
+        assert {(run.row, run.seed) for run in runs} == {("ecl", 100), ("isolated", 100)}
+        for run in runs:
+            config = resolve(run.values)
+            assert config.consensus.learning_rate == rate
+            assert config.evaluate_on == "validation"
+    found = {"nodes": [0.5, 0.7], "settled": [0.8, 0.8], "reference": {"same-steps": 0.9}}
+    assert tune.score("ecl", found) == 0.8
+    assert tune.score("ecl", {**found, "settled": []}) == pytest.approx(0.6)
+    assert tune.score("isolated", found) == 0.9
+
+
+def test_what_was_tried_is_kept_for_the_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan_module, "RATES", tmp_path / "rates.json")
+    monkeypatch.setattr(tune, "RATES", tmp_path / "rates.json")
+    monkeypatch.setattr(tune, "completed", lambda run, _: run if run.row == "ecl" else None)
+    monkeypatch.setattr(
+        tune,
+        "final",
+        lambda run: {"settled": [run.values["consensus.learning-rate"]], "nodes": []},
+    )
+    words = ["--collect-only", "--runs", str(tmp_path)]
+    assert tune.main(words) == 0
+    assert plan_module.chosen_rate("fashion-mnist", "two", "ecl") == 0.4
+    assert plan_module.chosen_rate("fashion-mnist", "two", "gossip") is None
+    assert tune.main([*words, "--only", "nobody"]) == 1
 
 
 @pytest.mark.parametrize(("size", "more"), [("small", set()), ("full", {"c-ecl", "ecl-k2"})])
@@ -127,9 +183,12 @@ def test_the_aim_is_about_the_lowest_node_too(results: dict[str, Any]) -> None:
     found = behind(results, "core", OURS)
     assert found["mean"] == pytest.approx([-0.002, -0.002])
     assert found["min"] == pytest.approx([-0.003, -0.003])
-    assert met(found)
-    assert not met({**found, "min": [-0.003, -0.009]})
-    assert not met(behind(results, "core", "gossip"))
+    assert verdict(found) == "open: 2 of 3 seeds"
+    three = {name: [*values, values[0]] for name, values in found.items()}
+    assert verdict(three) == "**met**"
+    assert verdict({**three, "min": [-0.003, -0.009, -0.009]}) == "**missed**"
+    # 0.4 points below in the mean, but not so surely that a standard error less would do.
+    assert verdict({**three, "mean": [-0.001, -0.004, -0.007]}) == "**missed**"
 
 
 def test_centralized_training_is_read_from_the_run_that_has_it(results: dict[str, Any]) -> None:
@@ -144,8 +203,11 @@ def test_the_report_says_whether_the_aim_was_met(results: dict[str, Any]) -> Non
         "- Random split, cosine step, momentum 0.9: node mean -0.20 [-0.20, -0.20], "
         "lowest node -0.30 [-0.30, -0.30] points: "
     )
-    assert line + "**met**." in text
-    assert "- Hard split: node mean -0.20 [-0.20, -0.20], lowest node -0.30 [-0.30, -0.30] points: "
+    assert line + "open: 2 of 3 seeds." in text
+    third = [{**run, "seed": 2} for run in results["runs"] if run["seed"] == 0]
+    results["runs"] += third
+    text = report.render(results)
+    assert "- Hard split: node mean -0.20 ± 0.00, lowest node -0.30 ± 0.00 points: **met**." in text
     for run in results["runs"]:
         if run["row"] == OURS:
             run["final"]["nodes"] = [0.62, 0.60]
@@ -155,9 +217,9 @@ def test_the_report_says_whether_the_aim_was_met(results: dict[str, Any]) -> Non
 
 def test_the_report_has_a_row_for_every_algorithm_and_reference(results: dict[str, Any]) -> None:
     text = report.render(results)
-    assert "| centralized, same samples | 65.00 [65.00, 65.00] |" in text
+    assert "| - | 65.00 [65.00, 65.00] | - |" in text
     cells = "57.50 [57.50, 57.50] | 55.00 [55.00, 55.00] | 60.00 [60.00, 60.00]"
-    assert f"| pdmm-isvr | {cells} |" in text
+    assert f"| 57.50 [57.50, 57.50] | {cells} |" in text
     assert "| Niwa et al., ICML 2021 |" in text
     assert "`ecl` minus gossip: node mean +4.30 [+4.30, +4.30]" in text
     assert "its nodes are 0.20 points apart, the other's 5.00" in text
@@ -167,7 +229,7 @@ def test_a_part_of_the_runs_makes_a_report_too(results: dict[str, Any]) -> None:
     results["runs"] = [run for run in results["runs"] if run["row"] == "gossip"][:1]
     text = report.render(results)
     assert "## The aim" not in text
-    assert "| gossip | 57.50 |" in text
+    assert "| gossip | 0.2 | 57.50 | 57.50 |" in text
 
 
 def test_written_files_can_be_read_and_drawn_again(results: dict[str, Any], tmp_path: Path) -> None:
@@ -182,7 +244,7 @@ def test_written_files_can_be_read_and_drawn_again(results: dict[str, Any], tmp_
 
 
 def test_every_row_has_a_style() -> None:
-    assert figures.STYLES.keys() == ROWS.keys()
+    assert figures.STYLES.keys() == ROWS.keys() - {"same-samples"}  # a reference alone
 
 
 # -- a run ------------------------------------------------------------------------------------
@@ -199,6 +261,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Planned, Path]:
         "consensus.window": 6,
         "consensus.batch-size": 8,
         "consensus.references": "same-steps,same-samples",
+        "consensus.learning-rate": 0.2,
+        "dataset": "embedded",
     }
     planned = Planned("core", OURS, 0, 0.0, values)
     root = tmp_path_factory.mktemp("runs")

@@ -1,5 +1,6 @@
 """Accuracy over local steps, a line for each row, and the spread of the nodes in the end."""
 
+from collections.abc import Sequence
 from statistics import mean
 from typing import Any
 
@@ -14,7 +15,7 @@ from experiments.consensus.results import (
     node_mean,
     node_min,
 )
-from experiments.reporting import Results, band, select
+from experiments.reporting import Entry, Results, band, select
 from fl_app.record import figures
 
 # Relatives share a hue: ECL of the two papers is blue (ADMM dashed), ours is green.
@@ -33,6 +34,8 @@ STYLES: dict[str, dict[str, Any]] = {
     "ecl-anchors": {"color": figures.GREEN, "ls": "-."},
     "ecl-k2": {"color": figures.GREEN, "ls": ":"},
 }
+# What is drawn over time, beside two references: more lines than six nobody can tell apart.
+_DRAWN = ("gossip", "momentum-tracking", "admm-isvr", OURS)
 LABELS = {
     OURS: "ecl (ours)",
     "c-ecl": "c-ecl, 10 %",
@@ -47,30 +50,34 @@ def accuracy(results: Results, group: str) -> Any:
     """The nodes' mean over local steps, mean over the seeds; beside it that of the lowest node."""
     figure, (left, right) = figures.new_figure(12.0, 5.0, columns=2)
     for axes, which in ((left, "mean"), (right, "min")):
-        for row, style in STYLES.items():
-            _draw(axes, results, group, row, which, label=LABELS.get(row, row), **style)
+        for row in _DRAWN:
+            entries = select(results, group=group, row=row)
+            _draw(axes, entries, which, label=LABELS.get(row, row), **STYLES[row])
         for name, (line, words) in _REFERENCES.items():
             label = f"centralized, {words}"
             style = {"color": figures.VERMILION, "ls": line, "label": label}
-            _draw(axes, results, group, OURS, name, **style)
+            _draw(axes, select(results, group=group), name, **style)
         figures.finish_accuracy_axes(axes, "local steps of a node")
         axes.set_title("mean of the nodes" if which == "mean" else "lowest node", loc="left")
     figures.legend_below(figure, left, 5)
     return figure
 
 
-def _draw(axes: Any, results: Results, group: str, row: str, curve: str, **style: Any) -> None:
-    curves = [e["curves"].get(curve) for e in select(results, group=group, row=row)]
-    curves = [points for points in curves if points]
+def _draw(axes: Any, entries: Sequence[Entry], curve: str, **style: Any) -> None:
+    """The mean over the seeds, and a band from the lowest to the highest of them."""
+    curves = [entry["curves"][curve] for entry in entries if entry["curves"].get(curve)]
     if curves:
         steps, values = band(curves)
         axes.plot(steps, 100 * values.mean(0), **{"lw": 1.6, **style})
+        low, high = 100 * values.min(0), 100 * values.max(0)
+        axes.fill_between(steps, low, high, color=style["color"], alpha=0.15, lw=0)
 
 
 def spread(results: Results, group: str) -> Any:
     """For each row and seed a line from the lowest to the highest node, with their mean and the
     accuracy of the averaged model."""
-    rows = [row for row in ROWS if select(results, group=group, row=row)]
+    there = {entry["row"] for entry in select(results, group=group)} - {"same-samples"}
+    rows = [row for row in ROWS if row in there]
     figure, axes = figures.new_figure(8.5, 1.6 + 0.42 * len(rows))
     for place, row in enumerate(rows):
         entries = select(results, group=group, row=row)

@@ -1,16 +1,22 @@
 """Which runs the experiment consists of, and which configuration each of them has."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
+from pathlib import Path
 
 from experiments.planned_runs import Values, choose
 
 OURS = "ecl"
 INTERVAL = 6
+# Validation accuracies by step size, of sizes whose rows have each a step size of their own. It is
+# written by experiments.consensus.tune.
+RATES = Path(__file__).with_name("rates.json")
+TUNING_SEED = 100
 
 _BATCH = 32
-_TEST_IMAGES = 10_000  # of CIFAR-10, all of which are used in the end
+_TEST_IMAGES = 10_000  # of CIFAR-10 and Fashion-MNIST, all of which are used in the end
 
 # The rows of the tables: what a node does. Everything else comes from the group and the size.
 ROWS: dict[str, Values] = {
@@ -27,7 +33,11 @@ ROWS: dict[str, Values] = {
     "ecl-keeps": {"consensus.algorithm": "ecl", "consensus.forget": 0.0},
     "ecl-anchors": {"consensus.algorithm": "ecl", "consensus.hold": False},
     "ecl-k2": {"consensus.algorithm": "ecl", "consensus.interval": 2.0},
+    # A node by itself, beside which centralized training of as many samples is run.
+    "same-samples": {"consensus.algorithm": "isolated"},
 }
+# Rows that are there for the reference beside them, in sizes in which each row has its step size.
+HOSTS: dict[str, str] = {"isolated": "same-steps", "same-samples": "same-samples"}
 
 
 @dataclass(frozen=True)
@@ -40,10 +50,6 @@ class Group:
     title: str
     settings: Values = field(default_factory=dict)
     about: str = ""
-
-    @property
-    def random_split(self) -> bool:
-        return "partition" not in self.settings
 
 
 # The core, and departures of one factor each.
@@ -62,6 +68,16 @@ GROUPS: dict[str, Group] = {
         "Hard split",
         {"partition": "halves"},
         about="Half of the ring has classes 0 to 4, the other half 5 to 9.",
+    ),
+    "two": Group(
+        "Two classes a node",
+        {"num-classes-per-partition": 2},
+        about="Who has which two of ten classes is random.",
+    ),
+    "dirichlet": Group(
+        "Dirichlet 0.1",
+        {"partition": "dirichlet", "alpha": 0.1},
+        about="Nodes have unequal shares of every class, and unequal numbers of images.",
     ),
 }
 CORE = "core"
@@ -96,7 +112,8 @@ class Size:
     `evaluated` test images, and between two values of the step size; a multiple of the interval.
     augment: not where images are seen but a few times: it costs nodes and references five points.
     learning_rate: the first step size of every row; in the small size, the one at which centralized
-    training of as many steps is best.
+    training of as many steps is best. grid: those that are tried for every row of every group, on
+    validation images and with a seed of its own; empty: all rows have `learning_rate`.
     step_seconds: what a local step takes on one core (or GPU), for the estimate alone.
     """
 
@@ -111,23 +128,43 @@ class Size:
     augment: bool = True
     learning_rate: float = 0.1
     references: str = "same-steps,same-samples"
+    grid: tuple[float, ...] = ()
+    data: Mapping[str, str | int] = field(default_factory=dict)
 
     @property
     def settings(self) -> Values:
         return {
             **_COMMON,
+            **self.data,
             "small-model": self.model,
             "small-width": self.width,
             "evaluate-examples": self.evaluated,
             "consensus.window": self.window,
             "consensus.augment": self.augment,
-            "consensus.learning-rate": self.learning_rate,
-            # The fixed penalty of pdmm-sgd and admm-sgd: what "isvr" gives for the first step.
-            "consensus.alpha": 1 / (self.learning_rate * (INTERVAL - 1) * 2),
+            **stepping(self.learning_rate),
         }
+
+    def references_of(self, group: str, row: str) -> str:
+        """Centralized training beside a run: where rows have one step size, beside ours."""
+        if self.grid:
+            return HOSTS.get(row, "")
+        return (self.references if group == CORE else "same-steps") if row == OURS else ""
+
+
+def stepping(rate: float) -> Values:
+    """A first step size; the fixed penalty of pdmm-sgd and admm-sgd is what "isvr" gives for it."""
+    return {"consensus.learning-rate": rate, "consensus.alpha": 1 / (rate * (INTERVAL - 1) * 2)}
+
+
+def chosen_rate(size: str, group: str, row: str) -> float | None:
+    """The step size with the best validation accuracy; None where none has been tried."""
+    known = json.loads(RATES.read_text()) if RATES.exists() else {}
+    tried = known.get(size, {}).get("validation", {}).get(group, {}).get(row, {})
+    return float(max(tried, key=lambda rate: tried[rate])) if tried else None
 
 
 _PAIR = ("gossip", OURS)
+_TUNED = (*HOSTS, *_PAIR, "momentum-tracking", "pdmm-isvr", "admm-isvr", "ecl-keeps")
 _MORE = ("c-ecl", "ecl-k2")  # where there is time
 _LENET = Size(
     purpose="2 cores, 30 minutes",
@@ -138,7 +175,7 @@ _LENET = Size(
     evaluated=500,
     step_seconds=0.005,
     rows={
-        CORE: tuple(row for row in ROWS if row not in _MORE),
+        CORE: tuple(row for row in ROWS if row not in (*_MORE, "same-samples")),
         "constant": _PAIR,
         "plain": _PAIR,
         "halves": _PAIR,
@@ -165,6 +202,14 @@ SIZES: dict[str, Size] = {
         rows={CORE: (*_PAIR, "admm-isvr"), "halves": _PAIR},
         references="same-steps",
     ),
+    "fashion-mnist": replace(
+        _LENET,
+        purpose="a GPU, or a night of 2 cores: all 60,000 images of Fashion-MNIST",
+        steps=3600,
+        rows=dict.fromkeys((CORE, "halves", "two", "dirichlet"), _TUNED),
+        grid=(0.05, 0.1, 0.2, 0.4),
+        data={"dataset": "fashion-mnist", "validation-examples": 5_000},
+    ),
     "full": Size(
         purpose="one GPU",
         model="resnet20",
@@ -173,7 +218,10 @@ SIZES: dict[str, Size] = {
         window=600,
         evaluated=2_000,
         step_seconds=0.008,
-        rows=dict.fromkeys(GROUPS, tuple(ROWS)),
+        rows=dict.fromkeys(
+            (CORE, "constant", "plain", "halves"),
+            tuple(row for row in ROWS if row != "same-samples"),
+        ),
     ),
 }
 
@@ -204,13 +252,14 @@ def plan(
     given, runs = SIZES[size], []
     for (name, group), seed in product(GROUPS.items(), seeds):
         for row in given.rows.get(name, ()):
-            references = given.references if name == CORE else "same-steps"
+            rate = chosen_rate(size, name, row) if given.grid else None
             values: Values = {
                 **given.settings,
                 **group.settings,
                 **ROWS[row],
+                **(stepping(rate) if rate else {}),
                 "consensus.steps": given.steps,
-                "consensus.references": references if row == OURS else "",
+                "consensus.references": given.references_of(name, row),
                 "seed": seed,
                 "data-root": data_root,
             }

@@ -1,0 +1,84 @@
+"""Choose the step size of every row of every group, by one rule.
+
+    python -m experiments.consensus.tune --size fashion-mnist [--only two,ecl] [--data-root DIR]
+
+Every row is run with every step size of the size's grid and with one seed that is in no table, and
+measured on validation images; the best is taken. Rows with centralized training beside them are
+there for that, and are judged by it. What was measured is written into rates.json, from which the
+plan of the experiment takes its step sizes.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from experiments.command_line import parts
+from experiments.consensus.execute import execute, final
+from experiments.consensus.plan import HOSTS, RATES, SIZES, TUNING_SEED, Planned, plan, stepping
+from experiments.flower_runs import say
+from experiments.planned_runs import completed
+from fl_app.errors import EdgeFlError
+from fl_app.record.checkpoint import atomic_write
+from fl_app.record.run_dir import runs_root
+
+
+def trials(size: str, only: Sequence[str] = (), data_root: str = "") -> dict[float, list[Planned]]:
+    """The runs of the grid, by step size."""
+    runs = plan(size, [TUNING_SEED], only, data_root)
+    return {
+        rate: [
+            replace(run, values={**run.values, **stepping(rate), "evaluate-on": "validation"})
+            for run in runs
+        ]
+        for rate in SIZES[size].grid
+    }
+
+
+def score(row: str, found: Mapping[str, Any]) -> float:
+    """What a row is judged by: the reference beside it, if it is there for one; else the mean of
+    its nodes, as they have settled if they have."""
+    if row in HOSTS:
+        return found["reference"][HOSTS[row]]
+    return mean(found["settled"] or found["nodes"])
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m experiments.consensus.tune")
+    tuned = [name for name, size in SIZES.items() if size.grid]
+    parser.add_argument("--size", choices=tuned, default=tuned[0])
+    parser.add_argument("--only", default="", help="words of groups and rows")
+    parser.add_argument("--data-root", default="")
+    parser.add_argument("--jobs", type=int, default=0)
+    parser.add_argument("--runs", type=Path, help="where run directories are kept")
+    parser.add_argument("--collect-only", action="store_true", help="run nothing")
+    arguments = parser.parse_args(words)
+    size = arguments.size
+    root = arguments.runs or runs_root().parent / "experiments" / f"consensus-{size}-tune"
+    root = root.absolute()
+    data_root = str(Path(arguments.data_root).absolute()) if arguments.data_root else ""
+    try:
+        chosen = trials(size, list(parts(arguments.only)), data_root)
+        if not arguments.collect_only:
+            execute([run for runs in chosen.values() for run in runs], root, arguments.jobs)
+    except (EdgeFlError, ValueError) as error:
+        print(f"experiments.consensus.tune: {error}", file=sys.stderr)
+        return 1
+    known = json.loads(RATES.read_text()) if RATES.exists() else {}
+    table = known.setdefault(size, {"seed": TUNING_SEED, "validation": {}})["validation"]
+    for rate, runs in trials(size, (), data_root).items():
+        for planned in runs:
+            if run := completed(planned, root):
+                row = table.setdefault(planned.group, {}).setdefault(planned.row, {})
+                row[f"{rate:g}"] = round(score(planned.row, final(run)), 5)
+                say(f"{planned.group} {planned.row} {rate:g}: {100 * row[f'{rate:g}']:.2f} %")
+    atomic_write(RATES, (json.dumps(known, indent=1) + "\n").encode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
