@@ -1,17 +1,19 @@
 """The `edge-fl` command. Each subcommand imports what it needs, so that --help is instant."""
 
 import argparse
+import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fl_app.deploy.commands import add_commands
 from fl_app.errors import ConfigError, EdgeFlError, RunDirectoryError
+from fl_app.launch.screen import JSON, LINES, QUIET, Screen
 from fl_app.paths import absolute, read_text
 from fl_app.pyproject import pyproject
-from fl_app.streams import written_out
+from fl_app.streams import say, written_out
 from fl_app.watch import commands as watching
 
 if TYPE_CHECKING:
@@ -22,26 +24,51 @@ USAGE_ERROR, INTERRUPTED = 2, 130
 
 def run(arguments: argparse.Namespace) -> int:
     """train: `edge-fl run participants=8 distill.variant=sync`"""
-    from fl_app.launch.values import parse_assignments
-
-    return _launch(arguments, parse_assignments(arguments.values))
+    return _launch(arguments, lambda: _given(arguments))
 
 
 def resume(arguments: argparse.Namespace) -> int:
     """continue a run from its last checkpoint"""
+    return _launch(arguments, lambda: _interrupted(arguments.run))
+
+
+def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+    from fl_app.launch.values import parse_assignments
+
+    return parse_assignments(arguments.values)
+
+
+def _interrupted(name: str) -> dict[str, Any]:
     from fl_app.record.find import find_run
 
-    interrupted = find_run(arguments.run)
-    return _launch(arguments, interrupted.config() | {"resume": str(interrupted.path)})
+    found = find_run(name)
+    return found.config() | {"resume": str(found.path)}
 
 
-def _launch(arguments: argparse.Namespace, overrides: dict[str, Any]) -> int:
-    from fl_app.launch.run import run
-    from fl_app.launch.surroundings import settle
+def _launch(arguments: argparse.Namespace, overrides: Callable[[], dict[str, Any]]) -> int:
+    with Screen(arguments.form) as screen, _page(arguments.watch):
+        screen.stage("setting up")  # what comes next imports PyTorch
+        from fl_app.launch.run import run
+        from fl_app.launch.surroundings import settle
 
-    settle()
-    place = {"superlink": arguments.superlink, "ray": arguments.ray}
-    return run(overrides, **place, verbose=arguments.verbose)
+        settle()
+        place = {"superlink": arguments.superlink, "ray": arguments.ray}
+        return run(overrides(), **place, verbose=arguments.verbose, screen=screen)
+
+
+@contextlib.contextmanager
+def _page(wanted: bool) -> Iterator[None]:
+    """The page of the newest run, while this command lasts."""
+    if not wanted:
+        yield
+        return
+    from fl_app.record.run_dir import runs_root
+    from fl_app.watch.feed import Feeds
+    from fl_app.watch.server import served
+
+    with served(Feeds(runs_root())) as address:
+        say(f"edge-fl: watch it at {address}", sys.stderr)
+        yield
 
 
 def config(_arguments: argparse.Namespace) -> int:
@@ -291,6 +318,15 @@ def parser() -> argparse.ArgumentParser:
             help="a Ray cluster that runs already, to spread the simulation over its machines",
         )
         sub.add_argument("--verbose", action="store_true", help="show all of Flower's log")
+        sub.add_argument("--watch", action="store_true", help="with its page, see `edge-fl watch`")
+        sub.set_defaults(form=LINES)
+        for form, meaning in (
+            (QUIET, "say nothing but the run's directory, and what goes wrong"),
+            (JSON, "write the run's events to the standard output, a line each"),
+        ):
+            sub.add_argument(
+                f"--{form}", action="store_const", dest="form", const=form, help=meaning
+            )
     command(config)
     command(runs)
     sub = command(devices)

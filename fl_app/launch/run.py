@@ -19,6 +19,7 @@ from fl_app.config import RunConfig, Value, configure, resolve
 from fl_app.errors import DIVERGED_WORDS, EdgeFlError, RunDirectoryError
 from fl_app.launch.bundle import submitted
 from fl_app.launch.log import LogReader
+from fl_app.launch.screen import Screen
 from fl_app.launch.sizing import size_for
 from fl_app.launch.standstill import Standstill
 from fl_app.launch.superlink import ANSWER_SECONDS, Link, local_superlink
@@ -26,7 +27,7 @@ from fl_app.launch.supervise import ENDING, heed
 from fl_app.launch.surroundings import check_workers
 from fl_app.launch.values import toml_lines
 from fl_app.record.books import check_resumable, close_books, write_up
-from fl_app.record.run_dir import CHECKPOINTS, METRICS, RunDirectory, runs_root
+from fl_app.record.run_dir import CHECKPOINTS, METRICS, RunDirectory, release, reserve, runs_root
 from fl_app.record.sinks import check_sinks
 from fl_app.streams import say
 
@@ -45,14 +46,19 @@ UNENDED = "unended"  # Flower's status of a run that has said its last word and 
 
 
 def run(
-    overrides: Mapping[str, Value], *, superlink: str = "", ray: str = "", verbose: bool = False
+    overrides: Mapping[str, Value],
+    *,
+    superlink: str = "",
+    ray: str = "",
+    verbose: bool = False,
+    screen: Screen | None = None,
 ) -> int:
     """Run the app with `overrides` over its default configuration; returns the exit code.
 
     `superlink` names a connection of the user's own Flower configuration (a deployment); without
     one, the run is a simulation on this machine, and everything that can be wrong is tried before
     anything starts. Raises EdgeFlError then. `ray` is the address of a Ray cluster over which the
-    simulation is to be spread.
+    simulation is to be spread. `screen` shows what happens.
     0: completed; 1: failed; 3: a model diverged; 130: interrupted; 143: terminated.
     """
     config = configure(overrides, place="" if superlink else "simulation")
@@ -63,11 +69,29 @@ def run(
         preflight(config)
         size = size_for(config, ray)
     heed(stop)
+    screen, reserved = screen or Screen(), None
     try:
-        return _run_to_the_end(overrides, superlink, ray, size, verbose)
+        if not superlink:
+            reserved, overrides = _named(config, overrides)
+            screen.begin(reserved or Path(config.resume or runs_root(config.output) / config.name))
+        return _run_to_the_end(overrides, superlink, ray, size, verbose, screen)
     except Stopped as stopped:  # while the end of a run was being recorded
         say(f"edge-fl: {stopped}", sys.stderr)
         return stopped.code
+    finally:
+        if reserved:
+            release(reserved)
+
+
+def _named(
+    config: RunConfig, overrides: Mapping[str, Value]
+) -> tuple[Path | None, Mapping[str, Value]]:
+    """The directory of a new run without a name, made now so that it can be told and followed from
+    the beginning; and the overrides with its name."""
+    if config.resume or config.name:
+        return None, overrides
+    directory = reserve(runs_root(config.output), config.flat())
+    return directory, {**overrides, "name": directory.name}
 
 
 def _run_to_the_end(
@@ -76,12 +100,13 @@ def _run_to_the_end(
     ray: str,
     size: Mapping[str, Value],
     verbose: bool,
+    screen: Screen,
 ) -> int:
     """Run the app, again from its last checkpoint if it failed because the machine slept."""
     while True:
         reader = LogReader(verbose)
         with Standstill() as standstill:
-            code, problem, told = _attempt(overrides, superlink, ray, size, reader)
+            code, problem, told = _attempt(overrides, superlink, ray, size, reader, screen)
         directory = reader.run_directory
         if problem:
             say(f"edge-fl: {problem}", sys.stderr)
@@ -100,7 +125,7 @@ def _run_to_the_end(
     if directory:
         if problem and code != DIVERGED:  # it would do that again
             _point_to_resume(directory, superlink)
-        say(f"run directory: {directory}")
+        screen.end(directory)
     return code
 
 
@@ -110,12 +135,14 @@ def _attempt(
     ray: str,
     size: Mapping[str, Value],
     reader: LogReader,
+    screen: Screen,
 ) -> tuple[int, str, float]:
     """Run the app once; returns the exit code, why it did not complete, or "", and when a signal
     told it to end (seconds since 1970, inf for never)."""
     try:
+        screen.stage("starting Flower's SuperLink" if not superlink else f"asking {superlink}")
         with _link(superlink, ray) as link:
-            problem = _run_on(link, overrides, size, reader)
+            problem = _run_on(link, overrides, size, reader, screen)
             return code_of(problem), problem, math.inf
     except (EdgeFlError, OSError) as error:
         return FAILED, str(error), math.inf
@@ -187,18 +214,23 @@ def _link(superlink: str, ray: str) -> contextlib.AbstractContextManager[Link]:
 
 
 def _run_on(
-    link: Link, overrides: Mapping[str, Value], size: Mapping[str, Value], reader: LogReader
+    link: Link,
+    overrides: Mapping[str, Value],
+    size: Mapping[str, Value],
+    reader: LogReader,
+    screen: Screen,
 ) -> str:
     """Submit the app and follow it to its end; returns why it did not complete, or ""."""
     run_id = _submit(link, overrides, size)
+    screen.stage("loading the data; the first round begins")
     try:
-        while problem := _follow(link, run_id, reader):
+        while problem := _follow(link, run_id, reader, screen):
             if not _is_back(link, run_id):
                 return problem
             say(f"edge-fl: SuperLink {link.connection!r} was away and is back", sys.stderr)
             reader.begin_again()
         status, details = _status(link, run_id, reader)
-        _show_rest(link, run_id, reader)
+        _show_rest(link, run_id, reader, screen)
     except BaseException:
         # A local SuperLink is about to end with all it has started; another one must be told.
         if link.supervisor is None:
@@ -232,7 +264,7 @@ def _submit(link: Link, overrides: Mapping[str, Value], size: Mapping[str, Value
         return str(link.ask(*arguments)["run-id"])
 
 
-def _follow(link: Link, run_id: str, reader: LogReader) -> str:
+def _follow(link: Link, run_id: str, reader: LogReader, screen: Screen) -> str:
     """Show the log until it ends. Returns what has died, if something has, else ""."""
     lines: queue.Queue[str | None] = queue.Queue()
     stream = link.flwr("log", run_id, link.connection, "--stream")
@@ -245,7 +277,7 @@ def _follow(link: Link, run_id: str, reader: LogReader) -> str:
                 if line is None:
                     return "" if stream.wait() == 0 else link.lost
                 if (text := reader.read(line)) is not None:
-                    say(text)
+                    screen.show(text)
         return problem
     finally:
         stream.kill()
@@ -263,7 +295,7 @@ def _is_back(link: Link, run_id: str) -> bool:
     return False
 
 
-def _show_rest(link: Link, run_id: str, reader: LogReader) -> None:
+def _show_rest(link: Link, run_id: str, reader: LogReader, screen: Screen) -> None:
     """Show what the stream of the log has left out: Flower looks whether the run has finished after
     it has looked for lines, and what comes between the two does not come at all."""
     whole = link.flwr("log", run_id, link.connection, "--show")
@@ -275,7 +307,7 @@ def _show_rest(link: Link, run_id: str, reader: LogReader) -> None:
         whole.kill()
     for line in reader.left_out(output.splitlines(keepends=True)):
         if (text := reader.read(line)) is not None:
-            say(text)
+            screen.show(text)
 
 
 class _Watch:

@@ -22,6 +22,7 @@ from fl_app.record.writer import Writer
 
 CONFIG, ENVIRONMENT = "config.json", "environment.json"
 METRICS, SUMMARY = "metrics.jsonl", "summary.json"
+_RESERVED = "reserved"
 CHECKPOINTS, FIGURES, REPORT = "checkpoints", "figures", "report.html"
 
 
@@ -311,6 +312,41 @@ class RunDirectory:
             ) from error
 
 
+def reserve(root: Path, config: Mapping[str, Any]) -> Path:
+    """Make the empty directory of a run that is about to be created under `root` with its name, so
+    that the name can be told before: RunDirectory.create takes it. RunDirectoryError.
+
+    `release` gives back one that was not taken.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        path = _claim(root, "", config)
+        (path / _RESERVED).touch()
+    except OSError as error:
+        raise RunDirectoryError(
+            f"cannot make a run directory in {root}: {error.strerror or error}; choose another "
+            f"place for runs, or set EDGE_FL_HOME"
+        ) from error
+    return path
+
+
+def release(path: Path) -> None:
+    """Remove the directory of `reserve` if no run has taken it."""
+    if _taken_over(path):
+        with contextlib.suppress(OSError):
+            path.rmdir()
+            path.parent.rmdir()  # if it is empty, too
+
+
+def _taken_over(path: Path) -> bool:
+    """Whether `path` was reserved, and now is the caller's: of two that ask, one gets it."""
+    try:
+        (path / _RESERVED).unlink()
+    except OSError:
+        return False
+    return True
+
+
 def plain(value: Any) -> Any:
     """Return `value` as strict JSON data: numpy to Python, tuples to lists, NaN and inf to None."""
     if isinstance(value, Mapping):
@@ -332,9 +368,10 @@ def _claim(root: Path, name: str, config: Mapping[str, Any]) -> Path:
         try:
             (root / name).mkdir()
         except FileExistsError:
-            raise RunDirectoryError(
-                f"{root / name} exists already; choose another name, or resume that run"
-            ) from None
+            if not _taken_over(root / name):
+                raise RunDirectoryError(
+                    f"{root / name} exists already; choose another name, or resume that run"
+                ) from None
         return root / name
     flat = flatten(config)
     mode = str(flat.get("mode", "run"))

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from fl_app.errors import RunDirectoryError
-from fl_app.record.metrics import Event, effective
+from fl_app.record.metrics import effective
 from fl_app.record.page.snapshot import snapshot
-from fl_app.record.run_dir import CONFIG, METRICS, SUMMARY, RunDirectory, event_of, list_runs
+from fl_app.record.run_dir import CONFIG, METRICS, SUMMARY, RunDirectory, list_runs
+from fl_app.record.tail import Tail
 from fl_app.record.writer import is_written
 
 _LISTED = 300  # the newest
@@ -23,8 +24,7 @@ class Feed:
         self._lock = threading.Lock()
         self._seen: object = None
         self._document: dict[str, Any] = {}
-        self._events: list[Event] = []
-        self._read = 0  # bytes of metrics.jsonl
+        self._tail = Tail(path)
 
     def document(self) -> dict[str, Any]:
         """The page's document of now. Raises RunDirectoryError that says what cannot be read."""
@@ -33,7 +33,8 @@ class Feed:
             if now != self._seen:
                 run = RunDirectory.open(self._path)
                 with run.reading():
-                    document = snapshot(run, effective(self._grown()))
+                    self._tail.grow()
+                    document = snapshot(run, effective(self._tail.events))
                 self._document = document | {"running": is_written(self._path)}
                 self._seen = now
             return self._document
@@ -47,30 +48,6 @@ class Feed:
         except OSError:
             return None
         return found.st_mtime_ns, found.st_size
-
-    def _grown(self) -> list[Event]:
-        """All events so far. Only what has come since the last time is read: a long run has many
-        megabytes, and who watches must not slow it down."""
-        path = self._path / METRICS
-        try:
-            with open(path, "rb") as file:
-                if os.fstat(file.fileno()).st_size < self._read:  # another run of this name
-                    self._events, self._read = [], 0
-                file.seek(self._read)
-                whole, newline, _ = file.read().rpartition(b"\n")  # the last line may be under way
-        except OSError as error:
-            raise RunDirectoryError(f"cannot read {path}: {error.strerror or error}") from error
-        found = []
-        for line in whole.split(b"\n") if newline else ():
-            event = event_of(line)
-            if event is None:
-                raise RunDirectoryError(
-                    f"{path}, line {len(self._events) + len(found) + 1}, is not an event"
-                )
-            found.append(event)
-        self._events += found
-        self._read += len(whole) + len(newline)
-        return self._events
 
 
 class Feeds:

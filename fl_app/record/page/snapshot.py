@@ -25,6 +25,7 @@ from fl_app.record.metrics import (
     times_to_targets,
 )
 from fl_app.record.modes import view_of
+from fl_app.record.progress import progress
 from fl_app.record.run_dir import (
     CONFIG,
     ENVIRONMENT,
@@ -56,6 +57,7 @@ def snapshot(run: RunDirectory, events: Sequence[Event] | None = None) -> dict[s
     state = status(run, events)
     clock = str(config.get("clock", "real"))
     changed, others = _configuration(config)
+    far = progress(events, config)
     document = {
         "name": run.name,
         "path": str(run.path),
@@ -66,7 +68,7 @@ def snapshot(run: RunDirectory, events: Sequence[Event] | None = None) -> dict[s
         "metric": {"name": metric.name, "unit": metric.unit, "scale": metric.scale},
         "clock": CLOCK_UNITS[clock],
         "rounds": view.rounds,
-        "progress": _progress(events, config, view),
+        "progress": {"done": far.done, "total": far.total, "eta": duration(far.eta)},
         "tiles": [*_results(view, measured, state), *_times(view, measured, clock)],
         "targets": _targets(view.accuracy(events), targets, metric, clock),
         "evaluated": f"{evaluation_of(config)} set",
@@ -119,16 +121,6 @@ def _times(view: View, measured: Measured, clock: str) -> Pairs:
         (CLOCK_UNITS[clock], number(measured["end_seconds"], 1)),
         ("wall time", duration(measured["wall_seconds"])),
     ]
-
-
-def _progress(events: Sequence[Event], config: Mapping[str, Any], view: View) -> dict[str, Any]:
-    last = latest(events, "round")
-    total = config.get("num-server-rounds")
-    if config.get("mode") == "consensus":
-        window = config.get("consensus.window") or 1
-        total = -(-int(config.get("consensus.steps") or 0) // int(window))
-    done = last.get("round", 0)
-    return {"done": done, "total": max(int(total or 0), done), "eta": duration(last.get("eta"))}
 
 
 def _targets(
