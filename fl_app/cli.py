@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from fl_app.deploy.commands import add_commands
 from fl_app.errors import ConfigError, EdgeFlError, RunDirectoryError
 from fl_app.launch.screen import JSON, LINES, QUIET, Screen
+from fl_app.manage import commands as managing
 from fl_app.paths import absolute, read_text
 from fl_app.pyproject import pyproject
 from fl_app.streams import say, written_out
 from fl_app.watch import commands as watching
 
 if TYPE_CHECKING:
-    from fl_app.record.run_dir import RunDirectory
+    pass
 
 USAGE_ERROR, INTERRUPTED = 2, 130
 
@@ -79,19 +80,6 @@ def config(_arguments: argparse.Namespace) -> int:
     return 0
 
 
-def runs(_arguments: argparse.Namespace) -> int:
-    """list the runs, oldest first"""
-    from fl_app.record.run_dir import list_runs, runs_root
-
-    found = list_runs(runs_root())
-    width = max((len(run.name) for run in found), default=0)
-    for run in found:
-        print(f"{run.name:{width}}  {_state(run)}".rstrip())
-    if not found:
-        print(f"no runs in {runs_root()} yet", file=sys.stderr)
-    return 0
-
-
 def devices(arguments: argparse.Namespace) -> int:
     """on the server: which devices are there, and what they told and did in their last run"""
     from fl_app.deploy.devices import show
@@ -102,35 +90,6 @@ def devices(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _state(run: "RunDirectory") -> str:
-    """How a run stands, or what is wrong with its directory."""
-    from fl_app.record.modes import view_of
-    from fl_app.record.page.snapshot import status
-
-    try:
-        with run.reading():
-            run.open(run.path).environment()
-            headline = view_of(run.config()).headline
-            accuracy = (run.summary().get("final") or {}).get(headline)
-            shown = "" if accuracy is None else f"accuracy {accuracy:.3f}"
-            return f"{status(run, run.events()):12}  {shown}"
-    except RunDirectoryError as error:
-        return f"damaged: {error}"
-
-
-def _check_readable(run: "RunDirectory") -> None:
-    """Raise RunDirectoryError, which names the run, if its numbers cannot be had."""
-    from fl_app.record.metrics import targets_of
-    from fl_app.record.modes import view_of
-    from fl_app.record.run_dir import flatten
-
-    with run.reading():
-        config = flatten(run.config())
-        view, events = view_of(config), run.events()
-        view.measure(events, targets_of(config))
-        view.accuracy(events)
-
-
 def report(arguments: argparse.Namespace) -> int:
     """draw a run's figures and report.html anew"""
     from fl_app.record.find import find_run
@@ -139,19 +98,6 @@ def report(arguments: argparse.Namespace) -> int:
     found = find_run(arguments.run)
     with found.reading():
         print(render(found))
-    return 0
-
-
-def compare(arguments: argparse.Namespace) -> int:
-    """put runs side by side: a table, and compare.png and compare.md in --out"""
-    from fl_app.record.compare import compare
-    from fl_app.record.find import find_run
-
-    out, found = absolute(arguments.out), [find_run(name) for name in arguments.runs]
-    for run in found:
-        _check_readable(run)
-    print(compare(found, out))
-    print(out / "compare.png")
     return 0
 
 
@@ -328,14 +274,11 @@ def parser() -> argparse.ArgumentParser:
                 f"--{form}", action="store_const", dest="form", const=form, help=meaning
             )
     command(config)
-    command(runs)
     sub = command(devices)
     sub.add_argument("site", metavar="SITE", help="a deployment, or its server's folder")
     watching.add_arguments(command(watching.watch))
     command(report).add_argument("run", metavar="RUN")
-    sub = command(compare)
-    sub.add_argument("runs", metavar="RUN", nargs="+")
-    sub.add_argument("--out", default=".", metavar="DIRECTORY")
+    managing.add_commands(command)
     data = commands.add_parser("data", help="look at the data of a run").add_subparsers(
         required=True, metavar="COMMAND"
     )

@@ -100,6 +100,7 @@ def test_compare_writes_where_it_is_told(runs: Path, capsys: pytest.CaptureFixtu
     assert "sync-1 " in output
     assert "sync-12 " in output
     assert sorted(path.name for path in (runs.parent / "both").iterdir()) == [
+        "compare.csv",
         "compare.md",
         "compare.png",
     ]
@@ -121,7 +122,7 @@ def test_resume_takes_the_configuration_of_the_run(
 def test_run_passes_on_what_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     monkeypatch.setattr(
-        launch, "run", lambda values, **options: calls.append((values, options)) or 7
+        launch, "run", lambda values, screen, **options: calls.append((values, options)) or 7
     )
     assert main(["run", "participants=5", "--superlink", "edge", "seed=3", "--verbose"]) == 7
     assert calls == [

@@ -19,6 +19,7 @@ LAYERS: dict[int, tuple[str, ...]] = {
         "fl_app.cli",
         "fl_app.deploy.*",
         "fl_app.launch.*",
+        "fl_app.manage.*",
         "fl_app.watch.*",
     ),
     3: (

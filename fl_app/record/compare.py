@@ -1,5 +1,7 @@
-"""Several runs side by side: one figure and one table."""
+"""Several runs side by side, those of one configuration as one: a figure and tables."""
 
+import csv
+import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +11,15 @@ from fl_app.errors import RunDirectoryError
 from fl_app.record import figures
 from fl_app.record.checkpoint import atomic_write
 from fl_app.record.formatting import duration, number
-from fl_app.record.metrics import CLOCK_UNITS, Event, evaluation_of, targets_of
+from fl_app.record.groups import Group, Run, band, grouped, mean_and_error, paired
+from fl_app.record.metrics import (
+    CLOCK_UNITS,
+    Event,
+    Metric,
+    evaluation_of,
+    metric_of,
+    targets_of,
+)
 from fl_app.record.modes import VIEWS, view_of
 from fl_app.record.page.snapshot import status
 from fl_app.record.run_dir import RunDirectory, flatten
@@ -20,9 +30,11 @@ _COLORS = (
     figures.BLACK, figures.GREY,
 )  # fmt: skip
 _MARKERS = "osD^vP*X"
+_DASHES = ("-", "--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)), (0, (1, 1)))
+_MOST_LINES = 6  # more cannot be told apart
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Run:
     """A run as it is compared: its directory, the events that count, its flat configuration."""
 
@@ -35,6 +47,11 @@ class _Run:
     def clock(self) -> str:
         return self.config.get("clock", "real")
 
+    @property
+    def grouped(self) -> Run:
+        about = self.view.comparison.name(self.config)
+        return Run(self.directory.name, self.config, self.view.accuracy(self.events), about)
+
 
 def _load(run: RunDirectory) -> _Run:
     config = flatten(run.config())
@@ -42,11 +59,14 @@ def _load(run: RunDirectory) -> _Run:
 
 
 def compare(runs: Sequence[RunDirectory], out: Path) -> str:
-    """Write compare.png and compare.md into the directory `out`; return the table as Markdown.
+    """Write compare.png, compare.md and compare.csv into the directory `out`; return the Markdown.
 
-    The figure has the accuracy that stands for each run (see `View`) as a solid line and its
-    companion dashed, over the run's own clock. Runs whose clocks or data sets differ are drawn all
-    the same, and both the figure and the table say so. Raises RunDirectoryError without runs, or
+    Runs that differ by their seed alone are one configuration: its mean, standard error and, to the
+    first configuration, the differences paired by seed. The figure has the accuracy that stands for
+    each run (see `View`), over the run's own clock: of configurations with several seeds the mean
+    and a band of a standard error; else a line a run, its companion dashed. At most six, the best.
+    Runs whose clocks or data sets differ are drawn all the same, and both the figure and the table
+    say so. Raises RunDirectoryError without runs, or
     when none was evaluated.
     """
     if not runs:
@@ -56,14 +76,94 @@ def compare(runs: Sequence[RunDirectory], out: Path) -> str:
         names = ", ".join(run.name for run in runs)
         raise RunDirectoryError(f"nothing to compare: no model was evaluated in {names}")
     notes = _notes(loaded)
-    table = _table(loaded) + "".join(f"\n{note}\n" for note in notes)
+    groups = grouped([run.grouped for run in loaded])
+    metric = metric_of(loaded[0].events)
+    table = "\n".join([_table(loaded), group_table(groups, metric)])
+    table += "".join(f"\n{note}\n" for note in notes)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunDirectoryError(f"cannot write to {out}: {error.strerror or error}") from error
-    atomic_write(out / "compare.png", figures.to_png(_draw(loaded, notes)))
+    several = any(len(group.runs) > 1 for group in groups)
+    figure = _draw_groups(groups, loaded, notes) if several else _draw(loaded, notes)
+    atomic_write(out / "compare.png", figures.to_png(figure))
+    atomic_write(out / "compare.csv", _csv(groups, loaded).encode())
     atomic_write(out / "compare.md", table.encode())
     return table
+
+
+def readable(run: RunDirectory) -> None:
+    """Raise RunDirectoryError, which names the run, if its numbers cannot be had."""
+    with run.reading():
+        loaded = _load(run)
+        loaded.view.measure(loaded.events, targets_of(loaded.config))
+        loaded.view.accuracy(loaded.events)
+
+
+def group_table(groups: Sequence[Group], metric: Metric) -> str:
+    """A row a configuration, as Markdown: the mean of its seeds' last values ± standard error, and
+    how far it is above the first one, paired by seed."""
+    unit = metric.unit or ""
+    head = ["configuration", "seeds", f"{metric.name} {unit}".strip(), "to the first, paired"]
+    rows = [
+        [
+            group.label,
+            str(len(group.values)),
+            _mean(list(group.values.values()), metric),
+            "" if group is groups[0] else _mean(paired(group, groups[0]), metric, sign="+"),
+        ]
+        for group in groups
+    ]
+    lines = [head, ["---", "---:", "---:", "---:"], *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def _mean(values: Sequence[float], metric: Metric, sign: str = "") -> str:
+    mean, error = mean_and_error(values)
+    if mean is None:
+        return "-"
+    digits = 1 if metric.unit == "%" else 3
+    shown = f"{mean * metric.scale:{sign}.{digits}f}"
+    return shown if error is None else f"{shown} ± {error * metric.scale:.{digits}f}"
+
+
+def _csv(groups: Sequence[Group], runs: Sequence[_Run]) -> str:
+    """A row a run, with all digits."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["configuration", "seed", "run", "status", "final"])
+    states = {run.directory.name: status(run.directory, run.events) for run in runs}
+    for group in groups:
+        for run in group.runs:
+            final = "" if run.final is None else run.final
+            writer.writerow([group.label, run.seed, run.name, states[run.name], final])
+    return out.getvalue()
+
+
+def _draw_groups(groups: Sequence[Group], runs: Sequence[_Run], notes: Sequence[str]) -> Any:
+    clocks = sorted({run.clock for run in runs})
+    drawn = [(group, found) for group in groups if (found := band(group))]
+    best = sorted(drawn, key=lambda pair: -float(pair[1][1][-1]))[:_MOST_LINES]
+    figure, axes = figures.new_figure(7, 4.2 + 0.24 * len(best))
+    for (group, (times, mean, error)), colour, dash in zip(best, _COLORS, _DASHES, strict=False):
+        label = f"{group.label}, {len(group.runs)} seed{'s'[: len(group.runs) != 1]}"
+        axes.plot(times, 100 * mean, color=colour, ls=dash, lw=2, label=label)
+        axes.fill_between(
+            times, 100 * (mean - error), 100 * (mean + error), color=colour, alpha=0.2, lw=0
+        )
+    figures.finish_accuracy_axes(axes, _time_label(clocks))
+    left_out = len(drawn) - len(best)
+    cut = [f"the {len(best)} best; {left_out} more are in the table"] if left_out else []
+    title = "Mean of the seeds; band: a standard error"
+    axes.set_title("\n".join([title, *cut, *notes]), loc="left")
+    figures.legend_below(figure, axes, 1)
+    return figure
+
+
+def _time_label(clocks: Sequence[str]) -> str:
+    if len(clocks) == 1:
+        return figures.CLOCK_AXIS[clocks[0]]
+    return "time on each run's own clock (s)"
 
 
 def _notes(runs: Sequence[_Run]) -> list[str]:
@@ -131,7 +231,8 @@ def _draw(runs: Sequence[_Run], notes: Sequence[str]) -> Any:
     clocks = sorted({run.clock for run in runs})
     dashed: list[str] = []
     figure, axes = figures.new_figure(9, 5 + 0.24 * len(runs))
-    for index, run in enumerate(runs):
+    best = sorted(runs, key=lambda run: -(run.grouped.final or 0.0))[:_MOST_LINES]
+    for index, run in enumerate(run for run in runs if run in best):
         style = {"color": _COLORS[index % len(_COLORS)], "marker": _MARKERS[index % len(_MARKERS)]}
         main, companion = run.view.accuracy(run.events), run.view.comparison.companion(run.events)
         if main:
@@ -143,10 +244,7 @@ def _draw(runs: Sequence[_Run], notes: Sequence[str]) -> Any:
             dashed.append(run.view.comparison.companion_label)
     if dashed:
         axes.plot([], [], color=figures.GREY, ls="--", lw=1.0, label=" / ".join(_once(dashed)))
-    label = (
-        figures.CLOCK_AXIS[clocks[0]] if len(clocks) == 1 else "time on each run's own clock (s)"
-    )
-    figures.finish_accuracy_axes(axes, label)
+    figures.finish_accuracy_axes(axes, _time_label(clocks))
     measured = " / ".join(_once(evaluation_of(run.config) for run in runs)).capitalize()
     title = f"{measured} accuracy of the {' / '.join(_once(run.view.accuracy_of for run in runs))}"
     axes.set_title("\n".join([title, *notes]), loc="left")

@@ -19,3 +19,11 @@ def find_run(name: str) -> RunDirectory:
         what = f"{len(found)} runs begin with" if found else "there is no run"
         raise RunDirectoryError(f"{what} {name!r} in {runs_root()}; see `edge-fl runs`")
     return RunDirectory.open((exact or found)[0].path)
+
+
+def find_runs(name: str) -> list[RunDirectory]:
+    """All runs whose names begin with `name`, or the one at that path or of exactly that name."""
+    found = [run for run in list_runs(runs_root()) if run.name.startswith(name)]
+    if len(found) > 1 and not Path(name).is_dir() and name not in [run.name for run in found]:
+        return [RunDirectory.open(run.path) for run in found]
+    return [find_run(name)]

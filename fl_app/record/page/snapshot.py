@@ -12,6 +12,7 @@ from fl_app.errors import ConfigError
 from fl_app.provenance import described
 from fl_app.record.consensus_metrics import node_names
 from fl_app.record.formatting import duration, number
+from fl_app.record.groups import OF_THE_RUN
 from fl_app.record.metrics import (
     CLOCK_UNITS,
     Event,
@@ -41,8 +42,6 @@ from fl_app.record.view import Chart, Measured, Pairs, Table, Timeline, View
 
 # What the browser gets at most, so that a report stays below 2 MB and a page draws at once.
 _POINTS, _BARS, _ROWS, _HEARD, _INCIDENTS = 1_500, 4_000, 1_000, 30_000, 500
-# Of a run and not of what it computes; a copy of it is to have others.
-_OF_THE_RUN = {"name", "output", "resume", "sinks"}
 
 
 def snapshot(run: RunDirectory, events: Sequence[Event] | None = None) -> dict[str, Any]:
@@ -325,7 +324,7 @@ def _configuration(config: Mapping[str, Any]) -> tuple[list[list[str]], list[lis
         return changed, [[k, _word(v)] for k, v in sorted(config.items()) if k not in chosen]
     changed, others = [], []
     for key, value in config.items():
-        if key in _OF_THE_RUN:
+        if key in OF_THE_RUN:
             continue
         if key in values and not has_effect(key, values):
             continue

@@ -1,0 +1,1 @@
+"""Commands over many runs: `edge-fl sweep`, `compare`, `runs` and `rm`."""

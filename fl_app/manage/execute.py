@@ -1,0 +1,102 @@
+"""The runs of a sweep, side by side as the machine allows, each an `edge-fl run` of its own."""
+
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from fl_app.errors import RunDirectoryError
+from fl_app.manage.plan import Planned
+from fl_app.record.formatting import duration
+from fl_app.record.modes import view_of
+from fl_app.record.run_dir import RunDirectory, list_runs, runs_root
+
+_LOOK_SECONDS = 0.2
+
+
+def side_by_side(plan: Sequence[Planned], cores: int) -> int:
+    """How many runs the machine carries at once: each has a process for every participant, up to
+    one a core, and in mode=distill one for the distillation server."""
+    needs = [_processes(each.config, cores) for each in plan]
+    return max(1, cores // max(needs, default=1))
+
+
+def _processes(config: Mapping[str, Any], cores: int) -> int:
+    hosts = min(int(config["participants"]), cores)
+    return hosts + (config["mode"] == "distill")
+
+
+def execute(
+    plan: Sequence[Planned], parallel: int, say: Callable[[str], object], command: Sequence[str]
+) -> int:
+    """Run what is missing of the plan; returns how many of those did not complete.
+
+    `command` is what starts edge-fl. An interruption ends the runs that are under way: they can be
+    resumed, and the same sweep does so.
+    """
+    waiting = [each for each in plan if each.state in ("missing", "resumable")]
+    total, done, failed = len(waiting), 0, 0
+    working: list[tuple[Planned, subprocess.Popen[str], float]] = []
+    try:
+        while waiting or working:
+            while waiting and len(working) < parallel:
+                each = waiting.pop(0)
+                working.append((each, _start(each, command), time.monotonic()))
+            for item in list(working):
+                each, process, began = item
+                if process.poll() is None:
+                    continue
+                working.remove(item)
+                done += 1
+                failed += process.returncode != 0
+                took = duration(time.monotonic() - began)
+                told = _told(each, process)
+                say(f"{done}/{total}  {' '.join(each.words)}: {told} ({took})")
+            time.sleep(_LOOK_SECONDS)
+    finally:
+        for _, process, _ in working:
+            process.terminate()
+        for _, process, _ in working:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(60)
+    return failed
+
+
+def _start(each: Planned, command: Sequence[str]) -> subprocess.Popen[str]:
+    if each.state == "resumable" and each.existing:
+        words = ["resume", str(each.existing.path)]
+    else:
+        taken = {run.name for run in list_runs(runs_root())}
+        name, number = each.name, 2
+        while name in taken:  # by a run that failed, of which nothing can be used
+            name, number = f"{each.name}-{number}", number + 1
+        words = ["run", *each.words, f"name={name}"]
+    return subprocess.Popen(
+        [*command, *words, "--quiet"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+
+
+def _told(each: Planned, process: subprocess.Popen[str]) -> str:
+    """What came out of a run, or its last words."""
+    output = process.stdout.read() if process.stdout else ""
+    lines = [line for line in output.splitlines() if line.strip()]
+    places = [line.split(": ", 1)[1] for line in lines if line.startswith("run directory: ")]
+    with contextlib.suppress(RunDirectoryError):
+        if process.returncode == 0 and places:
+            summary = RunDirectory.open(places[-1]).summary()
+            final = summary["final"][view_of(each.config).headline]
+            return "completed" if final is None else f"{100 * final:.1f} %"
+    words = [line for line in lines if not line.startswith("run directory: ")]
+    return f"failed: {words[-1] if words else f'exit code {process.returncode}'}"
+
+
+def own_command() -> list[str]:
+    """What starts this edge-fl."""
+    return [sys.executable, "-P", "-m", "fl_app.cli"]

@@ -1,0 +1,92 @@
+"""The runs of this machine: listed, filtered, sorted, removed; damaged ones too."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fl_app.errors import ConfigError, RunDirectoryError
+from fl_app.record.find import find_run, find_runs
+from fl_app.record.metrics import metric_of
+from fl_app.record.modes import view_of
+from fl_app.record.page.snapshot import status
+from fl_app.record.run_dir import RunDirectory, flatten, list_runs, runs_root
+from fl_app.record.writer import is_written
+
+ORDERS = ("started", "name", "result")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A run in the list. state: how it ended, "running", "not finished", or "damaged"."""
+
+    run: RunDirectory
+    state: str
+    value: float | None
+    text: str
+    config: dict[str, Any]
+
+
+def entry(run: RunDirectory) -> Entry:
+    """How a run stands, or what is wrong with its directory."""
+    try:
+        with run.reading():
+            run.open(run.path).environment()
+            config, events = flatten(run.config()), run.events()
+            view, metric = view_of(config), metric_of(events)
+            value = (run.summary().get("final") or {}).get(view.headline)
+            state = "running" if is_written(run.path) else status(run, events)
+            shown = "" if value is None else f"{metric.name} {value:.3f}"
+            return Entry(run, state, value, shown, config)
+    except RunDirectoryError as error:
+        return Entry(run, "damaged", None, str(error), {})
+
+
+def listed(words: Sequence[str], order: str) -> list[Entry]:
+    """The runs that fit all `words`: "status=completed", "key=value" of their configuration, or
+    the beginning of their name. ConfigError for an order that is none."""
+    if order not in ORDERS:
+        raise ConfigError(f"runs are sorted by {', '.join(ORDERS)}, not by {order!r}")
+    found = [each for run in list_runs(runs_root()) if fits(each := entry(run), words)]
+    if order == "name":
+        found.sort(key=lambda each: each.run.name)
+    elif order == "result":
+        found.sort(key=lambda each: -1.0 if each.value is None else each.value)
+    return found
+
+
+def fits(each: Entry, words: Sequence[str]) -> bool:
+    """Whether the run is one that the words are about."""
+    for word in words:
+        key, equals, wanted = word.partition("=")
+        if not equals:
+            if not each.run.name.startswith(word):
+                return False
+        elif key == "status":
+            if each.state != wanted:
+                return False
+        elif key not in each.config or str(each.config[key]).lower() != wanted.lower():
+            return False
+    return True
+
+
+def removed(names: Sequence[str], *, yes: bool) -> list[str]:
+    """Remove runs by what people call them; with `yes` also several by one beginning. Returns the
+    names of those that are gone. RunDirectoryError, before anything is removed, for one that is not
+    there, is no run, or is being written."""
+    doomed: dict[str, RunDirectory] = {}
+    for name in names:
+        damaged = [run for run in list_runs(runs_root()) if run.name == name]
+        found = damaged or (find_runs(name) if yes else [find_run(name)])
+        doomed |= {str(run.path): run for run in found}
+    for run in doomed.values():
+        if is_written(run.path):
+            raise RunDirectoryError(f"{run.path} is being written; stop that run first")
+    for run in doomed.values():
+        try:
+            shutil.rmtree(run.path)
+        except OSError as error:
+            raise RunDirectoryError(
+                f"cannot remove {run.path}: {error.strerror or error}"
+            ) from error
+    return [run.name for run in doomed.values()]

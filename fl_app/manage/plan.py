@@ -1,0 +1,117 @@
+"""What a sweep consists of, and what of it is there already."""
+
+import hashlib
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fl_app.config import configure
+from fl_app.errors import ConfigError, RunDirectoryError
+from fl_app.launch.values import parse_assignments
+from fl_app.record.groups import OF_THE_RUN
+from fl_app.record.run_dir import RunDirectory, flatten, list_runs, runs_root
+from fl_app.record.writer import is_written
+
+# Keys whose values are lists themselves: a comma in them does not part two runs.
+_LISTS = {"targets", "sinks", "devices", "distill.references", "consensus.references"}
+_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
+_MOST = 10_000
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run of a sweep. words: its part of the command line; config: all keys, checked.
+
+    existing: the directory of a run of the same configuration that is not complete; state: done,
+    running, resumable or missing.
+    """
+
+    words: tuple[str, ...]
+    config: Mapping[str, Any]
+    name: str
+    state: str
+    existing: RunDirectory | None
+
+
+def combinations(words: Sequence[str]) -> list[tuple[str, ...]]:
+    """`a=1,2 seed=0..2` as the assignments of each run, the last key varying first. ConfigError."""
+    choices = []
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{word!r} is not an assignment; write KEY=A,B,C or KEY=0..4")
+        if key in OF_THE_RUN - {"sinks"}:
+            raise ConfigError(f"{key} is of one run; a sweep names its runs itself (--name)")
+        choices.append([f"{key}={value}" for value in _values(key, text)])
+    count = 1
+    for each in choices:
+        count *= len(each)
+    if count > _MOST:
+        raise ConfigError(f"that is {count} runs; a sweep has at most {_MOST}")
+    return list(itertools.product(*choices))
+
+
+def _values(key: str, text: str) -> list[str]:
+    if key in _LISTS:
+        return [text]
+    found: list[str] = []
+    for part in text.split(","):
+        if match := _RANGE.fullmatch(part):
+            first, last = int(match[1]), int(match[2])
+            if last < first or last - first >= _MOST:
+                raise ConfigError(f"{key}={part}: a range goes up, as in 0..4")
+            found += map(str, range(first, last + 1))
+        else:
+            found.append(part)
+    if len(set(found)) < len(found):
+        raise ConfigError(f"{key}={text} has a value twice; give it once")
+    return found
+
+
+def planned(words: Sequence[str], name: str) -> list[Planned]:
+    """The runs of a sweep, checked, each with what is there of it. ConfigError for a combination
+    that cannot run, before any of them does."""
+    known = _known()
+    plan = []
+    for chosen in combinations(words):
+        config = configure(parse_assignments(chosen), place="simulation").flat()
+        state, existing = _state(known.get(_identity(config), ()))
+        digest = hashlib.sha256(_identity(config).encode()).hexdigest()[:8]
+        plan.append(Planned(chosen, config, f"{name}-{digest}", state, existing))
+    return plan
+
+
+def _identity(config: Mapping[str, Any]) -> str:
+    """What two runs that compute the same have in common."""
+    return repr([(key, config[key]) for key in sorted(config) if key not in OF_THE_RUN])
+
+
+def _known() -> dict[str, list[RunDirectory]]:
+    found: dict[str, list[RunDirectory]] = {}
+    for run in list_runs(runs_root()):
+        try:
+            found.setdefault(_identity(flatten(run.config())), []).append(run)
+        except RunDirectoryError:
+            continue  # a damaged one is no result
+    return found
+
+
+def _state(runs: Sequence[RunDirectory]) -> tuple[str, RunDirectory | None]:
+    states: dict[str, RunDirectory] = {}
+    for run in runs:
+        try:
+            status = run.summary().get("status")
+        except RunDirectoryError:
+            continue
+        if status in ("completed", "diverged"):  # which it would do again
+            return "done", run
+        if is_written(run.path):
+            states["running"] = run
+        elif any((run.path / "checkpoints").glob("*")):
+            states["resumable"] = run
+    for state in ("running", "resumable"):
+        if state in states:
+            return state, states[state]
+    return "missing", None

@@ -1,0 +1,108 @@
+"""Runs that differ by their seed alone, as one: means, standard errors, paired differences."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fl_app.record.metrics import Point
+
+# Of a run and not of what it computes.
+OF_THE_RUN = frozenset({"name", "output", "resume", "sinks"})
+_FREE = OF_THE_RUN | {"seed"}
+_MOST_KEYS = 6  # that a label has
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as it is grouped. about: what it is called for short; final: its last value, None where
+    it has none."""
+
+    name: str
+    config: Mapping[str, Any]
+    points: Sequence[Point]
+    about: str = ""
+
+    @property
+    def final(self) -> float | None:
+        return self.points[-1][1] if self.points else None
+
+    @property
+    def seed(self) -> Any:
+        return self.config.get("seed")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one configuration. label: the keys by which it is not as the other groups are."""
+
+    label: str
+    runs: tuple[Run, ...]
+
+    @property
+    def values(self) -> dict[Any, float]:
+        """The last values by seed; of two runs with one seed, the later."""
+        return {run.seed: run.final for run in self.runs if run.final is not None}
+
+
+def grouped(runs: Sequence[Run]) -> list[Group]:
+    """The runs by configuration, in the order of the first of each."""
+    members: dict[str, list[Run]] = {}
+    for run in runs:
+        members.setdefault(repr(same_but_seed(run.config)), []).append(run)
+    configs = [same_but_seed(found[0].config) for found in members.values()]
+    keys = [
+        key
+        for key in dict.fromkeys(key for config in configs for key in config)
+        if len({repr(config.get(key)) for config in configs}) > 1
+    ]
+    return [
+        Group(_label(config, keys, found[0].about), tuple(found))
+        for config, found in zip(configs, members.values(), strict=True)
+    ]
+
+
+def same_but_seed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What two runs of one group have in common."""
+    return {key: config[key] for key in sorted(config) if key not in _FREE}
+
+
+def _label(config: Mapping[str, Any], keys: Sequence[str], about: str) -> str:
+    if len(keys) > _MOST_KEYS:  # as of two systems
+        return about
+    return " ".join(f"{key}={config[key]}" for key in keys if key in config) or "all"
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """The mean and its standard error, which one value does not have."""
+    if not values:
+        return None, None
+    mean = math.fsum(values) / len(values)
+    if len(values) < 2:
+        return mean, None
+    variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    return mean, math.sqrt(variance / len(values))
+
+
+def paired(group: Group, first: Group) -> list[float]:
+    """By how much the group is above `first`, for each seed that both have."""
+    values, others = group.values, first.values
+    return [values[seed] - others[seed] for seed in values if seed in others]
+
+
+def band(group: Group) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """(times, mean, standard error) over the seeds, where all runs of the group have a curve; at
+    the times of the run with the fewest, others' values between their evaluations being linear."""
+    curves = [np.array(run.points, float) for run in group.runs if run.points]
+    if not curves:
+        return None
+    end, begin = min(c[-1, 0] for c in curves), max(c[0, 0] for c in curves)
+    times = min(curves, key=len)[:, 0]
+    times = times[(times >= begin) & (times <= end)]
+    if not len(times):
+        return None
+    values = np.array([np.interp(times, c[:, 0], c[:, 1]) for c in curves])
+    error = values.std(0, ddof=1) / math.sqrt(len(curves)) if len(curves) > 1 else 0 * times
+    return times, values.mean(0), error

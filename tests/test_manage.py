@@ -1,0 +1,256 @@
+"""Sweeps, groups of seeds, the list of runs and their removal."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fl_app.cli import main
+from fl_app.config import resolve
+from fl_app.manage import execute, plan
+from fl_app.record.groups import Group, Run, band, grouped, mean_and_error, paired
+from fl_app.record.run_dir import RunDirectory
+from fl_app.record.writer import LOCK
+from tests.record_events import distill_events, fill
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EDGE_FL_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "runs"
+
+
+def make(root: Path, name: str, final: float = 0.5, status: str = "completed", **keys: Any) -> None:
+    given = {key.replace("__", ".").replace("_", "-"): value for key, value in keys.items()}
+    run = RunDirectory.create(root, resolve(given).flat(), name=name)
+    fill(run, distill_events(2, seed=int(keys.get("seed", 0))), status)
+    run.write_summary({"status": status, "final": {"published": final}})
+
+
+# ------------------------------------------------------------------------------------------ groups
+
+
+def run_of(seed: int, final: float | None, **config: Any) -> Run:
+    points = [] if final is None else [(1.0, 0.1), (2.0, final)]
+    return Run(f"{config}-{seed}", {"seed": seed, "name": "x", **config}, points)
+
+
+def test_runs_that_differ_by_seed_or_name_alone_are_one_group() -> None:
+    runs = [run_of(seed, 0.5, variant=v, rounds=3) for v in ("a", "b") for seed in (0, 1)]
+    groups = grouped(runs)
+    assert [group.label for group in groups] == ["variant=a", "variant=b"]
+    assert [[run.seed for run in group.runs] for group in groups] == [[0, 1], [0, 1]]
+    assert [group.label for group in grouped(runs[:2])] == ["all"]
+
+
+def test_means_errors_and_paired_differences_are_those_of_the_textbook() -> None:
+    assert mean_and_error([]) == (None, None)
+    assert mean_and_error([0.25]) == (0.25, None)
+    assert mean_and_error([1.0, 2.0, 3.0]) == pytest.approx((2.0, 1 / 3**0.5))
+    first = Group("a", tuple(run_of(s, v) for s, v in ((0, 0.5), (1, 0.7), (2, None))))
+    other = Group("b", tuple(run_of(s, v) for s, v in ((1, 0.8), (0, 0.55), (3, 0.9))))
+    assert paired(other, first) == pytest.approx([0.1, 0.05])
+
+
+def test_a_band_is_the_mean_and_standard_error_at_common_times() -> None:
+    one = Run("one", {"seed": 0}, [(0.0, 0.0), (2.0, 0.4), (4.0, 0.8)])
+    two = Run("two", {"seed": 1}, [(1.0, 0.4), (3.0, 0.8)])
+    found = band(Group("all", (one, two, run_of(2, None))))
+    assert found
+    times, mean, error = found
+    assert times.tolist() == [1.0, 3.0]
+    assert mean == pytest.approx([0.3, 0.7])
+    assert error == pytest.approx([0.1, 0.1])
+
+
+def test_compare_tells_groups_in_a_table_a_figure_and_a_csv(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for variant in ("sync", "async-plus"):
+        for seed in (0, 1):
+            make(root, f"s-{variant}-{seed}", seed=seed, distill__variant=variant)
+    assert main(["compare", "s-", "--out", "out"]) == 0
+    output = capsys.readouterr().out
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in output.splitlines()]
+    rows = rows[rows.index([]) + 1 :]
+    finals = {
+        seed: 100
+        * [e for e in distill_events(2, seed=seed) if e.get("model") == "global"][-1][
+            "accuracy_ema"
+        ]
+        for seed in (0, 1)
+    }
+    mean = sum(finals.values()) / 2
+    error = abs(finals[0] - finals[1]) / 2
+    assert rows[2] == ["distill.variant=async-plus", "2", f"{mean:.1f} ± {error:.1f}", ""]
+    assert rows[3] == [
+        "distill.variant=sync", "2", f"{mean:.1f} ± {error:.1f}", "+0.0 ± 0.0",
+    ]  # fmt: skip
+    lines = (root.parent / "out" / "compare.csv").read_text().splitlines()
+    assert lines[0] == "configuration,seed,run,status,final"
+    assert len(lines) == 5
+    assert float(lines[1].split(",")[-1]) == pytest.approx(finals[0] / 100)
+    assert (root.parent / "out" / "compare.png").read_bytes().startswith(b"\x89PNG")
+
+
+# ------------------------------------------------------------------------------------------ sweeps
+
+
+def test_a_sweep_is_the_product_of_its_values() -> None:
+    words = ["distill.variant=sync,async-plus", "seed=0..2", "targets=0.5,0.6"]
+    found = plan.combinations(words)
+    assert len(found) == 6
+    assert found[0] == ("distill.variant=sync", "seed=0", "targets=0.5,0.6")
+    assert found[-1] == ("distill.variant=async-plus", "seed=2", "targets=0.5,0.6")
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["seed"], "not an assignment"),
+        (["seed=0,0"], "a value twice"),
+        (["seed=3..1"], "a range goes up"),
+        (["seed=0..999999"], "a range goes up"),
+        (["seed=0..999", "participants=1..999"], "at most 10000"),
+        (["name=x"], "names its runs itself"),
+        (["seeds=0..1"], "did you mean seed"),
+        (["seed=0", "alpha=0.1,0.2"], "no effect"),
+        (["participants=3,-1"], "participants"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_anything_runs(
+    words: list[str], complaint: str, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sweep", *words]) == 2
+    assert complaint in capsys.readouterr().err
+    assert not root.exists()
+
+
+def test_what_is_there_already_is_not_run_again(root: Path) -> None:
+    make(root, "by-hand", seed=0)
+    make(root, "stopped", seed=1, status="stopped")
+    RunDirectory(root / "stopped").save_checkpoint("server", {})
+    make(root, "working", seed=2, status="stopped")
+    (root / "working" / "summary.json").unlink()
+    (root / "working" / LOCK).write_text("")
+    make(root, "failed", seed=3, status="failed")
+    make(root, "damaged", seed=4)
+    (root / "damaged" / "summary.json").write_text("{")
+    found = plan.planned(["seed=0..5"], "sweep")
+    states = [each.state for each in found]
+    assert states == ["done", "resumable", "running", "missing", "missing", "missing"]
+    assert found[1].existing
+    assert found[1].existing.name == "stopped"
+    assert len({each.name for each in found}) == 6
+
+
+FAKE = """
+import json, os, sys, time
+from fl_app.launch.values import parse_assignments
+from fl_app.config import resolve
+from fl_app.record.run_dir import RunDirectory, runs_root
+from tests.record_events import distill_events, fill
+words = [word for word in sys.argv[2:] if word != "--quiet"]
+config = resolve(parse_assignments(words))
+if config.seed == 2:
+    sys.exit("edge-fl: no such thing")
+run = RunDirectory.create(runs_root(), config.flat(), name=config.name)
+fill(run, distill_events(2, seed=config.seed))
+run.write_summary({"status": "completed", "final": {"published": config.seed / 10}})
+print(f"run directory: {run.path}")
+"""
+
+
+def test_a_sweep_runs_what_is_missing_and_says_what_came_out(root: Path) -> None:
+    make(root, "by-hand", seed=0)
+    told: list[str] = []
+    command = [sys.executable, "-c", FAKE]
+    assert execute.execute(plan.planned(["seed=0..2"], "s"), 2, told.append, command) == 1
+    assert sorted(line.split("  ")[1].split(" (")[0] for line in told) == [
+        "seed=1: 10.0 %", "seed=2: failed: edge-fl: no such thing",
+    ]  # fmt: skip
+    states = [each.state for each in plan.planned(["seed=0..2"], "s")]
+    assert states == ["done", "done", "missing"]
+
+
+def test_a_sweep_that_is_interrupted_ends_what_it_started(root: Path, tmp_path: Path) -> None:
+    sleeper = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); "
+    command = [sys.executable, "-c", sleeper + "time.sleep(600)"]
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    signal_before = signal.signal(signal.SIGALRM, interrupted)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 2.0)
+        with pytest.raises(KeyboardInterrupt):
+            execute.execute(plan.planned(["seed=0"], "s"), 1, print, command)
+    finally:
+        signal.signal(signal.SIGALRM, signal_before)
+    pid = tmp_path / "pid"
+    if pid.exists() and pid.read_text():
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(pid.read_text()), 0)
+
+
+@pytest.mark.parametrize(
+    ("cores", "participants", "mode", "runs"),
+    [(2, 3, "distill", 1), (8, 3, "distill", 2), (16, 8, "consensus", 2), (64, 3, "average", 21)],
+)
+def test_as_many_runs_as_have_a_core_each_process(
+    cores: int, participants: int, mode: str, runs: int
+) -> None:
+    config = {"participants": participants, "mode": mode}
+    assert execute.side_by_side([plan.Planned((), config, "x", "missing", None)], cores) == runs
+
+
+# ------------------------------------------------------------------------------------ list, remove
+
+
+def test_runs_are_filtered_and_sorted_and_survive_damage(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(root, "b", 0.9, seed=1)
+    make(root, "a", 0.3, seed=2)
+    make(root, "c", 0.6, seed=1, status="failed")
+    make(root, "d", 0.6)
+    (root / "d" / "metrics.jsonl").write_text("nothing\n")
+    (root / "e").mkdir()
+    (root / "e" / "config.json").write_bytes(b"\xff\x00")
+
+    def names(*words: str) -> list[str]:
+        assert main(["runs", *words]) == 0
+        return [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+
+    assert set(names()) == {"a", "b", "c", "d", "e"}
+    assert names("--sort", "name") == ["a", "b", "c", "d", "e"]
+    assert names("--sort", "result")[-3:] == ["a", "c", "b"]
+    assert set(names("seed=1")) == {"b", "c"}
+    assert names("seed=1", "status=completed") == ["b"]
+    assert set(names("status=damaged")) == {"d", "e"}
+    assert names("a") == ["a"]
+    assert names("seed=7") == []
+    assert main(["runs", "--sort", "colour"]) == 2
+
+
+def test_a_run_is_removed_by_name_and_what_is_written_or_unclear_stays(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one", "two", "two-b", "lone"):
+        make(root, name)
+    (root / "one" / "config.json").write_text("{")
+    (root / "lone" / LOCK).write_text("")
+    (root.parent / "precious").mkdir()
+    for words in (["t"], ["nobody"], ["lone"], [str(root.parent / "precious")], [str(root)], [""]):
+        assert main(["rm", "two-b", *words]) == 2, words
+    assert sorted(path.name for path in root.iterdir()) == ["lone", "one", "two", "two-b"]
+    assert main(["rm", "one"]) == 0  # a damaged one, too
+    assert main(["rm", "--all", "two"]) == 0
+    assert "removed two" in capsys.readouterr().out
+    assert main(["rm", "--all", "tw"]) == 0
+    assert [path.name for path in root.iterdir()] == ["lone"]
+    assert (root.parent / "precious").is_dir()
