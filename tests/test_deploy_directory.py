@@ -412,3 +412,49 @@ def test_a_device_imports_nothing_beyond_its_requirements(site: Path) -> None:
     path = site / "devices" / "pi-1" / "requirements-device.txt"
     for line in path.read_text().splitlines():
         assert line.startswith(("#", "-")) or Requirement(line).name not in needless
+
+
+def test_a_site_of_an_earlier_version_gets_todays_scripts(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the credentials, names and ports that it has; and says who is to be restarted."""
+    today = files(site)
+    device, server = site / "devices" / "pi-1", site / "server"
+    (device / "start-supernode.sh").write_text("#!/bin/sh\nexec flower-supernode\n")
+    (device / "supernode.py").unlink()
+    (device / "requirements-device.txt").write_text("flwr==1.0\n")
+    (server / "edge-fl-superlink.service").write_text("[Unit]\n")
+    shutil.rmtree(site / "flower")
+    assert main(["deploy", "upgrade", str(site)]) == 0
+    assert files(site) == today
+    assert os.access(device / "start-supernode.sh", os.X_OK)
+    said = capsys.readouterr().out
+    assert "pi-2: nothing has changed, nothing to do" in said
+    told = said[said.index("pi-1: ") : said.index("pi-2: ")]
+    assert f"copy {device} to it (start-supernode.sh, supernode.py, requirements-device" in told
+    assert [line.split()[0] for line in told.splitlines()[1:]] == ["pip", "restart"]
+    assert "systemctl restart edge-fl-superlink edge-fl-superexec" in said
+    assert main(["deploy", "upgrade", str(site)]) == 0
+    assert capsys.readouterr().out.count("nothing has changed") == 3
+
+
+def test_a_device_that_was_made_without_a_port_is_given_a_free_one(site: Path) -> None:
+    path = site / "devices" / "pi-1" / "site.json"
+    before = json.loads(path.read_text())
+    path.write_text(json.dumps({k: v for k, v in before.items() if k != "port"}))
+    deployment.upgrade(site)
+    ports = [json.loads(p.read_text())["port"] for p in site.glob("devices/*/site.json")]
+    assert len(set(ports)) == 2
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]"])
+def test_an_upgrade_of_what_is_no_deployment_is_refused(
+    content: str | None, site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = site / "devices" / "pi-1" / "site.json"
+    path.write_text(content) if content else path.unlink()
+    assert main(["deploy", "upgrade", str(site)]) == 2
+    assert main(["deploy", "upgrade", str(site / "server" / "devices")]) == 2
+    said = capsys.readouterr().err
+    assert f"{path} cannot be read" in said
+    assert "is no deployment" in said

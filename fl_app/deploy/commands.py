@@ -66,6 +66,38 @@ def renew(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def upgrade(arguments: argparse.Namespace) -> int:
+    """write the scripts and units of an existing deployment as this version has them"""
+    from fl_app.deploy.directory import machine, upgrade
+
+    place = Path(arguments.directory).absolute()
+    for name, files in upgrade(place).items():
+        if not files:
+            print(f"{name}: nothing has changed, nothing to do")
+            continue
+        print(f"{name}: copy {machine(place, name)} to it ({', '.join(files)}); there:")
+        for step in _steps(files):
+            print(f"    {step}")
+    return 0
+
+
+# What is to be done on a machine when one of these files of its has changed, in this order.
+_STEPS = (
+    (("requirements-device.txt",), "pip install -r requirements-device.txt, in its environment"),
+    ((".service",), "copy its units to /etc/systemd/system; systemctl daemon-reload"),
+    (("Dockerfile", ".dockerignore", "compose.yaml"), "docker compose up -d --build, if it is one"),
+    (("start-supernode.sh", "supernode.py", "-device.service", "requirements-device.txt"),
+     "restart it: systemctl restart edge-fl-device, or start-supernode.sh again"),
+    (("start-superlink.sh", "-superlink.service", "-superexec.service"),
+     "restart it when no run is at work: systemctl restart edge-fl-superlink edge-fl-superexec, or "
+     "start-superlink.sh again"),
+)  # fmt: skip
+
+
+def _steps(files: list[str]) -> list[str]:
+    return [step for ends, step in _STEPS if any(file.endswith(ends) for file in files)]
+
+
 def check(arguments: argparse.Namespace) -> int:
     """list when certificates expire, and what is wrong with a deployment or a machine's folder"""
     from fl_app.deploy.check import check
@@ -151,6 +183,7 @@ def add_commands(deploy: argparse.ArgumentParser) -> None:
     for function in (add_device, remove_device):
         command(function).add_argument("name", metavar="NAME")
     command(renew).add_argument("names", nargs="*", metavar="NAME")
+    command(upgrade)
     command(check)
     command(register, "SERVER")
     command(connection, "SERVER")

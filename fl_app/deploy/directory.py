@@ -124,6 +124,53 @@ def renew(directory: Path, names: Sequence[str] = ()) -> list[str]:
     return list(names or known)
 
 
+def upgrade(directory: Path) -> dict[str, list[str]]:
+    """Write scripts, units and container files anew, as this version makes them; credentials,
+    names and ports stay. Returns which files have changed, by machine. ConfigError where there is
+    no deployment."""
+    settings, changed = settings_of(directory), {}
+    for name in (SERVER, *device_names(directory)):
+        place = machine(directory, name)
+        if name == SERVER:
+            files = templates.of_server(settings)
+        else:
+            files = templates.of_device(settings, name, _node_port(directory, name))
+        old = {file: path.read_text() for file in files if (path := place / file).is_file()}
+        changed[name] = [file for file, text in files.items() if old.get(file) != text]
+        for file in changed[name]:
+            _write(place / file, files[file])
+    connection = templates.configuration(settings, directory / SERVER)
+    if not (directory / "flower").is_dir():
+        _directory(directory / "flower")
+    _write(directory / "flower" / "config.toml", connection)
+    return changed
+
+
+def _node_port(directory: Path, name: str) -> int:
+    """The port of a device's own processes; one that it was made without is given to it now."""
+    path = machine(directory, name) / SITE_FILE
+    content = _machine_settings(path)
+    if "port" not in content:
+        content["port"] = _free_port(directory)
+        _write_json(path, content)
+    return int(content["port"])
+
+
+def _free_port(directory: Path) -> int:
+    found = (directory / "devices").glob(f"*/{SITE_FILE}")
+    taken = {_machine_settings(path).get("port") for path in found}
+    return next(p for p in range(FIRST_NODE_PORT, 65536) if p not in taken)
+
+
+def _machine_settings(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+        content["name"]
+        return content
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} cannot be read ({error!r}): see `edge-fl deploy check`") from error
+
+
 def machine(directory: Path, name: str) -> Path:
     """The folder that goes to the machine called `name`."""
     return directory / SERVER if name == SERVER else directory / "devices" / name
@@ -221,8 +268,7 @@ def _add(directory: Path, settings: dict[str, Any], authority: Authority | None,
     names = device_names(directory)
     place, public = directory / "devices" / name, directory / "server" / "devices" / f"{name}.pub"
     shutil.rmtree(place, ignore_errors=True)  # of an addition that was interrupted
-    taken = {json.loads(path.read_text())["port"] for path in place.parent.glob(f"*/{SITE_FILE}")}
-    port = next(p for p in range(FIRST_NODE_PORT, 65536) if p not in taken)
+    port = _free_port(directory)
     site = {key: settings[key] for key in ("host", "mail-port", "insecure")}
     with _complete(place) as new:
         _write_json(new / SITE_FILE, {"name": name, **site, "port": port})
