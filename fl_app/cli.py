@@ -36,7 +36,13 @@ def resume(arguments: argparse.Namespace) -> int:
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
     from fl_app.launch.values import parse_assignments
 
-    return parse_assignments(arguments.values)
+    given = parse_assignments(arguments.values)
+    if not arguments.trace:
+        return given
+    from fl_app.launch.replay import replayed
+    from fl_app.record.find import find_run
+
+    return replayed(find_run(arguments.trace), given)
 
 
 def _interrupted(name: str) -> dict[str, Any]:
@@ -249,6 +255,12 @@ def parser() -> argparse.ArgumentParser:
         sub = command(function)
         if function is run:
             assignments(sub)
+            sub.add_argument(
+                "--trace",
+                default="",
+                metavar="RUN",
+                help="simulate a run that has happened: its configuration, and the same rounds",
+            )
         else:
             sub.add_argument("run", metavar="RUN", help="a path, or the beginning of a name")
         sub.add_argument(
@@ -295,7 +307,7 @@ def parser() -> argparse.ArgumentParser:
         "--model",
         default="",
         metavar="NAME",
-        help="global, small or, of mode=consensus, node-0, node-1 ... (default: the published one)",
+        help="global, small, best or, of mode=consensus, node-0 ... (default: the published one)",
     )
     command(models)
     add_commands(commands.add_parser("deploy", help="real devices: set up and run a deployment"))

@@ -23,6 +23,7 @@ from fl_app.errors import ConfigError
 from fl_app.models import MODELS, model_plan
 from fl_app.models.layers import NORMS
 from fl_app.pyproject import PATH, pyproject
+from fl_app.record.run_dir import RunDirectory
 from strategies.attacks import ATTACKS
 from strategies.averaging import STALENESS_WEIGHTS
 from strategies.consensus.algorithms import ALGORITHMS, COMPRESSIONS, PENALTIES
@@ -30,7 +31,15 @@ from strategies.consensus.rates import MOMENTUM_FORMS, RATES, step_size
 from strategies.consensus.topology import TOPOLOGIES
 from strategies.distillation.growth import obstacle
 from strategies.precision import PRECISIONS
-from strategies.schedule import CostModel, DistillationPlan, Trace, cohort, distillation_trace
+from strategies.recorded import recorded_rounds
+from strategies.schedule import (
+    Aggregation,
+    CostModel,
+    DistillationPlan,
+    Trace,
+    cohort,
+    distillation_trace,
+)
 from strategies.secure import LEAST_MEMBERS
 
 MODES = ("average", "consensus", "distill")
@@ -227,6 +236,7 @@ class RunConfig:
 
     mode: Annotated[str, OneOf(*MODES)]
     clock: Annotated[str, OneOf(*CLOCKS)]
+    replay: str
     participants: Annotated[int, Within(1, 10_000)]
     num_server_rounds: Annotated[int, Within(1, 100_000)]
     fraction_train: Annotated[float, Within(0, 1, above=True)]
@@ -275,6 +285,8 @@ class RunConfig:
     client_threads: Annotated[int, Within(1)]
     mail_precision: Annotated[str, OneOf(*PRECISIONS)]
     secure_aggregation: bool
+    best_metric: Annotated[str, OneOf("", "accuracy", "loss")]
+    stop_patience: Annotated[int, Within(0)]
 
     averaging: Annotated[str, OneOf("buffered", *FLOWER_RULES)]
     buffer_size: Annotated[int, Within(1)]
@@ -383,9 +395,18 @@ class RunConfig:
                 seed=self.seed,
                 fraction=self.fraction_train,
                 buffer_size=self.buffer_size if self.buffered else 0,
+                recorded=self._recorded() if self.replay else (),
             )
         except ValueError as error:
-            raise ConfigError(str(error)) from error
+            where = f"replay={self.replay!r}: " if self.replay else ""
+            raise ConfigError(f"{where}{error}") from error
+
+    def _recorded(self) -> tuple[Aggregation, ...]:
+        """The aggregations of the run that is to be replayed."""
+        run = RunDirectory.open(Path(self.replay))
+        with run.reading():
+            events = run.events()
+        return recorded_rounds(events, self.participants, self.num_server_rounds)
 
     @property
     def jobs(self) -> float:
@@ -465,7 +486,9 @@ _AUTOMATIC: dict[str, tuple[Value, str, dict[str, Value]]] = {
     ),
 }
 # Files and directories. The app runs elsewhere, so they are absolute.
-PATH_KEYS = ("consensus.topology-file", "data-path", "data-root", "output", "resume")
+PATH_KEYS = (
+    "consensus.topology-file", "data-path", "data-root", "output", "replay", "resume",
+)  # fmt: skip
 _MOST_JOBS = 100_000  # each takes some 20 us, in the ServerApp and in the distillation server
 _MOST_WINDOWS = 100_000
 _LONGEST_NAME = 200  # bytes: file systems have 255, and files beside it get longer names

@@ -106,6 +106,7 @@ SECTIONS: dict[str, tuple[Condition, ...]] = {
 EFFECTS: dict[str, tuple[Condition, ...]] = {
     "mode": ALWAYS,
     "clock": ALWAYS,
+    "replay": (_AVERAGES, _VIRTUAL),
     "participants": ALWAYS,
     "num-server-rounds": (_AVERAGES,),
     "fraction-train": (_AVERAGES, _ROUNDS),
@@ -150,6 +151,8 @@ EFFECTS: dict[str, tuple[Condition, ...]] = {
     "client-threads": ALWAYS,
     "mail-precision": (_AVERAGES,),
     "secure-aggregation": (_AVERAGES,),
+    "best-metric": (_AVERAGES,),
+    "stop-patience": (_AVERAGES, other_than("best-metric", "")),
     "averaging": (_AVERAGES,),
     "buffer-size": (_AVERAGES, _BUFFERED),
     "staleness-weight": (_AVERAGES, _BUFFERED),

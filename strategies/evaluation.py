@@ -4,6 +4,7 @@ import contextlib
 import math
 import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ _BATCH = 500
 # Tasks, each with a model, that wait to be evaluated; who puts more has to wait for one to be done.
 _MOST_WAITING = 8
 _LOOK_SECONDS = 0.5
+_POLL_SECONDS = 0.01
 # Which key says how many images are evaluated on.
 _NUMBER_OF = {"test": "evaluate-examples", "validation": "validation-examples"}
 
@@ -125,6 +127,13 @@ class Evaluator:
         """The tasks of `model` that have not been reported yet, by round: a checkpoint must not
         forget them."""
         return {round_: task for (m, round_), task in self._pending.copy().items() if m == model}
+
+    def drain(self) -> None:
+        """Wait until everything that was put has been reported; raises what went wrong."""
+        while self._pending and self._error is None:
+            time.sleep(_POLL_SECONDS)
+        if self._error is not None:
+            raise self._error
 
     def close(self) -> None:
         """Finish everything that was put; raises what went wrong there, if anything did."""

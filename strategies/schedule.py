@@ -308,15 +308,19 @@ def distillation_trace(
     seed: int,
     fraction: float = 1.0,
     buffer_size: int = 0,
+    recorded: tuple[Aggregation, ...] = (),
 ) -> Trace:
-    """The trace of a whole run; buffer_size > 0 chooses buffered averaging.
+    """The trace of a whole run; buffer_size > 0 chooses buffered averaging. recorded: aggregations
+    that have happened, in place of those of the cost model.
 
     Every variant may distil the last version for one block, and the run ends with it, so that no
     variant is shown without its last round. ValueError for a server that would never get through.
     """
     reverse = cost.reverse_ratio * cost.client_seconds
     forward = cost.forward_ratio * cost.client_seconds if plan.forward_steps else 0.0
-    if buffer_size:
+    if recorded:
+        aggregations = recorded
+    elif buffer_size:
         aggregations = buffered_rounds(
             cost, participants=participants, rounds=rounds, seed=seed, buffer_size=buffer_size
         )

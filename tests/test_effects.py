@@ -104,10 +104,12 @@ for context in CONTEXTS:
 OTHER: dict[str, Value] = {
     "data-root": "/other",
     "data-path": "/other.npz",
+    "replay": "/other",
     "devices": "a,b,c",
     "large-model": "resnet20",
     "proxy-labelled-examples": 5,
     "mail-precision": "int8",
+    "best-metric": "loss",
     "evaluate-on": "validation",
     "averaging": "fedmedian",
     "staleness-weight": "hinge",
@@ -145,6 +147,7 @@ REFUSED = {
 ELSEWHERE = {
     "data-root", "data-path", "allow-missing-classes", "devices", "min-participants",
     "sessions", "link-patience", "mail-precision", "round-seconds", "secure-aggregation",
+    "best-metric", "stop-patience", "replay",
     "distill.teacher-average", "distill.publish-ema", "distill.threads", "distill.gpu-fraction",
     "distill.restarts", "distill.references", "consensus.topology-file", "consensus.batch-size",
     "consensus.augment",

@@ -24,6 +24,7 @@ LAYERS: dict[int, tuple[str, ...]] = {
     ),
     3: (
         "client_apps.*",
+        "strategies.best",
         "strategies.checks",
         "strategies.consensus.answers",
         "strategies.consensus.exchange",
@@ -77,6 +78,7 @@ LAYERS: dict[int, tuple[str, ...]] = {
         "strategies.precision",
         "strategies.privacy",
         "strategies.randomness",
+        "strategies.recorded",
         "strategies.rounds",
         "strategies.schedule",
         "strategies.secure",

@@ -168,7 +168,9 @@ def _machine_settings(path: Path) -> dict[str, Any]:
         content["name"]
         return content
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} cannot be read ({error!r}): see `edge-fl deploy check`") from error
+        raise ConfigError(
+            f"{path} cannot be read ({error!r}): see `edge-fl deploy check`"
+        ) from error
 
 
 def machine(directory: Path, name: str) -> Path:

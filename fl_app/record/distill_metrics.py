@@ -113,6 +113,8 @@ def measure(events: Sequence[Event], targets: Sequence[float] = ()) -> dict[str,
       waited for other participants and for the server
     - worker_busy_fraction: share of the run's time in which the distillation server computed
     - teacher_staleness {mean, max}: versions, over the distillation steps
+    - best {round, model, metric, value}: of the kept model, null without best-metric;
+      stopped_early: the round after which the run has ended because of it, or null
     - skipped_snapshots, rejected, lost: counts; bytes_up, bytes_down: totals
     - privacy {delta, clients, clients_if_sampled, samples {participant}}: see `privacy.spent`
     """
@@ -134,6 +136,8 @@ def measure(events: Sequence[Event], targets: Sequence[float] = ()) -> dict[str,
         "client_idle_fraction": _idle_fractions(events, end),
         "worker_busy_fraction": _busy(segments) / end if segments and end else None,
         "teacher_staleness": _weighted(staleness_histogram(events)),
+        "best": _best(events),
+        "stopped_early": latest(events, "stopped_early").get("round"),
         "skipped_snapshots": len(of_kind(events, "skipped")),
         "rejected": len(of_kind(events, "rejected")),
         "lost": sum(job["status"] == "lost" for job in of_kind(events, "job")),
@@ -141,6 +145,11 @@ def measure(events: Sequence[Event], targets: Sequence[float] = ()) -> dict[str,
         "bytes_down": last_round.get("bytes_down"),
         "privacy": described(latest(events, "privacy")),
     }
+
+
+def _best(events: Sequence[Event]) -> dict[str, Any] | None:
+    found = latest(events, "best")
+    return {key: found[key] for key in ("round", "model", "metric", "value")} if found else None
 
 
 def _idle_fractions(events: Sequence[Event], end: float) -> dict[str, float | None]:

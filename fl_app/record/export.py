@@ -22,19 +22,21 @@ _NEEDED = ("onnx", "onnxruntime", "onnxscript")
 
 
 def trained_model(run: RunDirectory, config: RunConfig, name: str) -> tuple[str, FlatModel]:
-    """The name and the model of a completed run that is called "global", "small" or, where nodes
-    agree among themselves, "node-3"; of "", the published one, or that of the first node.
+    """The name and the model of a completed run that is called "global", "small", "best" or, where
+    nodes agree among themselves, "node-3"; of "", the published one, or that of the first node.
 
     Raises ExportError for a name that the run has no model of, RunDirectoryError where the model is
     not there (yet).
     """
     names = ["global", "small"] if config.distils else ["small"]
+    names += ["best"] if config.best_metric else []
     if config.agrees:
         names = [f"node-{node}" for node in range(config.participants)]
     name = name or names[0]
     if name not in names:
         raise ExportError(f"{run.name} has no model {name!r}; choose one of: {', '.join(names)}")
-    model = flat_model(config, "large" if name == "global" else "small")
+    large = name == "global" or (name == "best" and config.distils)
+    model = flat_model(config, "large" if large else "small")
     if config.agrees:
         store = NodeStore(run.path / NODES)
         node, last = int(name.removeprefix("node-")), config.rounds

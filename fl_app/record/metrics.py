@@ -20,6 +20,8 @@ IDENTITY: dict[str, tuple[str, ...]] = {
     "idle": ("participant", "t_start"),
     "rejected": ("participant", "round"),
     "skipped": ("version",),
+    "best": ("round",),
+    "stopped_early": (),
     "nodes": ("round",),
     "incident": ("t", "node", "kind", "peer"),
     "topology": (),  # one a run: a resumed run may tell it again

@@ -226,7 +226,7 @@ class Publisher:
     def close(self, rounds: int) -> None:
         """Record the versions that were never taught."""
         if self._config.virtual:
-            skipped = self._trace.skipped
+            skipped = tuple(v for v in self._trace.skipped if v <= rounds)
         else:
             skipped = tuple(v for v in range(1, rounds + 1) if v not in self._taught)
         for version in skipped:
@@ -249,9 +249,10 @@ class Publisher:
         if self.references is not None:
             self.references.clear()
 
-    def newest(self) -> Vectors | None:
-        """The global model last published: its weight average where that is switched on."""
-        files = published_files(self._directory)
+    def newest(self, last: int) -> Vectors | None:
+        """The global model that was published last, up to round `last`: its weight average where
+        that is switched on."""
+        files = [path for path in published_files(self._directory) if number_of(path) <= last]
         if not files:
             return None
         arrays, _ = load_tensors(files[-1])

@@ -15,6 +15,7 @@ from fl_app.config import SMALL_AVERAGE, RunConfig, check_references_of_devices
 from fl_app.errors import EdgeFlError, WorkerError
 from fl_app.record.run_dir import RunDirectory
 from strategies.averaging import Vectors, running_average
+from strategies.best import Best
 from strategies.checks import Checked, updates_of
 from strategies.clock import Clock
 from strategies.dispatch import Dispatcher
@@ -63,6 +64,8 @@ class Distillation(Strategy):
         self._hosts: tuple[Host, ...] = ()
         self._dispatcher: Dispatcher | None = None
         self._secure: SecureSums | None = None
+        self._best: Best | None = None
+        self._stopped = False  # early
         self._publisher: Publisher | None = None
         # Jobs that are due and not over:
         self._waiting: list[Job] = []  # those for which no host was free yet
@@ -117,6 +120,8 @@ class Distillation(Strategy):
         rounds, timeout = config.rounds, timeout or config.round_timeout
         self._begin(initial_arrays)
         evaluator = Evaluator(config, self._evaluated, self._warn)
+        if config.best_metric:
+            self._best = Best(config, self._run, evaluator.pending)
         try:
             if config.distils:  # before anything else, for its process takes seconds to start
                 self._publisher = Publisher(
@@ -138,7 +143,7 @@ class Distillation(Strategy):
             order = train_config or ConfigRecord()
             arrays = _record(self._versions[self._version])
             first, began = self._version, time.monotonic()
-            while self._version < rounds:
+            while self._version < rounds and not self._is_over(evaluator):
                 for message in self.configure_train(self._version + 1, arrays, order, grid):
                     self._sent[dispatcher.send(message, timeout)] = self._jobs_of(message)
                 made, metrics = self.aggregate_train(self._version + 1, dispatcher.collect())
@@ -152,8 +157,8 @@ class Distillation(Strategy):
                     result.evaluate_metrics_serverapp[self._version] = measured
                 seconds_a_round = (time.monotonic() - began) / (self._version - first)
                 self._close_round(metrics, seconds_a_round * (rounds - self._version), evaluator)
-            self._save_models(self._await_global_model(rounds))
-            if self._publisher is not None:
+            self._save_models(self._await_global_model())
+            if self._publisher is not None and not self._stopped:
                 self._publisher.catch_up()
         finally:
             if self._publisher is not None:
@@ -161,7 +166,7 @@ class Distillation(Strategy):
             evaluator.close()
         if self._publisher is None:
             return result
-        if not self._publisher.server.finished:
+        if not self._publisher.server.finished and not self._stopped:
             how = "was not done in time" if self._publisher.working else "died for good"
             raise WorkerError(
                 f"the distillation server {how}; the federation has completed, and the "
@@ -169,6 +174,21 @@ class Distillation(Strategy):
             )
         self._publisher.clear()
         return result
+
+    def _is_over(self, evaluator: Evaluator) -> bool:
+        """Whether the run has to stop early. On the virtual clock all models up to now have been
+        evaluated then; on the real one those that have been, decide."""
+        if self._best is None or not self._config.stop_patience or not self._version:
+            return False
+        if self._config.virtual:
+            version, publisher = self._version, self._publisher
+            if publisher is not None:
+                publisher.wait(lambda: publisher.published >= version)
+            evaluator.drain()
+        if self._best.is_old(self._version):
+            self._stopped = True
+            self._run.emit("stopped_early", round=self._version, best=self._best.round)
+        return self._stopped
 
     def summary(self) -> None:
         """Flower's hook for a description of the strategy; the run's record has all of it."""
@@ -383,6 +403,7 @@ class Distillation(Strategy):
                 job=self._jobs,
                 round=aggregation.version,
                 participant=job.participant,
+                index=job.index,
                 base_version=job.base_version,
                 t_start=job.t_start,
                 t_compute=job.t_compute,
@@ -415,6 +436,8 @@ class Distillation(Strategy):
 
     def _evaluated(self, **fields: Any) -> None:
         record_evaluation(self._config, self._run, **fields)
+        if self._best is not None:
+            self._best.see(fields)
 
     def _warn(self, message: str) -> None:
         self._run.emit("warning", message=message)
@@ -513,16 +536,18 @@ class Distillation(Strategy):
         if self._publisher is not None:
             self._publisher.evaluate_again(events)
 
-    def _await_global_model(self, rounds: int) -> Vectors | None:
+    def _await_global_model(self) -> Vectors | None:
         """The global model as it is published last; None without a distillation server."""
         publisher = self._publisher
         if publisher is None:
             return None
+        rounds = self._version
         if not self._config.virtual:
             publisher.server.finish(rounds)
-        publisher.wait(lambda: publisher.server.finished)
+        if not (self._config.virtual and self._stopped):  # else it follows its trace to the end
+            publisher.wait(lambda: publisher.server.finished)
         publisher.close(rounds)
-        return publisher.newest()
+        return publisher.newest(rounds)
 
     def _save_models(self, global_model: Vectors | None) -> None:
         """The final models as files of their own, each with what is needed to build it again."""

@@ -1,0 +1,39 @@
+"""A run that has really happened, on the virtual clock."""
+
+from collections.abc import Mapping
+
+from fl_app.config import Value, with_effect
+from fl_app.errors import ConfigError
+from fl_app.record.run_dir import RunDirectory, flatten
+
+# Of the run that happened, and none of the one that repeats it.
+_ITS_OWN = (
+    "clock",
+    "devices",
+    "min-participants",
+    "name",
+    "output",
+    "replay",
+    "resume",
+    "sessions",
+)
+
+
+def replayed(run: RunDirectory, given: Mapping[str, Value]) -> dict[str, Value]:
+    """What a simulation with the configuration of `run`, and its rounds, is started with; `given`
+    wins. Raises ConfigError for a run of nodes without rounds, RunDirectoryError."""
+    with run.reading():
+        found = {k: v for k, v in flatten(run.config()).items() if k not in _ITS_OWN}
+        rounds = run.summary().get("rounds") or len(
+            {event["round"] for event in run.events() if event["event"] == "round"}
+        )
+    if found.get("mode") not in ("average", "distill"):
+        raise ConfigError(
+            f"--trace {run.name}: only runs of mode='distill' and 'average' have rounds that can "
+            f"be replayed, not mode={found.get('mode')!r}"
+        )
+    if not rounds:
+        raise ConfigError(f"--trace {run.name}: it has recorded no round")
+    found["num-server-rounds"] = rounds
+    found |= {"clock": "virtual", "replay": str(run.path.absolute())}
+    return with_effect({**found, **given}) | dict(given)

@@ -1,0 +1,79 @@
+"""The best model is kept, and a run whose models get no better ends early."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fl_app.assemble import flat_model
+from fl_app.config import resolve
+from fl_app.record.export import trained_model
+from fl_app.record.metrics import of_kind
+from fl_app.record.run_dir import RunDirectory
+from strategies.best import Best
+from strategies.evaluation import Task
+from tests.harness import SMALL, run
+
+FEW = {**SMALL, "mode": "average", "small-width": 4, "participants": 2, "evaluate-examples": 100}
+# A model that does not move is no better in any round after the first.
+STILL = {"learning-rate": 1e-12, "best-metric": "accuracy", "stop-patience": 2}
+
+
+def seen(tmp_path: Path, metric: str, values: list[float]) -> tuple[Best, RunDirectory]:
+    config = resolve({**FEW, "best-metric": metric, "stop-patience": 2})
+    directory = RunDirectory.create(tmp_path, config.flat(), name="run")
+    tasks: dict[int, Task] = {}
+    with directory.held():
+        best = Best(config, directory, lambda model: tasks)
+        for round_, value in enumerate(values, start=1):
+            vectors = flat_model(config, "small").state()
+            vectors["weights"] = np.full_like(vectors["weights"], round_)
+            told = {"model": "small", "round": round_, metric: value}
+            tasks = {round_: Task("small", vectors, None, told)}
+            best.see(told)
+    return best, directory
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "which"),
+    [("accuracy", [0.2, 0.5, 0.4, 0.5], 2), ("loss", [2.0, 1.5, 1.7, 1.2, 1.3], 4)],
+)
+def test_the_best_by_a_metric_is_kept(
+    metric: str, values: list[float], which: int, tmp_path: Path
+) -> None:
+    best, directory = seen(tmp_path, metric, values)
+    vectors, metadata = directory.load_checkpoint("best")
+    assert (vectors["weights"] == which).all()
+    assert (metadata["round"], metadata["value"]) == (which, values[which - 1])
+    assert best.round == which
+    assert [best.is_old(which + more) for more in (0, 1, 2)] == [False, False, True]
+
+
+def test_a_model_without_a_finite_metric_is_never_the_best(tmp_path: Path) -> None:
+    best, _ = seen(tmp_path, "loss", [2.0, float("nan"), float("inf")])
+    assert best.round == 1
+
+
+@pytest.mark.parametrize("mode", ["average", "distill"])
+def test_a_run_that_gets_no_better_ends_early(mode: str, tmp_path: Path) -> None:
+    """Twice at the same round, with the models of that round."""
+    keys = {**STILL, "mode": mode, "num-server-rounds": 9}
+    if mode == "distill":
+        keys |= {"distill.learning-rate": 1e-12, "distill.references": "", "large-width": 8}
+        keys |= {"distill.variant": "async-round"}
+    found = [run(tmp_path / name, keys, FEW) for name in ("one", "two")]
+    summary, directory = found[0]
+    assert summary["status"] == "completed"
+    assert summary["rounds"] == summary["stopped_early"] < 9
+    assert summary["stopped_early"] == summary["best"]["round"] + 2
+    assert summary["checksum"] == found[1][0]["checksum"]
+    assert len(of_kind(directory.events(), "round")) == summary["rounds"]
+    _, metadata = directory.load_checkpoint("best")
+    name, model = trained_model(directory, resolve(directory.config()), "best")
+    assert (name, model.checksum()) == ("best", metadata["checksum"])
+
+
+def test_without_patience_a_run_goes_on_to_the_end(tmp_path: Path) -> None:
+    summary, _ = run(tmp_path, {**STILL, "stop-patience": 0}, FEW)
+    assert (summary["rounds"], summary["stopped_early"]) == (4, None)
+    assert summary["best"]["round"] >= 1

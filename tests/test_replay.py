@@ -1,0 +1,73 @@
+"""A run that has really happened can be simulated: the same rounds, and of the same data the same
+bits."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.app import Array, Message
+
+from fl_app.cli import main
+from fl_app.config import resolve
+from fl_app.errors import ConfigError
+from fl_app.launch.replay import replayed
+from fl_app.record.metrics import of_kind
+from fl_app.record.run_dir import RunDirectory
+from tests.harness import SMALL, run
+
+REAL = {
+    **SMALL,
+    "mode": "average",
+    "clock": "real",
+    "round-seconds": 0.05,
+    "small-width": 4,
+    "participants": 3,
+    "averaging": "buffered",
+    "buffer-size": 2,
+    "evaluate-examples": 50,
+}
+
+
+def once_wrong(message: Message, reply: Message) -> Message:
+    """The second job of participant 1 brings nothing that can be used."""
+    if reply.has_content() and "weights.1.1" in reply.content.get("arrays", {}):
+        arrays: Any = reply.content["arrays"]
+        arrays["weights.1.1"] = Array(arrays["weights.1.1"].numpy()[:3])
+    return reply
+
+
+def rounds_of(directory: RunDirectory) -> list[tuple[Any, ...]]:
+    names = ("round", "participant", "index", "base_version")
+    jobs = of_kind(directory.events(), "job")
+    return sorted((*(job[name] for name in names), job["status"] == "ok") for job in jobs)
+
+
+def test_a_recorded_run_has_the_same_rounds_and_bits_in_a_simulation(tmp_path: Path) -> None:
+    first, real = run(tmp_path / "real", {}, REAL, nodes=3, tamper=once_wrong)
+    assert first["rejected"] == 1
+    values = replayed(real, {"output": str(tmp_path / "simulated")})
+    assert "round-seconds" not in values
+    second, simulated = run(tmp_path / "simulated", values, {})
+    used = [row for row in rounds_of(real) if row[-1]]
+    assert [row for row in rounds_of(simulated) if row[-1]] == used
+    assert second["checksum"] == first["checksum"]
+    times = [[e["t"] for e in of_kind(d.events(), "round")] for d in (real, simulated)]
+    assert times[0] == times[1]
+    # What there is of it decides: more rounds than it had cannot be replayed.
+    with pytest.raises(ConfigError, match=r"replay=.*: it has recorded 4 rounds, not 5"):
+        resolve({**values, "num-server-rounds": 5}).trace()
+    with pytest.raises(ConfigError, match="it has a participant 2"):
+        resolve({**values, "participants": 2}).trace()
+    assert len(resolve({**values, "num-server-rounds": 2}).trace().aggregations) == 2
+
+
+def test_what_has_no_rounds_cannot_be_replayed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = resolve({"mode": "consensus"}).flat()
+    directory = RunDirectory.create(tmp_path, config, name="nodes")
+    assert main(["run", "--trace", str(directory.path)]) == 2
+    assert "not mode='consensus'" in capsys.readouterr().err
+    directory = RunDirectory.create(tmp_path, resolve({}).flat(), name="empty")
+    assert main(["run", "--trace", str(directory.path)]) == 2
+    assert "it has recorded no round" in capsys.readouterr().err
