@@ -53,7 +53,7 @@ MEAN_RULES = ("fedadam", "fedavg", "fedprox", "fedyogi")
 # How many participants there must be for f malicious ones: a f + b.
 _ENOUGH = {"krum": (2, 3, "Blanchard et al. 2017"), "multikrum": (2, 3, "Blanchard et al. 2017"),
            "bulyan": (4, 3, "El Mhamdi et al. 2018")}  # fmt: skip
-SINKS = ("tensorboard", "wandb")
+SINKS = ("mlflow", "tensorboard", "wandb")
 CARRIERS = ("grid", "ray", "zenoh")  # of neighbours' mail: see strategies.consensus.exchange
 REFERENCES = ("same-samples", "same-steps")  # of the consensus system
 SMALL_AVERAGE, SERVER_ALONE, CENTRALIZED = "small-average", "server-alone", "centralized-large"

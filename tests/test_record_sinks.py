@@ -128,7 +128,7 @@ def run(tmp_path: Path) -> RunDirectory:
 def test_a_sink_that_is_not_installed_says_how_to_install_it(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    for module in ("wandb", "torch.utils.tensorboard.writer"):
+    for module in ("wandb", "mlflow", "torch.utils.tensorboard.writer"):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(RunDirectoryError, match=rf"sinks='{name}'.*'.\[{name}\]'"):
         SINKS[name](run)
@@ -196,3 +196,72 @@ def test_a_resumed_run_goes_on_in_its_wandb_run(run: RunDirectory, wandb: FakeWa
     other = RunDirectory.create(run.path.parent, config())
     SINKS["wandb"](other)
     assert len(wandb.runs) == 2
+
+
+def test_a_resumed_run_goes_on_in_its_tensorboard_where_it_was(run: RunDirectory) -> None:
+    reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run.listeners.append(SINKS["tensorboard"](run))
+    for number in (1, 2, 3):
+        run.emit(**evaluation(number, "small"))
+    again = RunDirectory.open(run.path)
+    again.listeners.append(SINKS["tensorboard"](again))
+    again.emit("resumed", round=1)
+    again.emit(**{**evaluation(2, "small"), "accuracy": 0.25})
+    again.emit("finished", status="completed")
+    log = reading.EventAccumulator(str(run.path / "tensorboard")).Reload()
+    read = [(s.step, s.value) for s in log.Scalars("accuracy/small")]
+    assert read == [(1, 0.5), (2, 0.25)]
+
+
+class FakeMlflow(types.ModuleType):
+    """MLflow's client as it is called here."""
+
+    def __init__(self) -> None:
+        super().__init__("mlflow")
+        self.runs: dict[str, dict[str, Any]] = {}
+        self.experiments: dict[str, str] = {}
+        self.MlflowClient = lambda: self
+
+    def get_experiment_by_name(self, name: str) -> Any:
+        found = self.experiments.get(name)
+        return found and types.SimpleNamespace(experiment_id=found)
+
+    def create_experiment(self, name: str) -> str:
+        assert name not in self.experiments
+        return self.experiments.setdefault(name, "7")
+
+    def create_run(self, experiment_id: str, run_name: str) -> Any:
+        identity = f"id{len(self.runs)}"
+        self.runs[identity] = {"name": run_name, "status": "RUNNING", "metrics": [], "keys": {}}
+        return types.SimpleNamespace(info=types.SimpleNamespace(run_id=identity))
+
+    def update_run(self, identity: str, status: str) -> None:
+        self.runs[identity]["status"] = status
+
+    def log_param(self, identity: str, key: str, value: Any) -> None:
+        self.runs[identity]["keys"][key] = value
+
+    def log_metric(self, identity: str, key: str, value: float, step: int) -> None:
+        self.runs[identity]["metrics"].append((key, value, step))
+
+    def set_terminated(self, identity: str, status: str) -> None:
+        self.runs[identity]["status"] = status
+
+
+def test_a_resumed_run_goes_on_in_its_mlflow_run(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = FakeMlflow()
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    for number, status in ((1, "stopped"), (2, "completed")):
+        again = RunDirectory.open(run.path)
+        again.listeners.append(SINKS["mlflow"](again))
+        again.emit(**evaluation(number, "small"))
+        assert mlflow.runs["id0"]["status"] == "RUNNING"
+        again.emit("finished", status=status)
+    (told,) = mlflow.runs.values()
+    assert (told["name"], told["status"]) == (run.name, "FINISHED")
+    assert told["keys"]["mode"] == "distill"
+    assert told["metrics"] == [("accuracy/small", 0.5, 1), ("accuracy/small", 0.5, 2)]
+    SINKS["mlflow"](RunDirectory.create(run.path.parent, config()))
+    assert len(mlflow.runs) == 2

@@ -1,4 +1,4 @@
-"""Optional listeners of a run's events: TensorBoard, Weights & Biases."""
+"""Optional listeners of a run's events: TensorBoard, Weights & Biases, MLflow."""
 
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
@@ -11,7 +11,8 @@ from fl_app.record.console import Listener
 from fl_app.record.metrics import Event
 from fl_app.record.run_dir import RunDirectory, flatten
 
-_WANDB_ID = "wandb-id"
+_PROJECT = "edge-fl"
+_WANDB_ID, _MLFLOW_ID = "wandb-id", "mlflow-id"  # files of the run directory
 
 
 def scalars(event: Event) -> dict[str, float]:
@@ -51,15 +52,21 @@ _SCALARS: dict[str, Callable[[Event], dict[str, Any]]] = {
 def tensorboard_listener(run: RunDirectory) -> Listener:
     """Return a listener that writes TensorBoard scalars, by round, to <run>/tensorboard.
 
+    A resumed run goes on there; what it had logged of rounds that it does again is forgotten.
     Raises RunDirectoryError with the way out when TensorBoard is not installed.
     """
     try:
         from torch.utils.tensorboard.writer import SummaryWriter
     except ImportError as error:
         raise RunDirectoryError(_missing("tensorboard")) from error
-    writer = SummaryWriter(str(run.path / "tensorboard"))
+    place = str(run.path / "tensorboard")
+    writer = SummaryWriter(place)
 
     def listen(event: Event) -> None:
+        nonlocal writer
+        if event["event"] == "resumed":
+            writer.close()
+            writer = SummaryWriter(place, purge_step=event.get("round", 0) + 1)
         for name, value in scalars(event).items():
             writer.add_scalar(name, value, event["round"])
         if event["event"] in ("round", "finished"):
@@ -81,7 +88,7 @@ def wandb_listener(run: RunDirectory) -> Listener:
         raise RunDirectoryError(_missing("wandb")) from error
     known = run.path / _WANDB_ID
     session = wandb.init(
-        project="edge-fl",
+        project=_PROJECT,
         name=run.name,
         dir=str(run.path),
         config=flatten(run.config()),
@@ -101,6 +108,39 @@ def wandb_listener(run: RunDirectory) -> Listener:
     return listen
 
 
+def mlflow_listener(run: RunDirectory) -> Listener:
+    """Return a listener that logs to an MLflow run named like `run` in the experiment "edge-fl".
+
+    Where that is follows MLflow's own environment variables (MLFLOW_TRACKING_URI ...). A resumed
+    run goes on in its MLflow run, whose id is in the run directory. Raises RunDirectoryError with
+    the way out when MLflow is not installed.
+    """
+    try:
+        from mlflow import MlflowClient  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise RunDirectoryError(_missing("mlflow")) from error
+    client, known = MlflowClient(), run.path / _MLFLOW_ID
+    if known.exists():
+        identity = known.read_text().strip()
+        client.update_run(identity, status="RUNNING")
+    else:
+        experiment = client.get_experiment_by_name(_PROJECT)
+        place = experiment.experiment_id if experiment else client.create_experiment(_PROJECT)
+        identity = client.create_run(place, run_name=run.name).info.run_id
+        atomic_write(known, identity.encode())
+        for key, value in flatten(run.config()).items():
+            client.log_param(identity, key, value)
+
+    def listen(event: Event) -> None:
+        for name, value in scalars(event).items():
+            client.log_metric(identity, name, value, step=event["round"])
+        if event["event"] == "finished":
+            status = "FINISHED" if event["status"] == "completed" else "FAILED"
+            client.set_terminated(identity, status)
+
+    return listen
+
+
 def check_sinks(names: Iterable[str]) -> None:
     """Raise RunDirectoryError if a sink's package, which has its name, is not installed."""
     for name in names:
@@ -114,6 +154,7 @@ def _missing(extra: str) -> str:
 
 # The optional sinks by the names that the configuration knows.
 SINKS: dict[str, Callable[[RunDirectory], Listener]] = {
+    "mlflow": mlflow_listener,
     "tensorboard": tensorboard_listener,
     "wandb": wandb_listener,
 }
