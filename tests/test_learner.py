@@ -74,7 +74,7 @@ def with_teacher(learner: Learner, steps: int = 0, seed: int = 5) -> Learner:
 # -------------------------------------------------------------------------------- reverse steps
 
 
-@pytest.mark.parametrize("labelled", [0, 30])
+@pytest.mark.parametrize("labelled", [0, 15])
 @pytest.mark.parametrize("overrides", [NOTHING_ON, {}, {"distill.label-weight": 3.0}])
 def test_reverse_steps_equal_the_reference(overrides: dict[str, Any], labelled: int) -> None:
     """Three steps: AdamW of the reference on the reference's loss, in train mode, and the weight
@@ -102,7 +102,7 @@ def test_reverse_steps_equal_the_reference(overrides: dict[str, Any], labelled: 
                 follow(step - 1)
             generator = rng(config.seed, "reverse", step, 0)
             if labelled:
-                known, others = generator.integers(0, 30, 4), generator.integers(0, 60, 12)
+                known, others = generator.integers(0, 15, 4), generator.integers(0, 60, 12)
                 chosen = torch.from_numpy(np.append(known, others))
             else:
                 chosen = torch.from_numpy(generator.integers(0, 60, 16))
@@ -156,21 +156,27 @@ def test_labels_change_the_steps_of_every_variant_where_there_are_any(variant: s
 
     for change in ({"distill.label-weight": 0.9}, {"distill.labelled-share": 0.5}):
         assert weights(0) == weights(0, **change)
-        assert weights(30) != weights(30, **change)
-    assert weights(0) != weights(30)
+        assert weights(15) != weights(15, **change)
+    assert weights(0) != weights(15)
 
 
-@pytest.mark.parametrize(("share", "first"), [(0.25, 5), (0.01, 1), (1.0, 20)])
-def test_a_share_of_a_minibatch_has_labels(share: float, first: int) -> None:
-    """The first of it, drawn from the images that have one; a small share is one at least."""
+@pytest.mark.parametrize(
+    ("labelled", "share", "first"),
+    [(6, 0.25, 5), (3, 0.01, 1), (6, 1.0, 20), (30, 0.25, 10), (60, 0.25, 20)],
+)
+def test_of_a_minibatch_as_much_has_labels_as_of_the_images_and_a_share_at_least(
+    labelled: int, share: float, first: int
+) -> None:
+    """The first of it, drawn from the images that have one; a small share is one at least. What is
+    labelled throughout teaches with every image."""
     pixels = torch.arange(60, dtype=torch.uint8).reshape(60, 1, 1, 1)
-    data = ProxyData(pixels, torch.arange(30), (0.3,), (0.4,), False)
+    data = ProxyData(pixels, torch.arange(labelled), (0.3,), (0.4,), False)
     drawn, labels = data.draw(np.random.default_rng(0), 20, share)
     assert labels is not None
     assert (len(drawn), len(labels)) == (20, first)
     assert drawn.flatten()[:first].tolist() == labels.tolist()
     rest = [data.draw(np.random.default_rng(s), 20, share)[0][first:] for s in range(20)]
-    assert first == 20 or int(torch.cat(rest).max()) >= 30
+    assert first == 20 or int(torch.cat(rest).max()) >= labelled
 
 
 def test_equal_teachers_in_equal_order_give_equal_bits() -> None:

@@ -24,11 +24,13 @@ class ProxyData:
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """`size` images of a minibatch, drawn with repetition, and the labels of the first of them.
 
-        Where images have labels, the first round(labelled_share * size), at least one, are drawn
-        from those that have; the others from all.
+        Where images have labels, the first round(share * size), at least one, are drawn from those
+        that have; the others from all. The share is the part of the images that has labels, and
+        `labelled_share` at least.
         """
         known = 0 if self.labels is None else len(self.labels)
-        first = max(1, round(labelled_share * size)) if known else 0
+        share = max(labelled_share, known / len(self.images))
+        first = max(1, round(share * size)) if known else 0
         drawn = [generator.integers(0, known, first)] if known else []
         drawn.append(generator.integers(0, len(self.images), size - first))
         chosen = torch.from_numpy(np.concatenate(drawn)).to(self.images.device)
