@@ -138,6 +138,7 @@ FREE = (
     {
         "targets",
         "output",
+        "replay",
         "name",
         "resume",
         "sinks",
