@@ -87,6 +87,11 @@ _ROUNDS = other_than("averaging", "buffered")
 _NOISE, _NOISY_STEPS = when("privacy.clients", "fixed", "adaptive"), when("privacy.samples", True)
 
 _LABELS = above("proxy-labelled-examples", 0)
+_SOME_LABELS = Condition(
+    "proxy-labelled-examples below proxy-examples",
+    ("proxy-labelled-examples", "proxy-examples"),
+    lambda values: values["proxy-labelled-examples"] < values["proxy-examples"],
+)
 _FORWARD = when("distill.variant", "sync-forward")
 
 _MAIL = other_than("consensus.algorithm", "isolated")
@@ -176,7 +181,7 @@ EFFECTS: dict[str, tuple[Condition, ...]] = {
     "distill.forward-learning-rate": (_FORWARD,),
     "distill.temperature": ALWAYS,
     "distill.label-weight": (_LABELS,),
-    "distill.labelled-share": (_LABELS,),
+    "distill.labelled-share": (_LABELS, _SOME_LABELS),
     "distill.publish-ema": ALWAYS,
     "distill.lift": ALWAYS,
     "distill.teacher-average": ALWAYS,

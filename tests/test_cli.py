@@ -480,7 +480,7 @@ def test_an_interrupted_command_says_no_more(
 
     monkeypatch.setattr(launch, "run", interrupted)
     assert main(["run"]) == 130
-    assert capsys.readouterr() == ("", "")
+    assert capsys.readouterr() == ("edge-fl: setting up ...\n", "")
 
 
 @pytest.mark.parametrize("words", ["config", "run", "data show", "export sync-12 --onnx x"])

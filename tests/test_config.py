@@ -211,7 +211,11 @@ def test_a_wrong_choice_names_all_right_ones(key: str) -> None:
         ("targets", "50", "targets='50' must be accuracies in (0, 1] with commas"),
         ("targets", "0.5,nan", "targets='0.5,nan' must be accuracies in (0, 1] with commas"),
         ("targets", "0", "targets='0' must be accuracies in (0, 1] with commas"),
-        ("sinks", "tensorbord", "sinks='tensorbord' is unknown; choose from: tensorboard, wandb"),
+        (
+            "sinks",
+            "tensorbord",
+            "sinks='tensorbord' is unknown; choose from: mlflow, tensorboard, wandb",
+        ),
         ("output", "runs", "output='runs' must be an absolute path"),
         ("resume", "./x", "resume='./x' must be an absolute path"),
         ("data-root", "data", "data-root='data' must be an absolute path"),

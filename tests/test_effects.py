@@ -72,7 +72,7 @@ SMALL: dict[str, Value] = {
 }
 CONTEXTS: list[dict[str, Value]] = [
     *({"distill.variant": variant} for variant in VARIANTS),
-    {"distill.variant": "async-round", "proxy-labelled-examples": 10, "distill.lift": "on"},
+    {"distill.variant": "async-round", "proxy-labelled-examples": 3, "distill.lift": "on"},
     {"distill.variant": "sync-forward", "proxy-labelled-examples": 20},
     {"distill.variant": "sync-forward", "clock": "real"},
     {"evaluate-on": "validation"},

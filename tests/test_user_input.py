@@ -131,9 +131,12 @@ def test_every_path_may_be_relative_or_from_home(
     assert parse_assignments([f"{key}="]) == {key: ""}
 
 
+_PLACES = ("-file", "-path", "-root", "output", "replay", "resume")
+
+
 def test_every_key_that_is_a_place_is_made_absolute() -> None:
     """A new one has to be on the list: these are the texts that name a file or a directory."""
-    named = {key for key in KEYS if key.endswith(("-file", "-path", "-root", "output", "resume"))}
+    named = {key for key in KEYS if key.endswith(_PLACES)}
     assert named == set(PATH_KEYS)
 
 
