@@ -10,7 +10,7 @@ import difflib
 import math
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -22,6 +22,7 @@ from fl_app.effects import PLACE, Value, complaint, has_effect
 from fl_app.errors import ConfigError
 from fl_app.models import MODELS, model_plan
 from fl_app.models.layers import NORMS
+from fl_app.paths import read_text
 from fl_app.pyproject import PATH, pyproject
 from fl_app.record.run_dir import RunDirectory
 from strategies.attacks import ATTACKS
@@ -30,6 +31,7 @@ from strategies.consensus.algorithms import ALGORITHMS, COMPRESSIONS, PENALTIES
 from strategies.consensus.rates import MOMENTUM_FORMS, RATES, step_size
 from strategies.consensus.topology import TOPOLOGIES
 from strategies.distillation.growth import obstacle
+from strategies.machines import Machines, read_availability, read_machines
 from strategies.precision import PRECISIONS
 from strategies.recorded import recorded_rounds
 from strategies.schedule import (
@@ -237,6 +239,8 @@ class RunConfig:
     mode: Annotated[str, OneOf(*MODES)]
     clock: Annotated[str, OneOf(*CLOCKS)]
     replay: str
+    device_profiles: str
+    availability: str
     participants: Annotated[int, Within(1, 10_000)]
     num_server_rounds: Annotated[int, Within(1, 100_000)]
     fraction_train: Annotated[float, Within(0, 1, above=True)]
@@ -396,10 +400,25 @@ class RunConfig:
                 fraction=self.fraction_train,
                 buffer_size=self.buffer_size if self.buffered else 0,
                 recorded=self._recorded() if self.replay else (),
+                machines=self.machines,
             )
         except ValueError as error:
             where = f"replay={self.replay!r}: " if self.replay else ""
             raise ConfigError(f"{where}{error}") from error
+
+    @property
+    def machines(self) -> Machines:
+        """What the participants' devices are like, and when they are on. ConfigError."""
+        return Machines(
+            self._read("device-profiles", self.device_profiles, read_machines),
+            self._read("availability", self.availability, read_availability),
+        )
+
+    def _read(self, key: str, path: str, read: Callable[[str, int], Any]) -> Any:
+        try:
+            return read(read_text(path), self.participants) if path else {}
+        except (ConfigError, ValueError) as error:
+            raise ConfigError(f"{key}={path!r} cannot be used: {error}") from error
 
     def _recorded(self) -> tuple[Aggregation, ...]:
         """The aggregations of the run that is to be replayed."""
@@ -487,7 +506,8 @@ _AUTOMATIC: dict[str, tuple[Value, str, dict[str, Value]]] = {
 }
 # Files and directories. The app runs elsewhere, so they are absolute.
 PATH_KEYS = (
-    "consensus.topology-file", "data-path", "data-root", "output", "replay", "resume",
+    "availability", "consensus.topology-file", "data-path", "data-root", "device-profiles",
+    "output", "replay", "resume",
 )  # fmt: skip
 _MOST_JOBS = 100_000  # each takes some 20 us, in the ServerApp and in the distillation server
 _MOST_WINDOWS = 100_000

@@ -112,6 +112,8 @@ EFFECTS: dict[str, tuple[Condition, ...]] = {
     "mode": ALWAYS,
     "clock": ALWAYS,
     "replay": (_AVERAGES, _VIRTUAL),
+    "device-profiles": (_AVERAGES, _VIRTUAL),
+    "availability": (_AVERAGES, _VIRTUAL, when("replay", "")),
     "participants": ALWAYS,
     "num-server-rounds": (_AVERAGES,),
     "fraction-train": (_AVERAGES, _ROUNDS),
@@ -258,7 +260,9 @@ EFFECTS: dict[str, tuple[Condition, ...]] = {
     "cost.straggler-probability": ALWAYS,
     "cost.straggler-factor": (above("cost.straggler-probability", 0),),
     "cost.dropout-probability": ALWAYS,
-    "cost.timeout-seconds": (above("cost.dropout-probability", 0),),
+    "cost.timeout-seconds": (
+        above("cost.dropout-probability", 0) | other_than("availability", ""),
+    ),
 }
 
 # What does a key's work in another mode; keys of one last name do that, too.

@@ -11,7 +11,10 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from strategies.machines import Machines
 from strategies.randomness import rng
+
+EVERYBODY = Machines()  # alike, and always on
 
 # Seconds and ratios of which sums and products are finite; a factor of e^9 at three sigma.
 _LONGEST, _WIDEST = 1e9, 3.0
@@ -151,8 +154,11 @@ class Trace:
 class _Devices:
     """The participants' speeds and the fate of their jobs, drawn from the seed."""
 
-    def __init__(self, cost: CostModel, participants: int, seed: int) -> None:
-        self._cost, self._seed = cost, seed
+    def __init__(
+        self, cost: CostModel, participants: int, seed: int, machines: Machines = EVERYBODY
+    ) -> None:
+        self._cost, self._seed, self._participants = cost, seed, participants
+        self._machines = machines
         draw = rng(seed, "devices").standard_normal((participants, 2))
         self._speed = [math.exp(cost.speed_spread * float(z)) for z in draw[:, 0]]
         self._link = [math.exp(cost.link_spread * float(z)) for z in draw[:, 1]]
@@ -161,15 +167,29 @@ class _Devices:
         cost = self._cost
         straggles, drops = rng(self._seed, "fate", participant, index).random(2)
         factor = cost.straggler_factor if straggles < cost.straggler_probability else 1.0
-        transfer = cost.communication_seconds / 2 * self._link[participant]
-        t_compute = t + transfer
-        t_upload = t_compute + cost.client_seconds * self._speed[participant] * factor
-        if drops < cost.dropout_probability:
+        machine = self._machines.machine(participant)
+        transfer = cost.communication_seconds / 2 * self._link[participant] / machine.link
+        begins, goes = self._machines.next_on(participant, t)
+        t_compute = begins + transfer
+        seconds = cost.client_seconds * self._speed[participant] * factor / machine.speed
+        t_upload = t_compute + seconds
+        late = begins > t + cost.timeout_seconds
+        if late and not self._machines.some_on(self._participants, t):
+            raise ValueError(
+                f"after {t:g} s no device is ever on again, and the run is not over: the times in "
+                f"the file of `availability` must last longer"
+            )
+        if drops < cost.dropout_probability or late:
             t_end = t + cost.timeout_seconds
             return Job(
                 participant, index, base_version, t, min(t_compute, t_end), t_end, t_end, lost=True
             )
-        return Job(participant, index, base_version, t, t_compute, t_upload, t_upload + transfer)
+        t_end = t_upload + transfer
+        if t_end > goes:  # in the midst of it
+            times = begins, min(t_compute, goes), min(t_upload, goes)
+            gives_up = max(t + cost.timeout_seconds, goes)
+            return Job(participant, index, base_version, *times, gives_up, lost=True)
+        return Job(participant, index, base_version, begins, t_compute, t_upload, t_end)
 
 
 def cohort(participants: int, fraction: float, seed: int, round_: int) -> list[int]:
@@ -189,13 +209,14 @@ def synchronous_rounds(
     seed: int,
     fraction: float = 1.0,
     server_seconds: float = 0.0,
+    machines: Machines = EVERYBODY,
 ) -> tuple[Aggregation, ...]:
     """Rounds in which the server waits for its whole cohort, then works `server_seconds` itself.
 
     Version v is made when the last job of round v arrives (or is given up); round v + 1 starts
     server_seconds later.
     """
-    devices = _Devices(cost, participants, seed)
+    devices = _Devices(cost, participants, seed, machines)
     counts = [0] * participants
     t, result = 0.0, []
     for version in range(1, rounds + 1):
@@ -210,14 +231,20 @@ def synchronous_rounds(
 
 
 def buffered_rounds(
-    cost: CostModel, *, participants: int, rounds: int, seed: int, buffer_size: int
+    cost: CostModel,
+    *,
+    participants: int,
+    rounds: int,
+    seed: int,
+    buffer_size: int,
+    machines: Machines = EVERYBODY,
 ) -> tuple[Aggregation, ...]:
     """Asynchronous averaging: a version is made of every `buffer_size` updates that arrive.
 
     A participant starts again at once from the newest version, so nobody ever waits for another.
     The jobs still under way when the last version is made are not part of the run.
     """
-    devices = _Devices(cost, participants, seed)
+    devices = _Devices(cost, participants, seed, machines)
     counts = [0] * participants
     under_way: list[tuple[float, int, Job]] = []
 
@@ -309,9 +336,11 @@ def distillation_trace(
     fraction: float = 1.0,
     buffer_size: int = 0,
     recorded: tuple[Aggregation, ...] = (),
+    machines: Machines = EVERYBODY,
 ) -> Trace:
     """The trace of a whole run; buffer_size > 0 chooses buffered averaging. recorded: aggregations
-    that have happened, in place of those of the cost model.
+    that have happened, in place of those of the cost model. machines: what devices are like, and
+    when they are on.
 
     Every variant may distil the last version for one block, and the run ends with it, so that no
     variant is shown without its last round. ValueError for a server that would never get through.
@@ -322,7 +351,12 @@ def distillation_trace(
         aggregations = recorded
     elif buffer_size:
         aggregations = buffered_rounds(
-            cost, participants=participants, rounds=rounds, seed=seed, buffer_size=buffer_size
+            cost,
+            participants=participants,
+            rounds=rounds,
+            seed=seed,
+            buffer_size=buffer_size,
+            machines=machines,
         )
     else:
         aggregations = synchronous_rounds(
@@ -332,6 +366,7 @@ def distillation_trace(
             seed=seed,
             fraction=fraction,
             server_seconds=reverse + forward if plan.policy == "sync" else 0.0,
+            machines=machines,
         )
     arrivals = [aggregation.t for aggregation in aggregations]
     segments = _POLICIES[plan.policy](arrivals, plan, reverse, forward)

@@ -74,6 +74,7 @@ LAYERS: dict[int, tuple[str, ...]] = {
         "strategies.averaging",
         "strategies.clock",
         "strategies.consensus.*",
+        "strategies.machines",
         "strategies.optimisers",
         "strategies.precision",
         "strategies.privacy",

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from fl_app.record.costs import costs
 from fl_app.record.metrics import (
     Event,
     Point,
@@ -115,6 +116,7 @@ def measure(events: Sequence[Event], targets: Sequence[float] = ()) -> dict[str,
     - teacher_staleness {mean, max}: versions, over the distillation steps
     - best {round, model, metric, value}: of the kept model, null without best-metric;
       stopped_early: the round after which the run has ended because of it, or null
+    - device_costs: by participant, see `costs`; null without profiles and availability
     - skipped_snapshots, rejected, lost: counts; bytes_up, bytes_down: totals
     - privacy {delta, clients, clients_if_sampled, samples {participant}}: see `privacy.spent`
     """
@@ -138,6 +140,7 @@ def measure(events: Sequence[Event], targets: Sequence[float] = ()) -> dict[str,
         "teacher_staleness": _weighted(staleness_histogram(events)),
         "best": _best(events),
         "stopped_early": latest(events, "stopped_early").get("round"),
+        "device_costs": costs(events, end),
         "skipped_snapshots": len(of_kind(events, "skipped")),
         "rejected": len(of_kind(events, "rejected")),
         "lost": sum(job["status"] == "lost" for job in of_kind(events, "job")),

@@ -28,6 +28,7 @@ IDENTITY: dict[str, tuple[str, ...]] = {
     "labels": (),
     "hosts": (),
     "devices": (),
+    "machines": (),
     "trace": (),
     "privacy": (),
 }

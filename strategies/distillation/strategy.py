@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -133,6 +134,7 @@ class Distillation(Strategy):
             publisher = self._publisher
             if publisher is not None and not config.virtual:
                 publisher.wait(lambda: publisher.ready)
+            self._tell_machines()
             self._evaluate_forgotten(evaluator)
             self._clock.restart()  # everybody's preparations are no part of the run
             remote = self._hosts[0].participant is not None and not isinstance(grid, SessionGrid)
@@ -174,6 +176,18 @@ class Distillation(Strategy):
             )
         self._publisher.clear()
         return result
+
+    def _tell_machines(self) -> None:
+        """Record what devices are like, where that is known."""
+        config, model = self._config, self._versions[self._version]
+        if not (config.virtual and (config.device_profiles or config.availability)):
+            return
+        machines = config.machines
+        told = [
+            {**asdict(machines.machine(p)), "on": machines.on.get(p)}
+            for p in range(config.participants)
+        ]
+        self._run.emit("machines", machines=told, model_bytes=size(model, self._precision))
 
     def _is_over(self, evaluator: Evaluator) -> bool:
         """Whether the run has to stop early. On the virtual clock all models up to now have been
