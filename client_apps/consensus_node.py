@@ -32,17 +32,10 @@ from strategies.consensus.exchange import (
     to_arrays,
 )
 from strategies.consensus.free_host import FreeHost
-from strategies.consensus.host import (
-    INCIDENTS,
-    Exchange,
-    Host,
-    Listener,
-    Participant,
-    Tally,
-)
+from strategies.consensus.host import INCIDENTS, Exchange, Host, Listener
 from strategies.consensus.node import Node
+from strategies.consensus.participant import Participant, Tally
 from strategies.consensus.ray_exchange import RayExchange
-from strategies.consensus.row_host import RowHost
 from strategies.consensus.state import pack, unpack
 from strategies.consensus.topology import Topology
 from strategies.consensus.zenoh_exchange import ZenohExchange
@@ -322,9 +315,10 @@ class _Window:
         if not self._config.virtual:
             self._run_freely(FreeHost(participants, engine, **options), began)
             return True
-        kind = Host if name == SEQUENTIAL else RowHost
         n, timetable = self._config.participants, self._timetable
-        return kind(participants, engine, **options).run(
+        # Side by side all that can step together do.
+        most = None if name == SEQUENTIAL else len(participants)
+        return Host(participants, engine, most=most, **options).run(
             {
                 i: timetable.timeline(i, self._window) if i < n else timetable.lone(self._window)
                 for i in self._nodes

@@ -10,13 +10,11 @@ from client_apps.bench import bench_of, shard_of
 from client_apps.gradients import Gradients, dtype_of
 from client_apps.row_gradients import PASSES, RowGradients
 from fl_app.config import RunConfig
-from strategies.consensus import host
+from strategies.consensus.host import Gradients as Engine
 from strategies.consensus.node import Node
-from strategies.consensus.row_host import ManyGradients
 
 SEQUENTIAL = "sequential"
 ENGINES = (SEQUENTIAL, *PASSES)
-Engine = host.Gradients | ManyGradients
 _WARM_UP = 3  # rounds before a clock starts: a GPU loads what it runs when it is first used
 _ROUNDS = 10
 

@@ -11,9 +11,9 @@ import torch
 
 from strategies.consensus.algorithms import ALGORITHMS, Settings, make_algorithm
 from strategies.consensus.free_host import FreeHost
-from strategies.consensus.host import Host, Mail, Participant
+from strategies.consensus.host import Host
 from strategies.consensus.node import Node, Vectors
-from strategies.consensus.row_host import RowHost
+from strategies.consensus.participant import Mail, Participant
 from strategies.consensus.schedule import Conditions, Timetable, parse_outages
 from strategies.consensus.topology import Topology, build_topology
 from strategies.randomness import rng
@@ -38,10 +38,6 @@ class Quadratics:
     def gradients(self, due: Sequence[tuple[Node, int]]) -> Iterator[torch.Tensor]:
         for node, _ in due:
             yield self.H[node.index] @ (node.weights - self.b[node.index])
-
-    def rows(self, due: Sequence[tuple[Node, int]]) -> torch.Tensor:
-        """The same as a matrix."""
-        return torch.stack(list(self.gradients(due)))
 
     def optimum(self, p: Mapping[int, float]) -> torch.Tensor:
         """Of sum_i p_i f_i over the nodes of `p`."""
@@ -105,7 +101,6 @@ class Simulation:
     weights: Mapping[int, float] = field(default_factory=dict)
     changes: Mapping[str, Any] = field(default_factory=dict)
     host_options: Mapping[str, Any] = field(default_factory=dict)
-    rows: bool = False
     window: int = 0
 
     def __post_init__(self) -> None:
@@ -138,8 +133,6 @@ class Simulation:
         return torch.zeros(self.problem.b.shape[1], dtype=torch.float64)
 
     def host(self, number: int) -> Host:
-        if self.rows:
-            return RowHost(self.parts[number], self.problem.rows, **self._options(number))
         return Host(self.parts[number], self.problem.gradients, **self._options(number))
 
     def free_host(self, number: int) -> FreeHost:
@@ -200,7 +193,6 @@ def disturbed(
     stress: str = "none",
     compression: str = "random-k",
     changes: Mapping[str, Any] | None = None,
-    rows: bool = False,
     **host_options: Any,
 ) -> Simulation:
     """Eight nodes with momentum under one of STRESSES."""
@@ -224,7 +216,6 @@ def disturbed(
         hosts=hosts,
         changes={"momentum": 0.5, "compression": compression, **(changes or {})},
         host_options={"silence": silence, **host_options},
-        rows=rows,
     )
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from strategies.consensus.host import Mail
+from strategies.consensus.participant import Mail
 
 
 def mail(sender: int, receiver: int, seq: int, value: float = 1.0) -> Mail:

@@ -22,6 +22,7 @@ from strategies.consensus.topology import build_topology
 from strategies.randomness import rng
 from strategies.rules import Update, make_rule
 from strategies.schedule import Job
+from tests import alone
 from tests.convex import Quadratics, Simulation, quadratics, worst_error
 from tests.harness import run
 from tests.test_consensus import checksum
@@ -116,7 +117,7 @@ def with_clip(name: str, clip: float) -> tuple[Any, Node]:
     node = Node(0, torch.zeros(2, dtype=torch.float64))
     algorithm.start(node)
     # Of anchors at 0 an ECL node is pulled back: it starts where the step of all is the same.
-    algorithm.step(node, torch.tensor([3.0, 4.0], dtype=torch.float64), 0.1)
+    alone.step(algorithm, node, torch.tensor([3.0, 4.0], dtype=torch.float64), 0.1)
     return algorithm, node
 
 
@@ -126,11 +127,11 @@ def test_how_far_mail_may_lie_by_hand() -> None:
     + 0.06 (6, 8) = (0.06, 0.08), and gossip goes half the way."""
     algorithm, node = with_clip("gossip", 1.2)
     mail = {"weights": torch.tensor([5.7, 7.6], dtype=torch.float64)}
-    algorithm.receive(node, 1, 0, mail)
+    alone.receive(algorithm, node, 1, 0, mail)
     torch.testing.assert_close(node.weights, torch.tensor([-0.12, -0.16], dtype=torch.float64))
     assert mail["weights"].tolist() == [5.7, 7.6]
     algorithm.rescale(node, 0.1, 0.05)  # steps of half the length
-    algorithm.receive(node, 1, 1, {"weights": node.weights + torch.tensor([3.0, 4.0])})
+    alone.receive(algorithm, node, 1, 1, {"weights": node.weights + torch.tensor([3.0, 4.0])})
     torch.testing.assert_close(node.weights, torch.tensor([-0.03, -0.04], dtype=torch.float64))
 
 
@@ -141,8 +142,8 @@ def test_near_mail_is_used_to_the_bit(name: str) -> None:
         for seq in range(3):
             length = algorithm.lengths(2, 1, 0, seq)
             mail = {key: torch.tensor([1.0, -2.0], dtype=torch.float64) for key in length}
-            algorithm.receive(each, 1, seq, mail)
-            algorithm.mix(each, seq)
+            alone.receive(algorithm, each, 1, seq, mail)
+            alone.mix(algorithm, each, seq)
     assert torch.equal(node.weights, same.weights)
 
 
@@ -152,7 +153,7 @@ def test_anchors_do_not_go_away_in_small_steps(name: str) -> None:
     algorithm, node = with_clip(name, 1.0)
     for seq in range(200):
         far = node.links[1]["anchor"] + torch.tensor([1.0, 0.0], dtype=torch.float64)
-        algorithm.receive(node, 1, seq, {"reflection": far})
+        alone.receive(algorithm, node, 1, seq, {"reflection": far})
     farthest = 1.0 * 2 * 0.25
     assert float((node.links[1]["anchor"] - node.weights).norm()) <= farthest * (1 + 1e-9)
 

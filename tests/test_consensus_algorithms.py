@@ -20,6 +20,7 @@ from strategies.consensus.node import Node
 from strategies.consensus.rates import HEAVY_BALL, MEAN, step_size
 from strategies.consensus.topology import Topology, build_topology
 from strategies.randomness import rng
+from tests import alone
 from tests import consensus_oracle as oracle
 from tests.consensus_oracle import ORACLES, Sent, Tick, World
 
@@ -137,15 +138,15 @@ def go_on(algorithm: Algorithm, nodes: Sequence[Node], world: World) -> None:
                 algorithm.rescale(node, rate, tick.rate)
             rate = tick.rate
         for node in nodes:
-            algorithm.step(node, world.gradient(node.index, node.weights), rate)
+            alone.step(algorithm, node, world.gradient(node.index, node.weights), rate)
         for exchange in tick.exchanges:
-            mails = [algorithm.message(nodes[s.sender], s.receiver, s.seq) for s in exchange]
+            mails = [alone.message(algorithm, nodes[s.sender], s.receiver, s.seq) for s in exchange]
             for s, mail in zip(exchange, mails, strict=True):
                 if not s.lost:
-                    algorithm.receive(nodes[s.receiver], s.sender, s.seq, mail)
+                    alone.receive(algorithm, nodes[s.receiver], s.sender, s.seq, mail)
         if tick.round is not None:
             for node in nodes:
-                algorithm.mix(node, tick.round)
+                alone.mix(algorithm, node, tick.round)
 
 
 def run(algorithm: Algorithm, world: World) -> torch.Tensor:
@@ -290,10 +291,10 @@ class TestEveryAlgorithm:
         for parameters in (1, 7, 1000):
             node = Node(0, random_float32(parameters))
             algorithm.start(node)
-            algorithm.step(node, random_float32(parameters, 1), 0.1)
+            alone.step(algorithm, node, random_float32(parameters, 1), 0.1)
             for seq in (0, 5 << 32):
                 for j in topology.neighbours[0]:
-                    mail = algorithm.message(node, j, seq)
+                    mail = alone.message(algorithm, node, j, seq)
                     found = {key: (value.numel(), value.dtype) for key, value in mail.items()}
                     assert found == algorithm.lengths(parameters, 0, j, seq)
 
@@ -307,14 +308,15 @@ class TestEveryAlgorithm:
         nodes = started(algorithm, random_start(3))
         for round_ in range(3):
             mails = [
-                (i, j, algorithm.message(nodes[i], j, round_)) for i, j in _both_ways(topology)
+                (i, j, alone.message(algorithm, nodes[i], j, round_))
+                for i, j in _both_ways(topology)
             ]
             before = [{key: value.clone() for key, value in mail.items()} for *_, mail in mails]
             for i, j, mail in mails:
-                algorithm.receive(nodes[j], i, round_, mail)
+                alone.receive(algorithm, nodes[j], i, round_, mail)
             for node in nodes:
-                algorithm.mix(node, round_)
-                algorithm.step(node, torch.ones(10, dtype=torch.float64), 0.1)
+                alone.mix(algorithm, node, round_)
+                alone.step(algorithm, node, torch.ones(10, dtype=torch.float64), 0.1)
                 algorithm.rescale(node, 0.1, 0.05)
                 for link in node.links.values():
                     for vector in link.values():
@@ -344,8 +346,8 @@ class TestEveryAlgorithm:
         assert list(nodes[1].links) == [0, 2]
         algorithm.disconnect(nodes[1], 0)
         assert list(nodes[1].links) == [2]
-        algorithm.step(nodes[1], torch.ones(10, dtype=torch.float64), 0.1)
-        algorithm.mix(nodes[1], 2)
+        alone.step(algorithm, nodes[1], torch.ones(10, dtype=torch.float64), 0.1)
+        alone.mix(algorithm, nodes[1], 2)
         algorithm.connect(nodes[1], 0)
         go_on(algorithm, nodes, world)
         assert all(bool(node.weights.isfinite().all()) for node in nodes)
@@ -446,10 +448,13 @@ HELD = replace(SETTINGS, hold=True, theta=0.5, kappa=1.0)
 
 def swap(algorithm: Algorithm, one: Node, other: Node, seq: int, lost: bool = False) -> None:
     """Both send, and then both use what has come; of one of them it may be lost."""
-    mails = algorithm.message(one, other.index, seq), algorithm.message(other, one.index, seq)
-    algorithm.receive(one, other.index, seq, mails[1])
+    mails = (
+        alone.message(algorithm, one, other.index, seq),
+        alone.message(algorithm, other, one.index, seq),
+    )
+    alone.receive(algorithm, one, other.index, seq, mails[1])
     if not lost:
-        algorithm.receive(other, one.index, seq, mails[0])
+        alone.receive(algorithm, other, one.index, seq, mails[0])
 
 
 def test_a_swap_takes_both_to_the_mean_and_learns_opposite_offsets() -> None:
@@ -463,7 +468,9 @@ def test_a_swap_takes_both_to_the_mean_and_learns_opposite_offsets() -> None:
         expected = sign * (start[1] - start[0]) / 2  # theta e
         torch.testing.assert_close(node.links[1 - node.index]["offset"], expected)
     before = one.weights.clone()
-    algorithm.step(one, torch.zeros_like(before), 0.3)  # alpha_ij eta = 1 / (2 (3 - 1)), degree 2
+    alone.step(
+        algorithm, one, torch.zeros_like(before), 0.3
+    )  # alpha_ij eta = 1 / (2 (3 - 1)), degree 2
     torch.testing.assert_close(one.weights - before, (start[1] - start[0]) / 2 / 4)
     for seq in range(1, 4):
         swap(algorithm, one, other, seq)
@@ -508,8 +515,8 @@ def test_forgetting_never_turns_round() -> None:
     algorithm = make_algorithm("ecl", replace(HELD, forget=9.0), build_topology("chain", 2))
     node, _ = started(algorithm, random_start(2))
     node.links[1]["offset"].fill_(1.0)
-    algorithm.step(node, torch.zeros_like(node.weights), 0.3)
-    assert torch.equal(algorithm.message(node, 1, 0)["reflection"], node.weights)
+    alone.step(algorithm, node, torch.zeros_like(node.weights), 0.3)
+    assert torch.equal(alone.message(algorithm, node, 1, 0)["reflection"], node.weights)
 
 
 def test_weight_decay_is_part_of_the_objective() -> None:
@@ -566,14 +573,14 @@ def test_isvr_in_closed_form(theta: float) -> None:
     node.weights.copy_(w)
     node.links[1]["anchor"].copy_(s1)
     node.links[4]["anchor"].copy_(s4)
-    algorithm.receive(node, 4, 0, {"reflection": m})
+    alone.receive(algorithm, node, 4, 0, {"reflection": m})
     s4 = (1 - theta) * s4 + theta * m
     assert torch.equal(node.weights, w)  # kappa = 0: receiving does not move the model
-    algorithm.step(node, g.clone(), 0.3)
+    alone.step(algorithm, node, g.clone(), 0.3)
     expected = (1 - 1 / K) * (w - 0.3 * g) + (s1 + s4) / 2 / K
     torch.testing.assert_close(node.weights, expected, rtol=0, atol=1e-15)
     expected = 2 * node.weights - s1
-    torch.testing.assert_close(algorithm.message(node, 1, 0)["reflection"], expected)
+    torch.testing.assert_close(alone.message(algorithm, node, 1, 0)["reflection"], expected)
 
 
 def test_half_relaxation_is_admm() -> None:
@@ -663,10 +670,10 @@ def test_receiving_twice(kappa: float) -> None:
     topology = build_topology("ring", 3)
     algorithm = make_algorithm("ecl", replace(SETTINGS, theta=1.0, kappa=kappa), topology)
     nodes = started(algorithm, random_start(3))
-    mail = algorithm.message(nodes[1], 0, 0)
-    algorithm.receive(nodes[0], 1, 0, mail)
+    mail = alone.message(algorithm, nodes[1], 0, 0)
+    alone.receive(algorithm, nodes[0], 1, 0, mail)
     once = nodes[0].weights.clone()
-    algorithm.receive(nodes[0], 1, 1, mail)
+    alone.receive(algorithm, nodes[0], 1, 1, mail)
     assert torch.equal(nodes[0].links[1]["anchor"], mail["reflection"])
     torch.testing.assert_close(nodes[0].weights, once, rtol=0, atol=1e-15)
     assert torch.equal(once, random_start(3)[0]) is (kappa == 0)
@@ -739,7 +746,7 @@ def test_compressed_messages_are_small() -> None:
         algorithm = make_algorithm("c-ecl", settings, topology)
         node = Node(0, random_float32(1000))
         algorithm.start(node)
-        mail = algorithm.message(node, 1, 0)
+        mail = alone.message(algorithm, node, 1, 0)
         bytes_of[compression] = sum(v.numel() * v.element_size() for v in mail.values())
     assert bytes_of == {"random-k": 400, "top-k": 800}
 
@@ -767,11 +774,11 @@ def test_top_k_sends_what_is_most_wrong() -> None:
     algorithm.start(node)
     moved = set(range(3, 40, 5))
     node.weights[list(moved)] = torch.arange(1.0, 9.0)
-    first = set(algorithm.message(node, 1, 0)["indices"].tolist())
+    first = set(alone.message(algorithm, node, 1, 0)["indices"].tolist())
     assert len(first) == 8
     assert len(first & moved) >= 6
     assert max(moved) in first  # the one that moved most
-    second = set(algorithm.message(node, 1, 1)["indices"].tolist())
+    second = set(alone.message(algorithm, node, 1, 1)["indices"].tolist())
     assert moved <= first | second
 
 
@@ -784,7 +791,7 @@ def test_every_coordinate_is_sent_again() -> None:
     algorithm.start(node)
     sent: set[int] = set()
     for seq in range(200):
-        sent |= set(algorithm.message(node, 1, seq)["indices"].tolist())
+        sent |= set(alone.message(algorithm, node, 1, seq)["indices"].tolist())
     assert sent == set(range(40))
 
 
@@ -802,7 +809,7 @@ def test_indices_that_do_not_exist_are_refused(name: str, indices: list[int]) ->
     mail = {"indices": torch.tensor(indices, dtype=torch.int32), "values": torch.ones(2)}
     message = rf"from {min(indices)} to {max(indices)} are no coordinates of a vector of 10"
     with pytest.raises(ValueError, match=message):
-        algorithm.receive(node, 1, 0, mail)
+        alone.receive(algorithm, node, 1, 0, mail)
     assert require_coordinates(torch.tensor([0, 9]), 10).tolist() == [0, 9]
 
 
@@ -813,9 +820,9 @@ def test_gossip_makes_both_ends_equal() -> None:
     topology = build_topology("ring", 3)
     algorithm = make_algorithm("gossip", SETTINGS, topology)
     nodes, start = started(algorithm, random_start(3)), random_start(3)
-    mails = [algorithm.message(nodes[0], 1, 0), algorithm.message(nodes[1], 0, 0)]
-    algorithm.receive(nodes[1], 0, 0, mails[0])
-    algorithm.receive(nodes[0], 1, 0, mails[1])
+    mails = [alone.message(algorithm, nodes[0], 1, 0), alone.message(algorithm, nodes[1], 0, 0)]
+    alone.receive(algorithm, nodes[1], 0, 0, mails[0])
+    alone.receive(algorithm, nodes[0], 1, 0, mails[1])
     for node in nodes[:2]:
         torch.testing.assert_close(node.weights, (start[0] + start[1]) / 2)
     assert torch.equal(nodes[2].weights, start[2])
@@ -963,16 +970,16 @@ def test_heavy_ball_is_the_running_mean_with_longer_steps(name: str) -> None:
         for i in (0, 1):
             g = problem.gradient(i, mine[i].weights)
             m[i] = beta * m[i] + g
-            algorithm.step(mine[i], g.clone(), eta)
+            alone.step(algorithm, mine[i], g.clone(), eta)
             # Its own rate is eta, for which its penalty is; of the gradient's step only lr is left.
-            by_hand.step(theirs[i], m[i] * lr / eta, eta)
+            alone.step(by_hand, theirs[i], m[i] * lr / eta, eta)
             torch.testing.assert_close(mine[i].weights, theirs[i].weights, rtol=0, atol=1e-13)
         for each, nodes in ((algorithm, mine), (by_hand, theirs)):
-            mails = each.message(nodes[0], 1, seq), each.message(nodes[1], 0, seq)
-            each.receive(nodes[0], 1, seq, mails[1])
-            each.receive(nodes[1], 0, seq, mails[0])
+            mails = alone.message(each, nodes[0], 1, seq), alone.message(each, nodes[1], 0, seq)
+            alone.receive(each, nodes[0], 1, seq, mails[1])
+            alone.receive(each, nodes[1], 0, seq, mails[0])
             for one in nodes:
-                each.mix(one, seq)
+                alone.mix(each, one, seq)
 
 
 def test_choco_without_compression_is_d_psgd() -> None:
@@ -1012,11 +1019,13 @@ def test_relay_averages_exactly_after_diameter_rounds(graph: str, size: int) -> 
         assert round_ == 0 or not torch.allclose(mixed, start.mean(0).expand(size, -1))
         for node in nodes:
             node.weights.copy_(start[node.index])
-        mails = [(i, j, algorithm.message(nodes[i], j, round_)) for i, j in _both_ways(topology)]
+        mails = [
+            (i, j, alone.message(algorithm, nodes[i], j, round_)) for i, j in _both_ways(topology)
+        ]
         for i, j, mail in mails:
-            algorithm.receive(nodes[j], i, round_, mail)
+            alone.receive(algorithm, nodes[j], i, round_, mail)
         for node in nodes:
-            algorithm.mix(node, round_)
+            alone.mix(algorithm, node, round_)
     mixed = torch.stack([node.weights for node in nodes])
     torch.testing.assert_close(mixed, start.mean(0).expand(size, -1), rtol=0, atol=1e-14)
 

@@ -23,7 +23,7 @@ from strategies.consensus.exchange import (
     to_arrays,
 )
 from strategies.consensus.fleet import forgeries
-from strategies.consensus.host import Mail
+from strategies.consensus.participant import Mail
 from strategies.consensus.ray_exchange import RayBroker, RayExchange, meet
 from strategies.roster import Host
 from tests.mails import mail, same

@@ -4,7 +4,7 @@ every event of a timeline does."""
 import itertools
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from strategies.consensus.algorithms import ALGORITHMS
-from strategies.consensus.baselines import Gossip
 from strategies.consensus.descent import LocalSGD
 from strategies.consensus.free_host import FreeHost
-from strategies.consensus.host import MODEL, NEWCOMER, Host, Mail, Participant, Tally
+from strategies.consensus.host import Host
 from strategies.consensus.node import Node, Vectors
-from strategies.consensus.row_host import RowHost
+from strategies.consensus.participant import MODEL, NEWCOMER, Mail, Participant, Tally
+from strategies.consensus.rows import Chosen, Link, Rows
 from strategies.consensus.schedule import Conditions, Event, Kind
 from strategies.consensus.topology import build_topology
 from tests.convex import STRESSES, bits_of, disturbed, worst_error
@@ -63,58 +63,61 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("stress", STRESSES)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_nodes_as_rows_have_the_same_bits(variant: str, stress: str) -> None:
-    """All that they are, whatever happens to them and however they are spread."""
+def test_a_row_has_the_same_bits_alone_and_among_others(variant: str, stress: str) -> None:
+    """All that nodes are, whatever happens to them and however they are spread."""
     algorithm, changes = VARIANTS[variant]
     options: dict[str, Any] = {"stress": stress, "changes": changes}
-    expected = bits_of(disturbed(algorithm, **options).run(3))
-    for hosts in (1, 3):
-        found = disturbed(algorithm, rows=True, hosts=hosts, **options).run(3)
-        assert bits_of(found) == expected
+    alone = bits_of(disturbed(algorithm, most=1, **options).run(3))
+    for most, hosts in ((None, 1), (3, 1), (None, 3)):
+        found = disturbed(algorithm, most=most, hosts=hosts, **options).run(3)
+        assert bits_of(found) == alone
 
 
 @pytest.mark.parametrize("algorithm", ["ecl", "d-psgd"])
 def test_rows_have_the_same_bits_on_a_sequence_of_graphs(algorithm: str) -> None:
     options: dict[str, Any] = {"graph": "one-peer-exponential", "stress": "outages"}
-    one = disturbed(algorithm, **options).run(3)
-    assert bits_of(disturbed(algorithm, rows=True, **options).run(3)) == bits_of(one)
+    alone = disturbed(algorithm, most=1, **options).run(3)
+    assert bits_of(disturbed(algorithm, **options).run(3)) == bits_of(alone)
 
 
-def test_an_algorithm_of_somebody_else_works_on_rows() -> None:
-    """One that changes what a node does, and says nothing of many."""
+@pytest.mark.parametrize("parameters", [1, 17, 1003])
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v not in ("relay-sgd", "choco-sgd")])
+def test_a_row_of_float32_has_the_same_bits_alone_and_among_others(
+    variant: str, parameters: int
+) -> None:
+    """In the width of real models, of lengths that no vector of the processor divides."""
+    algorithm, changes = VARIANTS[variant]
 
-    @dataclass(frozen=True)
-    class Doubled(Gossip):
-        def receive(self, node: Node, j: int, seq: int, mail: Vectors) -> None:
-            node.weights.lerp_(mail["weights"], 0.25)
-
-        def direction(
-            self, weights: torch.Tensor, vectors: Vectors, gradient: torch.Tensor
-        ) -> torch.Tensor:
-            return super().direction(weights, vectors, gradient).mul_(2)
-
-    def found(rows: bool) -> Any:
-        run = disturbed("gossip", stress="mail", rows=rows)
+    def found(most: int | None) -> Any:
+        run = disturbed(algorithm, stress="mail", changes=changes, most=most)
+        generator = torch.Generator().manual_seed(0)
         for participant in run.participants:
-            old: Any = participant.algorithm
-            participant.algorithm = Doubled(old.topology, old.momentum, old.weight_decay)
-        return bits_of(run.run(2))
+            node = participant.node
+            node.weights = torch.randn(parameters, generator=generator)
+            participant.algorithm.start(node)
+            participant.weight = 0.3 + node.index
+        drawn = [torch.randn(64, parameters, generator=generator) for _ in range(8)]
 
-    assert (
-        found(rows=True) == found(rows=False) != bits_of(disturbed("gossip", stress="mail").run(2))
-    )
+        def gradients(due: Sequence[tuple[Node, int]]) -> Iterator[torch.Tensor]:
+            return (drawn[node.index][step].clone() for node, step in due)
+
+        host = Host(run.participants, gradients, initial=run.initial, most=most)
+        assert host.run(*run.timelines(0))
+        return bits_of(run)
+
+    assert found(1) == found(3) == found(None)
 
 
 def test_nodes_of_all_speeds_step_together() -> None:
     """In as many calls as the fastest has steps, and not in one for each step of each node."""
-    found = disturbed("ecl", stress="mail", rows=True)
+    found = disturbed("ecl", stress="mail")
     sizes = []
 
     def gradients(due: Sequence[tuple[Node, int]]) -> torch.Tensor:
         sizes.append(len(due))
-        return found.problem.rows(due)
+        return torch.stack(list(found.problem.gradients(due)))
 
-    host = RowHost(found.participants, gradients, initial=found.initial)
+    host = Host(found.participants, gradients, initial=found.initial)
     assert host.run(*found.timelines(0))
     steps = [p.tally.steps for p in found.participants]
     assert len(set(steps)) > 1
@@ -220,15 +223,18 @@ class Diary(LocalSGD):
         super().disconnect(node, j)
         self.notes.append(("disconnect", node.index, j))
 
-    def message(self, node: Node, j: int, seq: int) -> Vectors:
-        self.notes.append(("message", node.index, j, seq))
-        return {"weights": node.weights.clone()}
+    def message(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Vectors:
+        self.notes.extend(("message", *end, seq) for end, seq in zip(ends, seqs, strict=True))
+        return {"weights": torch.stack([rows.node(end).weights for end in ends])}
 
-    def receive(self, node: Node, j: int, seq: int, mail: Vectors) -> None:
-        self.notes.append(("receive", node.index, j, seq, mail["weights"].tolist()))
+    def receive(
+        self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int], mails: Sequence[Vectors]
+    ) -> None:
+        for end, seq, mail in zip(ends, seqs, mails, strict=True):
+            self.notes.append(("receive", *end, seq, mail["weights"].tolist()))
 
-    def mix(self, node: Node, round_: int) -> None:
-        self.notes.append(("mix", node.index, round_))
+    def mix(self, rows: Rows, chosen: Chosen, round_: int) -> None:
+        self.notes.extend(("mix", node.index, round_) for node in chosen.nodes)
 
     def rescale(self, node: Node, old_rate: float, new_rate: float) -> None:
         self.notes.append(("rescale", node.index, old_rate, new_rate))

@@ -10,6 +10,7 @@ from strategies.consensus.algorithms import Settings, make_algorithm
 from strategies.consensus.node import Node
 from strategies.consensus.topology import build_topology
 from strategies.randomness import rng
+from tests import alone
 from tests.convex import SETTINGS, Quadratics, quadratics
 
 PAIR = build_topology("chain", 2)
@@ -46,11 +47,11 @@ def held(
         for node, gradient in zip(
             nodes, problem.gradients([(node, number) for node in nodes]), strict=True
         ):
-            algorithm.step(node, gradient, rate)
+            alone.step(algorithm, node, gradient, rate)
         if swap:
-            mails = [algorithm.message(nodes[i], 1 - i, number) for i in (0, 1)]
+            mails = [alone.message(algorithm, nodes[i], 1 - i, number) for i in (0, 1)]
             for i in (0, 1):
-                algorithm.receive(nodes[i], 1 - i, number, mails[1 - i])
+                alone.receive(algorithm, nodes[i], 1 - i, number, mails[1 - i])
         corrections = [node.links[1 - node.index]["offset"] / (interval * rate) for node in nodes]
         found.append((torch.stack([n.weights for n in nodes]), torch.stack(corrections)))
     return found

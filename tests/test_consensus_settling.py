@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from strategies.consensus.free_host import FreeHost
-from strategies.consensus.host import Host, Mail, Participant
+from strategies.consensus.host import Host
 from strategies.consensus.node import Node
+from strategies.consensus.participant import Mail, Participant
 from strategies.consensus.schedule import Conditions, Kind, Timetable, parse_outages
 from strategies.consensus.settling import (
     SETTLING,
@@ -27,6 +28,7 @@ from strategies.consensus.settling import (
 )
 from strategies.consensus.topology import Topology, build_topology
 from strategies.randomness import rng
+from tests.alone import receive
 from tests.convex import STRESSES, bits_of, disturbed
 
 PARAMETERS, WINDOWS = 12, 3
@@ -149,7 +151,7 @@ def test_no_round_is_left_out_and_none_is_of_a_sequence() -> None:
 
 
 @pytest.mark.parametrize("stress", STRESSES)
-def test_the_same_bits_on_any_number_of_hosts_and_as_rows(stress: str) -> None:
+def test_the_same_bits_on_any_number_of_hosts_and_of_rows(stress: str) -> None:
     def found(**options: Any) -> list[Any]:
         run = disturbed("ecl", stress=stress, **options).run(2)
         topology = run.timetable.topology
@@ -162,7 +164,7 @@ def test_the_same_bits_on_any_number_of_hosts_and_as_rows(stress: str) -> None:
     expected = found()
     assert found() == expected
     for hosts in (1, 3):
-        assert found(hosts=hosts, rows=True) == found(hosts=hosts) == expected
+        assert found(hosts=hosts, most=1) == found(hosts=hosts) == expected
 
 
 # -------------------------------------------------------------------------------------- the limit
@@ -269,13 +271,13 @@ def test_who_says_goodbye_in_the_middle_leaves_no_anchor() -> None:
     for j, value in ((1, 5.0), (7, -3.0)):
         algorithm.connect(node, j)
         mail = {SETTLING: torch.full((2,), value, dtype=torch.float64)}
-        algorithm.receive(node, j, 0, mail)
+        receive(algorithm, node, j, 0, mail)
     algorithm.disconnect(node, 7)
     alone = Node(0, torch.tensor([1.0, 2.0], dtype=torch.float64))
     algorithm.start(alone)
     bring_in(alone)
     algorithm.connect(alone, 1)
-    algorithm.receive(alone, 1, 0, {SETTLING: torch.full((2,), 5.0, dtype=torch.float64)})
+    receive(algorithm, alone, 1, 0, {SETTLING: torch.full((2,), 5.0, dtype=torch.float64)})
     torch.testing.assert_close(node.weights, alone.weights)
     algorithm.disconnect(node, 1)
     torch.testing.assert_close(node.weights, torch.tensor([1.0, 2.0], dtype=torch.float64))

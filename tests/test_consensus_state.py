@@ -10,9 +10,10 @@ import torch
 
 from fl_app.record.node_store import PARKED, NodeStore
 from strategies.consensus.algorithms import ALGORITHMS
-from strategies.consensus.host import Mail, Participant, Tally
 from strategies.consensus.node import Node
+from strategies.consensus.participant import Mail, Participant, Tally
 from strategies.consensus.state import pack, unpack
+from tests import alone
 from tests.convex import Simulation, bits_of, disturbed
 
 
@@ -147,7 +148,7 @@ def test_who_goes_on_never_waits_for_its_device_to_step(algorithm: str, hold: bo
     moved = unpack(
         *pack(participant), participant.algorithm, neighbours=(), weight=1.0, device="meta"
     )
-    moved.algorithm.step(moved.node, torch.zeros_like(moved.node.weights), 0.1)
+    alone.step(moved.algorithm, moved.node, torch.zeros_like(moved.node.weights), 0.1)
     moved.change_rate(0.05)
     assert moved.node.weights.device.type == "meta"
 
@@ -158,9 +159,12 @@ def test_the_counts_of_relayed_models_stay_where_a_restored_node_has_them() -> N
     sender = max(found.participants, key=lambda p: len(p.neighbours))
     j, k, *_ = sender.neighbours
     moved = unpack(*pack(sender), sender.algorithm, neighbours=(), weight=1.0, device="meta")
-    mail = moved.algorithm.message(moved.node, j, 1)
+    mail = alone.message(moved.algorithm, moved.node, j, 1)
     assert mail["sum"].device.type == "meta"
-    assert mail["count"].tolist() == sender.algorithm.message(sender.node, j, 1)["count"].tolist()
-    moved.algorithm.receive(moved.node, k, 1, mail)
-    moved.algorithm.mix(moved.node, 1)
+    assert (
+        mail["count"].tolist()
+        == alone.message(sender.algorithm, sender.node, j, 1)["count"].tolist()
+    )
+    alone.receive(moved.algorithm, moved.node, k, 1, mail)
+    alone.mix(moved.algorithm, moved.node, 1)
     assert moved.node.weights.device.type == "meta"

@@ -13,8 +13,8 @@ import torch
 from fl_app.site import SERVER, Site
 from strategies.consensus.algorithms import Settings, make_algorithm
 from strategies.consensus.free_host import FreeHost
-from strategies.consensus.host import MODEL, Mail, Participant
 from strategies.consensus.node import Node
+from strategies.consensus.participant import MODEL, Mail, Participant
 from strategies.consensus.settling import SETTLING, settling
 from strategies.consensus.topology import build_topology
 from strategies.consensus.zenoh_exchange import ZenohExchange

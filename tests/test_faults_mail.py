@@ -31,8 +31,8 @@ from strategies.consensus.algorithms import Settings, make_algorithm
 from strategies.consensus.answers import METRICS, Answer, read_reply
 from strategies.consensus.fleet import Fleet
 from strategies.consensus.free_host import FreeHost
-from strategies.consensus.host import Mail, Participant
 from strategies.consensus.node import Node
+from strategies.consensus.participant import Mail, Participant
 from strategies.consensus.strategy import Consensus
 from strategies.consensus.topology import build_topology
 from strategies.consensus.zenoh_exchange import ZenohExchange

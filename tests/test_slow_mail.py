@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fl_app.site import Site, read_site
-from strategies.consensus.host import Mail
+from strategies.consensus.participant import Mail
 from strategies.consensus.zenoh_exchange import ZenohExchange
 from strategies.link.connection import Connection
 from strategies.link.router import Router

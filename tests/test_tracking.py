@@ -17,6 +17,7 @@ from experiments.consensus.tracking import METHODS, Case, Results, Run, main, re
 from experiments.consensus.tracking_data import classes_of, read, split, write
 from fl_app.data import ImageSet
 from strategies.randomness import rng
+from tests import alone
 
 
 @pytest.fixture(autouse=True)
@@ -135,7 +136,7 @@ def test_momentum_tracking_begins_with_everybodys_gradient() -> None:
     gradients: Any = host._gradients
     found = torch.stack([g.clone() for g in gradients([(p.node, 0) for p in run.participants])])
     for participant, gradient in zip(run.participants, found, strict=True):
-        participant.algorithm.step(participant.node, gradient.clone(), participant.rate)
+        alone.step(participant.algorithm, participant.node, gradient.clone(), participant.rate)
     moved = run.weights() - before
     # Heavy-ball's first step, lr times the gradient with its L2 term.
     expected = -0.01 * (found.mean(0) + 1e-3 * before[0])

@@ -20,7 +20,7 @@ from fl_app.errors import EdgeFlError
 from fl_app.launch.superlink import free_port
 from fl_app.memory import keep_freed_memory
 from fl_app.site import SERVER, Site, read_site
-from strategies.consensus.host import Mail
+from strategies.consensus.participant import Mail
 from strategies.consensus.zenoh_exchange import ZenohExchange
 from strategies.link import keys
 from strategies.link.connection import Connection

@@ -55,10 +55,10 @@ from fl_app.data import ImageSet, Preparation, normalise
 from fl_app.models import FlatModel, build_model
 from fl_app.provenance import provenance
 from strategies.consensus.algorithms import Settings, make_algorithm
-from strategies.consensus.host import Host, Participant
+from strategies.consensus.host import Host
 from strategies.consensus.node import Node
+from strategies.consensus.participant import Participant
 from strategies.consensus.rates import rate_of
-from strategies.consensus.row_host import RowHost
 from strategies.consensus.schedule import Conditions, Timetable
 from strategies.consensus.topology import build_topology
 from strategies.randomness import rng
@@ -172,13 +172,12 @@ class Ring:
         options: dict[str, Any] = {"initial": lambda _: initial}
         if idle:
             nothing = torch.zeros(nodes, len(initial), device=device)
-            self.host: Host = RowHost(self.participants, lambda due: nothing[: len(due)], **options)
+            self.host = Host(self.participants, lambda due: nothing[: len(due)], **options)
         elif engine == SEQUENTIAL:
             self.host = Host(self.participants, gradients, **options)
         else:
-            self.host = RowHost(
-                self.participants, RowGradients(gradients, PASSES[engine]), **options
-            )
+            many = RowGradients(gradients, PASSES[engine])
+            self.host = Host(self.participants, many, most=nodes, **options)
         self._timetables: dict[int, Timetable] = {}
         self._topology = topology
 
@@ -292,10 +291,10 @@ def agree(bench: Bench) -> None:
                     "alone": torch.equal(found[2:3], gradients(due[2:3])),
                     "bits_of_sequential": torch.equal(found, expected),
                 }])  # fmt: skip
-    # Rows against one by one, both with gradients of the streams.
+    # All rows at once against one at a time, both with gradients of the streams.
     one, many = (Ring("lenet", 8, "streams", "float32", bench.device) for _ in range(2))
     single = RowGradients(one.gradients, PASSES["streams"])
-    one.host = Host(one.participants, lambda due: single(due), initial=_nobody)
+    one.host = Host(one.participants, single, initial=_nobody, most=1)
     for ring in (one, many):
         ring.run(24, 1)
     same = all(
@@ -471,7 +470,7 @@ def _default_run(precision: str, seed: int, bench: Bench) -> dict[str, Any]:
     for participant in people:
         algorithm.start(participant.node)
     options: dict[str, Any] = {"initial": lambda _: initial}
-    host = RowHost(people, RowGradients(gradients, PASSES["streams"]), **options)
+    host = Host(people, RowGradients(gradients, PASSES["streams"]), **options)
     wait(bench.device)
     began = time.perf_counter()
     for window in range(1, config.rounds + 1):

@@ -3,7 +3,7 @@
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +13,29 @@ from client_apps.bench import bench_of
 from client_apps.engines import ENGINES, SEQUENTIAL, engine_of, one_by_one, race
 from fl_app.assemble import flat_model, nodes_of
 from fl_app.config import Value, resolve
-from strategies.consensus.host import Gradients, Host, Participant, Tally
+from strategies.consensus.host import Gradients, Host
 from strategies.consensus.node import Node
+from strategies.consensus.participant import Participant, Tally
 
 
 class Stopwatch:
-    """Stands for an algorithm and counts the seconds and calls of what it does, by name."""
+    """Stands for an algorithm and counts the seconds and calls of what it does, by name. A call is
+    of one node, where vectors are as long as here."""
 
     def __init__(self, algorithm: Any) -> None:
         self._algorithm = algorithm
         self.seconds: dict[str, float] = defaultdict(float)
         self.calls: dict[str, int] = defaultdict(int)
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
+    def __getattr__(self, name: str) -> Any:
         function = getattr(self._algorithm, name)
+        if not callable(function):
+            return function
 
         def measured(*arguments: Any) -> Any:
-            began = time.perf_counter()
+            began = time.process_time()
             result = function(*arguments)
-            self.seconds[name] += time.perf_counter() - began
+            self.seconds[name] += time.process_time() - began
             self.calls[name] += 1
             return result
 
@@ -70,15 +74,16 @@ class Nodes:
         return Participant(node, algorithm, self.topology.neighbours[index])
 
     def run_window(self) -> float:
-        """Run everybody to the end of the next window; returns how many seconds it took."""
-        began = time.perf_counter()
+        """Run everybody to the end of the next window; returns how many seconds of a processor it
+        took, which do not depend on who else is on the machine."""
+        began = time.process_time()
         self._window += 1
         everybody = range(len(self.participants))
         self.host.run(
             {i: self.timetable.timeline(i, self._window) for i in everybody},
             {i: self.timetable.in_flight(i, self._window) for i in everybody},
         )
-        return time.perf_counter() - began
+        return time.process_time() - began
 
     @property
     def tally(self) -> Tally:
@@ -158,10 +163,13 @@ def engines(values: dict[str, Value], rounds: int) -> dict[str, float]:
 
 def _nothing(parameters: int) -> Gradients:
     """Gradients that cost nothing."""
-    zeros = torch.zeros(parameters)
+    zeros = torch.zeros(0, parameters)
 
-    def gradients(due: Sequence[tuple[Node, int]]) -> Iterator[torch.Tensor]:
-        return (zeros for _ in due)
+    def gradients(due: Sequence[tuple[Node, int]]) -> torch.Tensor:
+        nonlocal zeros
+        if len(zeros) < len(due):
+            zeros = torch.zeros(len(due), parameters)
+        return zeros[: len(due)]
 
     return gradients
 

@@ -30,8 +30,9 @@ from fl_app.provenance import provenance
 from fl_app.record.environment import describe
 from strategies.consensus.algorithm import Algorithm
 from strategies.consensus.algorithms import ALGORITHMS, Settings, make_algorithm
-from strategies.consensus.host import Host, Participant
+from strategies.consensus.host import Host
 from strategies.consensus.node import Node
+from strategies.consensus.participant import Participant
 from strategies.consensus.rates import rate_of
 from strategies.consensus.schedule import Conditions, Timetable, parse_outages
 from strategies.consensus.topology import TOPOLOGIES, Topology, build_topology

@@ -37,10 +37,10 @@ from fl_app.data import ImageSet, Preparation, normalise
 from fl_app.models import FlatModel, build_model
 from fl_app.provenance import provenance
 from strategies.consensus.algorithms import Settings, make_algorithm
-from strategies.consensus.host import Host, Participant
+from strategies.consensus.host import Host
 from strategies.consensus.node import Node
+from strategies.consensus.participant import Participant
 from strategies.consensus.rates import HEAVY_BALL, step_size
-from strategies.consensus.row_host import RowHost
 from strategies.consensus.schedule import Conditions, Timetable
 from strategies.consensus.state import pack, unpack
 from strategies.consensus.topology import build_topology
@@ -86,12 +86,10 @@ class Run:
             algorithm.start(participant.node)
         if method.all_reduce:
             self._all_reduce(gradients)
-        many = None if engine == SEQUENTIAL else RowGradients(gradients, PASSES[engine])
+        many = gradients if engine == SEQUENTIAL else RowGradients(gradients, PASSES[engine])
 
         def make_host(participants: list[Participant]) -> Host:
-            if many is None:
-                return Host(participants, gradients, initial=lambda _: initial)
-            return RowHost(participants, many, initial=lambda _: initial)
+            return Host(participants, many, initial=lambda _: initial, most=NODES)
 
         self._make_host, self._host = make_host, make_host(self.participants)
         epochs = min(EVERY, case.epochs)

@@ -14,8 +14,16 @@ class Algorithm(Protocol):
     """A decentralised algorithm: hyper-parameters and the topology, no state of any node.
 
     Who steps and who sends when, sequence numbers, duplicates and silent neighbours are the host's
-    business (see `host`).
+    business (see `host`). What happens often is done to many nodes in one call, whose vectors are
+    rows of matrices; a row has the same bits alone and among others. `row_vectors` and `row_links`
+    name the vectors that have to be rows; the others stay with the nodes.
     """
+
+    @property
+    def row_vectors(self) -> tuple[str, ...]: ...
+
+    @property
+    def row_links(self) -> tuple[str, ...]: ...
 
     def start(self, node: Node) -> None:
         """Make `node.vectors`, and a link to every neighbour, from node.weights alone."""
@@ -26,18 +34,24 @@ class Algorithm(Protocol):
     def disconnect(self, node: Node, j: int) -> None:
         """Neighbour j is gone: forget its link."""
 
-    def step(self, node: Node, gradient: torch.Tensor, rate: float) -> None:
-        """One local step of size `rate` with `gradient` (p,), which may be overwritten."""
+    def step(self, rows: Rows, chosen: Chosen, gradients: torch.Tensor, rate: float) -> None:
+        """One local step of size `rate` of the chosen nodes with gradients (k, p), which may be
+        overwritten."""
 
-    def message(self, node: Node, j: int, seq: int) -> Vectors:
-        """What goes to neighbour j now, in vectors that share no memory with the node."""
+    def message(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Vectors:
+        """What goes from each end to its peer now: matrices with a row for each, which share no
+        memory with the nodes."""
         ...
 
-    def receive(self, node: Node, j: int, seq: int, mail: Vectors) -> None:
-        """Take in what neighbour j sent as its message number `seq`; `mail` is left unchanged."""
+    def receive(
+        self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int], mails: Sequence[Vectors]
+    ) -> None:
+        """Take in what has come to each end from its peer as its message of that number; no node is
+        among them twice, and `mails` are left unchanged."""
 
-    def mix(self, node: Node, round_: int) -> None:
-        """End synchronous round `round_`: combine what was received in it, and forget that."""
+    def mix(self, rows: Rows, chosen: Chosen, round_: int) -> None:
+        """End synchronous round `round_` at the chosen nodes: combine what was received in it, and
+        forget that."""
 
     def rescale(self, node: Node, old_rate: float, new_rate: float) -> None:
         """The size of the local steps changes, at every node at once."""
@@ -48,71 +62,20 @@ class Algorithm(Protocol):
         """The vectors of a valid mail: name -> (length, dtype)."""
         ...
 
-    # The same for many nodes at once, to the bit, whose vectors are rows of matrices. `row_vectors`
-    # and `row_links` name those that have to be; the others stay where they are.
-    @property
-    def row_vectors(self) -> tuple[str, ...]: ...
-
-    @property
-    def row_links(self) -> tuple[str, ...]: ...
-
-    def step_many(self, rows: Rows, chosen: Chosen, gradients: torch.Tensor, rate: float) -> None:
-        """One local step of all chosen nodes; gradients (k, p) may be overwritten."""
-
-    def message_many(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Vectors:
-        """What goes from each end to its peer now, as matrices with a row for each."""
-        ...
-
-    def receive_many(
-        self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int], mails: Sequence[Vectors]
-    ) -> None:
-        """Take in what has come to each end from its peer; no node is among them twice."""
-
-    def mix_many(self, rows: Rows, chosen: Chosen, round_: int) -> None:
-        """End synchronous round `round_` at all chosen nodes."""
-
-
-class OneByOne:
-    """Does for many nodes what an algorithm does for each; where that is done at once, the methods
-    of the algorithm itself stand in their place."""
-
-    row_vectors: tuple[str, ...] = ()
-    row_links: tuple[str, ...] = ()
-
-    def step_many(
-        self: Algorithm, rows: Rows, chosen: Chosen, gradients: torch.Tensor, rate: float
-    ) -> None:
-        for place, gradient in zip(chosen.places, gradients, strict=True):
-            self.step(rows.nodes[place], gradient, rate)
-
-    def message_many(
-        self: Algorithm, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]
-    ) -> Vectors:
-        mails = [
-            self.message(rows.node(end), end.peer, seq) for end, seq in zip(ends, seqs, strict=True)
-        ]
-        return {name: torch.stack([mail[name] for mail in mails]) for name in mails[0]}
-
-    def receive_many(
-        self: Algorithm,
-        rows: Rows,
-        ends: Sequence[Link],
-        seqs: Sequence[int],
-        mails: Sequence[Vectors],
-    ) -> None:
-        for end, seq, mail in zip(ends, seqs, mails, strict=True):
-            self.receive(rows.node(end), end.peer, seq, mail)
-
-    def mix_many(self: Algorithm, rows: Rows, chosen: Chosen, round_: int) -> None:
-        for place in chosen.places:
-            self.mix(rows.nodes[place], round_)
-
 
 @dataclass(frozen=True)
-class Around(OneByOne):
+class Around:
     """An algorithm as it is; subclasses change what they are about."""
 
     inner: Algorithm
+
+    @property
+    def row_vectors(self) -> tuple[str, ...]:
+        return self.inner.row_vectors
+
+    @property
+    def row_links(self) -> tuple[str, ...]:
+        return self.inner.row_links
 
     def start(self, node: Node) -> None:
         self.inner.start(node)
@@ -123,17 +86,19 @@ class Around(OneByOne):
     def disconnect(self, node: Node, j: int) -> None:
         self.inner.disconnect(node, j)
 
-    def step(self, node: Node, gradient: torch.Tensor, rate: float) -> None:
-        self.inner.step(node, gradient, rate)
+    def step(self, rows: Rows, chosen: Chosen, gradients: torch.Tensor, rate: float) -> None:
+        self.inner.step(rows, chosen, gradients, rate)
 
-    def message(self, node: Node, j: int, seq: int) -> Vectors:
-        return self.inner.message(node, j, seq)
+    def message(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Vectors:
+        return self.inner.message(rows, ends, seqs)
 
-    def receive(self, node: Node, j: int, seq: int, mail: Vectors) -> None:
-        self.inner.receive(node, j, seq, mail)
+    def receive(
+        self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int], mails: Sequence[Vectors]
+    ) -> None:
+        self.inner.receive(rows, ends, seqs, mails)
 
-    def mix(self, node: Node, round_: int) -> None:
-        self.inner.mix(node, round_)
+    def mix(self, rows: Rows, chosen: Chosen, round_: int) -> None:
+        self.inner.mix(rows, chosen, round_)
 
     def rescale(self, node: Node, old_rate: float, new_rate: float) -> None:
         self.inner.rescale(node, old_rate, new_rate)

@@ -14,7 +14,8 @@ import numpy as np
 from flwr.app import Message
 
 from strategies.consensus.exchange import from_arrays
-from strategies.consensus.host import HAPPENINGS, Mail, Tally
+from strategies.consensus.host import HAPPENINGS
+from strategies.consensus.participant import Mail, Tally
 
 # By name, the metrics of every node: the least, the greatest, and the type where it is not float.
 _MOST = 2.0**53

@@ -12,27 +12,21 @@ import torch
 from strategies.consensus.compression import kept, random_coordinates, require_coordinates
 from strategies.consensus.descent import LocalSGD
 from strategies.consensus.node import Node, Vectors
-from strategies.consensus.rows import Chosen, Link, Rows, changing, column
+from strategies.consensus.rows import Chosen, Link, Rows, changing, column, together
 
 
 @dataclass(frozen=True)
 class Gossip(LocalSGD):
     """AD-PSGD (Lian et al. 2018): when the edge ij is active, both ends take (w_i + w_j) / 2."""
 
-    def message(self, node: Node, j: int, seq: int) -> Vectors:
-        return {"weights": node.weights.clone()}
-
-    def receive(self, node: Node, j: int, seq: int, mail: Vectors) -> None:
-        node.weights.lerp_(mail["weights"], 0.5)
-
-    def message_many(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Vectors:
+    def message(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Vectors:
         return {"weights": rows.weights[rows.at(ends).nodes].clone()}
 
-    def receive_many(
+    def receive(
         self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int], mails: Sequence[Vectors]
     ) -> None:
         with changing(rows.weights, rows.at(ends).nodes) as weights:
-            weights.lerp_(torch.stack([mail["weights"] for mail in mails]), 0.5)
+            weights.lerp_(together([mail["weights"] for mail in mails]), 0.5)
 
     def lengths(
         self, parameters: int, sender: int, receiver: int, seq: int
@@ -48,34 +42,22 @@ class DPSGD(LocalSGD):
         """What neighbours average: the names in a mail, and the own vectors."""
         return {"weights": weights}
 
-    def message(self, node: Node, j: int, seq: int) -> Vectors:
-        mixed = self.mixed(node.weights, node.vectors)
-        return {name: vector.clone() for name, vector in mixed.items()}
-
-    def receive(self, node: Node, j: int, seq: int, mail: Vectors) -> None:
-        node.links[j].update(mail)
-
-    def mix(self, node: Node, round_: int) -> None:
-        come = {j: link for j, link in node.links.items() if link}
-        weights = {j: self.topology.weight(round_, node.index, j) for j in come}
-        for name, own in self.mixed(node.weights, node.vectors).items():
-            own.mul_(1 - sum(weights.values()))
-            for j, link in come.items():
-                own.add_(link[name], alpha=weights[j])
-        for link in come.values():
-            link.clear()
-
-    def message_many(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Vectors:
+    def message(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Vectors:
         index = rows.at(ends).nodes
         mixed = self.mixed(rows.weights, rows.vectors)
         return {name: matrix[index].clone() for name, matrix in mixed.items()}
 
-    def mix_many(self, rows: Rows, chosen: Chosen, round_: int) -> None:
-        nodes = [rows.nodes[place] for place in chosen.places]
-        come = [[(j, link) for j, link in node.links.items() if link] for node in nodes]
+    def receive(
+        self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int], mails: Sequence[Vectors]
+    ) -> None:
+        for end, mail in zip(ends, mails, strict=True):
+            rows.node(end).links[end.peer].update(mail)
+
+    def mix(self, rows: Rows, chosen: Chosen, round_: int) -> None:
+        come = [[(j, link) for j, link in node.links.items() if link] for node in chosen.nodes]
         shares = [
             [self.topology.weight(round_, node.index, j) for j, _ in links]
-            for node, links in zip(nodes, come, strict=True)
+            for node, links in zip(chosen.nodes, come, strict=True)
         ]
         for name, matrix in self.mixed(rows.weights, rows.vectors).items():
             with changing(matrix, chosen.index) as own:
@@ -83,7 +65,7 @@ class DPSGD(LocalSGD):
                 for k in range(max(map(len, come), default=0)):
                     who = [i for i, links in enumerate(come) if k < len(links)]
                     with changing(own, rows.index(who)) as some:
-                        heard = torch.stack([come[i][k][1][name] for i in who])
+                        heard = together([come[i][k][1][name] for i in who])
                         some.addcmul_(heard, column([shares[i][k] for i in who], own))
         for links in come:
             for _, link in links:
@@ -114,7 +96,7 @@ class MomentumTracking(DPSGD):
         node.vectors = {name: torch.zeros_like(node.weights) for name in ("momentum", "tracker")}
 
     @property
-    def row_vectors(self) -> tuple[str, ...]:  # type: ignore[override]
+    def row_vectors(self) -> tuple[str, ...]:
         return ("momentum", "tracker")
 
     def mixed(self, weights: torch.Tensor, vectors: Vectors) -> Vectors:
@@ -128,8 +110,6 @@ class MomentumTracking(DPSGD):
         momentum, tracker = vectors["momentum"], vectors["tracker"]
         tracker.sub_(momentum)
         return tracker.add_(momentum.lerp_(gradient, 1 - self.momentum))
-
-    step_many = LocalSGD.step_many  # with this direction
 
     def lengths(
         self, parameters: int, sender: int, receiver: int, seq: int
@@ -152,22 +132,16 @@ class CombineFirst(MomentumTracking):
         node.vectors["before"] = node.weights.clone()
 
     @property
-    def row_vectors(self) -> tuple[str, ...]:  # type: ignore[override]
+    def row_vectors(self) -> tuple[str, ...]:
         return (*super().row_vectors, "before")
 
     def mixed(self, weights: torch.Tensor, vectors: Vectors) -> Vectors:
         return super().mixed(vectors["before"], vectors)
 
-    def mix(self, node: Node, round_: int) -> None:
-        before = node.vectors["before"]
-        node.weights.sub_(before)
-        super().mix(node, round_)
-        before.copy_(node.weights.add_(before))
-
-    def mix_many(self, rows: Rows, chosen: Chosen, round_: int) -> None:
+    def mix(self, rows: Rows, chosen: Chosen, round_: int) -> None:
         with changing(rows.weights, chosen.index) as weights:
             weights.sub_(rows.vectors["before"][chosen.index])
-        super().mix_many(rows, chosen, round_)
+        super().mix(rows, chosen, round_)
         with (
             changing(rows.weights, chosen.index) as weights,
             changing(rows.vectors["before"], chosen.index) as before,
@@ -202,7 +176,11 @@ class ChocoSGD(LocalSGD):
         copy = torch.zeros_like(node.weights) if own is None else own.clone()
         node.links[j] = {"public": copy}
 
-    def message(self, node: Node, j: int, seq: int) -> Vectors:
+    def message(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Vectors:
+        mails = [self._message(rows.node(end), seq) for end, seq in zip(ends, seqs, strict=True)]
+        return {name: torch.stack([mail[name] for mail in mails]) for name in mails[0]}
+
+    def _message(self, node: Node, seq: int) -> Vectors:
         vectors = node.vectors
         if "values" not in vectors:  # the first message of the round settles it for all
             difference = node.weights - vectors["public"]
@@ -214,12 +192,19 @@ class ChocoSGD(LocalSGD):
             else:
                 index = difference.abs().topk(count, sorted=False).indices
             vectors["indices"], vectors["values"] = index.int(), difference.index_select(0, index)
-        return {name: vectors[name].clone() for name in ("indices", "values")}
+        return {name: vectors[name] for name in ("indices", "values")}
 
-    def receive(self, node: Node, j: int, seq: int, mail: Vectors) -> None:
-        _correct(node.links[j]["public"], mail)
+    def receive(
+        self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int], mails: Sequence[Vectors]
+    ) -> None:
+        for end, mail in zip(ends, mails, strict=True):
+            _correct(rows.node(end).links[end.peer]["public"], mail)
 
-    def mix(self, node: Node, round_: int) -> None:
+    def mix(self, rows: Rows, chosen: Chosen, round_: int) -> None:
+        for node in chosen.nodes:
+            self._mix(node, round_)
+
+    def _mix(self, node: Node, round_: int) -> None:
         own = node.vectors["public"]
         if "values" in node.vectors:
             _correct(own, {name: node.vectors.pop(name) for name in ("indices", "values")})
@@ -251,20 +236,22 @@ class RelaySGD(LocalSGD):
     one step between rounds, otherwise biased like federated averaging.
     """
 
-    def message(self, node: Node, j: int, seq: int) -> Vectors:
-        total = node.weights.clone()
-        count = torch.ones(1, dtype=torch.int32)
-        for k, link in node.links.items():
-            if k != j and link:
-                total.add_(link["sum"])
-                count.add_(link["count"])
-        return {"sum": total, "count": count}
+    def message(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Vectors:
+        mails = [_sum_of(rows.node(end), end.peer) for end in ends]
+        return {name: together([mail[name] for mail in mails]) for name in mails[0]}
 
-    def receive(self, node: Node, j: int, seq: int, mail: Vectors) -> None:
+    def receive(
+        self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int], mails: Sequence[Vectors]
+    ) -> None:
         # In a synchronous round everybody has sent by now, so this is for the next one.
-        node.links[j].update(mail, count=mail["count"].cpu())
+        for end, mail in zip(ends, mails, strict=True):
+            rows.node(end).links[end.peer].update(mail, count=mail["count"].cpu())
 
-    def mix(self, node: Node, round_: int) -> None:
+    def mix(self, rows: Rows, chosen: Chosen, round_: int) -> None:
+        for node in chosen.nodes:
+            self._mix(node)
+
+    def _mix(self, node: Node) -> None:
         come = [link for link in node.links.values() if link]
         missing = self.topology.size - sum(int(link["count"]) for link in come)
         node.weights.mul_(missing / self.topology.size)
@@ -275,3 +262,14 @@ class RelaySGD(LocalSGD):
         self, parameters: int, sender: int, receiver: int, seq: int
     ) -> dict[str, tuple[int, torch.dtype]]:
         return {"sum": (parameters, torch.float32), "count": (1, torch.int32)}
+
+
+def _sum_of(node: Node, j: int) -> Vectors:
+    """Of the own model and those that have come from others than j."""
+    total = node.weights.clone()
+    count = torch.ones(1, dtype=torch.int32)
+    for k, link in node.links.items():
+        if k != j and link:
+            total.add_(link["sum"])
+            count.add_(link["count"])
+    return {"sum": total, "count": count}

@@ -1,5 +1,6 @@
 """Nodes that lie to their neighbours, and the clip by which neighbours bear it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -7,6 +8,7 @@ import torch
 from strategies.attacks import FORGERIES
 from strategies.consensus.algorithm import Around
 from strategies.consensus.node import Node, Vectors
+from strategies.consensus.rows import Chosen, Link, Rows
 from strategies.randomness import rng
 
 
@@ -36,19 +38,25 @@ class Clipped(Around):
         super().start(node)
         node.vectors["stride"] = torch.zeros_like(node.weights[:1])
 
-    def step(self, node: Node, gradient: torch.Tensor, rate: float) -> None:
-        stride = gradient.norm().reshape(1) * rate
-        node.vectors["stride"].lerp_(stride, 1 / self.interval)
-        super().step(node, gradient, rate)
+    def step(self, rows: Rows, chosen: Chosen, gradients: torch.Tensor, rate: float) -> None:
+        for node, gradient in zip(chosen.nodes, gradients, strict=True):
+            stride = gradient.norm().reshape(1) * rate
+            node.vectors["stride"].lerp_(stride, 1 / self.interval)
+        super().step(rows, chosen, gradients, rate)
 
     def rescale(self, node: Node, old_rate: float, new_rate: float) -> None:
         node.vectors["stride"].mul_(new_rate / old_rate)
         super().rescale(node, old_rate, new_rate)
 
-    def receive(self, node: Node, j: int, seq: int, mail: Vectors) -> None:
+    def receive(
+        self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int], mails: Sequence[Vectors]
+    ) -> None:
+        near = [self._near(rows.node(end), mail) for end, mail in zip(ends, mails, strict=True)]
+        super().receive(rows, ends, seqs, near)
+
+    def _near(self, node: Node, mail: Vectors) -> Vectors:
         farthest = self.clip * self.interval * float(node.vectors["stride"])
-        near = {name: _within(farthest, node.weights, vector) for name, vector in mail.items()}
-        super().receive(node, j, seq, near)
+        return {name: _within(farthest, node.weights, vector) for name, vector in mail.items()}
 
 
 def _within(distance: float, centre: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
@@ -64,11 +72,12 @@ class Attacker(Around):
     scale: float
     seed: int
 
-    def message(self, node: Node, j: int, seq: int) -> Vectors:
-        mail = super().message(node, j, seq)
-        for name, vector in mail.items():
-            if vector.is_floating_point():
-                generator = rng(self.seed, "attack", node.index, j, seq)
-                forged = FORGERIES[self.attack](vector.cpu().numpy(), self.scale, generator)
-                mail[name] = torch.from_numpy(forged).to(vector)
+    def message(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Vectors:
+        mail = super().message(rows, ends, seqs)
+        for vectors in mail.values():
+            if vectors.is_floating_point():
+                for vector, end, seq in zip(vectors, ends, seqs, strict=True):
+                    generator = rng(self.seed, "attack", *end, seq)
+                    forged = FORGERIES[self.attack](vector.cpu().numpy(), self.scale, generator)
+                    vector.copy_(torch.from_numpy(forged))
         return mail

@@ -1,28 +1,18 @@
 """Local SGD: what every decentralised algorithm here does between two exchanges."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-from strategies.consensus.algorithm import OneByOne
 from strategies.consensus.node import Node, Vectors
-from strategies.consensus.rows import Chosen, Rows, changing
+from strategies.consensus.rows import Chosen, Link, Rows, changing
 from strategies.consensus.topology import Topology
-
-# What is done for many nodes at once, and the methods for one node that it stands for.
-_AT_ONCE = {
-    "step_many": ("step", "direction"),
-    "message_many": ("message",),
-    "receive_many": ("receive",),
-    "mix_many": ("mix",),
-}
 
 
 @dataclass(frozen=True)
-class LocalSGD(OneByOne):
+class LocalSGD:
     """Local SGD and no exchange at all, and the part that all algorithms have in common.
 
         M <- beta M + (1 - beta) (g + lambda w)        w <- w - eta M
@@ -38,17 +28,13 @@ class LocalSGD(OneByOne):
     momentum: float
     weight_decay: float
 
-    def __init_subclass__(cls, **options: Any) -> None:
-        """An algorithm that changes what a node does does it one by one, if it does not say how
-        that is done at once."""
-        super().__init_subclass__(**options)
-        for many, one in _AT_ONCE.items():
-            if many not in vars(cls) and any(name in vars(cls) for name in one):
-                setattr(cls, many, getattr(OneByOne, many))
+    @property
+    def row_vectors(self) -> tuple[str, ...]:
+        return ("momentum",) if self.momentum else ()
 
     @property
-    def row_vectors(self) -> tuple[str, ...]:  # type: ignore[override]
-        return ("momentum",) if self.momentum else ()
+    def row_links(self) -> tuple[str, ...]:
+        return ()
 
     def start(self, node: Node) -> None:
         node.vectors = {"momentum": torch.zeros_like(node.weights)} if self.momentum else {}
@@ -65,18 +51,14 @@ class LocalSGD(OneByOne):
     def direction(
         self, weights: torch.Tensor, vectors: Vectors, gradient: torch.Tensor
     ) -> torch.Tensor:
-        """M: what to descend along; `gradient` is overwritten. Vectors (p,) of a node, or matrices
-        (k, p) of several."""
+        """M: what to descend along; `gradient` is overwritten. Matrices (k, p)."""
         if self.weight_decay:
             gradient.add_(weights, alpha=self.weight_decay)
         if not self.momentum:
             return gradient
         return vectors["momentum"].lerp_(gradient, 1 - self.momentum)
 
-    def step(self, node: Node, gradient: torch.Tensor, rate: float) -> None:
-        node.weights.add_(self.direction(node.weights, node.vectors, gradient), alpha=-rate)
-
-    def step_many(self, rows: Rows, chosen: Chosen, gradients: torch.Tensor, rate: float) -> None:
+    def step(self, rows: Rows, chosen: Chosen, gradients: torch.Tensor, rate: float) -> None:
         with self.descent(rows, chosen, gradients, rate):
             pass
 
@@ -94,13 +76,15 @@ class LocalSGD(OneByOne):
             weights.add_(self.direction(weights, vectors, gradients), alpha=-rate)
             yield weights
 
-    def message(self, node: Node, j: int, seq: int) -> Vectors:
+    def message(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Vectors:
         return {}
 
-    def receive(self, node: Node, j: int, seq: int, mail: Vectors) -> None:
+    def receive(
+        self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int], mails: Sequence[Vectors]
+    ) -> None:
         pass
 
-    def mix(self, node: Node, round_: int) -> None:
+    def mix(self, rows: Rows, chosen: Chosen, round_: int) -> None:
         pass
 
     def rescale(self, node: Node, old_rate: float, new_rate: float) -> None:

@@ -27,7 +27,7 @@ from strategies.consensus.compression import (
 )
 from strategies.consensus.descent import LocalSGD
 from strategies.consensus.node import Node, Vectors
-from strategies.consensus.rows import Chosen, Link, Rows, changing, column
+from strategies.consensus.rows import Chosen, Link, Rows, changing, column, together
 from strategies.consensus.topology import Edge, Topology, edge_between
 
 # Of the coordinates that top-k sends, one in so many is sent because it is its turn.
@@ -105,40 +105,14 @@ class ECL(LocalSGD):
         if self.rho:
             node.links[j]["heard"] = node.weights.clone()
 
-    def step(self, node: Node, gradient: torch.Tensor, rate: float) -> None:
-        super().step(node, gradient, rate)
-        # (x + sum_j a_j s_j) / (1 + sum_j a_j) is a mean that takes in one s_j after the other:
-        # one pass over memory each, no temporary vector, no division at the end.
-        total = 1.0
-        for j, link in node.links.items():
-            pull = self.penalty.pull(node.index, j, rate)
-            total += pull
-            node.weights.lerp_(link["anchor"], pull / total)
-            if self.rho:
-                total += rate * self.rho
-                node.weights.lerp_(link["heard"], rate * self.rho / total)
-
-    def message(self, node: Node, j: int, seq: int) -> Vectors:
-        mail = {self.mail: _reflection(node.weights, node.links[j]["anchor"])}
-        if self.rho:
-            mail["weights"] = node.weights.clone()
-        return mail
-
-    def receive(self, node: Node, j: int, seq: int, mail: Vectors) -> None:
-        link, reflection = node.links[j], mail[self.mail]
-        if self.kappa:
-            jump = self._jump(node, j)
-            node.weights.add_(reflection, alpha=jump).sub_(link["anchor"], alpha=jump)
-        link["anchor"].lerp_(reflection, self.theta)
-        if self.rho:
-            link["heard"].copy_(mail["weights"])
-
     @property
-    def row_links(self) -> tuple[str, ...]:  # type: ignore[override]
+    def row_links(self) -> tuple[str, ...]:
         return ("anchor", "heard") if self.rho else ("anchor",)
 
-    def step_many(self, rows: Rows, chosen: Chosen, gradients: torch.Tensor, rate: float) -> None:
+    def step(self, rows: Rows, chosen: Chosen, gradients: torch.Tensor, rate: float) -> None:
         with self.descent(rows, chosen, gradients, rate) as weights:
+            # (x + sum_j a_j s_j) / (1 + sum_j a_j) is a mean that takes in one s_j after the other:
+            # one pass over memory each, no temporary vector, no division at the end.
             for slot, shares in zip(chosen.slots, self._shares(chosen, weights, rate), strict=True):
                 with changing(weights, slot.nodes) as some:
                     for name, share in shares.items():
@@ -166,7 +140,7 @@ class ECL(LocalSGD):
                 slot.constants[rate]["heard"] = column(heard, weights)
         return [slot.constants[rate] for slot in chosen.slots]
 
-    def message_many(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Vectors:
+    def message(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Vectors:
         at = rows.at(ends)
         weights = rows.weights[at.nodes]
         mail = {self.mail: _reflection(weights, rows.links["anchor"][at.links])}
@@ -174,11 +148,11 @@ class ECL(LocalSGD):
             mail["weights"] = weights.clone()
         return mail
 
-    def receive_many(
+    def receive(
         self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int], mails: Sequence[Vectors]
     ) -> None:
         at = rows.at(ends)
-        reflection = torch.stack([mail[self.mail] for mail in mails])
+        reflection = together([mail[self.mail] for mail in mails])
         with (
             changing(rows.weights, at.nodes) as weights,
             changing(rows.links["anchor"], at.links) as anchor,
@@ -189,7 +163,7 @@ class ECL(LocalSGD):
             anchor.lerp_(reflection, self.theta)
         if self.rho:
             with changing(rows.links["heard"], at.links) as heard:
-                torch.stack([mail["weights"] for mail in mails], out=heard)
+                heard.copy_(together([mail["weights"] for mail in mails]))
 
     def _jump(self, node: Node, j: int) -> float:
         """By how much of m_ji - s_ij the model moves on receipt."""
@@ -236,7 +210,13 @@ class CompressedECL(ECL):
         if self.compression == "top-k":
             node.links[j]["sent"] = node.weights.clone()
 
-    def message(self, node: Node, j: int, seq: int) -> Vectors:
+    def message(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Vectors:
+        mails = [
+            self._message(rows.node(end), end.peer, q) for end, q in zip(ends, seqs, strict=True)
+        ]
+        return {name: together([mail[name] for mail in mails]) for name in mails[0]}
+
+    def _message(self, node: Node, j: int, seq: int) -> Vectors:
         link, count = node.links[j], kept(node.weights.numel(), self.keep)
         if self.compression == "random-k":
             index = self._random(node.weights, count, node.index, j, seq)
@@ -252,7 +232,13 @@ class CompressedECL(ECL):
         sent.index_copy_(0, index, sent.index_select(0, index).lerp_(values, self.theta))
         return {"indices": index.int(), "values": values}
 
-    def receive(self, node: Node, j: int, seq: int, mail: Vectors) -> None:
+    def receive(
+        self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int], mails: Sequence[Vectors]
+    ) -> None:
+        for end, seq, mail in zip(ends, seqs, mails, strict=True):
+            self._receive(rows.node(end), end.peer, seq, mail)
+
+    def _receive(self, node: Node, j: int, seq: int, mail: Vectors) -> None:
         anchor, values = node.links[j]["anchor"], mail["values"]
         if self.compression == "random-k":
             index = self._random(anchor, len(values), j, node.index, seq)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from strategies.consensus.algorithm import Algorithm
-from strategies.consensus.host import MODEL, Mail
+from strategies.consensus.participant import MODEL, Mail
 from strategies.consensus.settling import SETTLING
 from strategies.consensus.topology import Edge, edge_between
 

@@ -23,7 +23,7 @@ from strategies.consensus.exchange import (
     mail_fault,
     to_arrays,
 )
-from strategies.consensus.host import Mail
+from strategies.consensus.participant import Mail
 from strategies.consensus.ray_exchange import RayBroker
 from strategies.consensus.topology import Topology
 from strategies.dispatch import Dispatcher

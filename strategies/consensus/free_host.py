@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from strategies.consensus.host import MODEL, NEWCOMER, Host, Mail, Participant
+from strategies.consensus.host import Due, Host
+from strategies.consensus.participant import MODEL, NEWCOMER, Mail, Participant
 from strategies.consensus.schedule import Conditions, Event, Kind
 from strategies.randomness import rng
 
@@ -51,10 +52,8 @@ class FreeHost(Host):
             for index, number in turn:
                 participant, t = self._participants[index], now()
                 self._use_newest(participant, t)
-                for j in participant.drop_silent(t, self._silence):
-                    self._tell(t, "silent", index, j, None)
-                [gradient] = self._gradients([(participant.node, number)])
-                self._apply(participant, gradient)
+                self._drop_silent(participant, t)
+                self._descend([Due(participant, Event(t, Kind.STEP, seq=number))])
                 t = now()
                 self._tell(t, "step", index, None, None)
                 draws, neighbours = rng(seed, "push", index, number), participant.neighbours
@@ -138,6 +137,7 @@ class FreeHost(Host):
                     participant.node.weights.copy_(models[0].vectors[MODEL])
                     self._begin(participant, now())
                     participant.part()
+                    self._refresh(participant)
                     self._tell(now(), "up", index, models[0].sender, None)
                     waiting.discard(index)
 
@@ -147,9 +147,10 @@ class FreeHost(Host):
         """Send as over a bad link: lost, late, twice."""
         lost, late, twice, later = fate
         if lost < link.loss:
-            self._lose(participant, event)
+            event = event._replace(kind=Kind.LOST)
+        [(_, mail)] = self._written([Due(participant, event)])
+        if event.kind is Kind.LOST:
             return
-        mail = self._write(participant, event, "send")
         delays = [late] if twice >= link.duplication else [late, later]
         for delay in delays:
             due = event.t + delay * link.delay_seconds
@@ -187,7 +188,7 @@ class FreeHost(Host):
         participant.mail.clear()
         for (sender, settles), mail in newest.items():
             if settles == participant.settles:
-                self._use(participant, mail, t)
+                self._use([(participant, mail, t)])
             elif settles:
                 participant.mail[sender, mail.seq] = mail
 

@@ -45,7 +45,7 @@ import torch
 from strategies.consensus.descent import LocalSGD
 from strategies.consensus.ecl import Penalty
 from strategies.consensus.node import Node, Vectors
-from strategies.consensus.rows import Chosen, Link, Rows, changing, column
+from strategies.consensus.rows import Chosen, Link, Rows, changing, column, together
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class HeldECL(LocalSGD):
     forget: float
 
     @property
-    def row_links(self) -> tuple[str, ...]:  # type: ignore[override]
+    def row_links(self) -> tuple[str, ...]:
         return ("offset", "kept")
 
     def connect(self, node: Node, j: int) -> None:
@@ -71,25 +71,7 @@ class HeldECL(LocalSGD):
         kept = torch.ones(1, dtype=node.weights.dtype)
         node.links[j] = {"offset": torch.zeros_like(node.weights), "kept": kept}
 
-    def step(self, node: Node, gradient: torch.Tensor, rate: float) -> None:
-        super().step(node, gradient, rate)
-        for j, link in node.links.items():
-            pull = self.penalty.pull(node.index, j, rate)
-            node.weights.add_(link["offset"], alpha=pull * float(link["kept"]))
-            link["kept"].mul_(max(0.0, 1 - self.forget * rate))
-
-    def message(self, node: Node, j: int, seq: int) -> Vectors:
-        link = node.links[j]
-        return {"reflection": node.weights.sub(link["offset"], alpha=float(link["kept"]))}
-
-    def receive(self, node: Node, j: int, seq: int, mail: Vectors) -> None:
-        link, kept = node.links[j], float(node.links[j]["kept"])
-        change = (mail["reflection"] - node.weights).sub_(link["offset"], alpha=kept)
-        link["offset"].mul_(kept).add_(change, alpha=self.theta)
-        link["kept"].fill_(1.0)
-        node.weights.add_(change, alpha=self.kappa / 2)
-
-    def step_many(self, rows: Rows, chosen: Chosen, gradients: torch.Tensor, rate: float) -> None:
+    def step(self, rows: Rows, chosen: Chosen, gradients: torch.Tensor, rate: float) -> None:
         forgetting = max(0.0, 1 - self.forget * rate)
         with self.descent(rows, chosen, gradients, rate) as weights:
             for slot in chosen.slots:
@@ -102,24 +84,24 @@ class HeldECL(LocalSGD):
                 with changing(weights, slot.nodes) as some:
                     some.addcmul_(rows.links["offset"][slot.links], factors)
 
-    def message_many(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Vectors:
+    def message(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Vectors:
         at = rows.at(ends)
         weights = rows.weights[at.nodes]
         kept = column(rows.links["kept"][at.host_links], weights)
         return {"reflection": torch.addcmul(weights, rows.links["offset"][at.links], -kept)}
 
-    def receive_many(
+    def receive(
         self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int], mails: Sequence[Vectors]
     ) -> None:
         at = rows.at(ends)
-        change = torch.stack([mail["reflection"] for mail in mails])
+        reflection = together([mail["reflection"] for mail in mails])
         with (
             changing(rows.weights, at.nodes) as weights,
             changing(rows.links["offset"], at.links) as offset,
             changing(rows.links["kept"], at.host_links) as numbers,
         ):
             kept = column(numbers, weights)
-            change.sub_(weights).addcmul_(offset, -kept)
+            change = (reflection - weights).addcmul_(offset, -kept)
             offset.mul_(kept).add_(change, alpha=self.theta)
             numbers.fill_(1.0)
             weights.add_(change, alpha=self.kappa / 2)

@@ -4,43 +4,26 @@ Nodes depend on each other by mail alone, so a host may run them in any order th
 mail before it was sent: every node's own events happen in the order of its timeline, and the
 results are the same bits for any number of hosts. For the real clock, which has no timelines, see
 `free_host`.
+
+The nodes are rows of matrices, see `rows`, and go on in supersteps: of those whose next event is a
+step, those that are due first take it together, each at a time of its own; then their mail is
+written and used in waves: all that can be written now, then at most one mail of each receiver,
+until nothing moves.
 """
 
 import heapq
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
 
 from strategies.consensus.algorithm import Algorithm
 from strategies.consensus.node import Node, Vectors
+from strategies.consensus.participant import MODEL, Mail, Participant
+from strategies.consensus.rows import Link, Rows, as_matrix, column
 from strategies.consensus.schedule import Event, Kind
-from strategies.consensus.settling import SETTLING, bring_in
-
-MODEL = "model"  # the vector of a mail with which a node invites one that has only just come
-NEWCOMER = -1  # the number of a mail that asks for a model, and of its answer, in the real clock
-
-
-class Mail(NamedTuple):
-    """What `sender` sent to `receiver` as its message number `seq`, at `sent` on the run's clock"""
-
-    sender: int
-    receiver: int
-    seq: int
-    vectors: Vectors
-    sent: float = 0.0
-
-    @property
-    def settles(self) -> bool:
-        """Whether it is of the settling and not of the training."""
-        return SETTLING in self.vectors
-
-    @property
-    def size(self) -> int:
-        """Bytes of the vectors."""
-        return sum(v.numel() * v.element_size() for v in self.vectors.values())
 
 
 class Exchange(Protocol):
@@ -55,115 +38,9 @@ class Exchange(Protocol):
         ...
 
 
-# Gradients of (node, number of its step), in order; each may be overwritten by its receiver and is
-# good until the next one is asked for.
+# Gradients of (node, number of its step), in order: a matrix, or vectors one after the other, each
+# of which may be overwritten by its receiver and is good until the next one is asked for.
 Gradients = Callable[[Sequence[tuple[Node, int]]], Iterable[torch.Tensor]]
-
-
-@dataclass
-class Tally:
-    """What a node has done: local steps, mails sent (and their bytes), mails that were lost, came
-    twice or too late, and were used, with the sum of their ages in seconds of the run's clock."""
-
-    steps: int = 0
-    messages: int = 0
-    bytes: int = 0
-    lost: int = 0
-    duplicates: int = 0
-    used: int = 0
-    age: float = 0.0
-
-    def __add__(self, other: "Tally") -> "Tally":
-        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
-        return Tally(*(a + b for a, b in pairs))
-
-
-@dataclass
-class Participant:
-    """A node and all that the schedule needs to know of it; nothing else survives a window.
-
-    neighbours: in the topology, whether or not they are there.
-    weight: p_i of the objective sum_i p_i f_i; its gradients are multiplied with it.
-    rate: eta, the size of its local steps.
-    received: by neighbour, the number of its last mail that was used; heard: when that was.
-    cursor: how many events of the window are over. mail: what has come and is not yet due.
-    late: what it has sent on the real clock and is on its way still, and when that is to arrive.
-    settles: whether it has begun to settle.
-    """
-
-    node: Node
-    algorithm: Algorithm
-    neighbours: tuple[int, ...] = ()
-    weight: float = 1.0
-    rate: float = 0.0
-    received: dict[int, int] = field(default_factory=dict)
-    heard: dict[int, float] = field(default_factory=dict)
-    cursor: int = 0
-    mail: dict[tuple[int, int], Mail] = field(default_factory=dict)
-    late: list[tuple[float, Mail]] = field(default_factory=list)
-    tally: Tally = field(default_factory=Tally)
-    settles: bool = False
-
-    def change_rate(self, rate: float) -> None:
-        """Change the size of the local steps; at the border of a window, for all nodes at once."""
-        if rate != self.rate and self.rate:
-            self.algorithm.rescale(self.node, self.rate, rate)
-        self.rate = rate
-
-    def settle(self, *, guest: bool) -> None:
-        """End the training, and begin with the algorithm that has taken its place; as a guest, if
-        the own model is not to count. What is still on its way is of no use any more."""
-        self.settles = True
-        self.algorithm.start(self.node)
-        if not guest:
-            bring_in(self.node)
-        self.mail = {key: mail for key, mail in self.mail.items() if mail.settles}
-        self.late.clear()
-
-    def accept(self, mail: Mail, t: float) -> bool:
-        """Take note of `mail`; whether it is newer than what has been used already."""
-        j = mail.sender
-        if mail.seq <= self.received.get(j, -1):
-            self.tally.duplicates += 1
-            return False
-        if j not in self.node.links:  # it was given up as silent, and is back
-            self.algorithm.connect(self.node, j)
-        self.received[j], self.heard[j] = mail.seq, t
-        self.tally.used += 1
-        self.tally.age += max(0.0, t - mail.sent)  # devices' clocks are some milliseconds apart
-        return True
-
-    def use(self, mail: Mail) -> None:
-        """Let the algorithm have `mail`, which was accepted."""
-        device = self.node.weights.device  # carriers know the CPU alone
-        vectors = {name: vector.to(device) for name, vector in mail.vectors.items()}
-        self.algorithm.receive(self.node, mail.sender, mail.seq, vectors)
-
-    def message(self, j: int, seq: int) -> Vectors:
-        """What goes to neighbour j now; a greeting that corrects nothing if there is no link."""
-        if j in self.node.links:
-            return self.algorithm.message(self.node, j, seq)
-        # Both ends may have given each other up; whoever hears the other again connects.
-        self.algorithm.connect(self.node, j)
-        vectors = self.algorithm.message(self.node, j, seq)
-        self.algorithm.disconnect(self.node, j)
-        return vectors
-
-    def part(self) -> None:
-        """Forget all links, until the neighbours are heard: at the beginning nobody knows who is
-        there, and the anchor of one who is not would hold the model where it began."""
-        for j in list(self.node.links):
-            self.algorithm.disconnect(self.node, j)
-        self.heard.clear()
-
-    def drop_silent(self, t: float, silence: float) -> list[int]:
-        """Forget the links to neighbours from whom nothing has come for `silence` seconds: the
-        anchor of a dead neighbour would pull to the wrong point for ever. Returns whom."""
-        gone = [j for j in self.node.links if t - self.heard.get(j, 0.0) > silence]
-        for j in gone:
-            self.algorithm.disconnect(self.node, j)
-        return gone
-
 
 # Of what a listener is told, what happens to a node or a link now and then.
 INCIDENTS = ("down", "up", "silent", "returned")
@@ -171,9 +48,20 @@ HAPPENINGS = (*INCIDENTS, "step", "send", "lost", "receive", "drop", "duplicate"
 # Told of what happens: (t, what, node, peer or None, when a mail was sent or None).
 Listener = Callable[[float, str, int, int | None, float | None], None]
 
+_WRITES = (Kind.SEND, Kind.LOST)
+_NEEDS_MAIL = (Kind.RECEIVE, Kind.ADOPT)
+_CACHED = 2**17  # numbers of a vector that a CPU has at hand while it goes through several of them
+
 
 def _deaf(*_: object) -> None:
     pass
+
+
+class Due(NamedTuple):
+    """What happens to a node next."""
+
+    participant: Participant
+    event: Event
 
 
 class Host:
@@ -183,6 +71,8 @@ class Host:
     silence: seconds after which a silent neighbour is dropped.
     adopts: whether a node that has nothing takes over a neighbour's model. Not where neighbours may
     lie: there it begins as everybody did, and no one's word moves it by more than the clip lets it.
+    most: rows that are worked on in one call. By default all of them on a GPU, which is paid for
+    calls; on a CPU, which is paid for memory, as many as its caches hold.
     """
 
     def __init__(
@@ -195,15 +85,19 @@ class Host:
         silence: float = math.inf,
         adopts: bool = True,
         listener: Listener = _deaf,
+        most: int | None = None,
     ) -> None:
         self._participants = {p.node.index: p for p in participants}
         self._gradients, self._initial = gradients, initial
         self._exchange, self._silence = exchange, silence
         self._adopts = adopts
         self._tell = listener
-        self._waiting: dict[tuple[int, int, int], int] = {}  # mail -> who cannot go on without it
-        # Heap of (time, kind, node) of next events: at one moment, all send before any receives.
-        self._ready: list[tuple[float, int, int]] = []
+        self._rows = _rows_of(self._participants.values())
+        self._most = most or _rows_at_once(self._participants.values())
+        self._timelines: Mapping[int, Sequence[Event]] = {}
+        self._ready: list[tuple[float, int]] = []  # heap of (time, node) of next steps
+        self._waiting: set[tuple[int, int, int]] = set()  # mails without which nodes cannot go on
+        self._woken: list[Participant] = []  # those whose mail has come since they were looked at
 
     # -- along timelines (the virtual clock) -----------------------------------------------------
 
@@ -218,17 +112,22 @@ class Host:
 
         Returns False when mail did not come within `patience` seconds; call again to go on.
         """
-        self._ready, self._waiting = [], {}
-        for index, participant in self._participants.items():
-            self._queue(participant, timelines[index])
+        self._timelines, self._ready, self._waiting = timelines, [], set()
         lacking = {(s, index, seq) for index, keys in in_flight.items() for s, seq in keys}
-        while self._ready or self._waiting or self._missing(lacking):
-            while self._ready:
-                if self._waiting:  # and others, elsewhere, for them: they go on as soon as they can
-                    self._collect(0.0)
-                self._go_on(timelines)
-            if (self._waiting or self._missing(lacking)) and not self._collect(patience):
-                return False
+        moving = list(self._participants.values())
+        while True:
+            self._mail(moving)
+            due = self._due_first()
+            self._steps(due)
+            if not due and not (self._waiting or self._missing(lacking)):
+                break
+            # Others, elsewhere, wait for those who wait here: they go on as soon as they can.
+            if not due or self._waiting:
+                come = self._collect(0.0 if due else patience)
+                if not (due or come):
+                    return False
+            moving = [participant for participant, _ in due] + self._woken
+            self._woken = []
         self._finish(in_flight)
         return True
 
@@ -242,25 +141,67 @@ class Host:
     def _missing(self, lacking: set[tuple[int, int, int]]) -> bool:
         return any((s, seq) not in self._participants[r].mail for s, r, seq in lacking)
 
-    def _go_on(self, timelines: Mapping[int, Sequence[Event]]) -> None:
-        """The next event of the node that is due first."""
-        _, _, index = heapq.heappop(self._ready)
-        participant = self._participants[index]
-        event = timelines[index][participant.cursor]
-        if event.kind in (Kind.RECEIVE, Kind.ADOPT) and not self._has(participant, event):
-            self._waiting[event.peer, index, event.seq] = index
-            return
-        _ACTIONS[event.kind](self, participant, event)
-        self._advance(participant, timelines[index])
+    def _next(self, participant: Participant) -> Event:
+        timeline = self._timelines[participant.node.index]
+        return timeline[participant.cursor] if participant.cursor < len(timeline) else _OVER
 
-    def _advance(self, participant: Participant, timeline: Sequence[Event]) -> None:
-        participant.cursor += 1
-        self._queue(participant, timeline)
+    def _due_first(self) -> list[Due]:
+        """Those whose steps are due first; in the order of the rows, which then often follow each
+        other."""
+        ready = self._ready
+        nodes = sorted(heapq.heappop(ready)[1] for _ in range(min(self._most, len(ready))))
+        return [Due(p, self._next(p)) for p in (self._participants[node] for node in nodes)]
 
-    def _queue(self, participant: Participant, timeline: Sequence[Event]) -> None:
-        if participant.cursor < len(timeline):
-            event = timeline[participant.cursor]
-            heapq.heappush(self._ready, (event.t, event.kind, participant.node.index))
+    def _steps(self, due: Sequence[Due]) -> None:
+        for participant, event in due:
+            self._drop_silent(participant, event.t)
+        self._descend(due)
+        for participant, event in due:
+            participant.cursor += 1
+            self._tell(event.t, "step", participant.node.index, None, None)
+
+    def _mail(self, moving: Sequence[Participant]) -> None:
+        """All that is before the next steps, of those who move and those whom their mail wakes."""
+        while moving:
+            self._write_all(moving)
+            receipts: list[tuple[Participant, Mail, float]] = []
+            mixes: dict[int, list[Due]] = defaultdict(list)
+            acted = []
+            for participant in moving:
+                event = self._next(participant)
+                if event.kind is Kind.STEP:
+                    heapq.heappush(self._ready, (event.t, participant.node.index))
+                    continue
+                if event is _OVER:
+                    continue
+                if event.kind in _NEEDS_MAIL and not self._has(participant, event):
+                    self._waiting.add((event.peer, participant.node.index, event.seq))
+                    continue
+                if event.kind is Kind.RECEIVE:
+                    mail = participant.mail.pop((event.peer, event.seq))
+                    receipts.append((participant, mail, event.t))
+                elif event.kind is Kind.MIX:
+                    mixes[event.seq].append(Due(participant, event))
+                else:
+                    _ACTIONS[event.kind](self, participant, event)
+                acted.append(participant)
+            self._use(receipts)
+            for round_, due in mixes.items():
+                self._mix(due, round_)
+            for participant in acted:
+                participant.cursor += 1
+            moving, self._woken = acted + self._woken, []
+
+    def _write_all(self, moving: Sequence[Participant]) -> None:
+        """All that can be sent before anything else is received."""
+        due = []
+        for participant in moving:
+            while (event := self._next(participant)).kind in _WRITES:
+                due.append(Due(participant, event))
+                participant.cursor += 1
+        for (_, event), mail in self._written(due):
+            if event.kind is Kind.SEND:
+                self._post(mail)
 
     def _has(self, participant: Participant, event: Event) -> bool:
         key = (event.peer, event.seq)
@@ -276,11 +217,11 @@ class Host:
         return bool(mails)
 
     def _deliver(self, mail: Mail) -> None:
-        self._participants[mail.receiver].mail[mail.sender, mail.seq] = mail
-        waiting = self._waiting.pop((mail.sender, mail.receiver, mail.seq), None)
-        if waiting is not None:
-            # Its event is in the past of the others by now: it goes first.
-            heapq.heappush(self._ready, (-math.inf, Kind.RECEIVE, waiting))
+        receiver, key = self._participants[mail.receiver], (mail.sender, mail.receiver, mail.seq)
+        receiver.mail[mail.sender, mail.seq] = mail
+        if key in self._waiting:
+            self._waiting.remove(key)
+            self._woken.append(receiver)
 
     def _post(self, mail: Mail) -> None:
         if mail.receiver in self._participants:
@@ -288,64 +229,112 @@ class Host:
         elif self._exchange is not None:
             self._exchange.post(mail)
 
-    # -- what happens to a node ------------------------------------------------------------------
+    # -- what algorithms do to rows ----------------------------------------------------------------
 
-    def _step(self, participant: Participant, event: Event) -> None:
-        for j in participant.drop_silent(event.t, self._silence):
-            self._tell(event.t, "silent", participant.node.index, j, None)
-        [gradient] = self._gradients([(participant.node, event.seq)])
-        self._apply(participant, gradient)
-        self._tell(event.t, "step", participant.node.index, None, None)
+    def _groups(self, due: Sequence[Due]) -> Iterator[tuple[Rows, Algorithm, list[Due]]]:
+        """Those with one algorithm, as many as are worked on at once."""
+        groups: dict[int, list[Due]] = defaultdict(list)
+        for each in due:
+            groups[id(each.participant.algorithm)].append(each)
+        for group in groups.values():
+            first = group[0].participant
+            rows = self._rows[first.node.index]
+            for begin in range(0, len(group), self._most):
+                yield rows, first.algorithm, group[begin : begin + self._most]
 
-    def _apply(self, participant: Participant, gradient: torch.Tensor) -> None:
-        if participant.weight != 1.0:
-            gradient.mul_(participant.weight)
-        participant.algorithm.step(participant.node, gradient, participant.rate)
-        participant.tally.steps += 1
+    def _refresh(self, participant: Participant) -> None:
+        """Its vectors or links have been made anew: they become parts of matrices, too."""
+        self._rows[participant.node.index].refresh(participant.node)
 
-    def _send(self, participant: Participant, event: Event) -> None:
-        self._post(self._write(participant, event, "send"))
+    def _descend(self, due: Sequence[Due]) -> None:
+        """A local step of everybody."""
+        for rows, algorithm, group in self._groups(due):
+            due_steps = [(p.node, event.seq) for p, event in group]
+            gradients = as_matrix(self._gradients(due_steps), len(group))
+            weights = [p.weight for p, _ in group]
+            if any(weight != 1.0 for weight in weights):
+                gradients.mul_(column(weights, gradients))
+            chosen = rows.choose([p.node.index for p, _ in group])
+            algorithm.step(rows, chosen, gradients, group[0].participant.rate)
+            for participant, _ in group:
+                participant.tally.steps += 1
 
-    def _lose(self, participant: Participant, event: Event) -> None:
-        # The sender cannot know that it is lost, and writing may change its state.
-        self._write(participant, event, "lost")
-        participant.tally.lost += 1
+    def _written(self, due: Sequence[Due]) -> Iterator[tuple[Due, Mail]]:
+        """The mails that are to be sent or lost; a sender cannot know which, and writing may change
+        its state."""
+        strangers = [each for each in due if each.event.peer not in each.participant.node.links]
+        linked = [each for each in due if each not in strangers] if strangers else due
+        for rows, algorithm, group in self._groups(linked):
+            vectors = _messages(rows, algorithm, group)
+            for each, own in zip(group, vectors, strict=True):
+                yield each, self._mail_of(each, own)
+        for each in strangers:
+            # Both ends may have given each other up; whoever hears the other again connects. The
+            # greeting corrects nothing.
+            algorithm, node, j = each.participant.algorithm, each.participant.node, each.event.peer
+            algorithm.connect(node, j)
+            self._refresh(each.participant)
+            [own] = _messages(self._rows[node.index], algorithm, [each])
+            algorithm.disconnect(node, j)
+            self._refresh(each.participant)
+            yield each, self._mail_of(each, own)
 
-    def _write(self, participant: Participant, event: Event, what: str) -> Mail:
-        vectors = participant.message(event.peer, event.seq)
-        return self._written(participant, event, vectors, what)
-
-    def _written(self, participant: Participant, event: Event, vectors: Vectors, what: str) -> Mail:
-        node, j = participant.node, event.peer
-        mail = Mail(node.index, j, event.seq, vectors, event.t)
+    def _mail_of(self, due: Due, vectors: Vectors) -> Mail:
+        """The vectors as mail, which is counted."""
+        (participant, event), lost = due, due.event.kind is Kind.LOST
+        mail = Mail(participant.node.index, event.peer, event.seq, vectors, event.t)
         participant.tally.messages += 1
         participant.tally.bytes += mail.size
-        self._tell(event.t, what, node.index, j, None)
+        participant.tally.lost += lost
+        self._tell(event.t, "lost" if lost else "send", mail.sender, event.peer, None)
         return mail
 
-    def _receive(self, participant: Participant, event: Event) -> None:
-        self._use(participant, participant.mail.pop((event.peer, event.seq)), event.t)
-
-    def _use(self, participant: Participant, mail: Mail, t: float) -> None:
-        if self._accept(participant, mail, t):
-            participant.use(mail)
+    def _use(self, receipts: Sequence[tuple[Participant, Mail, float]]) -> None:
+        """Use mail, if it is news: (receiver, mail, time), of each receiver once."""
+        used = [
+            (Due(participant, Event(t, Kind.RECEIVE, mail.sender, mail.seq)), mail)
+            for participant, mail, t in receipts
+            if self._accept(participant, mail, t)
+        ]
+        mails = {due.participant.node.index: mail for due, mail in used}
+        for rows, algorithm, group in self._groups([due for due, _ in used]):
+            device = rows.weights.device  # carriers know the CPU alone
+            ends = [Link(p.node.index, event.peer) for p, event in group]
+            vectors = [
+                {name: vector.to(device) for name, vector in mails[end.node].vectors.items()}
+                for end in ends
+            ]
+            algorithm.receive(rows, ends, [event.seq for _, event in group], vectors)
 
     def _accept(self, participant: Participant, mail: Mail, t: float) -> bool:
         index, j = participant.node.index, mail.sender
-        linked = j in participant.node.links or participant.settles  # which begins without links
-        gone = not linked and j in participant.heard
+        linked = j in participant.node.links
+        # Who settles begins without links.
+        gone = not linked and not participant.settles and j in participant.heard
         accepted = participant.accept(mail, t)
+        if accepted and not linked:
+            self._refresh(participant)
         if accepted and gone:
             self._tell(t, "returned", index, j, None)
         self._tell(t, "receive" if accepted else "drop", index, j, mail.sent)
         return accepted
 
+    def _mix(self, due: Sequence[Due], round_: int) -> None:
+        for rows, algorithm, group in self._groups(due):
+            algorithm.mix(rows, rows.choose([p.node.index for p, _ in group]), round_)
+
+    # -- what else happens to a node ---------------------------------------------------------------
+
+    def _drop_silent(self, participant: Participant, t: float) -> None:
+        if math.isinf(self._silence):
+            return
+        for j in participant.drop_silent(t, self._silence):
+            self._tell(t, "silent", participant.node.index, j, None)
+            self._refresh(participant)
+
     def _duplicate(self, participant: Participant, event: Event) -> None:
         participant.tally.duplicates += 1
         self._tell(event.t, "duplicate", participant.node.index, event.peer, event.sent)
-
-    def _mix(self, participant: Participant, event: Event) -> None:
-        participant.algorithm.mix(participant.node, event.seq)
 
     def _down(self, participant: Participant, event: Event) -> None:
         self._tell(event.t, "down", participant.node.index, None, None)
@@ -365,6 +354,7 @@ class Host:
         """Start the algorithm from the weights that are there."""
         participant.algorithm.start(participant.node)
         participant.heard = dict.fromkeys(participant.node.links, t)
+        self._refresh(participant)
 
     def _invite(self, participant: Participant, event: Event) -> None:
         vectors = {MODEL: participant.node.weights.clone()}
@@ -379,16 +369,45 @@ class Host:
     def _disconnect(self, participant: Participant, event: Event) -> None:
         if event.peer in participant.node.links:
             participant.algorithm.disconnect(participant.node, event.peer)
+            self._refresh(participant)
 
     def _connect(self, participant: Participant, event: Event) -> None:
         if event.peer not in participant.node.links:
             participant.algorithm.connect(participant.node, event.peer)
+            self._refresh(participant)
         participant.heard[event.peer] = event.t
 
 
+def _rows_of(participants: Iterable[Participant]) -> dict[int, Rows]:
+    """Make the nodes of each algorithm rows of matrices; returns these by node."""
+    groups: dict[int, list[Participant]] = defaultdict(list)
+    for participant in participants:
+        groups[id(participant.algorithm)].append(participant)
+    found = {}
+    for group in groups.values():
+        algorithm = group[0].algorithm
+        names = algorithm.row_vectors, algorithm.row_links
+        rows = Rows([p.node for p in group], [p.neighbours for p in group], *names)
+        found |= {p.node.index: rows for p in group}
+    return found
+
+
+def _rows_at_once(participants: Iterable[Participant]) -> int:
+    weights = [participant.node.weights for participant in participants]
+    if not weights or weights[0].device.type != "cpu":
+        return max(1, len(weights))
+    return max(1, _CACHED // max(1, len(weights[0])))
+
+
+def _messages(rows: Rows, algorithm: Algorithm, group: Sequence[Due]) -> list[Vectors]:
+    ends = [Link(p.node.index, event.peer) for p, event in group]
+    found = algorithm.message(rows, ends, [event.seq for _, event in group])
+    return [{name: each[number] for name, each in found.items()} for number in range(len(ends))]
+
+
+_OVER = Event(math.inf, Kind.MIX, seq=-1)  # of a node whose timeline is over
 # Functions and not bound methods in each host, which would keep it alive in a cycle.
 _ACTIONS: dict[Kind, Callable[[Host, Participant, Event], None]] = {
-    Kind.STEP: Host._step,
     Kind.DOWN: Host._down,
     Kind.UP: Host._up,
     Kind.RESTART: Host._restart,
@@ -396,9 +415,5 @@ _ACTIONS: dict[Kind, Callable[[Host, Participant, Event], None]] = {
     Kind.ADOPT: Host._adopt,
     Kind.DISCONNECT: Host._disconnect,
     Kind.CONNECT: Host._connect,
-    Kind.SEND: Host._send,
-    Kind.LOST: Host._lose,
-    Kind.RECEIVE: Host._receive,
     Kind.DUPLICATE: Host._duplicate,
-    Kind.MIX: Host._mix,
 }

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import torch
 
 from strategies.consensus.baselines import DPSGD
-from strategies.consensus.descent import LocalSGD
 from strategies.consensus.node import Node, Vectors
 from strategies.consensus.rows import Chosen, Rows, changing
 
@@ -32,7 +31,7 @@ class OuterMomentum(DPSGD):
         }
 
     @property
-    def row_vectors(self) -> tuple[str, ...]:  # type: ignore[override]
+    def row_vectors(self) -> tuple[str, ...]:
         return ("momentum", "before")
 
     def direction(
@@ -43,18 +42,12 @@ class OuterMomentum(DPSGD):
         return gradient.mul_(1 - self.momentum)
 
     def restart(self, weights: torch.Tensor, vectors: Vectors) -> None:
-        """What the momentum becomes when models have been mixed, and what the models do then; of
-        one node or of several, as in `direction`."""
+        """What the momentum becomes when models have been mixed, and what the models do then; all
+        are matrices, as in `direction`."""
         raise NotImplementedError
 
-    def mix(self, node: Node, round_: int) -> None:
-        super().mix(node, round_)
-        self.restart(node.weights, node.vectors)
-
-    step_many = LocalSGD.step_many  # with this direction
-
-    def mix_many(self, rows: Rows, chosen: Chosen, round_: int) -> None:
-        super().mix_many(rows, chosen, round_)
+    def mix(self, rows: Rows, chosen: Chosen, round_: int) -> None:
+        super().mix(rows, chosen, round_)
         with (
             changing(rows.weights, chosen.index) as weights,
             changing(rows.vectors["momentum"], chosen.index) as momentum,
@@ -80,11 +73,7 @@ class QuasiGlobal(OuterMomentum):
 
     interval: float
 
-    def step(self, node: Node, gradient: torch.Tensor, rate: float) -> None:
-        super().step(node, gradient, rate)
-        node.weights.sub_(node.vectors["momentum"], alpha=self.momentum)
-
-    def step_many(self, rows: Rows, chosen: Chosen, gradients: torch.Tensor, rate: float) -> None:
+    def step(self, rows: Rows, chosen: Chosen, gradients: torch.Tensor, rate: float) -> None:
         with self.descent(rows, chosen, gradients, rate) as weights:
             weights.sub_(rows.vectors["momentum"][chosen.index], alpha=self.momentum)
 

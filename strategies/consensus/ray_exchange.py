@@ -18,7 +18,7 @@ import torch
 
 from fl_app.errors import EdgeFlError
 from strategies.consensus.exchange import Broker, Parcel
-from strategies.consensus.host import Mail
+from strategies.consensus.participant import Mail
 from strategies.consensus.topology import Edge
 from strategies.link.wire import decode, encode, split
 

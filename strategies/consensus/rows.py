@@ -5,9 +5,10 @@ a GPU that is a launch instead of one for each node, on a CPU a call of Python's
 elementwise, so a row has the same bits alone and among others.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ import torch
 from strategies.consensus.node import Node, Vectors
 
 Index = slice | torch.Tensor
+_KEPT = 4096  # of what has been worked out: random exchanges come in ever new combinations
 
 
 class Link(NamedTuple):
@@ -30,7 +32,13 @@ class Chosen:
 
     places: tuple[int, ...]
     index: Index
-    slots: "list[Slot]" = field(default_factory=list)
+    nodes: list[Node]
+    find: "Callable[[Chosen], list[Slot]]"
+
+    @cached_property
+    def slots(self) -> "list[Slot]":
+        """Their links."""
+        return self.find(self)
 
 
 @dataclass
@@ -73,7 +81,7 @@ class Rows:
         links: Sequence[str] = (),
     ) -> None:
         self.nodes = list(nodes)
-        self.weights = torch.stack([node.weights for node in nodes])
+        self.weights = nodes[0].weights[None] if len(nodes) == 1 else _moved(nodes)
         self.vectors: Vectors = {}
         self.links: Vectors = {}
         self._names = (tuple(vectors), tuple(links))
@@ -90,8 +98,7 @@ class Rows:
         self._row = {end: row for row, end in enumerate(ends)}
         self._chosen: dict[tuple[int, ...], Chosen] = {}
         self._indices: dict[tuple[int, ...], Index] = {}
-        for node, row in zip(nodes, self.weights, strict=True):
-            node.weights = row
+        for node in nodes:
             self.refresh(node)
 
     def refresh(self, node: Node) -> None:
@@ -117,10 +124,11 @@ class Rows:
         key = tuple(indices)
         found = self._chosen.get(key)
         if found is None:
+            if len(self._chosen) > _KEPT:
+                self._chosen.clear()
             places = tuple(self._place[i] for i in key)
-            found = Chosen(places, self.index(places))
-            found.slots = self._slots(places)
-            self._chosen[key] = found
+            nodes = [self.nodes[place] for place in places]
+            self._chosen[key] = found = Chosen(places, self.index(places), nodes, self._slots)
         return found
 
     def at(self, ends: Sequence[Link]) -> Ends:
@@ -133,8 +141,8 @@ class Rows:
         index = self.index(rows)
         return index, index if isinstance(index, slice) else torch.tensor(rows)
 
-    def _slots(self, places: tuple[int, ...]) -> list[Slot]:
-        nodes = [self.nodes[place] for place in places]
+    def _slots(self, chosen: Chosen) -> list[Slot]:
+        nodes = chosen.nodes
         peers = [list(node.links) for node in nodes]
         slots = []
         for k in range(max((len(each) for each in peers), default=0)):
@@ -149,17 +157,26 @@ class Rows:
         if rows and rows == tuple(range(rows[0], rows[0] + len(rows))):
             return slice(rows[0], rows[0] + len(rows))
         if rows not in self._indices:
-            if len(self._indices) > 4096:  # random exchanges come in ever new combinations
+            if len(self._indices) > _KEPT:
                 self._indices.clear()
             self._indices[rows] = on_device(torch.tensor(rows), self.weights.device)
         return self._indices[rows]
+
+
+def _moved(nodes: Sequence[Node]) -> torch.Tensor:
+    """The weights as a matrix. One after the other, so that there is no second copy of all."""
+    weights = nodes[0].weights.new_empty(len(nodes), len(nodes[0].weights))
+    for node, row in zip(nodes, weights, strict=True):
+        row.copy_(node.weights)
+        node.weights = row
+    return weights
 
 
 def _settle(matrices: Vectors, name: str, row: int, owner: Vectors, rows: int) -> None:
     """Move owner[name] into its row of the matrix of that name."""
     vector = owner[name]
     if name not in matrices:
-        matrices[name] = vector.new_zeros(rows, len(vector))
+        matrices[name] = vector.new_empty(rows, len(vector))
     place = matrices[name][row]
     if vector.data_ptr() != place.data_ptr() or vector.device.type == "meta":
         place.copy_(vector)
@@ -175,6 +192,27 @@ def changing(matrix: torch.Tensor, index: Index) -> Iterator[torch.Tensor]:
     rows = matrix.index_select(0, index)
     yield rows
     matrix.index_copy_(0, index, rows)
+
+
+def together(vectors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Vectors (p,) as a matrix (k, p), which is not to be changed: of one it is a view."""
+    return vectors[0][None] if len(vectors) == 1 else torch.stack(list(vectors))
+
+
+def as_matrix(found: Iterable[torch.Tensor], count: int) -> torch.Tensor:
+    """`count` vectors as a matrix: `found` if it is one, or its vectors, each of which is good
+    until the next one is asked for."""
+    if isinstance(found, torch.Tensor):
+        return found
+    vectors = iter(found)
+    first = next(vectors)
+    if count == 1:
+        return first[None]
+    matrix = first.new_empty(count, len(first))
+    matrix[0] = first
+    for row, vector in enumerate(vectors, start=1):
+        matrix[row] = vector
+    return matrix
 
 
 def on_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

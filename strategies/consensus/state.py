@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from strategies.consensus.algorithm import Algorithm
-from strategies.consensus.host import Mail, Participant, Tally
 from strategies.consensus.node import Node, Vectors
+from strategies.consensus.participant import Mail, Participant, Tally
 
 
 def pack(participant: Participant) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

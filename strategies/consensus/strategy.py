@@ -31,7 +31,8 @@ from strategies.consensus.agreement import average, consensus_distance
 from strategies.consensus.answers import METRICS, Answer
 from strategies.consensus.exchange import expected_vectors
 from strategies.consensus.fleet import Fleet
-from strategies.consensus.host import INCIDENTS, Mail, Tally
+from strategies.consensus.host import INCIDENTS
+from strategies.consensus.participant import Mail, Tally
 from strategies.consensus.rates import rate_of
 from strategies.consensus.schedule import Timetable
 from strategies.divergence import diverged

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from strategies.consensus.exchange import mail_fault
-from strategies.consensus.host import MODEL, Mail
+from strategies.consensus.participant import MODEL, Mail
 from strategies.link import keys
 from strategies.link.paced import PacedMail
 from strategies.link.sealing import Sealing
