@@ -125,6 +125,27 @@ def test_nodes_of_all_speeds_step_together() -> None:
     assert len(sizes) <= 1.5 * max(steps)
 
 
+@pytest.mark.parametrize(("parameters", "together"), [(2**10, 8), (2**15, 4), (2**18, 1)])
+def test_on_a_cpu_as_many_rows_are_worked_on_as_its_caches_hold(
+    parameters: int, together: int
+) -> None:
+    """So gradients need no matrix of all nodes, and those who are due first go first."""
+    algorithm = LocalSGD(build_topology("ring", 8), 0.0, 0.0)
+    participants = [Participant(Node(i, torch.zeros(parameters)), algorithm) for i in range(8)]
+    asked: list[list[int]] = []
+
+    def gradients(due: Sequence[tuple[Node, int]]) -> Iterator[torch.Tensor]:
+        asked.append([node.index for node, _ in due])
+        return (torch.zeros(parameters) for _ in due)
+
+    host = Host(participants, gradients, initial=lambda _: torch.zeros(parameters))
+    late = {i: 1.0 + (i < 4) for i in range(8)}
+    assert host.run({i: [Event(late[i], Kind.STEP)] for i in range(8)}, {})
+    assert max(map(len, asked)) == together
+    first = [node for part in asked for node in part][:4]
+    assert together == 8 or first == [4, 5, 6, 7]
+
+
 @pytest.mark.parametrize("stress", ["none", "outages"])
 def test_hosts_at_the_same_time(stress: str) -> None:
     """Four hosts in threads, which wait for each other's mail."""

@@ -20,8 +20,9 @@ hosts: `flwr run` (a SuperLink of its own, Ray) with one and with two hosts of o
     to them and back, the server's checkpoint).
 arithmetic: what the algorithm itself takes of a step, in one process without Flower: share is that
     of step, message and receipt; beyond_sgd leaves out what SGD without any exchange takes there.
-null: the cost without gradients. host: in one process, vectors of the model's size. flwr: a run
-    of a model that is next to nothing, less the bare loop of the same: all of it, and the part of
+null: the cost without gradients, in one process in seconds of the processor. host: vectors of the
+    model's size. host_of_many: a thousand nodes with a model that is next to nothing. flwr: a run
+    of such a model, less the bare loop of the same: all of it, and the part of
     the hosts' windows. Per exchange of a node: a mail sent, one received, the steps in between.
 engines: the gradients of the eight nodes by each engine, on a core, or on the GPU if there is one:
     gain is how many times as fast as one node after the other the fastest of the others is.
@@ -270,11 +271,14 @@ def measure_arithmetic(bench: Bench) -> dict[str, Any]:
 
 def measure_null(bench: Bench) -> dict[str, Any]:
     [host] = at_once([(null, (bench.configuration(SHORT), bench.windows))])
+    few = {**TINY, **SHORT, "participants": bench.arguments.nodes}
+    [many] = at_once([(null, (bench.configuration(few), bench.windows))])
     run = against_bare(bench, "null", 1, TINY)
     each = 1000 / run["messages"]
     bare = run["bare_seconds"]
     return {
         "host": host,
+        "host_of_many": many,
         "flwr": {
             "parameters": parameters_of(bench.configuration(TINY)),
             "ms_per_exchange": each * (run["run_seconds"] - bare),

@@ -262,8 +262,11 @@ class Host:
     def _written(self, due: Sequence[Due]) -> Iterator[tuple[Due, Mail]]:
         """The mails that are to be sent or lost; a sender cannot know which, and writing may change
         its state."""
-        strangers = [each for each in due if each.event.peer not in each.participant.node.links]
-        linked = [each for each in due if each not in strangers] if strangers else due
+        linked: list[Due] = []
+        strangers: list[Due] = []
+        for each in due:
+            known = each.event.peer in each.participant.node.links
+            (linked if known else strangers).append(each)
         for rows, algorithm, group in self._groups(linked):
             vectors = _messages(rows, algorithm, group)
             for each, own in zip(group, vectors, strict=True):
