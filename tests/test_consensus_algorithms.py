@@ -18,6 +18,7 @@ from strategies.consensus.ecl import ECL, isvr_penalty
 from strategies.consensus.held import HeldECL
 from strategies.consensus.node import Node
 from strategies.consensus.rates import HEAVY_BALL, MEAN, step_size
+from strategies.consensus.rows import Link, Rows
 from strategies.consensus.topology import Topology, build_topology
 from strategies.randomness import rng
 from tests import alone
@@ -132,21 +133,26 @@ def started(algorithm: Algorithm, start: torch.Tensor) -> list[Node]:
 def go_on(algorithm: Algorithm, nodes: Sequence[Node], world: World) -> None:
     """Run from the nodes' states on."""
     rate = world.ticks[0].rate
+    rows = Rows(
+        nodes, [list(node.links) for node in nodes], algorithm.row_vectors, algorithm.row_links
+    )
+    everybody = rows.choose([node.index for node in nodes])
     for tick in world.ticks:
         if tick.rate != rate:
             for node in nodes:
                 algorithm.rescale(node, rate, tick.rate)
             rate = tick.rate
-        for node in nodes:
-            alone.step(algorithm, node, world.gradient(node.index, node.weights), rate)
+        gradients = torch.stack([world.gradient(node.index, node.weights) for node in nodes])
+        algorithm.step(rows, everybody, gradients, rate)
         for exchange in tick.exchanges:
-            mails = [alone.message(algorithm, nodes[s.sender], s.receiver, s.seq) for s in exchange]
-            for s, mail in zip(exchange, mails, strict=True):
+            ends = [Link(s.sender, s.receiver) for s in exchange]
+            mails = algorithm.message(rows, ends, [s.seq for s in exchange]) if ends else {}
+            for number, s in enumerate(exchange):
                 if not s.lost:
-                    alone.receive(algorithm, nodes[s.receiver], s.sender, s.seq, mail)
+                    mail = {name: vectors[number] for name, vectors in mails.items()}
+                    algorithm.receive(rows, [Link(s.receiver, s.sender)], [s.seq], [mail])
         if tick.round is not None:
-            for node in nodes:
-                alone.mix(algorithm, node, tick.round)
+            algorithm.mix(rows, everybody, tick.round)
 
 
 def run(algorithm: Algorithm, world: World) -> torch.Tensor:
