@@ -130,8 +130,8 @@ def started(algorithm: Algorithm, start: torch.Tensor) -> list[Node]:
     return nodes
 
 
-def go_on(algorithm: Algorithm, nodes: Sequence[Node], world: World) -> None:
-    """Run from the nodes' states on."""
+def go_on(algorithm: Algorithm, nodes: Sequence[Node], world: World) -> Rows:
+    """Run from the nodes' states on; returns the matrices of which they are rows from then on."""
     rate = world.ticks[0].rate
     rows = Rows(
         nodes, [list(node.links) for node in nodes], algorithm.row_vectors, algorithm.row_links
@@ -153,6 +153,7 @@ def go_on(algorithm: Algorithm, nodes: Sequence[Node], world: World) -> None:
                     algorithm.receive(rows, [Link(s.receiver, s.sender)], [s.seq], [mail])
         if tick.round is not None:
             algorithm.mix(rows, everybody, tick.round)
+    return rows
 
 
 def run(algorithm: Algorithm, world: World) -> torch.Tensor:
@@ -332,15 +333,19 @@ class TestEveryAlgorithm:
                     assert torch.equal(mail[key], old[key])
 
     @pytest.mark.parametrize("variant", VARIANTS)
-    def test_weights_stay_where_they_are(self, name: str, variant: str) -> None:
-        """Views of them are the parameters of a module."""
+    def test_nodes_stay_rows(self, name: str, variant: str) -> None:
+        """Weights, and the vectors that have to be, are changed in place and never made anew."""
         topology = topology_for(name)
         algorithm = make_algorithm(name, settings_of(name, variant), topology)
         nodes = started(algorithm, random_start(6))
-        places = [node.weights.data_ptr() for node in nodes]
         ticks = ticks_of(name, topology, 12)
-        go_on(algorithm, nodes, World(topology, random_start(6), quadratics(6).gradient, ticks))
-        assert [node.weights.data_ptr() for node in nodes] == places
+        world = World(topology, random_start(6), quadratics(6).gradient, ticks)
+        rows = go_on(algorithm, nodes, world)
+        for node, row in zip(nodes, rows.weights, strict=True):
+            assert node.weights.data_ptr() == row.data_ptr()
+        for name_ in algorithm.row_vectors:
+            for node, row in zip(nodes, rows.vectors[name_], strict=True):
+                assert node.vectors[name_].data_ptr() == row.data_ptr()
 
     def test_neighbours_come_and_go(self, name: str) -> None:
         topology = build_topology("chain", 3)
