@@ -90,6 +90,23 @@ def test_there_is_a_page_at_every_moment_of_a_run(tmp_path: Path, mode: str, kno
     assert document == json.loads(json.dumps(document, allow_nan=False))
 
 
+def test_a_run_that_goes_on_is_told_at_a_moment_at_which_all_models_are_known(
+    tmp_path: Path,
+) -> None:
+    """The large model is evaluated long after the small one."""
+    run = RunDirectory.create(tmp_path, record_events.config(), name="run")
+    for event in record_events.distill_events(12):
+        if event.get("model") != "global" or event["round"] <= 3:
+            run.emit(**event)
+    found = {(e["model"], e["round"]): e for e in run.events() if e["event"] == "evaluate"}
+    large, small = (found[model, 3] for model in ("global", "small"))
+    sentence = snapshot(run)["sentence"]
+    assert f"has {100 * large['accuracy_ema']:.1f} % accuracy" in sentence
+    gap = f"{100 * abs(large['accuracy_ema'] - small['accuracy']):.1f} points"
+    assert f"{gap} below the newest small model" in sentence or f"{gap} above" in sentence
+    assert f"so far: at {large['t']:.1f} virtual s" in sentence
+
+
 @each_system
 def test_a_target_is_reached_where_the_drawn_curve_is_above_it(tmp_path: Path, mode: str) -> None:
     document = snapshot(make(tmp_path, mode))

@@ -101,7 +101,7 @@ function written(value, unit, log) {
 
 function room(low, high) {
   if (low === null) return [0, 1];
-  const margin = Math.max(0.06 * (high - low), Math.abs(high) * 0.01, 1e-9);
+  const margin = high === low ? Math.abs(high) / 2 || 1 : 0.06 * (high - low);
   return [low >= 0 ? Math.max(0, low - margin) : low - margin, high + margin];
 }
 

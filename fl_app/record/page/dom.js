@@ -26,6 +26,7 @@ const titled = (element, text) => { element.append(svg("title", {}, text)); retu
 function table(columns, rows) {
   const head = el("tr", {}, ...columns.map((name) => el("th", { scope: "col" }, name)));
   const body = rows.map((row) => el("tr", {}, ...row.map((cell) => el("td", {}, cell))));
-  const whole = el("table", { class: "plain" }, el("thead", {}, head), el("tbody", {}, ...body));
+  const names = rows.some((row) => row[0].length > 8 && isNaN(row[0]));
+  const whole = el("table", { class: names ? "plain names" : "plain" }, el("thead", {}, head), el("tbody", {}, ...body));
   return el("div", { class: "scroll", tabindex: "0" }, whole);
 }

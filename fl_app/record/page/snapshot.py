@@ -63,7 +63,7 @@ def snapshot(run: RunDirectory, events: Sequence[Event] | None = None) -> dict[s
         "status": state,
         "ended": state in _ENDS,
         "reason": str(latest(events, "finished").get("reason") or "") if state in _ENDS else "",
-        "sentence": _sentence(view, measured, metric, state, config),
+        "sentence": _sentence(view, events, measured, metric, state, config),
         "metric": {"name": metric.name, "unit": metric.unit, "scale": metric.scale},
         "clock": CLOCK_UNITS[clock],
         "rounds": view.rounds,
@@ -98,15 +98,43 @@ def status(run: RunDirectory, events: Sequence[Event]) -> str:
 
 
 def _sentence(
-    view: View, measured: Measured, metric: Metric, state: str, config: Mapping[str, Any]
+    view: View,
+    events: Sequence[Event],
+    measured: Measured,
+    metric: Metric,
+    state: str,
+    config: Mapping[str, Any],
 ) -> str:
+    """What came out; of a run that goes on, at the last moment at which all models are known."""
+    ended = state in _ENDS
+    moment = None if ended else _common(events)
+    if moment is not None:
+        measured = view.measure([e for e in events if not _later(e, moment)], ()) | {
+            "rounds": measured["rounds"]
+        }
     text = view.page.sentence(measured, metric)
     if not text:
-        return f"No model was evaluated {'' if state in _ENDS else 'yet'}".rstrip() + "."
+        return f"No model was evaluated {'' if ended else 'yet'}".rstrip() + "."
     where = f"measured on the {evaluation_of(config)} set"
-    after = f"after {measured['rounds']} {view.rounds[: -1 if measured['rounds'] == 1 else None]}"
-    far = "" if state in _ENDS else ", so far"
-    return f"{text[:-1]} ({where}, {after}{far})."
+    if moment is not None:
+        clock = CLOCK_UNITS[str(config.get("clock", "real"))]
+        return f"{text[:-1]} ({where}, so far: at {moment:.1f} {clock})."
+    rounds = view.rounds[: -1 if measured["rounds"] == 1 else None]
+    return f"{text[:-1]} ({where}, after {measured['rounds']} {rounds})."
+
+
+def _common(events: Sequence[Event]) -> float | None:
+    """Until when everything that is evaluated has been: some models are evaluated much later than
+    others, and their values of different moments say nothing about each other."""
+    last: dict[str, float] = {}
+    for event in events:
+        if event["event"] in ("evaluate", "nodes"):
+            last[event.get("model", "")] = event["t"]
+    return min(last.values(), default=None)
+
+
+def _later(event: Event, moment: float) -> bool:
+    return event["event"] in ("evaluate", "nodes") and event["t"] > moment
 
 
 def _results(view: View, measured: Measured, state: str) -> Pairs:
