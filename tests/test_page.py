@@ -90,11 +90,10 @@ def test_there_is_a_page_at_every_moment_of_a_run(tmp_path: Path, mode: str, kno
     assert document == json.loads(json.dumps(document, allow_nan=False))
 
 
-def test_a_run_that_goes_on_is_told_at_a_moment_at_which_all_models_are_known(
-    tmp_path: Path,
-) -> None:
-    """The large model is evaluated long after the small one."""
+def test_a_run_that_goes_on_is_told_at_the_moment_of_the_published_model(tmp_path: Path) -> None:
+    """The large model is evaluated long after the small one, and a reference even later."""
     run = RunDirectory.create(tmp_path, record_events.config(), name="run")
+    run.emit("evaluate", model="server_alone", round=1, t=1.0, accuracy=0.1)
     for event in record_events.distill_events(12):
         if event.get("model") != "global" or event["round"] <= 3:
             run.emit(**event)
@@ -105,6 +104,7 @@ def test_a_run_that_goes_on_is_told_at_a_moment_at_which_all_models_are_known(
     gap = f"{100 * abs(large['accuracy_ema'] - small['accuracy']):.1f} points"
     assert f"{gap} below the newest small model" in sentence or f"{gap} above" in sentence
     assert f"so far: at {large['t']:.1f} virtual s" in sentence
+    assert "server alone" not in sentence
 
 
 @each_system

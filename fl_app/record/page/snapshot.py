@@ -105,13 +105,13 @@ def _sentence(
     state: str,
     config: Mapping[str, Any],
 ) -> str:
-    """What came out; of a run that goes on, at the last moment at which all models are known."""
+    """What came out; of a run that goes on, at the last evaluation of what stands for it."""
     ended = state in _ENDS
-    moment = None if ended else _common(events)
+    points = view.accuracy(events)
+    moment = None if ended or not points else points[-1][0]
     if moment is not None:
-        measured = view.measure([e for e in events if not _later(e, moment)], ()) | {
-            "rounds": measured["rounds"]
-        }
+        known = view.measure(_until(events, moment), ())
+        measured = known | {"rounds": measured["rounds"]}
     text = view.page.sentence(measured, metric)
     if not text:
         return f"No model was evaluated {'' if ended else 'yet'}".rstrip() + "."
@@ -123,18 +123,16 @@ def _sentence(
     return f"{text[:-1]} ({where}, after {measured['rounds']} {rounds})."
 
 
-def _common(events: Sequence[Event]) -> float | None:
-    """Until when everything that is evaluated has been: some models are evaluated much later than
-    others, and their values of different moments say nothing about each other."""
-    last: dict[str, float] = {}
-    for event in events:
-        if event["event"] in ("evaluate", "nodes"):
-            last[event.get("model", "")] = event["t"]
-    return min(last.values(), default=None)
-
-
-def _later(event: Event, moment: float) -> bool:
-    return event["event"] in ("evaluate", "nodes") and event["t"] > moment
+def _until(events: Sequence[Event], moment: float) -> list[Event]:
+    """The events without evaluations after `moment`, and without models that have not been
+    evaluated until then: values of different moments say nothing about each other."""
+    last = {e.get("model"): e["t"] for e in events if e["event"] in ("evaluate", "nodes")}
+    return [
+        e
+        for e in events
+        if e["event"] not in ("evaluate", "nodes")
+        or (e["t"] <= moment and last[e.get("model")] >= moment)
+    ]
 
 
 def _results(view: View, measured: Measured, state: str) -> Pairs:
