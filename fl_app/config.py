@@ -91,6 +91,9 @@ class OneOf:
             choices = ", ".join(self.choices)
             raise ConfigError(f"{key}={value!r} is unknown; choose one of: {choices}")
 
+    def __str__(self) -> str:
+        return ", ".join(self.choices)
+
 
 # Where nothing else is said: no run needs more, and sums and products of such numbers are finite.
 _MOST = 10**9
@@ -111,6 +114,11 @@ class Within:
                 f"{key}={value} must be {'' if finite else 'finite and '}{lower} and at most "
                 f"{self.most}"
             )
+
+    def __str__(self) -> str:
+        most = f" to {self.most:g}" if self.most < _MOST else ""
+        least = f"above {self.least:g}" if self.above else f"{self.least:g}"
+        return f"{least}{most}" if most else f"{least}{'' if self.above else ' or more'}"
 
 
 @dataclass(frozen=True)
@@ -536,17 +544,18 @@ def resolve(overrides: Mapping[str, Any] | None = None) -> RunConfig:
     return config
 
 
-def configure(overrides: Mapping[str, Any], *, place: str = "") -> RunConfig:
+def configure(overrides: Mapping[str, Any], *, place: str = "", fused: bool = False) -> RunConfig:
     """`resolve` what somebody asks for: every key that is given must have an effect.
 
-    Flower hands over all keys with every run: of a whole configuration those count as given that
-    are not as they are shipped. Of a run that is continued nothing counts: it must have the
-    configuration that it began with. place: "simulation", "devices", or "" where nobody knows.
+    fused: Flower hands over all keys that an app's pyproject.toml has with every run: of these, and
+    of a whole configuration, those count as given that are not as they are shipped. Of a run that
+    is continued nothing counts: it must have the configuration that it began with. place:
+    "simulation", "devices", or "" where nobody knows.
 
     Raises ConfigError, which names the key that would have an effect.
     """
     config = resolve(overrides)
-    whole = overrides.keys() >= defaults().keys()
+    whole = fused or overrides.keys() >= defaults().keys()
     given = [key for key in overrides if not (whole and overrides[key] == defaults()[key])]
     if not config.resume and (found := complaint(given, config.settled() | {PLACE: place})):
         raise ConfigError(found)
@@ -585,6 +594,18 @@ def defaults() -> Mapping[str, Value]:
     return flat
 
 
+def range_of(key: str) -> str:
+    """The values that `key` may have, in words."""
+    hint: Any = RunConfig
+    for name in _schema()[key][0]:
+        hint = get_type_hints(hint, include_extras=True)[name]
+    kind, *limits = get_args(hint) or (hint,)
+    if kind is bool:
+        return "true, false"
+    told = f"{_KINDS[kind]}, " if kind in (int, float) else ""
+    return f"{told}{', '.join(map(str, limits))}" if limits else _KINDS[kind]
+
+
 @cache
 def _schema() -> dict[str, tuple[tuple[str, ...], type]]:
     """Every flat key with the path of its field and its type."""
@@ -619,7 +640,8 @@ def _build(cls: type, prefix: str, values: Mapping[str, Any]) -> Any:
             kind, *limits = get_args(hint) or (hint,)
             arguments[item.name] = _value(key, values[key], kind)
             for limit in limits:
-                limit.check(key, arguments[item.name])
+                if not isinstance(limit, str):  # what a class checks itself is there in words
+                    limit.check(key, arguments[item.name])
     try:
         return cls(**arguments)
     except ValueError as error:

@@ -8,8 +8,8 @@ from importlib import import_module
 import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
-from flwr.supercore.exit import add_exit_handler
 
+from fl_app import flower
 from fl_app.assemble import preflight
 from fl_app.config import RunConfig, configure
 from fl_app.errors import EdgeFlError
@@ -25,7 +25,7 @@ CLOSING_SECONDS = 4.0  # of the 5 s that a service or `edge-fl run` waits before
 def _without_traceback(record: logging.LogRecord) -> bool:
     """Have Flower log an error that is raised on purpose by its message, which says it all."""
     error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, EdgeFlError):
+    if isinstance(error, (EdgeFlError, flower.FlowerError)):
         record.msg, record.args = f"{record.getMessage()}: {error}", ()
         record.exc_info = record.exc_text = None
     return True
@@ -38,8 +38,9 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
+    flower.check(flower.SERVERAPP)
     check_simulation()
-    config = configure(dict(context.run_config))
+    config = configure(dict(context.run_config), fused=True)
     preflight(config)
     # One thread: the server's own work is small, and the cores belong to those who train.
     torch.set_num_threads(1)
@@ -56,7 +57,7 @@ def _when_told(close: Callable[[], None]) -> None:
         closing.start()
         closing.join(CLOSING_SECONDS)
 
-    add_exit_handler(close_in_time, run_before_force_exit=True)
+    flower.part("add_exit_handler")(close_in_time, run_before_force_exit=True)
 
 
 def _strategy(config: RunConfig):

@@ -14,6 +14,9 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
+from flwr.supercore.routers.health import router as health_router
+from flwr.superlink.routers.control.router import router as control_router
 from flwr.superlink.routers.fleet.router import router
 
 from fl_app.deploy import directory as deployment
@@ -84,7 +87,9 @@ from flwr.superlink import main as application
 from fl_app.deploy import gate
 
 class Behind:
-    pass
+    routes = ()
+    def __init__(self, config=None):
+        pass
 
 def listen(host):
     with socket.socket() as server:
@@ -116,7 +121,23 @@ def test_a_superlink_without_its_gate_does_not_listen(gated: str) -> None:
     assert ("listens 0.0.0.0" in done.stdout) is (gated == "served")
     assert (done.returncode == 0) is (gated == "served")
     assert ("listens 127.0.0.1" in done.stdout) is (gated != "by grpc")
-    assert ("without edge-fl's gate" in done.stderr) is (gated != "served")
+    refused = "by gRPC" if gated == "by grpc" else "without edge-fl's gate"
+    assert (refused in done.stderr) is (gated != "served")
+
+
+@pytest.mark.parametrize("prefix", ["", "/v1/fleet", "/v1/{anything}"])
+def test_a_superlink_whose_control_interface_has_moved_to_the_fleets_place_is_refused(
+    prefix: str,
+) -> None:
+    application = FastAPI()
+    for each in (health_router, router):
+        application.include_router(each)
+    application.include_router(control_router, prefix=prefix)
+    found = gate.strangers(application)
+    assert (f"{prefix}/v1/control/start-run" in found) is bool(prefix)
+    assert bool(found) is bool(prefix)
+    application.mount("/v1", FastAPI())
+    assert "/v1" in gate.strangers(application)
 
 
 def test_devices_are_registered_however_long_the_superlink_takes(

@@ -9,7 +9,8 @@ bare SuperLink owns the deployment. Here Control and Runtime are for this machin
 another one, use a tunnel (`ssh -L 8000:127.0.0.1:8000 SERVER`).
 
 Until the gate stands, nothing in this process can listen for other machines: a Flower that serves
-in another way than today's does not start.
+in another way than today's does not start, nor one in which another interface has moved to where
+SuperNodes may ask.
 """
 
 import ipaddress
@@ -19,11 +20,15 @@ from typing import Any
 
 from starlette.middleware.gzip import GZipMiddleware
 
+from fl_app import flower
+
 Scope = MutableMapping[str, Any]
 Application = Callable[[Scope, Callable[..., Any], Callable[..., Awaitable[None]]], Awaitable[None]]
 
 OPEN_TO_ALL = ("/v1/fleet/", "/health")
 _BUNDLE = "/v1/fleet/get-fab"
+# Whose answers these are.
+_FLEET = ("flwr.superlink.routers.fleet.", "flwr.supercore.routers.health")
 
 
 class Gate:
@@ -71,34 +76,56 @@ def _is_loopback(text: str) -> bool:
 def main() -> None:
     """`flower-superlink`, with the gate around the application that it serves."""
     import grpc
-    from flwr.superlink import main as application
-    from flwr.superlink.cli.flower_superlink import flower_superlink
 
-    create, gates = application.create_app, list[Gate]()
+    try:
+        flower.check(flower.GATE)
+    except flower.FlowerError as error:
+        sys.exit(f"edge-fl: {error}")
+    create, gates = flower.part("create_app"), list[Gate]()
 
     def create_gated(*arguments: Any, **options: Any) -> Gate:
+        behind = create(*arguments, **options)
+        if found := strangers(behind):
+            _refuse(f"the SuperLink would answer other machines at {', '.join(found)}")
         print("edge-fl: other machines reach only the Fleet interface", flush=True)
-        gates.append(Gate(create(*arguments, **options)))
+        gates.append(Gate(behind))
         return gates[-1]
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "socket.bind" and not any(gate.stands for gate in gates):
             host, *_ = arguments[1] if isinstance(arguments[1], tuple) else ("127.0.0.1",)
             if not _is_loopback(str(host)):
-                _refuse()
+                _refuse("the SuperLink was about to listen without edge-fl's gate")
 
     # Flower looks the function up when it starts to serve. Should it serve something else one day,
     # or by gRPC, whose sockets Python does not see, it ends here.
-    application.create_app = create_gated  # pyright: ignore[reportAttributeAccessIssue]
-    grpc.server = _refuse
+    flower.replace("create_app", create_gated)
+    grpc.server = lambda *_, **__: _refuse("the SuperLink was about to serve by gRPC")
     sys.addaudithook(watch)
-    flower_superlink()
+    flower.part("flower_superlink")()
 
 
-def _refuse(*_: Any, **__: Any) -> Any:
+def strangers(application: Any) -> list[str]:
+    """The paths at which an application of FastAPI would answer what may come from other machines,
+    and which are not of Flower's Fleet interface."""
+    from fastapi.routing import iter_route_contexts
+
+    found = []
+    for context in iter_route_contexts(application.routes):
+        path, endpoint = context.path or "/", getattr(context.route, "endpoint", None)
+        fixed = path.partition("{")[0]
+        # With parameters, or as an application of its own, it may answer what begins so.
+        begins = fixed if fixed != path or endpoint is None else path + "\0"
+        open_ = any(fixed.startswith(each) or each.startswith(begins) for each in OPEN_TO_ALL)
+        if open_ and not str(getattr(endpoint, "__module__", "")).startswith(_FLEET):
+            found.append(path)
+    return found
+
+
+def _refuse(what: str) -> Any:
     raise RuntimeError(
-        "the SuperLink was about to listen without edge-fl's gate: is FLWR_INTERNAL_GRPC_... set, "
-        "or is this another Flower than the one that edge-fl is for?"
+        f"{what}: is FLWR_INTERNAL_GRPC_... set, or is this another Flower than the one that "
+        f"edge-fl is for (flwr{flower.TRIED})?"
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fl_app import flower
 from fl_app.deploy.directory import settings_of
 from fl_app.errors import EdgeFlError
 
@@ -39,8 +40,6 @@ def register(server: Path, say: Callable[[str], None] = print) -> None:
     A device that is not there any more is cut off at once. Waits until the SuperLink answers;
     raises EdgeFlError when it does not.
     """
-    from flwr.proto.control_pb2 import RegisterNodeRequest, UnregisterNodeRequest
-
     keys = {path.stem: _key(path) for path in sorted((server / "devices").glob("*.pub"))}
     if settings_of(server)["insecure"]:
         return
@@ -48,19 +47,17 @@ def register(server: Path, say: Callable[[str], None] = print) -> None:
         known = [node for node in _nodes(control) if node.status != "unregistered"]
         for node in known:
             if node.key not in keys.values():
-                control.UnregisterNode(UnregisterNodeRequest(node_id=node.node_id))
+                control.UnregisterNode(flower.part("UnregisterNodeRequest")(node_id=node.node_id))
                 say(f"cut off: {node.name or node.node_id}")
         held = {node.key for node in known}
         for name, key in keys.items():
             if key not in held:
-                control.RegisterNode(RegisterNodeRequest(public_key=key, name=name))
+                control.RegisterNode(flower.part("RegisterNodeRequest")(public_key=key, name=name))
                 say(f"registered: {name}")
 
 
 def _nodes(control: Any) -> list[Node]:
-    from flwr.proto.control_pb2 import ListNodesRequest
-
-    found = control.ListNodes(ListNodesRequest()).nodes_info
+    found = control.ListNodes(flower.part("ListNodesRequest")()).nodes_info
     return [Node(node.node_id, node.name, node.public_key, node.status) for node in found]
 
 
@@ -69,13 +66,12 @@ def _key(path: Path) -> bytes:
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.serialization import load_ssh_public_key
-    from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
     try:
         key = load_ssh_public_key(path.read_bytes())
         if not isinstance(key, ec.EllipticCurvePublicKey):
             raise ValueError("not of an elliptic curve")
-        return public_key_to_bytes(key)
+        return flower.part("public_key_to_bytes")(key)
     except (OSError, ValueError, UnsupportedAlgorithm) as error:
         raise EdgeFlError(f"{path} holds no public key of a SuperNode ({error})") from error
 
@@ -88,24 +84,25 @@ def _control(server: Path) -> Iterator[Any]:
     """
     import httpx
     from click import ClickException
-    from flwr.cli.typing import SuperLinkConnection
-    from flwr.cli.utils import init_http_client_from_connection
-    from flwr.proto.control_pb2 import ListNodesRequest
 
+    try:
+        flower.check(flower.CONTROL)
+    except flower.FlowerError as error:
+        raise EdgeFlError(str(error)) from error
     settings = settings_of(server)
     address, insecure = f"127.0.0.1:{settings['port']}", settings["insecure"]
     root = None if insecure else str((server / "ca.crt").absolute())
-    connection = SuperLinkConnection("edge-fl", address, root, insecure=insecure)
+    connection = flower.part("connection")("edge-fl", address, root, insecure=insecure)
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # it says every time where it connects to
-            control = init_http_client_from_connection(connection)
+            control = flower.part("control_client")(connection)
     except ClickException as error:
         raise EdgeFlError(error.message) from error
     deadline = time.monotonic() + ANSWER_SECONDS
     try:
         while True:
             try:
-                control.ListNodes(ListNodesRequest())
+                control.ListNodes(flower.part("ListNodesRequest")())
                 break
             except httpx.TransportError as error:
                 if time.monotonic() > deadline:

@@ -8,6 +8,8 @@ from pathlib import Path
 from textwrap import indent
 from typing import Any
 
+from fl_app import flower
+
 CONNECTION = "edge"
 SERVER_FILES = (
     "start-superlink.sh",
@@ -48,7 +50,9 @@ def of_device(settings: Mapping[str, Any], name: str, port: int) -> dict[str, st
         "NODE-PORT": str(port),
         "CONTAINER": _container("    "),
     }
-    return {file: _filled(f"device/{file}", values) for file in DEVICE_FILES}
+    adapter = Path(flower.__file__)
+    files = {file: _filled(f"device/{file}", values) for file in DEVICE_FILES}
+    return files | {adapter.name: adapter.read_text()}
 
 
 def configuration(settings: Mapping[str, Any], server: Path) -> str:

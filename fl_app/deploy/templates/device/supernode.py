@@ -8,6 +8,7 @@ once, before the device says that it is there. What Flower would start is a fork
 answers at once, whatever an import takes. Processes share the memory of what they import. There are
 never more of Flower's than `MOST_APPS`.
 
+What this uses of Flower's private parts is in flower.py, beside this script, and is checked first.
 A run's bundle (the code of the app) is kept by its hash and asked for only when it is not there.
 
 This process is the device's SuperExec; it ends with the SuperNode, which is its child, and the
@@ -18,6 +19,7 @@ import contextlib
 import ctypes
 import hashlib
 import importlib
+import importlib.util
 import json
 import os
 import select
@@ -41,19 +43,40 @@ _FLOWER = ("cli.flower_supernode", "main", "runtime.run_clientapp")
 _POLL_SECONDS = 0.2
 
 
+def _beside(name: str) -> Any:
+    """The module in the file `name`.py beside this script; in the app, which has the script as a
+    template, its own."""
+    path = Path(__file__).with_name(f"{name}.py")
+    if not path.exists():
+        return importlib.import_module(f"fl_app.{name}")
+    spec = importlib.util.spec_from_file_location(f"edge_fl_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # as dataclasses want it
+    spec.loader.exec_module(module)
+    return module
+
+
+flower = _beside("flower")
+
+
 def main() -> None:
     """Import, fork the SuperNode, and start the processes that its messages need."""
     arguments = sys.argv[1:]
     for name in (*(f"flwr.supernode.{part}" for part in _FLOWER), *PRELOADED):
         importlib.import_module(name)
+    try:
+        flower.check(flower.DEVICE)
+    except flower.FlowerError as error:
+        sys.exit(f"supernode.py: {error}")
     host, port = (arguments[arguments.index(name) + 1] for name in ("--host", "--port"))
-    superexec = importlib.import_module("flwr.supercore.superexec.run_superexec")
     node = fork("flower-supernode", partial(_supernode, [*arguments, "--isolation", "process"]))
     name_process("flower-superexec")
     forks = Forks(node)
-    superexec.get_executor = lambda *_, **__: forks  # pyright: ignore[reportAttributeAccessIssue]
+    flower.replace("get_executor", lambda *_, **__: forks)
     _await_port(host, int(port))
-    superexec.run_superexec(f"{host}:{port}", insecure=True)
+    flower.part("run_superexec")(f"{host}:{port}", insecure=True)
 
 
 def fork(name: str, work: Callable[[], object]) -> int:
@@ -101,13 +124,9 @@ def name_process(name: str) -> None:
 
 
 def _supernode(arguments: list[str]) -> None:
-    from flwr.supercore.app_utils import start_parent_process_monitor
-    from flwr.supernode import start_client_internal as client
-    from flwr.supernode.cli.flower_supernode import flower_supernode
-
     sys.argv[1:] = arguments
-    start_parent_process_monitor(os.getppid())
-    connect = client.http_request_response  # pyright: ignore[reportPrivateImportUsage]
+    flower.part("parent_monitor")(os.getppid())
+    connect = flower.part("connect")
 
     @contextlib.contextmanager
     def connected(*arguments: Any, **options: Any) -> Iterator[Any]:
@@ -115,21 +134,19 @@ def _supernode(arguments: list[str]) -> None:
             get_fab = partial(bundle, calls[4], Path("bundles").absolute())
             yield (*calls[:4], get_fab, *calls[5:])
 
-    client.http_request_response = connected  # pyright: ignore[reportPrivateImportUsage]
-    flower_supernode()
+    flower.replace("connect", connected)
+    flower.part("flower_supernode")()
 
 
 def bundle(get_fab: Callable[[str, int], Any], folder: Path, fab_hash: str, run_id: int) -> Any:
     """Flower's bundle with this hash (SHA-256): the one in `folder`, or else what `get_fab` gives,
     which is kept there if it is unsigned. Flower would ask for it in every run."""
-    from flwr.supercore.fab import Fab
-
     path = folder / f"{hashlib.sha256(fab_hash.encode()).hexdigest()}.fab"
     with contextlib.suppress(OSError):
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() == fab_hash:
             path.touch()
-            return Fab(fab_hash, content, {})
+            return flower.part("Fab")(fab_hash, content, {})
     fab = get_fab(fab_hash, run_id)
     if hashlib.sha256(fab.content).hexdigest() == fab_hash and not fab.verifications:
         with contextlib.suppress(OSError):  # a full disk: it is asked for again the next time
@@ -167,19 +184,16 @@ class Forks:
 
     def get_eligible_capacity(self, *_: Any, **__: Any) -> tuple[set[Any], set[str]]:
         """Flower's question what may be started now: only messages' processes, and few of them."""
-        from flwr.supercore.constant import TaskType
-
-        return {TaskType.CLIENT_APP} if len(self._apps) < MOST_APPS else set(), set()
+        one = {flower.part("TaskType").CLIENT_APP}
+        return one if len(self._apps) < MOST_APPS else set(), set()
 
     def wait_for_capacity(self, *_: Any, **__: Any) -> None:
         """Flower asks `get_eligible_capacity` before."""
 
     def launch(self, spec: Any) -> Any:
         """Fork the process of a message."""
-        from flwr.supercore.superexec.executor import LaunchResult
-
         self._apps.add(fork("flwr-clientapp", partial(_client_app, spec)))
-        return LaunchResult.accepted()
+        return flower.part("LaunchResult").accepted()
 
     def reconcile(self) -> None:
         """Between two questions for messages: nothing, children are waited for by a signal."""
@@ -206,15 +220,12 @@ class Forks:
 
 
 def _client_app(spec: Any) -> None:
-    from flwr.supercore.exit import exit_handler
-    from flwr.supernode.runtime.run_clientapp import run_clientapp
-
-    exit_handler.registered_exit_handlers.clear()  # of the process that this is a copy of
+    flower.part("exit_handlers").clear()  # of the process that this is a copy of
     here, there = socket.socketpair()
     fork("edge-fl-nursery", lambda: (here.close(), nurse(there)))
     there.close()
     os.environ[NURSERY] = str(here.fileno())
-    run_clientapp(
+    flower.part("run_clientapp")(
         runtime_api_address=spec.runtime_api_address,
         token=spec.token,
         insecure=spec.insecure,
