@@ -1,7 +1,23 @@
-"""The program `edge-fl`."""
+"""The program `edge-fl`, and what other programs import: `from edge_fl import Distillation`."""
 
 import os
 import sys
+from importlib import import_module
+from typing import Any
+
+# By name, because these modules import torch and Flower.
+_LIBRARY = {
+    "Consensus": "strategies.library",
+    "Distillation": "strategies.library",
+    "load": "fl_app.record.export",
+    "mount": "client_apps.mount",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LIBRARY:
+        raise AttributeError(f"edge_fl has no {name}; it has {', '.join(_LIBRARY)}")
+    return getattr(import_module(_LIBRARY[name]), name)
 
 
 def main() -> int:

@@ -62,7 +62,8 @@ class Process:
     def start(self) -> None:
         """Start the process; it continues from the newest state in the directory, if any."""
         threads = str(self._config.distill.threads)
-        paths = [str(_APP), os.environ.get("PYTHONPATH", "")]
+        # All places from which this process imports: a task may be in somebody else's app.
+        paths = [str(_APP), os.environ.get("PYTHONPATH", ""), *sys.path]
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": threads,

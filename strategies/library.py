@@ -1,0 +1,244 @@
+"""The two systems as strategies for anybody's ServerApp: settings by name, no run directory."""
+
+import contextlib
+import tempfile
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+
+from fl_app.assemble import flat_model
+from fl_app.config import RunConfig, Value, configure
+from fl_app.errors import ConfigError
+from fl_app.models import FlatModel
+from fl_app.record.books import recorded
+from fl_app.record.run_dir import RunDirectory
+from strategies.consensus.strategy import Consensus as RecordedConsensus
+from strategies.distillation.strategy import Distillation as RecordedDistillation
+from strategies.grids import PlainGrid, SettingsGrid, load_state, state_record
+
+Evaluate = Callable[[int, ArrayRecord], MetricRecord | None]
+MOUNTED, PLAIN = "mounted", "plain"
+
+
+class _System(Strategy):
+    """A system with settings of its own, whatever the run configuration of the app around it has.
+
+    settings: keys as `edge-fl config` has them, by name; what is not among them has its default.
+    How many rounds there are, and how long a reply is waited for, is said to `start`.
+    record: the folder in which the run gets a directory, as `edge-fl run` makes it; None: nothing
+    is recorded.
+
+    Raises ConfigError for a setting that there is not, or that has no effect.
+    """
+
+    def __init__(
+        self, settings: Mapping[str, Value] | None = None, *, record: str | Path | None = None
+    ) -> None:
+        self._settings, self._record = dict(settings or {}), record
+        if told := self._settings.keys() & self._of_start:
+            raise ConfigError(f"{', '.join(sorted(told))}: say it to start()")
+        self._config(num_rounds=1, timeout=1.0)  # what is wrong is said here
+
+    _of_start: frozenset[str]
+
+    @abstractmethod
+    def _config(self, num_rounds: int, timeout: float) -> RunConfig:
+        """The checked configuration of a run of so many rounds."""
+
+    @contextlib.contextmanager
+    def _books(self, config: RunConfig) -> Iterator[RunDirectory]:
+        if self._record is not None:
+            with recorded(config) as run:
+                yield run
+            return
+        with tempfile.TemporaryDirectory(prefix="edge-fl-") as place:
+            run = RunDirectory.create(Path(place).resolve(), config.flat(), name="run")
+            with contextlib.closing(run):
+                yield run
+
+    def _resolved(self, values: Mapping[str, Value]) -> RunConfig:
+        place = {} if self._record is None else {"output": str(Path(self._record).absolute())}
+        return configure({**self._settings, **values, **place})
+
+    # -- what Flower's own `start` would ask for: these systems have a course of their own ---------
+
+    def summary(self) -> None:
+        """Flower's hook for a description of the strategy."""
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        return ()
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        return None, None
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        return ()
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        return None
+
+
+class Distillation(_System):
+    """Asynchronous federated averaging with a distillation server behind it; with `mode="average"`
+    the averaging alone, by any of its rules.
+
+    clients: "mounted", the handlers that `mount` puts on a ClientApp; or "plain", anybody's
+    ClientApp that trains as Flower's strategies ask it to (see `PlainGrid`).
+
+    published: after a run, the state dict of the large model, or of the small one where there is no
+    distillation server.
+    """
+
+    _of_start = frozenset({"num-server-rounds", "round-timeout"})
+
+    def __init__(
+        self,
+        settings: Mapping[str, Value] | None = None,
+        *,
+        record: str | Path | None = None,
+        clients: str = MOUNTED,
+    ) -> None:
+        if clients not in (MOUNTED, PLAIN):
+            raise ConfigError(f"clients={clients!r} is unknown; choose one of: {MOUNTED}, {PLAIN}")
+        self._clients = clients
+        self.published: ArrayRecord | None = None
+        super().__init__(settings, record=record)
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord | None = None,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Evaluate | None = None,
+    ) -> Result:
+        """Train for `num_rounds` versions of the small model; the result has its state dict.
+
+        As Flower says it: initial_arrays is the state dict to start from (default: the model's own
+        initial values), timeout the seconds that a reply is waited for, train_config what plain
+        clients get with every job; evaluate_fn is called with (version, state dict), and with (0,
+        the initial one) before. Raises ConfigError for an evaluate_config, because no client
+        evaluates here, and what the runs of `edge-fl` raise.
+        """
+        config, result = self._config(num_rounds, timeout), Result()
+        if evaluate_config:
+            raise ConfigError("evaluate_config: no client evaluates here; use evaluate_fn")
+        if train_config and self._clients == MOUNTED:
+            raise ConfigError("train_config is for clients='plain'; give mounted ones settings")
+        model = flat_model(config, "small")
+        if initial_arrays is not None:
+            _load(model, initial_arrays)
+        first = model.state()
+
+        def evaluate(version: int, vectors: Mapping[str, np.ndarray]) -> MetricRecord | None:
+            model.load(vectors["weights"], vectors["buffers"])
+            return evaluate_fn(version, state_record(model)) if evaluate_fn else None
+
+        begun = evaluate(0, first)
+        with self._books(config) as run:
+            inner = RecordedDistillation(config, run)
+            result = inner.start(
+                self._around(grid, config, train_config or ConfigRecord()),
+                _vectors(first),
+                evaluate_fn=lambda version, record: evaluate(
+                    version, {name: array.numpy() for name, array in record.items()}
+                ),
+            )
+            name, role = ("global", "large") if config.distils else ("small", "small")
+            published = flat_model(config, role)
+            vectors, _ = run.load_checkpoint(name)
+            published.load(vectors["weights"], vectors["buffers"])
+            self.published = state_record(published)
+            vectors, _ = run.load_checkpoint("small")
+        model.load(vectors["weights"], vectors["buffers"])
+        result.arrays = state_record(model)
+        if begun is not None:
+            result.evaluate_metrics_serverapp[0] = begun
+        return result
+
+    def _config(self, num_rounds: int, timeout: float) -> RunConfig:
+        if self._settings.get("mode") == "consensus":
+            raise ConfigError("mode='consensus' is the strategy Consensus")
+        config = self._resolved({"num-server-rounds": num_rounds, "round-timeout": float(timeout)})
+        if self._clients == PLAIN and config.mail_precision != "float32":
+            raise ConfigError("mail-precision: plain clients send state dicts, in float32")
+        return config
+
+    def _around(self, grid: Grid, config: RunConfig, order: ConfigRecord) -> Grid:
+        if self._clients == PLAIN:
+            return PlainGrid(grid, flat_model(config, "small"), order)
+        return SettingsGrid(grid, config.flat())
+
+
+class Consensus(_System):
+    """Edge-consensus learning and its kin: nodes agree on a model among themselves. Its clients are
+    those of `mount`."""
+
+    _of_start = frozenset({"mode", "consensus.steps", "round-timeout"})
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord | None = None,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Evaluate | None = None,
+    ) -> Result:
+        """Train for `num_rounds` windows, of `consensus.window` local steps each, and settle; the
+        result has the state dict of the average of all nodes' models.
+
+        evaluate_fn is called with (num_rounds, that). Raises ConfigError for what has no meaning
+        here: nodes begin with the model's own initial values, and take their settings as such.
+        """
+        given = {
+            "initial_arrays": initial_arrays,
+            "train_config": train_config,
+            "evaluate_config": evaluate_config,
+        }
+        if useless := [name for name, value in given.items() if value]:
+            raise ConfigError(f"{', '.join(useless)}: has no meaning for Consensus; use settings")
+        config = self._config(num_rounds, timeout)
+        with self._books(config) as run:
+            around = SettingsGrid(grid, config.flat())
+            result = RecordedConsensus(config, run).start(around)
+        model = flat_model(config, "small")
+        model.load(result.arrays["average"].numpy(), np.zeros(0, np.float32))
+        result.arrays = state_record(model)
+        if evaluate_fn and (measured := evaluate_fn(num_rounds, result.arrays)) is not None:
+            result.evaluate_metrics_serverapp[num_rounds] = measured
+        return result
+
+    def _config(self, num_rounds: int, timeout: float) -> RunConfig:
+        window = self._resolved({"mode": "consensus"}).consensus.window
+        steps = {"consensus.steps": num_rounds * window, "round-timeout": float(timeout)}
+        return self._resolved({"mode": "consensus", **steps})
+
+
+def _load(model: FlatModel, arrays: ArrayRecord) -> None:
+    try:
+        load_state(model, arrays)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"initial_arrays is no state dict of the small model: {' '.join(str(error).split())}"
+        ) from error
+
+
+def _vectors(vectors: Mapping[str, np.ndarray]) -> ArrayRecord:
+    return ArrayRecord({name: Array(vector) for name, vector in vectors.items()})
