@@ -11,9 +11,10 @@ from fl_app.config import RunConfig
 from fl_app.data import Dataset, Split, load_dataset, make_split, spec_of
 from fl_app.data.proxy import ProxyData
 from fl_app.data.sets import FILES
-from fl_app.errors import ConfigError, DataError, install
+from fl_app.errors import ConfigError, DataError
 from fl_app.models import FlatModel, build_model
 from fl_app.paths import read_text
+from fl_app.pyproject import install
 from fl_app.site import Site, server_site
 from strategies.consensus.algorithm import Algorithm
 from strategies.consensus.algorithms import Settings, make_algorithm

@@ -6,21 +6,25 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fl_app.deploy.commands import add_commands
 from fl_app.errors import ConfigError, EdgeFlError, RunDirectoryError
 from fl_app.launch.screen import JSON, LINES, QUIET, Screen
 from fl_app.manage import commands as managing
 from fl_app.paths import absolute, read_text
-from fl_app.pyproject import pyproject
 from fl_app.streams import say, written_out
 from fl_app.watch import commands as watching
 
-if TYPE_CHECKING:
-    pass
-
 USAGE_ERROR, INTERRUPTED = 2, 130
+# Keys that say where a run is kept and not what it is.
+RUN_OPTIONS = {
+    "name": "of the run's directory",
+    "output": "directory of runs",
+    "resume": "a run's directory, to go on with",
+    "sinks": "tensorboard, wandb",
+}
+EXPORTS = ("hf", "onnx", "safetensors", "state_dict")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -36,7 +40,8 @@ def resume(arguments: argparse.Namespace) -> int:
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
     from fl_app.launch.values import parse_assignments
 
-    given = parse_assignments(arguments.values)
+    options = (f"{key}={getattr(arguments, key)}" for key in RUN_OPTIONS if getattr(arguments, key))
+    given = parse_assignments([*arguments.values, *options])
     if not arguments.trace:
         return given
     from fl_app.launch.replay import replayed
@@ -78,11 +83,23 @@ def _page(wanted: bool) -> Iterator[None]:
         yield
 
 
-def config(_arguments: argparse.Namespace) -> int:
-    """print every configuration key with its default and meaning"""
-    from fl_app.effects import described
+def config(arguments: argparse.Namespace) -> int:
+    """print every configuration key with its default, its values and its meaning"""
+    from fl_app.keys import printed, reference
 
-    print("\n".join(described(pyproject())))
+    if arguments.markdown:
+        print(reference(), end="")
+    else:
+        print("\n".join(printed(arguments.mode)))
+    return 0
+
+
+def new(arguments: argparse.Namespace) -> int:
+    """write a small Flower app that depends on edge-fl: `edge-fl new ecg --task tables`"""
+    from fl_app.new import create
+
+    folder = create(arguments.name, absolute("."), arguments.task)
+    print(f"{folder}\nin it: `edge-fl run`, `flwr run .`, pytest")
     return 0
 
 
@@ -160,24 +177,15 @@ def check(arguments: argparse.Namespace) -> int:
 
 
 def export(arguments: argparse.Namespace) -> int:
-    """write a run's final model as ONNX, checked against what torch computes"""
-    import torch
-
-    from fl_app.config import resolve
-    from fl_app.data import spec_of
-    from fl_app.record.export import export_onnx, trained_model
+    """write a run's model with its normalisation and class names, for use elsewhere"""
+    from fl_app.record.export import export
     from fl_app.record.find import find_run
-    from strategies.randomness import rng
 
-    run = find_run(arguments.run)
-    settings = resolve(run.config())
-    name, model = trained_model(run, settings, arguments.model)
-    spec = spec_of(settings.dataset, settings.data_path)
-    shape = (8, spec.channels, spec.height, spec.width)
-    example = torch.from_numpy(rng(0, "export").standard_normal(shape, dtype="float32"))
-    path = absolute(arguments.onnx)
-    difference = export_onnx(model.module, example, path)
-    print(f"the {name} model; largest difference from torch: {difference:.1e}\n{path}")
+    where = arguments.onnx or arguments.out
+    path = absolute(where) if where else None
+    kind = "onnx" if arguments.onnx else arguments.to
+    said, place = export(find_run(arguments.run), arguments.model, kind, path)
+    print(f"{said}\n{place}")
     return 0
 
 
@@ -261,6 +269,8 @@ def parser() -> argparse.ArgumentParser:
                 metavar="RUN",
                 help="simulate a run that has happened: its configuration, and the same rounds",
             )
+            for key, meaning in RUN_OPTIONS.items():
+                sub.add_argument(f"--{key}", default="", help=meaning)
         else:
             sub.add_argument("run", metavar="RUN", help="a path, or the beginning of a name")
         sub.add_argument(
@@ -285,7 +295,12 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument(
                 f"--{form}", action="store_const", dest="form", const=form, help=meaning
             )
-    command(config)
+    sub = command(config)
+    sub.add_argument("mode", nargs="?", default="", metavar="MODE", help="only what it uses")
+    sub.add_argument("--markdown", action="store_true", help="as docs/keys.md has them")
+    sub = command(new)
+    sub.add_argument("name", metavar="NAME", help="of the app and its folder")
+    sub.add_argument("--task", default="images", help="images, text or tables")
     sub = command(devices)
     sub.add_argument("site", metavar="SITE", help="a deployment, or its server's folder")
     watching.add_arguments(command(watching.watch))
@@ -302,7 +317,15 @@ def parser() -> argparse.ArgumentParser:
     assignments(sub)
     sub = command(export)
     sub.add_argument("run", metavar="RUN")
-    sub.add_argument("--onnx", required=True, metavar="PATH")
+    kind = sub.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--to", choices=EXPORTS, help="the format; hf: a folder as on the Hub")
+    kind.add_argument("--onnx", metavar="PATH", help="as --to onnx --out PATH")
+    sub.add_argument(
+        "--out",
+        default="",
+        metavar="PATH",
+        help="default: the model's name in this directory, and what it ends in",
+    )
     sub.add_argument(
         "--model",
         default="",

@@ -302,21 +302,36 @@ def complaint(given: Iterable[str], values: Values) -> str:
     )
 
 
-def described(pyproject: str) -> list[str]:
-    """The lines of pyproject.toml that have the keys, with the words in which it has their meaning;
-    behind each, in brackets, when it has an effect."""
+def of_mode(key: str, mode: str) -> bool:
+    """Whether `key` has an effect in some run of `mode`; "" is any mode."""
+    return _in_mode(conditions_of(key), mode)
+
+
+def _in_mode(conditions: Iterable[Condition], mode: str) -> bool:
+    alone = [condition for condition in conditions if set(condition.keys) == {"mode"}]
+    return not mode or all(condition.holds({"mode": mode}) for condition in alone)
+
+
+def described(pyproject: str, mode: str = "") -> list[str]:
+    """The lines of pyproject.toml that have the keys (of `mode`, if one is given), with the words
+    in which it has their meaning; behind each, in brackets, when it has an effect."""
+    wanted = True
     shown = ["# A key has an effect with what is in brackets behind it, and always if nothing is."]
     section: str | None = None  # "" for keys without one, None beside the configuration
     for line in pyproject.splitlines():
         if line.startswith(("[", "# ---")):
             name, _, about = line.removeprefix("[tool.flwr.app.").partition("]")
             section = name.removeprefix("config").lstrip(".") if name[:6] == "config" else None
-            if section is not None:
-                shown.append(_behind(f"{name}:{about}", SECTIONS.get(section, ALWAYS)))
+            conditions = SECTIONS.get(section or "", ALWAYS)
+            if section is not None and _in_mode(conditions, mode):
+                shown.append(_behind(f"{name}:{about}", conditions))
         elif section is not None:
             name = line.partition(" = ")[0]
-            conditions = EFFECTS.get(f"{section}.{name}" if section else name, ALWAYS)
-            shown.append(_behind(line, conditions))
+            key = f"{section}.{name}" if section else name
+            # What goes on in a comment below belongs to the key above it.
+            wanted = of_mode(key, mode) if key in EFFECTS else wanted
+            if wanted:
+                shown.append(_behind(line, EFFECTS.get(key, ALWAYS)))
     return shown
 
 

@@ -1,11 +1,6 @@
 """Every error this application raises on purpose, so that a caller can catch one root class."""
 
 
-def install(extra: str) -> str:
-    """How to get the packages of an extra of pyproject.toml: edge-fl itself is in no registry."""
-    return f"pip install -e '.[{extra}]' in edge-fl's folder"
-
-
 class EdgeFlError(Exception):
     """Root of the application's errors; its message says what, where, and what would be right."""
 

@@ -10,6 +10,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 from strategies.machines import Machines
 from strategies.randomness import rng
@@ -39,16 +40,17 @@ class CostModel:
     dropout_probability: a job's chance to be lost; the server gives it up after timeout_seconds.
     """
 
-    client_seconds: float
-    communication_seconds: float
-    reverse_ratio: float
-    forward_ratio: float
-    speed_spread: float
-    link_spread: float
-    straggler_probability: float
-    straggler_factor: float
-    dropout_probability: float
-    timeout_seconds: float
+    # In words, for the list of keys; `__post_init__` is what checks them.
+    client_seconds: Annotated[float, "above 0"]
+    communication_seconds: Annotated[float, "0 or more"]
+    reverse_ratio: Annotated[float, "above 0"]
+    forward_ratio: Annotated[float, "0 or more"]
+    speed_spread: Annotated[float, "0 to 3"]
+    link_spread: Annotated[float, "0 to 3"]
+    straggler_probability: Annotated[float, "0 to 1"]
+    straggler_factor: Annotated[float, "1 or more"]
+    dropout_probability: Annotated[float, "0 to below 1"]
+    timeout_seconds: Annotated[float, "above 0"]
 
     def __post_init__(self) -> None:
         for name in ("client_seconds", "reverse_ratio", "timeout_seconds"):

@@ -11,7 +11,7 @@ from fl_app.launch.run import run as launch
 from fl_app.record.run_dir import RunDirectory
 from strategies.consensus.strategy import Consensus
 from tests.fake_grid import FakeGrid
-from tests.test_flwr_run import edge_fl
+from tests.wheel import ROOT, edge_fl
 
 # Every window has mail between hosts, late mail that a window leaves to the next, and losses.
 TINY: dict[str, Any] = {
@@ -40,7 +40,7 @@ def summary_of(directory: Path) -> dict[str, Any]:
 
 def test_flwr_run_on_two_hosts_equals_one_host_in_one_process(tmp_path: Path) -> None:
     values = [f"{key}={value}" for key, value in TINY.items()]
-    done = edge_fl(tmp_path, "run", *values, "name=two")
+    done = edge_fl(ROOT, tmp_path, "run", *values, "name=two")
     assert done.returncode == 0, done.stdout + done.stderr
     directory = tmp_path / "runs" / "two"
     assert done.stdout.strip().splitlines()[-1] == f"run directory: {directory}"

@@ -1,34 +1,22 @@
-"""The whole product: `edge-fl run` through Flower's SuperLink, simulation engine and Ray."""
+"""The whole product: `edge-fl run` of an installed wheel, through Flower's SuperLink, simulation
+engine and Ray."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 from fl_app.config import with_effect
 from tests.harness import SMALL, run
+from tests.wheel import ROOT, build, edge_fl, install
 
 TINY = with_effect({**SMALL, "num-server-rounds": 3, "participants": 3})
-
-
-def edge_fl(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "fl_app.cli", *arguments],
-        env={**os.environ, "EDGE_FL_HOME": str(home), "HOME": str(home)},
-        cwd=Path(__file__).resolve().parents[1],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
 
 
 def test_flwr_run_equals_the_run_in_one_process_and_a_failure_is_told(tmp_path: Path) -> None:
     """Bit-equal models through another number of hosts, other processes and another carrier; and a
     run that cannot go on ends with a non-zero exit code although Flower's own is 0."""
     values = [f"{key}={value}" for key, value in TINY.items()]
-    done = edge_fl(tmp_path, "run", *values)
+    packages = install(build("wheel", ROOT, tmp_path), tmp_path / "site-packages")
+    done = edge_fl(packages, tmp_path, "run", *values)
     assert done.returncode == 0, done.stdout + done.stderr
     last = done.stdout.strip().splitlines()[-1]
     assert last.startswith("run directory: ")
@@ -42,7 +30,7 @@ def test_flwr_run_equals_the_run_in_one_process_and_a_failure_is_told(tmp_path: 
 
     (directory / "summary.json").unlink()
     (directory / "checkpoints" / "server.safetensors").write_bytes(b"damaged")
-    failed = edge_fl(tmp_path, "resume", str(directory))
+    failed = edge_fl(packages, tmp_path, "resume", str(directory))
     assert failed.returncode == 1
     assert "is damaged" in failed.stdout + failed.stderr
     assert json.loads((directory / "summary.json").read_text())["status"] == "failed"

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from importlib.metadata import entry_points
@@ -14,9 +15,12 @@ import pytest
 from flwr.cli.build import build_fab_from_disk
 from flwr.cli.config_utils import load_and_validate
 
+from fl_app import pyproject
 from fl_app.config import defaults, resolve
 from fl_app.data import embedded
+from fl_app.effects import described
 from fl_app.launch.bundle import submitted
+from tests.wheel import build, edge_fl, install
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -45,9 +49,8 @@ def test_the_bundle_is_the_app_and_nothing_else(bundle: zipfile.ZipFile) -> None
 
 
 def test_devices_get_all_of_it_but_the_images(bundle: zipfile.ZipFile) -> None:
-    with submitted(ROOT, resolve({"clock": "real"}), remote=True) as place:
+    with submitted(resolve({"clock": "real"}), remote=True) as place:
         sent = zipfile.ZipFile(io.BytesIO(build_fab_from_disk(place)))
-        assert place.name == ROOT.name
     assert not place.exists()
     lacking = set(bundle.namelist()) - set(sent.namelist())
     assert lacking == {f"fl_app/data/embedded/{name}" for name in embedded.FILES}
@@ -57,8 +60,39 @@ def test_devices_get_all_of_it_but_the_images(bundle: zipfile.ZipFile) -> None:
 
 @pytest.mark.parametrize(("sessions", "remote"), [("off", True), ("auto", False)])
 def test_who_has_no_other_way_to_the_images_gets_them(sessions: str, remote: bool) -> None:
-    with submitted(ROOT, resolve({"sessions": sessions}), remote=remote) as place:
+    with submitted(resolve({"sessions": sessions}), remote=remote) as place:
         assert place == ROOT
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the wheel installs that is made from the sdist."""
+    place = tmp_path_factory.mktemp("wheel")
+    with tarfile.open(build("sdist", ROOT, place)) as sdist:
+        sdist.extractall(place, filter="data")
+    [source] = (path for path in place.iterdir() if path.is_dir())
+    return install(build("wheel", source, place), place / "site-packages")
+
+
+def test_a_wheel_has_its_defaults(installed: Path, tmp_path: Path) -> None:
+    done = edge_fl(installed, tmp_path, "config")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = described((ROOT / "pyproject.toml").read_text())
+    assert done.stdout == "".join(f"{line}\n" for line in lines)
+
+
+def test_what_a_wheel_submits_is_the_bundle_of_the_clone(
+    installed: Path, bundle: zipfile.ZipFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pyproject, "PACKAGES", installed)
+    monkeypatch.setattr(pyproject, "PATH", installed / "fl_app" / "pyproject.toml")
+    (installed / "pyproject.toml").write_text("[project]\nname = 'somebody-else'\n")
+    with submitted(resolve(), remote=False) as place:
+        sent = zipfile.ZipFile(io.BytesIO(build_fab_from_disk(place)))
+    assert not place.exists()
+    assert sorted(sent.namelist()) == sorted(bundle.namelist())
+    own = set(sent.namelist()) - {".info/CONTENT"}
+    assert all(sent.read(name) == bundle.read(name) for name in own)
 
 
 def test_the_bundle_has_room_to_grow(bundle: zipfile.ZipFile) -> None:

@@ -1,7 +1,6 @@
 """ONNX export: computes what torch computes, or is not kept."""
 
 import copy
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,7 @@ import torch
 from torch import nn
 
 from fl_app.errors import ExportError
-from fl_app.record import export
-from fl_app.record.export import export_onnx
+from fl_app.record.onnx_file import export_onnx
 
 for package in ("onnx", "onnxruntime", "onnxscript"):
     pytest.importorskip(package)
@@ -104,19 +102,6 @@ def test_a_failed_export_leaves_the_earlier_file(model: nn.Module, tmp_path: Pat
     with pytest.raises(ExportError):
         export_onnx(DependsOnItsCaller(), example(), path)
     assert path.read_bytes() == before
-
-
-def test_a_missing_package_says_how_to_install_it(
-    model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = importlib.util.find_spec
-
-    def find(name: str, package: str | None = None) -> Any:
-        return None if name == "onnxruntime" else real(name, package)
-
-    monkeypatch.setattr(export.importlib.util, "find_spec", find)
-    with pytest.raises(ExportError, match=r"needs onnxruntime: pip install -e '.\[export\]'"):
-        export_onnx(model, example(), tmp_path / "m.onnx")
 
 
 def test_a_place_that_cannot_be_written_is_named(model: nn.Module, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from fl_app.config import FLOWER_RULES
-from fl_app.errors import install
+from fl_app.pyproject import install
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted((ROOT / "docs").glob("*.md"))
@@ -27,8 +27,8 @@ def test_nobody_is_told_to_install_edge_fl_from_a_registry() -> None:
     assert [path for path in (*DOCUMENTS, *SOURCES) if "edge-fl[" in path.read_text()] == []
 
 
-def test_an_extra_is_installed_from_the_clone() -> None:
-    assert install("export") == "pip install -e '.[export]' in edge-fl's folder"
+def test_an_extra_is_installed_by_the_names_of_its_packages() -> None:
+    assert install("hf") == "pip install 'flwr-datasets>=0.5'"
     extras = re.findall(r"install\([\"']([a-z]+)[\"']\)", "".join(p.read_text() for p in SOURCES))
     project = (ROOT / "pyproject.toml").read_text()
     assert extras

@@ -1,39 +1,96 @@
-"""What `edge-fl run` submits: the app, without data that devices get in another way."""
+"""What `edge-fl run` submits: this app without data that devices get in another way, or the app in
+the working directory that depends on it."""
 
 import contextlib
+import re
 import shutil
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from fl_app.config import RunConfig
+from fl_app import pyproject
+from fl_app.config import RunConfig, Value, defaults
 from fl_app.data import embedded
+from fl_app.errors import ConfigError
+from fl_app.launch.values import toml_lines
+from fl_app.record.run_dir import flatten
 
+NAME = "edge-fl"
 _PACKAGES = ("fl_app", "strategies", "client_apps")
 _FILES = ("pyproject.toml", "LICENSE")
+_CONFIG = "[tool.flwr.app.config"
+
+
+def own_app(folder: Path) -> Path | None:
+    """`folder`, if it has a Flower app that depends on edge-fl, as `edge-fl new` makes it."""
+    project = _project(folder)
+    needs = project.get("project", {}).get("dependencies", ())
+    named = any(re.match(rf"{NAME}(?![\w.-])", str(each)) for each in needs)
+    return folder if named and "app" in project.get("tool", {}).get("flwr", {}) else None
+
+
+def settings_of(app: Path) -> dict[str, Value]:
+    """The keys of somebody's app that are not as they are shipped. ConfigError for one that there
+    is not."""
+    values = flatten(_project(app)["tool"]["flwr"]["app"].get("config", {}))
+    if unknown := values.keys() - defaults().keys():
+        raise ConfigError(
+            f"{app / 'pyproject.toml'}: edge-fl has no key {', '.join(sorted(unknown))}; see "
+            f"`edge-fl config`"
+        )
+    return {key: value for key, value in values.items() if value != defaults()[key]}
+
+
+def _project(folder: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
 
 
 @contextlib.contextmanager
-def submitted(app: Path, config: RunConfig, *, remote: bool) -> Iterator[Path]:
-    """The folder of which Flower is to make the bundle: `app`, or, for a SuperLink of others
-    (`remote`), a copy without the embedded images, which are three quarters of it.
+def submitted(config: RunConfig, *, remote: bool, app: Path | None = None) -> Iterator[Path]:
+    """The folder of which Flower is to make the bundle: the clone, or a copy of the app.
 
-    There the bundle goes to every device of the run. A device that reads these images and has none
-    asks for them over the mail router, once (`strategies.link.files`); there is none for a run
-    without sessions.
+    A copy of somebody's `app` with all keys in it, for Flower lets nobody change others. A copy
+    where edge-fl is installed from a wheel, beside packages of others. And for a SuperLink of
+    others (`remote`), without the embedded images, which are three quarters of it: there the bundle
+    goes to every device of the run, and one that reads these images and has none asks for them over
+    the mail router, once (`strategies.link.files`); there is none for a run without sessions.
     """
-    if not remote or config.sessions == "off":
-        yield app
+    if app is not None:
+        with tempfile.TemporaryDirectory(prefix="edge-fl-") as place:
+            yield _with_all_keys(app, Path(place, NAME))
         return
+    lean = remote and config.sessions != "off"
+    if pyproject.PATH.parent == pyproject.PACKAGES and not lean:
+        yield pyproject.PACKAGES
+        return
+    left_out = ["__pycache__", *_FILES, *(embedded.FILES if lean else ())]
     with tempfile.TemporaryDirectory(prefix="edge-fl-") as place:
-        copy = Path(place, app.name)
-        copy.mkdir()
+        copy = Path(place, NAME)
         for name in _PACKAGES:
             shutil.copytree(
-                app / name,
+                pyproject.PACKAGES / name,
                 copy / name,
-                ignore=shutil.ignore_patterns("__pycache__", *embedded.FILES),
+                ignore=shutil.ignore_patterns(*left_out),
             )
         for name in _FILES:
-            shutil.copyfile(app / name, copy / name)
+            shutil.copyfile(pyproject.PATH.parent / name, copy / name)
         yield copy
+
+
+def _with_all_keys(app: Path, copy: Path) -> Path:
+    """A copy of somebody's app; its pyproject.toml lists every key with its shipped value."""
+    shutil.copytree(app, copy, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    kept, left_out = [], False
+    for line in (copy / "pyproject.toml").read_text(encoding="utf-8").splitlines():
+        if line.startswith("["):
+            left_out = line.startswith(_CONFIG)
+        if not left_out:
+            kept.append(line)
+    kept += [f"{_CONFIG}]", *toml_lines(defaults()), ""]
+    (copy / "pyproject.toml").write_text("\n".join(kept), encoding="utf-8")
+    return copy

@@ -17,7 +17,7 @@ from types import FrameType
 from fl_app.assemble import preflight
 from fl_app.config import RunConfig, Value, configure, resolve
 from fl_app.errors import DIVERGED_WORDS, EdgeFlError, RunDirectoryError
-from fl_app.launch.bundle import submitted
+from fl_app.launch.bundle import own_app, settings_of, submitted
 from fl_app.launch.log import LogReader
 from fl_app.launch.screen import Screen
 from fl_app.launch.sizing import size_for
@@ -31,7 +31,6 @@ from fl_app.record.run_dir import CHECKPOINTS, METRICS, RunDirectory, release, r
 from fl_app.record.sinks import check_sinks
 from fl_app.streams import say
 
-APP = Path(__file__).resolve().parents[2]
 # Flower notices a dead ServerApp by its missing heartbeats after 60 s; we look at the process.
 LOST_SECONDS = 10.0
 # A SuperLink of others that was restarted is back by then, or it is not about to come back.
@@ -57,10 +56,14 @@ def run(
 
     `superlink` names a connection of the user's own Flower configuration (a deployment); without
     one, the run is a simulation on this machine, and everything that can be wrong is tried before
-    anything starts. Raises EdgeFlError then. `ray` is the address of a Ray cluster over which the
-    simulation is to be spread. `screen` shows what happens.
+    anything starts. Raises EdgeFlError then. In the folder of an app that depends on edge-fl it is
+    that app, with its configuration below the `overrides`. `ray` is the address of a Ray cluster
+    over which the simulation is to be spread. `screen` shows what happens.
     0: completed; 1: failed; 3: a model diverged; 130: interrupted; 143: terminated.
     """
+    if app := own_app(Path.cwd()):
+        sys.path.insert(0, str(app))  # its task
+        overrides = {**settings_of(app), **overrides}
     config = configure(overrides, place="" if superlink else "simulation")
     size: dict[str, Value] = {}
     if not superlink:
@@ -253,7 +256,7 @@ def _submit(link: Link, overrides: Mapping[str, Value], size: Mapping[str, Value
     config, remote = configure(overrides), link.supervisor is None
     with (
         tempfile.NamedTemporaryFile("w", suffix=".toml", encoding="utf-8") as file,
-        submitted(APP, config, remote=remote) as app,
+        submitted(config, remote=remote, app=own_app(Path.cwd())) as app,
     ):
         file.write("\n".join(toml_lines(overrides)))
         file.flush()

@@ -1,24 +1,29 @@
-"""Export of a trained model to ONNX, checked against what torch computes."""
+"""A run's trained model, in this process or as a file for others."""
 
-import copy
 import importlib.util
-import os
-import tempfile
+import io
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save
 from torch import nn
 
 from fl_app.assemble import flat_model
-from fl_app.config import RunConfig
-from fl_app.errors import ExportError, install
-from fl_app.models import FlatModel
+from fl_app.config import RunConfig, resolve
+from fl_app.data import spec_of
+from fl_app.errors import ExportError, RunDirectoryError
+from fl_app.models import FlatModel, build_model
+from fl_app.pyproject import install
+from fl_app.record.checkpoint import atomic_write
 from fl_app.record.node_store import NODES, NodeStore
 from fl_app.record.run_dir import RunDirectory
 
-TOLERANCE = 1e-4  # largest absolute difference of any output; float32 rounding is about 1e-6
-_NEEDED = ("onnx", "onnxruntime", "onnxscript")
+ABOUT = "edge-fl"  # the key of the metadata, a JSON text
+_WEIGHTS, _CONFIG, _CARD = "model.safetensors", "config.json", "README.md"
 
 
 def trained_model(run: RunDirectory, config: RunConfig, name: str) -> tuple[str, FlatModel]:
@@ -35,8 +40,7 @@ def trained_model(run: RunDirectory, config: RunConfig, name: str) -> tuple[str,
     name = name or names[0]
     if name not in names:
         raise ExportError(f"{run.name} has no model {name!r}; choose one of: {', '.join(names)}")
-    large = name == "global" or (name == "best" and config.distils)
-    model = flat_model(config, "large" if large else "small")
+    model = flat_model(config, _role(config, name))
     if config.agrees:
         store = NodeStore(run.path / NODES)
         node, last = int(name.removeprefix("node-")), config.rounds
@@ -50,67 +54,160 @@ def trained_model(run: RunDirectory, config: RunConfig, name: str) -> tuple[str,
     return name, model
 
 
-def export_onnx(module: nn.Module, example: torch.Tensor, path: Path) -> float:
-    """Write `module` in evaluation mode as the ONNX file `path`; return the difference to torch.
+def _role(config: RunConfig, name: str) -> str:
+    return "large" if name == "global" or (name == "best" and config.distils) else "small"
 
-    `example` is a batch of inputs, float32 (n, ...). The file takes "images" of any batch size and
-    gives "logits". It is compared with torch on the example and on another batch size; `module`
-    itself is left as it is. Raises ExportError, leaving no file, when a package is missing, torch
-    cannot export the model, or any output differs by more than 1e-4.
+
+def about(run: RunDirectory, config: RunConfig, name: str) -> dict[str, Any]:
+    """What one must know of the model called `name` to use it: JSON values.
+
+    build: the arguments of `fl_app.models.build_model`. input: shape of one image, and mean and std
+    per channel, which the model's input is normalised by: (pixel / 255 - mean) / std. classes: in
+    the order of the outputs.
     """
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    spec, role = spec_of(config.dataset, config.data_path), _role(config, name)
+    return {
+        "run": run.name,
+        "model": name,
+        "build": {
+            "name": getattr(config, f"{role}_model"),
+            "in_channels": spec.channels,
+            "num_classes": spec.classes,
+            "image_size": [spec.height, spec.width],
+            "width": getattr(config, f"{role}_width") or None,
+            "norm": config.normalisation,
+            "seed": config.seed,
+        },
+        "input": {
+            "shape": [spec.channels, spec.height, spec.width],
+            "mean": list(spec.mean),
+            "std": list(spec.std),
+        },
+        "classes": list(spec.class_names),
+    }
+
+
+def export(run: RunDirectory, name: str, kind: str, path: Path | None = None) -> tuple[str, Path]:
+    """Write a model of `run` (see `trained_model`) in one of FORMATS; what was written, and where.
+
+    path: "" = the model's name in the working directory. With every file go the facts of `about`.
+    Raises ExportError and RunDirectoryError; a file that was there before is then unchanged.
+    """
+    config = resolve(run.config())
+    name, model = trained_model(run, config, name)
+    suffix, write = FORMATS[kind]
+    place = path or Path.cwd() / f"{name}{suffix}"
+    said = write(model.module, about(run, config, name), place)
+    return f"the {name} model{said}", place
+
+
+def load(path: str | Path, name: str = "") -> tuple[nn.Module, dict[str, Any]]:
+    """A trained model in evaluation mode, and what `about` says of it.
+
+    path: a run's directory, of which `name` chooses the model as `trained_model` does; a file that
+    was exported as state_dict or safetensors; or a folder exported as hf.
+    Raises ExportError for anything else.
+    """
+    place = Path(path).expanduser()
+    try:
+        if place.is_dir() and not (place / _WEIGHTS).exists():
+            run = RunDirectory.open(place)
+            config = resolve(run.config())
+            name, flat = trained_model(run, config, name)
+            return flat.module.eval(), about(run, config, name)
+        if place.is_dir():
+            tensors, facts = load_file(place / _WEIGHTS), json.loads((place / _CONFIG).read_text())
+        elif place.suffix == ".safetensors":
+            tensors, facts = load_file(place), json.loads(_metadata(place)[ABOUT])
+        else:
+            content = torch.load(place, map_location="cpu", weights_only=True)
+            tensors, facts = content["state_dict"], json.loads(content[ABOUT])
+        model = build_model(**facts["build"])
+        model.load_state_dict(tensors)
+        return model.eval(), facts
+    except RunDirectoryError:
+        raise
+    except Exception as error:  # whatever the file holds, its readers raise
+        raise ExportError(
+            f"{place} is no run, and no model that `edge-fl export` has written: {error}"
+        ) from error
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
+
+
+# ------------------------------------------------------------------------------------- formats
+
+
+def _state(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Tensors of their own on the CPU: in a run they are views of one vector."""
+    return {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
+
+
+def _state_dict(module: nn.Module, facts: dict[str, Any], path: Path) -> str:
+    buffer = io.BytesIO()
+    torch.save({"state_dict": _state(module), ABOUT: json.dumps(facts)}, buffer)
+    _write(path, buffer.getvalue())
+    return ""
+
+
+def _packed(module: nn.Module, facts: dict[str, Any]) -> bytes:
+    return save(_state(module), {"format": "pt", ABOUT: json.dumps(facts)})
+
+
+def _safetensors(module: nn.Module, facts: dict[str, Any], path: Path) -> str:
+    _write(path, _packed(module, facts))
+    return ""
+
+
+def _hf(module: nn.Module, facts: dict[str, Any], path: Path) -> str:
+    """A folder as repositories of the Hugging Face Hub are laid out."""
+    try:
+        path.mkdir(exist_ok=True)
+    except OSError as error:
+        raise ExportError(f"cannot make {path}: {error.strerror or error}") from error
+    card = (
+        f"---\nlibrary_name: edge-fl\ntags: [federated-learning]\n---\n"
+        f"# {facts['model']} of {facts['run']}\n\n"
+        f"`config.json` has the architecture, the normalisation of the input and the classes.\n\n"
+        f"```python\nfrom edge_fl import load\n\n"
+        f'model, about = load("path/of/this/folder")\n```\n'
+    )
+    _write(path / _WEIGHTS, _packed(module, facts))
+    _write(path / _CONFIG, json.dumps(facts, indent=2).encode())
+    _write(path / _CARD, card.encode())
+    return ""
+
+
+def _onnx(module: nn.Module, facts: dict[str, Any], path: Path) -> str:
+    missing = [n for n in ("onnx", "onnxruntime", "onnxscript") if not importlib.util.find_spec(n)]
     if missing:
         raise ExportError(f"exporting needs {', '.join(missing)}: {install('export')}")
-    path = Path(path)
-    # A copy on the CPU: neither the mode nor the memory of the caller's model is touched.
-    model = copy.deepcopy(module).cpu().eval()
-    example = example.detach().cpu()
+    from fl_app.record.onnx_file import export_onnx
+    from strategies.randomness import rng
+
+    shape = (8, *facts["input"]["shape"])
+    example = torch.from_numpy(rng(0, "export").standard_normal(shape, dtype="float32"))
+    difference = export_onnx(module, example, path, {ABOUT: json.dumps(facts)})
+    return f"; largest difference from torch: {difference:.1e}"
+
+
+def _write(path: Path, content: bytes) -> None:
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            draft = Path(folder) / "model.onnx"
-            _write(model, example, draft)
-            difference = max(_difference(model, batch, draft) for batch in _batches(example))
-            if not difference <= TOLERANCE:  # a NaN must fail too
-                raise ExportError(
-                    f"the exported {path.name} computes something else than torch: outputs differ "
-                    f"by {difference:.3g}, more than {TOLERANCE:g}; it was not kept"
-                )
-            os.replace(draft, path)
-    except OSError as error:
-        raise ExportError(f"cannot write {path}: {error.strerror or error}") from error
-    return difference
+        atomic_write(path, content)
+    except RunDirectoryError as error:
+        reason = error.__cause__
+        raise ExportError(f"cannot write {path}: {getattr(reason, 'strerror', reason)}") from error
 
 
-def _write(model: nn.Module, example: torch.Tensor, path: Path) -> None:
-    # A batch of one would be taken for a constant, so the traced batch has at least two.
-    batch = torch.cat([example, example]) if len(example) == 1 else example
-    try:
-        torch.onnx.export(
-            model,
-            (batch,),
-            str(path),
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-            input_names=["images"],
-            output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-        )
-    except OSError:
-        raise
-    except Exception as error:  # the exporter has no root class of its own
-        raise ExportError(f"torch cannot export {type(model).__name__} to ONNX: {error}") from error
-
-
-def _batches(example: torch.Tensor) -> list[torch.Tensor]:
-    return [example, torch.cat([example, example.flip(0), -example])]
-
-
-def _difference(model: nn.Module, batch: torch.Tensor, path: Path) -> float:
-    import onnxruntime  # pyright: ignore[reportMissingImports]
-
-    with torch.no_grad():
-        expected = model(batch).numpy()
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    computed = session.run(["logits"], {"images": batch.numpy()})[0]
-    return float(np.abs(computed - expected).max())
+# Format -> (what its file's name ends in, what writes it and returns what there is to be said).
+FORMATS: dict[str, tuple[str, Callable[[nn.Module, dict[str, Any], Path], str]]] = {
+    "hf": ("", _hf),
+    "onnx": (".onnx", _onnx),
+    "safetensors": (".safetensors", _safetensors),
+    "state_dict": (".pt", _state_dict),
+}

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from typing import Any
 
-from fl_app.errors import RunDirectoryError, install
+from fl_app.errors import RunDirectoryError
+from fl_app.pyproject import install
 from fl_app.record.checkpoint import atomic_write
 from fl_app.record.consensus_metrics import node_spread
 from fl_app.record.console import Listener

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from fl_app.errors import EdgeFlError, install
+from fl_app.errors import EdgeFlError
+from fl_app.pyproject import install
 from fl_app.site import Site
 from strategies.link.wire import WireError
 

@@ -10,7 +10,8 @@ from flwr.serverapp import Grid
 from fl_app.assemble import devices_of, flat_model, topology_of, topology_text
 from fl_app.config import RunConfig, check_references_of_devices
 from fl_app.data import embedded
-from fl_app.errors import ConfigError, EdgeFlError, install
+from fl_app.errors import ConfigError, EdgeFlError
+from fl_app.pyproject import install
 from fl_app.record.run_dir import RunDirectory
 from fl_app.site import Site, server_site
 from strategies.link.sessions import SessionGrid

@@ -4,7 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from fl_app.errors import EdgeFlError, install
+from fl_app.errors import EdgeFlError
+from fl_app.pyproject import install
 from fl_app.site import Site
 
 # Seconds after which a silent link is given up: the longest that a cut goes unnoticed.

@@ -1,0 +1,123 @@
+"""`edge-fl export` and `load`: a model goes out and comes back, with what it takes to use it."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fl_app import cli
+from fl_app.assemble import flat_model
+from fl_app.config import resolve
+from fl_app.data import load_dataset
+from fl_app.errors import ExportError
+from fl_app.record.export import FORMATS, export, load
+from fl_app.record.node_store import NODES, NodeStore
+from fl_app.record.run_dir import RunDirectory
+
+TINY: dict[str, Any] = {"small-width": 2, "large-width": 4}
+
+
+@pytest.fixture
+def distilled(tmp_path: Path) -> RunDirectory:
+    config = resolve({**TINY, "seed": 3})
+    run = RunDirectory.create(tmp_path / "runs", config.flat(), name="distilled")
+    for name, role in (("global", "large"), ("small", "small")):
+        run.save_checkpoint(name, flat_model(config, role).state())
+    return run
+
+
+def outputs(module: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return module.eval()(torch.linspace(-1, 1, 2 * 28 * 28).reshape(2, 1, 28, 28))
+
+
+@pytest.mark.parametrize("kind", ["hf", "safetensors", "state_dict"])
+def test_what_is_exported_computes_what_the_run_computes(
+    kind: str, distilled: RunDirectory, tmp_path: Path
+) -> None:
+    said, place = export(distilled, "small", kind, tmp_path / f"exported{FORMATS[kind][0]}")
+    assert said == "the small model"
+    expected, of_the_run = load(distilled.path, "small")
+    module, facts = load(place)
+    assert torch.equal(outputs(module), outputs(expected))
+    assert facts == of_the_run
+    assert not module.training
+    embedded = load_dataset("embedded")
+    assert facts["classes"] == list(embedded.classes)
+    assert facts["input"] == {
+        "shape": [1, 28, 28],
+        "mean": list(embedded.mean),
+        "std": list(embedded.std),
+    }
+
+
+def test_the_published_model_is_the_one_that_nobody_names(distilled: RunDirectory) -> None:
+    assert load(distilled.path)[1]["model"] == "global"
+
+
+def test_a_node_of_consensus_is_exported(tmp_path: Path) -> None:
+    config = resolve({"mode": "consensus", "small-width": 2, "consensus.settle": 0})
+    run = RunDirectory.create(tmp_path / "runs", config.flat(), name="agreed")
+    weights = flat_model(config, "small").state()["weights"] + 1
+    NodeStore(run.path / NODES).save(config.rounds, 2, {"weights": weights}, {}, durable=False)
+    _, place = export(run, "node-2", "safetensors", tmp_path / "node.safetensors")
+    module, facts = load(place)
+    flat = torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
+    assert torch.equal(flat, torch.from_numpy(weights))
+    assert facts["build"]["norm"] == "group"
+
+
+def test_a_missing_package_says_how_to_install_it(
+    distilled: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = importlib.util.find_spec
+
+    def find(name: str, package: str | None = None) -> Any:
+        return None if name == "onnxruntime" else real(name, package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find)
+    with pytest.raises(ExportError, match=r"needs onnxruntime: pip install 'onnx>="):
+        export(distilled, "small", "onnx", tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"PK\x03\x04 garbage"])
+@pytest.mark.parametrize("name", ["m.safetensors", "m.pt"])
+def test_what_is_no_exported_model_is_named(content: bytes, name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ExportError, match=f"{name} is no run, and no model that"):
+        load(tmp_path / name)
+
+
+def test_another_models_weights_do_not_fit(distilled: RunDirectory, tmp_path: Path) -> None:
+    _, small = export(distilled, "small", "hf", tmp_path / "small")
+    _, large = export(distilled, "global", "hf", tmp_path / "large")
+    (large / "config.json").rename(small / "config.json")
+    with pytest.raises(ExportError, match="size mismatch"):
+        load(small)
+
+
+@pytest.mark.parametrize("kind", ["hf", "safetensors"])
+def test_a_place_that_cannot_be_written_is_named(
+    kind: str, distilled: RunDirectory, tmp_path: Path
+) -> None:
+    with pytest.raises(ExportError, match=r"cannot (write|make) .*absent/m"):
+        export(distilled, "small", kind, tmp_path / "absent" / "m")
+
+
+def test_the_command_names_every_format() -> None:
+    assert set(cli.EXPORTS) == FORMATS.keys()
+
+
+def test_the_command_writes_into_the_working_directory(
+    distilled: RunDirectory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["export", str(distilled.path), "--to", "state_dict"]) == 0
+    assert capsys.readouterr().out == f"the global model\n{tmp_path}/global.pt\n"
+    assert cli.main(["export", str(distilled.path), "--to", "safetensors", "--model", "best"]) == 2
+    assert "choose one of: global, small" in capsys.readouterr().err
