@@ -110,7 +110,8 @@ def _sentence(
     points = view.accuracy(events)
     moment = None if ended or not points else points[-1][0]
     if moment is not None:
-        known = view.measure(_until(events, moment), ())
+        before = points[-2][0] if points[1:] else moment
+        known = view.measure(_until(events, before, moment), ())
         measured = known | {"rounds": measured["rounds"]}
     text = view.page.sentence(measured, metric)
     if not text:
@@ -123,15 +124,15 @@ def _sentence(
     return f"{text[:-1]} ({where}, after {measured['rounds']} {rounds})."
 
 
-def _until(events: Sequence[Event], moment: float) -> list[Event]:
-    """The events without evaluations after `moment`, and without models that have not been
-    evaluated until then: values of different moments say nothing about each other."""
+def _until(events: Sequence[Event], before: float, moment: float) -> list[Event]:
+    """The events without evaluations after `moment`, and without models of which the last is older
+    than `before`: values of different moments say nothing about each other."""
     last = {e.get("model"): e["t"] for e in events if e["event"] in ("evaluate", "nodes")}
     return [
         e
         for e in events
         if e["event"] not in ("evaluate", "nodes")
-        or (e["t"] <= moment and last[e.get("model")] >= moment)
+        or (e["t"] <= moment and last[e.get("model")] >= before)
     ]
 
 
