@@ -4,28 +4,25 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
+import torch
 
-from fl_app.assemble import dataset_of, flat_model, pick_device, split_of
+from fl_app.assemble import flat_model, pick_device, split_of, train_set_of
 from fl_app.config import FILES, RunConfig
-from fl_app.data import ImageSet, Preparation, load_shard, spec_of
-from fl_app.errors import DataError
+from fl_app.errors import DataError, EdgeFlError
 from fl_app.memory import keep_freed_memory
 from fl_app.models import FlatModel
+from fl_app.tasks import task_of
 from strategies.attacks import LABEL_FLIP, flipped_labels
+from strategies.task import Examples, Task
 
 
 @dataclass(frozen=True)
 class Bench:
-    """A model to compute with, and how images are prepared for it."""
+    """A model to compute with, and the task that it is of."""
 
     model: FlatModel
+    task: Task
     device: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    flip: bool
-
-    def preparation(self, augmented: bool) -> Preparation:
-        return Preparation(self.mean, self.std, self.flip, augmented)
 
 
 @lru_cache(maxsize=1)
@@ -34,37 +31,46 @@ def bench_of(config: RunConfig) -> Bench:
     # Here and not where the ClientApp is made: Ray's actors get that as a copy, and import nothing.
     keep_freed_memory()
     device = pick_device(config.device)
-    spec = spec_of(config.dataset, config.data_path)
-    return Bench(flat_model(config, "small", device), device, spec.mean, spec.std, spec.flip)
+    return Bench(flat_model(config, "small", device), task_of(config), device)
 
 
 @lru_cache(maxsize=64)
-def shard_of(config: RunConfig, participant: int, own_data: str) -> ImageSet:
-    """The participant's images: the device's own, or its part of the run's data set; with wrong
+def shard_of(config: RunConfig, participant: int, own_data: str) -> Examples:
+    """The participant's examples: the device's own, or its part of the run's data set; with wrong
     labels if it is to be an attacker of that kind.
 
     A number beyond the participants' means all of their data in one place.
     """
-    spec = spec_of(config.dataset, config.data_path)
+    task = task_of(config)
     if own_data:
-        shard = load_shard(own_data, spec)
+        shard = _own(task, own_data)
     else:
-        train, parts = dataset_of(config).train, split_of(config).participants
+        parts = split_of(config).participants
         chosen = parts[participant] if participant < len(parts) else np.concatenate(parts)
-        shard = ImageSet(train.images[chosen], train.labels[chosen])
+        shard = train_set_of(config).take(chosen)
     if config.attack_of(participant) == LABEL_FLIP:
-        return replace(shard, labels=flipped_labels(shard.labels, spec.classes))
+        flipped = flipped_labels(shard.targets.numpy(), len(task.classes))
+        return replace(shard, targets=torch.from_numpy(flipped))
     return shard
+
+
+def _own(task: Task, path: str) -> Examples:
+    try:
+        return task.own(path)
+    except EdgeFlError:
+        raise
+    except Exception as error:  # whatever somebody's task raises
+        raise DataError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
 
 
 def check_data_set(config: RunConfig, own_data: str, digest: str) -> None:
     """Raise DataError if this machine reads the run's data set, and that is another one than the
     server's, of which `digest` is."""
-    read = not own_data or config.dataset == FILES
-    if read and digest and dataset_of(config).digest != digest:
+    read = not own_data or (config.of_images and config.dataset == FILES)
+    if read and digest and task_of(config).digest != digest:
         raise DataError(
-            f"{config.data_path or config.dataset} holds other images, labels or class names here "
-            f"than on the server; copy the server's"
+            f"{config.data_source} holds other images, labels or class names here than on the "
+            f"server; copy the server's"
         )
 
 

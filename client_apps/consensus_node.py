@@ -23,6 +23,7 @@ from fl_app.record.run_dir import runs_root
 from strategies.attacks import FORGERIES
 from strategies.consensus import ray_exchange
 from strategies.consensus.agreement import fixed_point
+from strategies.consensus.answers import OFF
 from strategies.consensus.byzantine import Attacker
 from strategies.consensus.descent import LocalSGD
 from strategies.consensus.exchange import (
@@ -39,9 +40,10 @@ from strategies.consensus.ray_exchange import RayExchange
 from strategies.consensus.state import pack, unpack
 from strategies.consensus.topology import Topology
 from strategies.consensus.zenoh_exchange import ZenohExchange
-from strategies.evaluation import EvaluationSet, accuracy_and_loss, evaluation_set
+from strategies.evaluation import evaluation_set, measured
 from strategies.link.line import Line, current_line
 from strategies.link.sealing import Sealing
+from strategies.task import Examples
 
 # A neighbour's host that sends nothing for so long is not there: see `run_window`.
 _PATIENCE_SECONDS = 20.0
@@ -70,10 +72,10 @@ def run_window(message: Message, context: Context) -> Message:
     that the states outlive a power cut), kept (the window from which a resumed run would go on),
     slice (record events until then), started (what the run's clock shows).
     Out: config done, trace (what has happened) and collected (see `RayExchange`); mail and its
-    arrays, with the grid carrier; and when the window is done, for each node, metrics accuracy and
-    loss (-1 where the node is off, NaN where it is not finite), norm (|w|^2) and its tally, config
-    digests, heard, examples and refused (mails by the reason why they were), and the array sum
-    (int64, see `fixed_point`; empty without a diagnosis).
+    arrays, with the grid carrier; and when the window is done, for each node, metrics accuracy (the
+    task's main one) and loss (-inf where the node is off, NaN where it is not finite), norm
+    (|w|^2) and its tally, config digests, heard, examples and refused (mails by the reason why they
+    were), and the array sum (int64, see `fixed_point`; empty without a diagnosis).
 
     When mail that it cannot do without does not come, it parks its nodes and answers done = False.
     """
@@ -88,7 +90,7 @@ def _engine(config: RunConfig, nodes: tuple[int, ...], own_data: str, engine: st
 
 
 @lru_cache(maxsize=1)
-def _evaluation_set(config: RunConfig) -> EvaluationSet:
+def _evaluation_set(config: RunConfig) -> Examples:
     return evaluation_set(config, bench_of(config).device)
 
 
@@ -276,7 +278,7 @@ class _Window:
         return len(known) * examples[node] / sum(known)
 
     def _examples(self, node: int) -> int:
-        return len(shard_of(self._config, node, self._own_data).labels)
+        return len(shard_of(self._config, node, self._own_data))
 
     def _exchange(self) -> Exchange | None:
         if self._order["carrier"] == "ray":
@@ -378,25 +380,26 @@ class _Window:
     def _evaluated(
         self, participants: Sequence[Participant], present: set[int]
     ) -> Mapping[str, Any]:
-        """Numbers of every node; accuracies of those that are `present`, and of the references."""
+        """Numbers of every node; metric and loss of those that are `present`, and of references."""
         began = time.monotonic()
         present = present | {i for i in self._nodes if i >= self._config.participants}
-        data, model = _evaluation_set(self._config), self._bench.model
-        accuracies, losses, norms = [], [], []
+        data, model, task = _evaluation_set(self._config), self._bench.model, self._bench.task
+        metrics, losses, norms = [], [], []
         for participant in participants:
             weights = participant.node.weights
-            result = (-1.0, -1.0)
+            metric = loss = OFF
             if participant.node.index in present:
                 model.weights.copy_(weights)
-                result = accuracy_and_loss(model, data.images, data.labels)
-            accuracies.append(result[0])
-            losses.append(result[1])
+                found = measured(task, model, data)
+                metric, loss = found[task.metric.name], found["loss"]
+            metrics.append(metric)
+            losses.append(loss)
             norms.append(float(weights.double().square().sum()))
         tallies = {
             f"tally.{name}": [vars(p.tally)[name] for p in participants] for name in vars(Tally())
         }
         return {
-            "accuracy": accuracies,
+            "accuracy": metrics,
             "loss": losses,
             "norm": norms,
             "seconds-evaluation": time.monotonic() - began,

@@ -31,7 +31,8 @@ def one_by_one(config: RunConfig, nodes: Sequence[int], own_data: str = "") -> G
             for node in nodes
         },
         seed=config.seed,
-        prepare=bench.preparation(c.augment),
+        prepare=bench.task.prepare(c.augment),
+        loss=bench.task.loss,
         dtype=dtype_of(c.precision),
     )
 
@@ -46,13 +47,16 @@ def race(
     engines: Mapping[str, Engine], nodes: Sequence[Node], rounds: int = _ROUNDS
 ) -> dict[str, float]:
     """Seconds that each of the engines takes for a gradient of a node: the mean of `rounds` of all
-    `nodes`, engine by engine in turn. Infinity for one that has not enough memory on its device."""
+    `nodes`, engine by engine in turn. Infinity for one that cannot compute them there, as it has
+    not enough memory."""
     seconds = dict.fromkeys(engines, 0.0)
     for step in range(_WARM_UP + rounds):
         for name, gradients in engines.items():
             try:
                 spent = _seconds_of(gradients, nodes, step)
-            except torch.OutOfMemoryError:
+            except RuntimeError:  # not enough memory, or torch.func does not know an operation
+                if name == SEQUENTIAL:
+                    raise
                 spent = math.inf
             seconds[name] += spent if step >= _WARM_UP else 0.0
     return {name: spent / rounds / len(nodes) for name, spent in seconds.items()}

@@ -5,12 +5,11 @@ from dataclasses import dataclass, field
 
 import torch
 from torch.func import functional_call
-from torch.nn import functional
 
-from fl_app.data import ImageSet, Preparation
 from fl_app.models import FlatModel
 from strategies.consensus.node import Node, Vectors
 from strategies.randomness import rng
+from strategies.task import Examples, Loss, Prepare
 
 
 @dataclass
@@ -85,17 +84,22 @@ def parameters_of(model: FlatModel, weights: torch.Tensor, dtype: torch.dtype) -
     return copies
 
 
+def as_type(inputs: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A model's inputs in the type of the arithmetic; numbers of words and the like stay whole."""
+    return inputs.to(dtype) if inputs.is_floating_point() else inputs
+
+
 def loss_of(
-    model: FlatModel, state: Vectors, inputs: torch.Tensor, labels: torch.Tensor
+    model: FlatModel, loss: Loss, state: Vectors, inputs: torch.Tensor, labels: torch.Tensor
 ) -> torch.Tensor:
-    """Mean cross entropy of the model with this state, its parameters and buffers by name."""
-    return functional.cross_entropy(functional_call(model.module, state, (inputs,)).float(), labels)
+    """The minibatch's loss of the model with this state, its parameters and buffers by name."""
+    return loss(functional_call(model.module, state, (inputs,)).float(), labels)
 
 
 class Gradients:
-    """Gradients of the mean cross entropy, one node after the other.
+    """Gradients of the task's loss, one node after the other.
 
-    prepare: from stored pixels to the model's input; what is random in it follows from the seed,
+    prepare: from stored inputs to the model's; what is random in it follows from the seed,
     the node and the step. rest: see `Minibatches`. dtype: of the arithmetic between the float32
     weights and the float32 gradients.
     """
@@ -103,21 +107,23 @@ class Gradients:
     def __init__(
         self,
         model: FlatModel,
-        shards: Mapping[int, ImageSet],
+        shards: Mapping[int, Examples],
         sizes: Mapping[int, int],
         *,
         seed: int,
-        prepare: Preparation,
+        prepare: Prepare,
+        loss: Loss,
         rest: bool = False,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.model, self.prepare, self.dtype, self._seed = model, prepare, dtype, seed
+        self.model, self.prepare, self.loss = model, prepare, loss
+        self.dtype, self._seed = dtype, seed
         self._drawn: dict[int, tuple[int, torch.Tensor]] = {}  # by node: epoch, and what is random
         device = model.weights.device
         self.batches = {
             node: Minibatches(
-                torch.from_numpy(shard.images).to(device),
-                torch.from_numpy(shard.labels).to(device),
+                shard.inputs.to(device),
+                shard.targets.to(device),
                 sizes[node],
                 seed,
                 node,
@@ -134,14 +140,19 @@ class Gradients:
             model.zero_grad()
             if self.dtype == torch.float32:
                 model.weights.copy_(node.weights)
-                functional.cross_entropy(model.module(images), labels).backward()
+                with model.drawing(self._seed, node.index, step):
+                    self.loss(model.module(images), labels).backward()
             else:
                 parameters = {
                     name: own[0].requires_grad_()
                     for name, own in parameters_of(model, node.weights[None], self.dtype).items()
                 }
-                loss = loss_of(model, parameters, images.to(self.dtype), labels)
-                gradients = torch.autograd.grad(loss, list(parameters.values()))
+                inputs = as_type(images, self.dtype)
+                with model.drawing(self._seed, node.index, step):
+                    loss = loss_of(model, self.loss, parameters, inputs, labels)
+                gradients = torch.autograd.grad(
+                    loss, list(parameters.values()), materialize_grads=True
+                )
                 model.gradient.copy_(torch.cat([each.flatten() for each in gradients]))
             yield model.gradient
 

@@ -28,7 +28,7 @@ def prepare(message: Message, context: Context) -> Message:
     """Load the model and the data of the participants named in the message.
 
     In: config participants, and data: the digest of the run's data set on the server. Out: config
-    fault, "" or what is wrong with them, or with this device; examples, how many images each has;
+    fault, "" or what is wrong with them, or with this device; examples, how many examples each has;
     unused, what of the device's own data is not read; and of a device its condition.
     """
     config = resolve(dict(context.run_config))
@@ -134,15 +134,13 @@ def _train_one(
         generator = noise_generator(seed, "samples", participant, index)
     loss = train_locally(
         bench.model,
-        torch.from_numpy(shard.images).to(bench.device),
-        torch.from_numpy(shard.labels).to(bench.device),
+        shard.to(bench.device),
         config,
         generator,
-        mean=bench.mean,
-        std=bench.std,
-        flip=bench.flip,
+        prepare=bench.task.prepare(augmented=True),
+        loss=bench.task.loss,
     )
-    return loss, len(shard.labels), bench.model.state()
+    return loss, len(shard), bench.model.state()
 
 
 def _train_together(
@@ -156,7 +154,7 @@ def _train_together(
     none where that is no faster, or where something is wrong, be it that they do not fit into the
     GPU's memory: one by one it will be seen with whom."""
     bench = bench_of(config)
-    if bench.device != "cuda" or len(jobs) == 1 or config.privacy.samples:
+    if bench.device != "cuda" or len(jobs) == 1 or config.privacy.samples or bench.model.draws:
         return {}
     try:
         bench.model.load(weights, buffers)  # checks them
@@ -166,7 +164,7 @@ def _train_together(
             programs,
             [
                 Job(
-                    weights, buffers, begins[p], len(shards[p].labels),
+                    weights, buffers, begins[p], len(shards[p]),
                     rng(config.seed, "batches", p, index),
                 )
                 for p, index in jobs
@@ -176,7 +174,7 @@ def _train_together(
     except (EdgeFlError, ValueError, RuntimeError):
         return {}
     return {
-        job: (each.loss, len(shards[job[0]].labels), each.state)
+        job: (each.loss, len(shards[job[0]]), each.state)
         for job, each in zip(jobs, found, strict=True)
     }
 
@@ -192,13 +190,13 @@ def _programs(
     images, labels, begins = everything(
         (
             p,
-            torch.from_numpy(shard.images).to(bench.device),
-            torch.from_numpy(shard.labels).to(bench.device),
+            shard.inputs.to(bench.device),
+            shard.targets.to(bench.device),
         )
         for p, shard in shards.items()
     )
-    prepare = bench.preparation(augmented=True)
-    return Programs(bench.model, images, labels, prepare, PASSES["streams"]), begins
+    prepare, loss = bench.task.prepare(augmented=True), bench.task.loss
+    return Programs(bench.model, images, labels, prepare, loss, PASSES["streams"]), begins
 
 
 def _forge(

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch.func import functional_call, grad_and_value, vmap
-from torch.nn import functional
 
 from fl_app.config import RunConfig
 from fl_app.models import FlatModel
+from strategies.task import Loss
 
 _AT_ONCE = 64  # images whose gradients, of the model's size each, are in memory together
 
@@ -23,8 +23,8 @@ def poisson_batches(
 
 
 class PrivateGradient:
-    """g = (sum_i clip(g_i, C) + z C N(0, 1)) / B, with the gradient g_i of image i's cross entropy
-    and B the expected size of a batch, which unlike its real size tells nothing of anybody.
+    """g = (sum_i clip(g_i, C) + z C N(0, 1)) / B, with the gradient g_i of image i's loss and
+    B the expected size of a batch, which unlike its real size tells nothing of anybody.
 
     clipping_norm: C. noise_multiplier: z. Per-image gradients are torch.func's (vmap of grad), in
     which the images of a batch must not see each other: no BatchNorm.
@@ -33,22 +33,24 @@ class PrivateGradient:
     def __init__(
         self,
         model: FlatModel,
+        loss: Loss,
         *,
         clipping_norm: float,
         noise_multiplier: float,
         expected: float,
         generator: np.random.Generator,
     ) -> None:
-        self._model, self._norm, self._expected = model, clipping_norm, expected
+        self._model, self._task_loss = model, loss
+        self._norm, self._expected = clipping_norm, expected
         self._deviation, self._generator = noise_multiplier * clipping_norm, generator
         self._each = vmap(grad_and_value(self._loss), in_dims=(None, 0, 0))
 
     def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Put g into model.gradient; return the batch's mean loss (0 of an empty one).
 
-        images: normalised (b, c, h, w); labels (b,).
+        images: prepared (b, ...); labels (b, ...).
         """
-        gradient, losses = self._model.gradient.zero_(), images.new_zeros(())
+        gradient, losses = self._model.gradient.zero_(), self._model.weights.new_zeros(())
         for some, theirs in zip(images.split(_AT_ONCE), labels.split(_AT_ONCE), strict=True):
             if not len(theirs):
                 continue
@@ -66,15 +68,20 @@ class PrivateGradient:
     ) -> torch.Tensor:
         parameters = self._model.unflatten(weights)
         logits = functional_call(self._model.module, parameters, (image[None],))
-        return functional.cross_entropy(logits, label[None])
+        return self._task_loss(logits, label[None])
 
 
 def private_gradient(
-    model: FlatModel, examples: int, config: RunConfig, generator: np.random.Generator
+    model: FlatModel,
+    loss: Loss,
+    examples: int,
+    config: RunConfig,
+    generator: np.random.Generator,
 ) -> PrivateGradient:
-    """That of a participant with so many images, as the configuration has it."""
+    """That of a participant with so many examples, as the configuration has it."""
     return PrivateGradient(
         model,
+        loss,
         clipping_norm=config.privacy.sample_clipping_norm,
         noise_multiplier=config.privacy.sample_noise_multiplier,
         expected=min(config.batch_size, examples),

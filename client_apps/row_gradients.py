@@ -17,10 +17,10 @@ from typing import NamedTuple
 import torch
 from torch.func import grad_and_value, vmap
 
-from client_apps.gradients import Gradients, loss_of, parameters_of
-from fl_app.data import Preparation
+from client_apps.gradients import Gradients, as_type, loss_of, parameters_of
 from fl_app.models import FlatModel
 from strategies.consensus.node import Node
+from strategies.task import Loss, Prepare
 
 _LOG = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class Batch:
     """What k models compute with in one step, and where the results go.
 
     weights, gradients (k, p); buffers (k, q), which change as BatchNorm's statistics do; inputs
-    (k b, c, h, w), those of one model behind those of another; labels (k, b); losses (k,).
+    (k b, ...), those of one model behind those of another; labels (k, b, ...); losses (k,).
     """
 
     weights: torch.Tensor
@@ -54,38 +54,38 @@ class Computed(NamedTuple):
 
 
 # Fills gradients and losses of a batch; the arithmetic in between is of the given type.
-Pass = Callable[[FlatModel, torch.dtype, Batch], None]
+Pass = Callable[[FlatModel, Loss, torch.dtype, Batch], None]
 
 
-def stacked(model: FlatModel, dtype: torch.dtype, batch: Batch) -> None:
+def stacked(model: FlatModel, loss: Loss, dtype: torch.dtype, batch: Batch) -> None:
     """All models in one pass: their layers side by side (torch.func's vmap), convolutions as groups
     of one convolution. ValueError for a model with buffers, which vmap cannot change."""
     if len(model.buffers):
         raise ValueError("models with buffers, such as BatchNorm's, cannot be stacked")
-    gradient = vmap(grad_and_value(partial(loss_of, model)))
+    gradient = vmap(grad_and_value(partial(loss_of, model, loss)))
     parameters = model.unflatten(batch.weights.to(dtype))
-    inputs = batch.inputs.to(dtype).unflatten(0, batch.labels.shape)
+    inputs = as_type(batch.inputs, dtype).unflatten(0, batch.labels.shape[:2])
     gradients, losses = gradient(parameters, inputs, batch.labels)
     for name, place in model.unflatten(batch.gradients).items():
         place.copy_(gradients[name])
     batch.losses.copy_(losses)
 
 
-def on_streams(model: FlatModel, dtype: torch.dtype, batch: Batch) -> None:
+def on_streams(model: FlatModel, loss: Loss, dtype: torch.dtype, batch: Batch) -> None:
     """Each model by itself, at the same time on streams of the GPU: the operations are those of one
     model after the other, in a graph with a branch for each stream."""
     everybody = parameters_of(model, batch.weights, dtype)
     # Cut, and not reshaped: that would lose the layout of the images, which decides the kernels.
-    inputs = batch.inputs.to(dtype).split(batch.labels.shape[1])
+    inputs = as_type(batch.inputs, dtype).split(batch.labels.shape[1])
     found = torch.empty_like(batch.gradients, dtype=dtype)
 
     def one(row: int) -> None:
         parameters = {name: each[row].detach().requires_grad_() for name, each in everybody.items()}
         state = {**parameters, **model.unflatten_buffers(batch.buffers[row])}
-        loss = loss_of(model, state, inputs[row], batch.labels[row])
-        gradients = torch.autograd.grad(loss, list(parameters.values()))
+        value = loss_of(model, loss, state, inputs[row], batch.labels[row])
+        gradients = torch.autograd.grad(value, list(parameters.values()), materialize_grads=True)
         torch.cat([gradient.flatten() for gradient in gradients], out=found[row])
-        batch.losses[row].copy_(loss.detach())
+        batch.losses[row].copy_(value.detach())
 
     device, rows = batch.weights.device, range(len(batch.weights))
     if device.type == "cuda":
@@ -119,8 +119,9 @@ PASSES: dict[str, Pass] = {"stacked": stacked, "streams": on_streams}
 class Programs:
     """Gradients of k models of one shape at minibatches of data that are on the device.
 
-    images uint8 (n, c, h, w), labels int64 (n,): of everybody. prepare: to the model's inputs. way:
-    one of PASSES. dtype: of the arithmetic between float32 weights and float32 gradients.
+    images, labels (n, ...): inputs and targets of everybody, as stored. prepare: to the model's
+    inputs. loss: the task's. way: one of PASSES. dtype: of the arithmetic
+    between float32 weights and float32 gradients.
 
     "streams" starts the operations that one model after the other starts, and a model's do not
     depend on how many there are; "stacked" sums in another order, and agrees to the rounding of
@@ -132,12 +133,13 @@ class Programs:
         model: FlatModel,
         images: torch.Tensor,
         labels: torch.Tensor,
-        prepare: Preparation,
+        prepare: Prepare,
+        loss: Loss,
         way: Pass,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self._model, self._images, self._labels = model, images, labels
-        self.prepare, self._pass = prepare, partial(way, model, dtype)
+        self.prepare, self._pass = prepare, partial(way, model, loss, dtype)
         self._programs: dict[tuple[int, int, int], _Program] = {}
         self._pool = None
         self.most = MOST  # models in one call; fewer where the device has not enough memory
@@ -282,16 +284,17 @@ class RowGradients:
 
     def __init__(self, one_by_one: Gradients, way: Pass) -> None:
         model, dtype = one_by_one.model, one_by_one.dtype
-        if len(model.buffers):
-            raise ValueError(
-                "models with buffers, such as BatchNorm's, cannot be computed side by side"
-            )
+        if len(model.buffers) or model.draws:
+            what = "with buffers, such as BatchNorm's," if len(model.buffers) else "with dropout"
+            raise ValueError(f"models {what} cannot be computed side by side")
         model.module.train()
         self._one_by_one, self._batches = one_by_one, one_by_one.batches
         images, labels, self._begins = everything(
             (node, each.images, each.labels) for node, each in self._batches.items()
         )
-        self._programs = Programs(model, images, labels, one_by_one.prepare, way, dtype)
+        self._programs = Programs(
+            model, images, labels, one_by_one.prepare, one_by_one.loss, way, dtype
+        )
         self._found = model.weights.new_empty(0, len(model.weights))
 
     def __call__(self, due: Sequence[tuple[Node, int]]) -> torch.Tensor:

@@ -119,7 +119,7 @@ def _lacking(errand: dict[str, Any]) -> dict[str, tuple[Path, str]]:
     config = resolve(errand["run_config"])
     # Nodes of the consensus system are evaluated where they are, on the test images.
     reads = config.agrees or not errand["node_config"].get("data-path")
-    if config.dataset != "embedded" or not reads:
+    if not config.of_images or config.dataset != "embedded" or not reads:
         return {}
     names = [name for name in embedded.FILES if embedded.find(name) is None]
     return {name: (embedded.kept(name), embedded.FILES[name]) for name in names}

@@ -5,13 +5,12 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from client_apps.private_gradient import poisson_batches, private_gradient
 from fl_app.config import RunConfig
-from fl_app.data.augment import augment
 from fl_app.models import FlatModel
 from strategies.optimisers import sgd_step
+from strategies.task import Examples, Loss, Prepare, prepared
 
 
 def minibatches(
@@ -29,33 +28,36 @@ def minibatches(
 
 def train_locally(
     model: FlatModel,
-    images: torch.Tensor,
-    labels: torch.Tensor,
+    examples: Examples,
     config: RunConfig,
     generator: np.random.Generator,
     *,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    flip: bool,
+    prepare: Prepare,
+    loss: Loss,
 ) -> float:
     """Train `model` in place for config.local_steps minibatches; return the mean loss.
 
-    images uint8 (n, c, h, w), labels int64 (n,), on the model's device. Loss: cross entropy, plus
-    mu / 2 |w - w_0|^2 with mu = config.proximal_mu (FedProx, Li et al. 2020). The momentum starts
-    at zero in every call, so a participant keeps no state between rounds. With
+    examples: on the model's device, as stored; prepare makes the model's inputs of them. To the
+    task's `loss` comes mu / 2 |w - w_0|^2 with mu = config.proximal_mu (FedProx, Li et al. 2020).
+    The momentum starts at zero in every call, so a participant keeps no state between rounds. With
     config.privacy.samples gradients are those of `PrivateGradient`, and batches Poisson's.
     """
     start = model.weights.clone() if config.proximal_mu else None
     velocity = torch.zeros_like(model.weights)
     model.module.train()
     total = torch.zeros((), device=model.weights.device)
-    batches, gradient = minibatches, partial(_gradient, model)
+    batches, gradient = minibatches, partial(_gradient, model, loss)
     if config.privacy.samples:
-        batches, gradient = poisson_batches, private_gradient(model, len(labels), config, generator)
-    for chosen in batches(len(labels), config.batch_size, config.local_steps, generator):
-        indices = torch.from_numpy(chosen).to(labels.device)
-        batch = augment(images[indices], generator, mean=mean, std=std, flip=flip)
-        loss = gradient(batch, labels[indices])
+        batches = poisson_batches
+        gradient = private_gradient(model, loss, len(examples), config, generator)
+    # Of the generator's own seed, so that what the model draws takes nothing from it.
+    stream = int(generator.bit_generator.seed_seq.generate_state(1)[0])  # type: ignore[attr-defined]
+    drawn = batches(len(examples), config.batch_size, config.local_steps, generator)
+    for step, chosen in enumerate(drawn):
+        indices = torch.from_numpy(chosen).to(examples.targets.device)
+        inputs = prepared(prepare, examples.inputs[indices], generator)
+        with model.drawing(stream, step):
+            value = gradient(inputs, examples.targets[indices])
         if start is not None:
             model.gradient.add_(model.weights - start, alpha=config.proximal_mu)
         sgd_step(
@@ -66,13 +68,15 @@ def train_locally(
             momentum=config.momentum,
             weight_decay=config.weight_decay,
         )
-        total += loss
+        total += value
     return total.item() / config.local_steps
 
 
-def _gradient(model: FlatModel, batch: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def _gradient(
+    model: FlatModel, loss: Loss, inputs: torch.Tensor, targets: torch.Tensor
+) -> torch.Tensor:
     """Put the gradient of the batch's mean loss into model.gradient; return that loss."""
     model.zero_grad()
-    loss = functional.cross_entropy(model.module(batch), labels)
-    loss.backward()
-    return loss.detach()
+    value = loss(model.module(inputs), targets)
+    value.backward()
+    return value.detach()

@@ -1,26 +1,36 @@
 """From a configuration to what it names: device, data, models, nodes - and whether they fit."""
 
 import math
+from collections.abc import Callable
 from dataclasses import fields
 from functools import lru_cache
 from importlib.util import find_spec
 
+import numpy as np
 import torch
+from torch.nn.modules.batchnorm import _NormBase
 
 from fl_app.config import RunConfig
-from fl_app.data import Dataset, Split, load_dataset, make_split, spec_of
+from fl_app.data import Dataset, Split, make_split
 from fl_app.data.proxy import ProxyData
-from fl_app.data.sets import FILES
-from fl_app.errors import ConfigError, DataError
-from fl_app.models import FlatModel, build_model
+from fl_app.errors import ConfigError, DataError, EdgeFlError
+from fl_app.models import FlatModel
 from fl_app.paths import read_text
 from fl_app.pyproject import install
 from fl_app.site import Site, server_site
+from fl_app.tasks import task_of
+from fl_app.tasks.images import Images
+from strategies.attacks import LABEL_FLIP
 from strategies.consensus.algorithm import Algorithm
 from strategies.consensus.algorithms import Settings, make_algorithm
 from strategies.consensus.schedule import Conditions, Timetable, parse_outages
 from strategies.consensus.settling import Settling, SettlingTimetable, settling
 from strategies.consensus.topology import Topology, build_topology
+from strategies.randomness import rng
+from strategies.task import Examples, Task
+
+# Held out of the training set where nothing else is said, and at most a share of it.
+_PROXY, _VALIDATION = 1500, 300
 
 
 def pick_device(name: str) -> str:
@@ -40,41 +50,74 @@ def pick_device(name: str) -> str:
 
 
 def dataset_of(config: RunConfig) -> Dataset:
-    """The run's data set, read once a process. Raises DataError, also for a class of somebody's own
-    of which the training set or the test set has nothing, unless that is allowed."""
-    dataset = load_dataset(config.dataset, config.data_root, config.data_path)
-    if config.dataset == FILES and dataset.one_sided and not config.allow_missing_classes:
+    """The images of a run of task=images. Raises DataError, and ConfigError for another task."""
+    task = task_of(config)
+    if not isinstance(task, Images):
+        raise ConfigError(f"task={config.task!r} has no data set of images")
+    return task.dataset
+
+
+def train_set_of(config: RunConfig) -> Examples:
+    """All training examples in one place. EdgeFlError for what somebody's task does wrong."""
+    return _asked(config, "training", lambda task: task.train_set)
+
+
+def test_set_of(config: RunConfig) -> Examples:
+    """What models are evaluated on; see `train_set_of`."""
+    return _asked(config, "test", lambda task: task.test_set)
+
+
+def _asked(config: RunConfig, method: str, ask: Callable[[Task], Examples]) -> Examples:
+    task = task_of(config)
+    try:
+        found = ask(task)
+    except EdgeFlError:
+        raise
+    except Exception as error:  # whatever somebody's task raises
         raise DataError(
-            f"{config.data_path}: only one of the two sets has images of class "
-            f"{', '.join(dataset.one_sided[:5])}; give some to the other, or say "
-            f"allow-missing-classes=true{''.join(f' ({line})' for line in dataset.unused)}"
+            f"task={config.task!r}: {method}() failed: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(found, Examples):
+        raise ConfigError(
+            f"task={config.task!r}: {method}() returned {type(found).__name__}; return "
+            f"Examples(inputs, targets)"
         )
-    return dataset
+    return found
 
 
 @lru_cache(maxsize=2)
 def split_of(config: RunConfig) -> Split:
-    """Who has which training images. Raises ConfigError for a split that cannot be made."""
-    labels = dataset_of(config).train.labels
-    # Without a server's model there is nobody to hold images out for.
-    proxy = 0 if config.agrees else config.proxy_examples
+    """Who has which training examples. Raises ConfigError for a split that cannot be made."""
+    train = train_set_of(config)
+    groups = task_of(config).groups(train)
+    if groups is None:
+        if config.partition != "iid":
+            raise ConfigError(
+                f"partition={config.partition!r} divides by class, and the examples of "
+                f"task={config.task!r} have none: use partition=iid"
+            )
+        groups = np.zeros(len(train), np.int64)
+    # Without a server's model there is nobody to hold examples out for.
+    proxy = 0 if config.agrees else config.proxy_examples or min(_PROXY, len(train) // 4)
     measured = not config.agrees or config.evaluate_on == "validation"
-    validation = config.validation_examples if measured else 0
-    if proxy + validation >= len(labels):
+    validation = config.validation_examples or min(_VALIDATION, max(1, len(train) // 20))
+    validation = validation if measured else 0
+    if proxy + validation >= len(train):
         held = f"proxy-examples={proxy} and " if proxy else ""
         raise ConfigError(
-            f"{held}validation-examples={validation} would hold out all {len(labels)} training "
-            f"images of {config.data_path or config.dataset}; use fewer"
+            f"{held}validation-examples={validation} would hold out all {len(train)} training "
+            f"examples of {config.data_source}; use fewer"
         )
+    labelled = config.proxy_labelled_examples if config.distils else 0
     try:
         return make_split(
-            labels,
+            groups,
             num_partitions=config.participants,
             scheme=config.partition,
             seed=config.seed,
             proxy_size=proxy,
             validation_size=validation,
-            labelled_size=config.proxy_labelled_examples if config.distils else 0,
+            labelled_size=proxy if labelled == -1 else labelled,
             **config.partition_parameters(),
         )
     except ValueError as error:
@@ -82,42 +125,45 @@ def split_of(config: RunConfig) -> Split:
 
 
 def module_of(config: RunConfig, role: str) -> torch.nn.Module:
-    """The "small" or the "large" model with its initial weights.
+    """The "small" or the "large" model with its initial weights, which follow from the seed.
 
-    Raises ConfigError when the model does not fit the data.
+    Raises ConfigError when the model does not fit the data, or is none.
     """
-    spec = spec_of(config.dataset, config.data_path)
-    try:
-        return build_model(
-            getattr(config, f"{role}_model"),
-            in_channels=spec.channels,
-            num_classes=spec.classes,
-            image_size=(spec.height, spec.width),
-            width=getattr(config, f"{role}_width") or None,
-            norm=config.normalisation,
-            seed=config.seed,
+    task = task_of(config)
+    # PyTorch's own initialisation uses the global generator, whose state is put back.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(rng(config.seed, "model", role).integers(2**63)))
+        try:
+            module = task.model(role)
+        except EdgeFlError:
+            raise
+        except Exception as error:  # whatever somebody's task raises
+            raise ConfigError(
+                f"task={config.task!r}: model({role!r}) failed: {type(error).__name__}: {error}"
+            ) from error
+    if not isinstance(module, torch.nn.Module):
+        raise ConfigError(
+            f"task={config.task!r}: model({role!r}) returned {type(module).__name__}, which is no "
+            f"torch.nn.Module"
         )
-    except ValueError as error:
-        raise ConfigError(f"{role}-model: {error}") from error
+    return module
 
 
 def flat_model(config: RunConfig, role: str, device: str = "cpu") -> FlatModel:
-    """`module_of` as flat vectors on `device`."""
-    return FlatModel(module_of(config, role), device)
+    """`module_of` as flat vectors on `device`. Raises ConfigError for what cannot be one."""
+    try:
+        return FlatModel(module_of(config, role), device)
+    except ValueError as error:
+        raise ConfigError(f"task={config.task!r}: the {role} model: {error}") from error
 
 
 def proxy_data(config: RunConfig) -> ProxyData:
-    """The distillation server's part of the training set, with the labels that it has."""
-    dataset, split = dataset_of(config), split_of(config)
+    """The distillation server's part of the training set, with the targets that it has."""
+    examples = train_set_of(config).take(split_of(config).proxy)
     known = config.proxy_labelled_examples
-
-    return ProxyData(
-        torch.from_numpy(dataset.train.images[split.proxy]),
-        torch.from_numpy(dataset.train.labels[split.proxy[:known]]) if known else None,
-        dataset.mean,
-        dataset.std,
-        dataset.flip,
-    )
+    known = len(examples) if known == -1 else known
+    targets = examples.targets[:known] if known else None
+    return ProxyData(examples.inputs, targets, task_of(config).prepare(augmented=True))
 
 
 def topology_text(config: RunConfig) -> str:
@@ -230,16 +276,35 @@ def devices_of(config: RunConfig, site: Site) -> tuple[str, ...]:
     return chosen
 
 
+def _check_consensus_needs(config: RunConfig, model: FlatModel) -> None:
+    """What the consensus system needs of the nodes' model."""
+    for name, layer in model.module.named_modules():
+        if isinstance(layer, _NormBase) and layer.running_mean is not None:
+            raise ConfigError(
+                f"mode='consensus': {name or 'the model'} is a {type(layer).__name__}, whose "
+                f"running statistics describe a node's own data; neighbours can neither exchange "
+                f"nor average them; use GroupNorm or LayerNorm"
+            )
+
+
+def _without_statistics(config: RunConfig) -> str:
+    if config.of_images:
+        return f"normalisation='group', not {config.normalisation!r}"
+    return "a model without buffers"
+
+
 def _check_privacy_needs(config: RunConfig, model: FlatModel) -> None:
     """What differential privacy needs of the participants' model and of this machine."""
     if not config.privacy.on:
         return
     if len(model.buffers):
         raise ConfigError(
-            f"differential privacy needs normalisation='group', not {config.normalisation!r}: "
-            f"running statistics of the participants' images would travel without noise, and the "
-            f"gradient of an image depends on the others in its batch"
+            f"differential privacy needs {_without_statistics(config)}: running statistics of the "
+            f"participants' examples would travel without noise, and the gradient of an example "
+            f"depends on the others in its batch"
         )
+    if config.privacy.samples and model.draws:
+        raise ConfigError("privacy.samples cannot be with dropout, which torch.func does not draw")
     if find_spec("opacus") is None:
         raise ConfigError(
             f"differential privacy needs the accountant of Opacus: {install('privacy')}"
@@ -253,19 +318,24 @@ def preflight(config: RunConfig) -> None:
         nodes_of(config, topology_text(config))
     elif config.virtual:
         config.trace()
-    _check_privacy_needs(config, flat_model(config, "small"))
+    small = flat_model(config, "small")
+    _check_privacy_needs(config, small)
+    if config.agrees:
+        _check_consensus_needs(config, small)
     if config.distils:
         flat_model(config, "large")
-    dataset = dataset_of(config)
-    if config.evaluate_on == "test" and config.evaluate_examples > len(dataset.test.labels):
+    tests = len(test_set_of(config))
+    if config.evaluate_on == "test" and config.evaluate_examples > tests:
         raise ConfigError(
-            f"evaluate-examples={config.evaluate_examples}, but {config.dataset} has "
-            f"{len(dataset.test.labels)} test images; use at most that, or 0 for all"
+            f"evaluate-examples={config.evaluate_examples}, but {config.data_source} has {tests} "
+            f"test examples; use at most that, or 0 for all"
         )
+    if config.attack == LABEL_FLIP and not task_of(config).classes:
+        raise ConfigError(f"attack={LABEL_FLIP!r} needs classes, and task={config.task!r} has none")
     split = split_of(config)
     smallest = min(len(part) for part in split.participants)
     if smallest < 2:
         raise DataError(
-            f"a participant would have {smallest} training image(s); use fewer participants or "
+            f"a participant would have {smallest} training example(s); use fewer participants or "
             f"another partition"
         )

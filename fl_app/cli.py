@@ -14,6 +14,7 @@ from fl_app.launch.screen import JSON, LINES, QUIET, Screen
 from fl_app.manage import commands as managing
 from fl_app.paths import absolute, read_text
 from fl_app.streams import say, written_out
+from fl_app.task_commands import add_check
 from fl_app.watch import commands as watching
 
 USAGE_ERROR, INTERRUPTED = 2, 130
@@ -315,6 +316,7 @@ def parser() -> argparse.ArgumentParser:
     sub = command(check, data)
     sub.add_argument("path", metavar="PATH")
     assignments(sub)
+    add_check(commands)
     sub = command(export)
     sub.add_argument("run", metavar="RUN")
     kind = sub.add_mutually_exclusive_group(required=True)

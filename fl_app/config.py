@@ -46,6 +46,8 @@ from strategies.secure import LEAST_MEMBERS
 
 MODES = ("average", "consensus", "distill")
 CLOCKS = ("real", "virtual")
+IMAGES = "images"
+TASKS = (IMAGES, "text")  # that ship with the app
 FLOWER_RULES = (
     "bulyan", "fedadam", "fedavg", "fedmedian", "fedprox", "fedtrimmedavg", "fedyogi", "krum",
     "multikrum",
@@ -270,6 +272,7 @@ class RunConfig:
     sessions: Annotated[str, OneOf(*SWITCH)]
     link_patience: Annotated[float, Within(5)]
 
+    task: str
     dataset: Annotated[str, OneOf(*DATASETS, FILES)]
     data_root: str
     data_path: str
@@ -278,9 +281,9 @@ class RunConfig:
     alpha: Annotated[float, Within(0, above=True)]
     num_classes_per_partition: Annotated[int, Within(1)]
     num_shards_per_partition: Annotated[int, Within(1)]
-    proxy_examples: Annotated[int, Within(1)]
+    proxy_examples: Annotated[int, Within(0)]
     proxy_labelled_examples: Annotated[int, Within(-1)]
-    validation_examples: Annotated[int, Within(1)]
+    validation_examples: Annotated[int, Within(0)]
 
     small_model: Annotated[str, OneOf(*MODELS)]
     small_width: Annotated[int, Within(0, 256)]
@@ -323,6 +326,16 @@ class RunConfig:
     @property
     def variant(self) -> Variant:
         return VARIANTS[self.distill.variant]
+
+    @property
+    def of_images(self) -> bool:
+        """Whether the task is that of images, whose data sets and models have keys."""
+        return self.task == IMAGES
+
+    @property
+    def data_source(self) -> str:
+        """Where the examples are from, for messages and records."""
+        return self.data_path or (self.dataset if self.of_images else self.task)
 
     @property
     def distils(self) -> bool:
@@ -445,6 +458,8 @@ class RunConfig:
     @property
     def nests(self) -> bool:
         """Whether the small model's plan can grow into the large one's."""
+        if not self.of_images:
+            return False
         small = model_plan(self.small_model, self.small_width or None)
         large = model_plan(self.large_model, self.large_width or None)
         return bool(small and large) and obstacle(small, large) is None
@@ -533,11 +548,16 @@ def resolve(overrides: Mapping[str, Any] | None = None) -> RunConfig:
         if key not in _schema():
             raise ConfigError(_unknown(key))
         values[key] = value
+    if values["task"] != IMAGES:
+        if values["partition"] == "auto":
+            values["partition"] = "iid"  # there may be no classes
+        if values["targets"] == defaults()["targets"]:
+            values["targets"] = ""  # which are accuracies of images
     for key, (automatic, other, becomes) in _AUTOMATIC.items():
         # A bool equals a number, and is of the wrong type.
         if values[key] == automatic and not isinstance(values[key], bool):
             values[key] = becomes.get(str(values[other]), automatic)
-    if values["proxy-labelled-examples"] == -1:
+    if values["proxy-labelled-examples"] == -1 and values["proxy-examples"]:
         values["proxy-labelled-examples"] = values["proxy-examples"]
     config = _build(RunConfig, "", values)
     _check(config)
@@ -689,13 +709,14 @@ def _unknown(key: str) -> str:
     return f"configuration key {key!r} is unknown; {hint}"
 
 
-def _float_list(key: str, text: str) -> list[float]:
+def _float_list(key: str, text: str, most: float) -> list[float]:
     try:
         values = [float(part) for part in text.split(",") if part.strip()]
     except ValueError:
         values = [float("nan")]
-    if not all(0 < value <= 1 for value in values):
-        raise ConfigError(f"{key}={text!r} must be accuracies in (0, 1] with commas between them")
+    if not all(0 < value <= most and math.isfinite(value) for value in values):
+        what = f"accuracies in (0, {most:g}]" if most == 1 else "positive numbers"
+        raise ConfigError(f"{key}={text!r} must be {what} with commas between them")
     return values
 
 
@@ -720,7 +741,7 @@ def check_references_of_devices(config: RunConfig) -> None:
 def _check(config: RunConfig) -> None:
     """What no single key can tell."""
     c, d = config, config.distill
-    _float_list("targets", c.targets)
+    _float_list("targets", c.targets, most=1.0 if c.of_images else math.inf)
     _check_words("sinks", c.sink_list, SINKS)
     _check_words("distill.references", c.references, (SMALL_AVERAGE, SERVER_ALONE, CENTRALIZED))
     if SERVER_ALONE in c.references and not c.proxy_labelled_examples:
@@ -759,12 +780,14 @@ def _check(config: RunConfig) -> None:
         _check_privacy(c)
     if c.secure_aggregation and not c.agrees:
         _check_secure(c)
-    if c.distils and c.proxy_labelled_examples > c.proxy_examples:
+    if c.distils and c.proxy_examples and c.proxy_labelled_examples > c.proxy_examples:
         raise ConfigError(
             f"proxy-labelled-examples={c.proxy_labelled_examples} can be at most "
             f"proxy-examples={c.proxy_examples}: it says how many of these have labels"
         )
     if c.distils and d.lift == "on":
+        if not c.of_images:
+            raise ConfigError("distill.lift='on' is for the models of task=images")
         if c.normalisation != "batch":
             raise ConfigError("distill.lift='on' needs normalisation='batch'")
         if not c.nests:
@@ -785,7 +808,8 @@ def _check(config: RunConfig) -> None:
         )
     if len(set(c.device_list)) < len(c.device_list):
         raise ConfigError(f"devices={c.devices!r} names one twice")
-    if c.dataset == FILES and not c.data_path:
+    _check_task(c.task)
+    if c.of_images and c.dataset == FILES and not c.data_path:
         raise ConfigError(f"dataset={FILES!r} needs data-path=PATH (an .npz file or a folder)")
     for key in PATH_KEYS:
         path = str(_get(c, _schema()[key][0]))
@@ -829,6 +853,26 @@ def _check_secure(config: RunConfig) -> None:
         )
 
 
+def task_path(reference: str) -> str:
+    """The file of a reference "path/to/file.py:Class"; "" of any other."""
+    place = reference.rpartition(":")[0]
+    return place if place.endswith(".py") else ""
+
+
+def _check_task(reference: str) -> None:
+    place, colon, name = reference.rpartition(":")
+    if reference in TASKS:
+        return
+    module = all(part.isidentifier() for part in place.split("."))
+    if not colon or not name.isidentifier() or not (task_path(reference) or module):
+        raise ConfigError(
+            f"task={reference!r} is unknown; choose one of: {', '.join(TASKS)}, or name your own: "
+            f"package.module:Class or path/to/file.py:Class"
+        )
+    if (path := task_path(reference)) and not Path(path).is_absolute():
+        raise ConfigError(f"task={reference!r} must be an absolute path: the app runs elsewhere")
+
+
 def _check_privacy(config: RunConfig) -> None:
     name = "clients" if config.privacy.of_clients else "samples"
     if config.agrees:
@@ -850,7 +894,7 @@ def _check_privacy(config: RunConfig) -> None:
 
 def _check_consensus(config: RunConfig) -> None:
     c = config.consensus
-    if config.normalisation == "batch":
+    if config.of_images and config.normalisation == "batch":
         raise ConfigError(
             "mode='consensus' needs normalisation='group': BatchNorm's running statistics describe "
             "a node's own data, and neighbours can neither exchange nor average them"

@@ -79,6 +79,9 @@ _DEVICES = Condition(
     "devices (--superlink)", (PLACE,), lambda values: values[PLACE] != "simulation"
 )
 
+_IMAGES = when("task", "images")
+_OWN_FILES = when("dataset", "files")
+
 _BUFFERED = when("averaging", "buffered")
 _ADAPTIVE = when("averaging", "fedadam", "fedyogi")
 _SEVERAL = _BUFFERED & above("buffer-size", 1)
@@ -86,11 +89,16 @@ _ROUNDS = other_than("averaging", "buffered")
 
 _NOISE, _NOISY_STEPS = when("privacy.clients", "fixed", "adaptive"), when("privacy.samples", True)
 
-_LABELS = above("proxy-labelled-examples", 0)
+_LABELS = other_than("proxy-labelled-examples", 0)
 _SOME_LABELS = Condition(
     "proxy-labelled-examples below proxy-examples",
     ("proxy-labelled-examples", "proxy-examples"),
-    lambda values: values["proxy-labelled-examples"] < values["proxy-examples"],
+    # -1 are all of them, and 0 of these as many as the data allow.
+    lambda values: values["proxy-labelled-examples"] != -1
+    and (
+        values["proxy-examples"] == 0
+        or float(values["proxy-labelled-examples"]) < float(values["proxy-examples"])
+    ),
 )
 _FORWARD = when("distill.variant", "sync-forward")
 
@@ -133,10 +141,11 @@ EFFECTS: dict[str, tuple[Condition, ...]] = {
     "min-participants": (_DEVICES, _REAL),
     "sessions": (_DEVICES,),
     "link-patience": (_DEVICES, when("sessions", "auto", "on")),
-    "dataset": ALWAYS,
-    "data-root": (other_than("dataset", "embedded", "files"),),
-    "data-path": (when("dataset", "files"),),
-    "allow-missing-classes": (when("dataset", "files"),),
+    "task": ALWAYS,
+    "dataset": (_IMAGES,),
+    "data-root": (_IMAGES, other_than("dataset", "embedded", "files")),
+    "data-path": (_OWN_FILES | other_than("task", "images"),),
+    "allow-missing-classes": (_IMAGES, _OWN_FILES),
     "partition": ALWAYS,
     "alpha": (_partition("dirichlet"),),
     "num-classes-per-partition": (_partition("classes-per-participant"),),
@@ -144,11 +153,11 @@ EFFECTS: dict[str, tuple[Condition, ...]] = {
     "proxy-examples": (_AVERAGES,),
     "proxy-labelled-examples": (_DISTILLS,),
     "validation-examples": (_AVERAGES | when("evaluate-on", "validation"),),
-    "small-model": ALWAYS,
-    "small-width": ALWAYS,
-    "large-model": (_DISTILLS,),
-    "large-width": (_DISTILLS,),
-    "normalisation": ALWAYS,
+    "small-model": (_IMAGES,),
+    "small-width": (_IMAGES,),
+    "large-model": (_DISTILLS, _IMAGES),
+    "large-width": (_DISTILLS, _IMAGES),
+    "normalisation": (_IMAGES,),
     "local-steps": (_AVERAGES,),
     "batch-size": (_AVERAGES,),
     "learning-rate": (_AVERAGES,),
@@ -185,7 +194,7 @@ EFFECTS: dict[str, tuple[Condition, ...]] = {
     "distill.label-weight": (_LABELS,),
     "distill.labelled-share": (_LABELS, _SOME_LABELS),
     "distill.publish-ema": ALWAYS,
-    "distill.lift": ALWAYS,
+    "distill.lift": (_IMAGES,),
     "distill.teacher-average": ALWAYS,
     "distill.references": ALWAYS,
     "distill.threads": ALWAYS,

@@ -52,7 +52,7 @@ def require_finite(
 
 def record_evaluation(config: RunConfig, run: RunDirectory, **told: Any) -> None:
     """Record what an evaluation found; DivergedError if it found that a model of the run is not
-    finite. A reference that diverges has no accuracy from then on, and the run goes on."""
+    finite. A reference that diverges has no metric from then on, and the run goes on."""
     run.emit("evaluate", **told)
     if math.isnan(told["accuracy"]) and told["model"] in _OWN:
         where = f"round {told['round']}, the {told['model']} model"

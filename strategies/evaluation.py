@@ -10,68 +10,62 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn import functional
 
-from fl_app.assemble import dataset_of, flat_model, pick_device, split_of
+from fl_app.assemble import flat_model, pick_device, split_of, test_set_of, train_set_of
 from fl_app.config import RunConfig
-from fl_app.data import normalise
 from fl_app.models import FlatModel
+from fl_app.tasks import task_of
 from strategies.averaging import Vectors
 from strategies.randomness import rng
+from strategies.task import Examples, Task, prepared
 
 _BATCH = 500
-# Tasks, each with a model, that wait to be evaluated; who puts more has to wait for one to be done.
+# What events call the value of a task's main metric, whatever that is: "run_started" says it.
+MAIN = "accuracy"
+# Models that wait to be evaluated; who puts more has to wait for one to be done.
 _MOST_WAITING = 8
 _LOOK_SECONDS = 0.5
 _POLL_SECONDS = 0.01
-# Which key says how many images are evaluated on.
+# Which key says how many examples are evaluated on.
 _NUMBER_OF = {"test": "evaluate-examples", "validation": "validation-examples"}
 
 
 @torch.no_grad()
-def accuracy_and_loss(
-    model: FlatModel, images: torch.Tensor, labels: torch.Tensor
-) -> tuple[float, float]:
-    """Share of right answers and mean cross entropy on normalised images (n, c, h, w); both NaN of
-    a model whose values, or whose loss, are not finite: its answers mean nothing."""
+def measured(task: Task, model: FlatModel, examples: Examples) -> dict[str, float]:
+    """The task's metrics by name, and "loss", of the model on prepared examples; all NaN of a model
+    whose values, or whose loss, are not finite: its answers mean nothing."""
     model.module.eval()
-    right, loss = 0, 0.0
-    for start in range(0, len(labels), _BATCH):
-        logits = model.module(images[start : start + _BATCH])
-        target = labels[start : start + _BATCH]
-        right += int((logits.argmax(1) == target).sum())
-        loss += float(functional.cross_entropy(logits, target, reduction="sum"))
+    sums, loss = dict.fromkeys(task.metrics, 0.0), 0.0
+    for start in range(0, len(examples), _BATCH):
+        targets = examples.targets[start : start + _BATCH]
+        outputs = model.module(examples.inputs[start : start + _BATCH])
+        for metric in task.metrics:
+            sums[metric] += float(metric.each(outputs, targets).sum(dtype=torch.float64))
+        loss += float(task.loss(outputs, targets)) * len(targets)
     vectors = (model.weights, model.buffers)
-    finite = math.isfinite(loss) and all(bool(vector.isfinite().all()) for vector in vectors)
-    return (right / len(labels), loss / len(labels)) if finite else (math.nan, math.nan)
+    if not (math.isfinite(loss) and all(bool(vector.isfinite().all()) for vector in vectors)):
+        return dict.fromkeys([metric.name for metric in task.metrics] + ["loss"], math.nan)
+    count = len(examples)
+    return {m.name: m.finish(total / count) for m, total in sums.items()} | {"loss": loss / count}
 
 
-@dataclass(frozen=True)
-class EvaluationSet:
-    """Normalised images (n, c, h, w) and their labels (n,)."""
-
-    images: torch.Tensor
-    labels: torch.Tensor
-
-
-def evaluation_set(config: RunConfig, device: str) -> EvaluationSet:
-    """What is evaluated on: evaluate-examples of the test images, or all; or training images that
-    are held out from everybody."""
-    dataset = dataset_of(config)
+def evaluation_set(config: RunConfig, device: str) -> Examples:
+    """What is evaluated on, prepared for the model: evaluate-examples of the test examples, or all;
+    or training examples that are held out from everybody."""
     if config.evaluate_on == "validation":
-        source, chosen = dataset.train, split_of(config).validation
+        source, chosen = train_set_of(config), split_of(config).validation
     else:
-        source, available = dataset.test, len(dataset.test.labels)
+        source = test_set_of(config)
         # At random, because many test sets are sorted by class, but the same for every seed.
-        order = rng(0, "evaluation").permutation(available)
-        chosen = order[: config.evaluate_examples or available]
-    images = torch.from_numpy(source.images[chosen]).to(device)
-    labels = torch.from_numpy(source.labels[chosen]).to(device)
-    return EvaluationSet(normalise(images, dataset.mean, dataset.std), labels)
+        order = rng(0, "evaluation").permutation(len(source))
+        chosen = order[: config.evaluate_examples or len(source)]
+    examples = source.take(chosen).to(device)
+    prepare = task_of(config).prepare(augmented=False)
+    return Examples(prepared(prepare, examples.inputs, rng(0, "prepare")), examples.targets)
 
 
 @dataclass(frozen=True)
-class Task:
+class Candidate:
     """Vectors to evaluate, of the architecture `role` ("small" or "large"); `ema` is evaluated
     beside them. fields: of the event, among them model and round."""
 
@@ -84,7 +78,7 @@ class Task:
 class Evaluator:
     """A thread that evaluates what it is given, in order, and reports by `report(**fields)`.
 
-    warn: is told, once, that those who put tasks have to wait, because they come too fast.
+    warn: is told, once, that those who put models have to wait, because they come too fast.
     """
 
     def __init__(
@@ -96,37 +90,38 @@ class Evaluator:
         self._report, self._warn, self._warned = report, warn, False
         self._number = _NUMBER_OF[config.evaluate_on]
         device = pick_device(config.device)
-        self._data = evaluation_set(config, device)
+        self._task = task_of(config)
+        self._examples = evaluation_set(config, device)
         roles = ("small", "large") if config.distils else ("small",)
         self._models = {role: flat_model(config, role, device) for role in roles}
-        self._tasks: queue.Queue[Task | None] = queue.Queue(_MOST_WAITING)
-        self._pending: dict[tuple[str, int], Task] = {}
+        self._queue: queue.Queue[Candidate | None] = queue.Queue(_MOST_WAITING)
+        self._pending: dict[tuple[str, int], Candidate] = {}
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="evaluator", daemon=True)
         self._thread.start()
 
-    def put(self, task: Task) -> None:
-        """Have `task` evaluated. Raises what went wrong with an earlier one, if anything did."""
-        self._pending[_key(task)] = task
-        if self._tasks.full() and not self._warned:
+    def put(self, candidate: Candidate) -> None:
+        """Have `candidate` evaluated. Raises what went wrong with an earlier one, if it did."""
+        self._pending[_key(candidate)] = candidate
+        if self._queue.full() and not self._warned:
             self._warned = True
             self._warn(
                 "the evaluation is slower than the training, which has to wait for it now and "
                 f"then: use a smaller {self._number}"
             )
-        self._enqueue(task)
+        self._enqueue(candidate)
 
-    def _enqueue(self, task: Task | None) -> None:
+    def _enqueue(self, candidate: Candidate | None) -> None:
         while self._error is None:
             with contextlib.suppress(queue.Full):
-                self._tasks.put(task, timeout=_LOOK_SECONDS)
+                self._queue.put(candidate, timeout=_LOOK_SECONDS)
                 return
         raise self._error
 
-    def pending(self, model: str) -> dict[int, Task]:
-        """The tasks of `model` that have not been reported yet, by round: a checkpoint must not
+    def pending(self, model: str) -> dict[int, Candidate]:
+        """What of `model` has not been reported yet, by round: a checkpoint must not
         forget them."""
-        return {round_: task for (m, round_), task in self._pending.copy().items() if m == model}
+        return {round_: one for (m, round_), one in self._pending.copy().items() if m == model}
 
     def drain(self) -> None:
         """Wait until everything that was put has been reported; raises what went wrong."""
@@ -144,22 +139,23 @@ class Evaluator:
 
     def _work(self) -> None:
         try:
-            while (task := self._tasks.get()) is not None:
-                accuracy, loss = self._evaluate(task.role, task.vectors)
-                fields = {**task.fields, "accuracy": accuracy, "loss": loss, "accuracy_ema": None}
-                if task.ema is not None:
-                    fields["accuracy_ema"], _ = self._evaluate(task.role, task.ema)
+            main = self._task.metric.name
+            while (candidate := self._queue.get()) is not None:
+                found = self._evaluate(candidate.role, candidate.vectors)
+                fields = {**candidate.fields, **found, MAIN: found[main], f"{MAIN}_ema": None}
+                if candidate.ema is not None:
+                    fields[f"{MAIN}_ema"] = self._evaluate(candidate.role, candidate.ema)[main]
                 self._report(**fields)
-                if self._pending[_key(task)] is task:  # a round can be published again
-                    del self._pending[_key(task)]
+                if self._pending[_key(candidate)] is candidate:  # a round can be published again
+                    del self._pending[_key(candidate)]
         except BaseException as error:  # for `put` and `close`: a thread's error would be lost
             self._error = error
 
-    def _evaluate(self, role: str, vectors: Vectors) -> tuple[float, float]:
+    def _evaluate(self, role: str, vectors: Vectors) -> dict[str, float]:
         model = self._models[role]
         model.load(vectors["weights"], vectors["buffers"])
-        return accuracy_and_loss(model, self._data.images, self._data.labels)
+        return measured(self._task, model, self._examples)
 
 
-def _key(task: Task) -> tuple[str, int]:
-    return task.fields["model"], task.fields["round"]
+def _key(candidate: Candidate) -> tuple[str, int]:
+    return candidate.fields["model"], candidate.fields["round"]

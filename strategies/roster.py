@@ -8,12 +8,13 @@ from typing import Any
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from fl_app.assemble import dataset_of, expected_devices
+from fl_app.assemble import expected_devices
 from fl_app.condition import told
 from fl_app.config import RunConfig
 from fl_app.errors import ConfigError, DataError, EdgeFlError
 from fl_app.fingerprint import fingerprint
 from fl_app.site import server_site
+from fl_app.tasks import task_of
 from strategies.checks import last_line
 from strategies.dispatch import NOT_TAKEN, Dispatcher, online
 from strategies.link.sessions import SessionGrid
@@ -67,7 +68,7 @@ def gather(
     names, site = expected_devices(config), server_site()
     others = set(site.devices if site else ()) - set(names)
     hosts = assemble_roster(grid, participants, timeout, say, least, names, others)
-    data = dataset_of(config).digest
+    data = task_of(config).digest
     examples = prepare_hosts(grid, hosts, participants, timeout, say, least, data, found)
     if found:
         emit("devices", devices=found)

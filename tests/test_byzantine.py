@@ -65,9 +65,9 @@ def test_labels_are_flipped_at_the_attackers_alone() -> None:
     config = resolve({"participants": 3, "attackers": 1, "attack": "label-flip"})
     for participant in range(4):
         expected, found = (shard_of(c, participant, "") for c in (honest, config))
-        labels = 9 - expected.labels if participant == 2 else expected.labels
-        assert found.labels.tolist() == labels.tolist()
-        assert np.array_equal(found.images, expected.images)
+        labels = 9 - expected.targets if participant == 2 else expected.targets
+        assert found.targets.tolist() == labels.tolist()
+        assert np.array_equal(found.inputs, expected.inputs)
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,12 @@ from fl_app.record.metrics import latest, of_kind
 from fl_app.record.run_dir import RunDirectory, list_runs
 from strategies.consensus.agreement import average, consensus_distance, fixed_point
 from strategies.consensus.strategy import Consensus
-from strategies.evaluation import accuracy_and_loss
+from strategies.evaluation import measured
+from strategies.task import Examples
 from tests.fake_grid import FakeGrid
 from tests.frozen import frozen
 from tests.harness import run as run_distill
+from tests.some_tasks import Points
 from tests.test_consensus import TINY
 
 NOT_FINITE = (math.nan, math.inf, -math.inf)
@@ -58,12 +60,14 @@ def test_a_model_that_is_not_finite_has_no_accuracy(value: float, position: int)
     """It would answer one class for everything, and be right in a tenth of the cases. -inf, as a
     bias before a ReLU, does not even show in the answers; 1e38 in each of them does."""
     model = flat_model(resolve({"small-width": 2}), "small")
-    images, labels = torch.randn(20, 1, 28, 28), torch.arange(20) % 10
-    assert 0 <= accuracy_and_loss(model, images, labels)[0] <= 1
+    examples = Examples(torch.randn(20, 1, 28, 28), torch.arange(20) % 10)
+    assert 0 <= measured(Points(), model, examples)["accuracy"] <= 1
     model.weights[position] = value
     if value == 1e38:
         model.weights.fill_(value)
-    assert all(map(math.isnan, accuracy_and_loss(model, images, labels)))
+    found = measured(Points(), model, examples)
+    assert found.keys() == {"accuracy", "loss"}
+    assert all(map(math.isnan, found.values()))
 
 
 # ------------------------------------------------------------------------------------------- runs

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from client_apps.training import train_locally
 from experiments.benchmarks import consensus_overhead, deployment, distill_overhead
@@ -30,7 +31,7 @@ from fl_app.config import (
     resolve,
     with_effect,
 )
-from fl_app.data import make_split
+from fl_app.data import Preparation, make_split
 from fl_app.data.proxy import ProxyData
 from fl_app.deploy import demo
 from fl_app.effects import (
@@ -45,12 +46,14 @@ from fl_app.effects import (
 from fl_app.errors import ConfigError
 from fl_app.launch import run as launch
 from fl_app.launch.values import parse_assignments
+from fl_app.tasks import task_of
 from strategies.attacks import FORGERIES
 from strategies.consensus.algorithms import ALGORITHMS
 from strategies.consensus.rates import rate_of
 from strategies.distillation.learner import Learner
 from strategies.rules import Update, make_rule
 from strategies.schedule import Job
+from strategies.task import Examples
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -197,7 +200,12 @@ def of_averaging(c: RunConfig) -> Iterator[Any]:
     labels = torch.from_numpy(generator.integers(0, 10, 20))
     if not (c.privacy.samples and c.normalisation == "batch"):  # which is refused
         yield train_locally(
-            model, images, labels, c, generator, mean=(0.3,), std=(0.4,), flip=False
+            model,
+            Examples(images, labels),
+            c,
+            generator,
+            prepare=Preparation((0.3,), (0.4,), augmented=True),
+            loss=functional.cross_entropy,
         )
         yield from model.state().values()
     if c.distils:
@@ -212,10 +220,12 @@ def of_distillation(c: RunConfig) -> Iterator[Any]:
 
     labels = torch.arange(20) % 10
     known = c.proxy_labelled_examples
-    proxy = ProxyData(images(20), labels[:known] if known else None, (0.3,), (0.4,), False)
+    known = len(labels) if known == -1 else known
+    prepare = Preparation((0.3,), (0.4,), augmented=True)
+    proxy = ProxyData(images(20), labels[:known] if known else None, prepare)
     large, small = flat_model(c, "large"), flat_model(c, "small")
     state = small.state()
-    learner = Learner(c, large, small, proxy)
+    learner = Learner(c, task_of(c), large, small, proxy)
     learner.set_teacher(1, state["weights"], state["buffers"])
     learner.reverse_step()
     learner.set_teacher(2, state["weights"], state["buffers"])

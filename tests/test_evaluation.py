@@ -12,7 +12,7 @@ from fl_app.assemble import dataset_of, flat_model, preflight, split_of
 from fl_app.config import resolve
 from fl_app.errors import ConfigError
 from strategies import evaluation
-from strategies.evaluation import Evaluator, Task, evaluation_set
+from strategies.evaluation import Candidate, Evaluator, evaluation_set
 
 CONFIG = resolve({"mode": "average", "evaluate-examples": 10})
 
@@ -22,17 +22,17 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Nothing is evaluated before it is set."""
     opened = threading.Event()
 
-    def evaluate(*_: Any) -> tuple[float, float]:
+    def evaluate(*_: Any) -> dict[str, float]:
         opened.wait(60.0)
-        return 0.5, 1.0
+        return {"accuracy": 0.5, "loss": 1.0}
 
     monkeypatch.setattr(Evaluator, "_evaluate", evaluate)
     yield opened
     opened.set()
 
 
-def task(round_: int) -> Task:
-    return Task("small", {"weights": np.zeros(1)}, None, {"model": "small", "round": round_})
+def candidate(round_: int) -> Candidate:
+    return Candidate("small", {"weights": np.zeros(1)}, None, {"model": "small", "round": round_})
 
 
 def wait(done: Callable[[], bool]) -> None:
@@ -47,7 +47,9 @@ def test_a_slow_evaluation_is_waited_for_and_told(gate: threading.Event) -> None
     said: list[str] = []
     evaluator = Evaluator(CONFIG, lambda **fields: reports.append(fields["round"]), said.append)
     rounds = list(range(40))
-    thread = threading.Thread(target=lambda: [evaluator.put(task(r)) for r in rounds], daemon=True)
+    thread = threading.Thread(
+        target=lambda: [evaluator.put(candidate(r)) for r in rounds], daemon=True
+    )
     thread.start()
     wait(lambda: bool(said))
     # In a queue of so many, one at work, and one that is being put: what a checkpoint has to keep.
@@ -68,12 +70,12 @@ def test_an_evaluation_that_fails_ends_the_run_and_not_only_at_its_end() -> None
     evaluator = Evaluator(CONFIG, lambda **_: None)
     vectors = flat_model(CONFIG, "small").state()
     evaluator.put(
-        Task("small", vectors | {"weights": np.zeros(3)}, None, {"model": "small", "round": 1})
+        Candidate("small", vectors | {"weights": np.zeros(3)}, None, {"model": "small", "round": 1})
     )
     evaluator._thread.join(60.0)
     for again in (2, 3):
         with pytest.raises(ValueError, match="3"):
-            evaluator.put(Task("small", vectors, None, {"model": "small", "round": again}))
+            evaluator.put(Candidate("small", vectors, None, {"model": "small", "round": again}))
     with pytest.raises(ValueError, match="3"):
         evaluator.close()
 
@@ -85,8 +87,8 @@ def test_validation_images_are_training_images_that_nobody_else_sees(mode: str) 
     preflight(config)
     train, split = dataset_of(config).train, split_of(config)
     measured = evaluation_set(config, "cpu")
-    assert measured.labels.tolist() == train.labels[split.validation].tolist()
-    assert np.bincount(measured.labels).tolist() == [20] * 10
+    assert measured.targets.tolist() == train.labels[split.validation].tolist()
+    assert np.bincount(measured.targets).tolist() == [20] * 10
     others = np.concatenate([*split.participants, split.proxy])
     assert not np.intersect1d(others, split.validation).size
     assert len(others) + 200 == len(train.labels)

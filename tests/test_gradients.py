@@ -17,8 +17,10 @@ from client_apps.row_gradients import PASSES, Batch, RowGradients
 from fl_app.config import resolve
 from fl_app.data import ImageSet, Preparation, normalise
 from fl_app.models import FlatModel, build_model
+from fl_app.tasks.images import examples_of
 from strategies.consensus.node import Node
 from strategies.randomness import rng
+from strategies.task import Loss
 
 MEAN, STD = (0.4,), (0.3,)
 
@@ -108,10 +110,11 @@ def gradients_of(
     rest: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> Gradients:
-    shards = {node: images(30, seed=node) for node in sizes}
+    shards = {node: examples_of(images(30, seed=node)) for node in sizes}
     erasing = (28, 28) if augmented else None
     prepare = Preparation(MEAN, STD, True, augmented, erasing=erasing)
-    return Gradients(model, shards, sizes, seed=4, prepare=prepare, rest=rest, dtype=dtype)
+    how = {"prepare": prepare, "loss": functional.cross_entropy}
+    return Gradients(model, shards, sizes, seed=4, **how, rest=rest, dtype=dtype)
 
 
 def nodes_of(model: FlatModel, count: int) -> list[Node]:
@@ -271,10 +274,10 @@ def test_as_many_models_at_a_time_as_fit_into_the_memory(caplog: pytest.LogCaptu
     due = [(node, 0) for node in nodes_of(model, 8)]
     expected = RowGradients(one_by_one, PASSES["streams"])(due).clone()
 
-    def small(model: FlatModel, dtype: torch.dtype, batch: Batch) -> None:
+    def small(model: FlatModel, loss: Loss, dtype: torch.dtype, batch: Batch) -> None:
         if len(batch.weights) > most:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        PASSES["streams"](model, dtype, batch)
+        PASSES["streams"](model, loss, dtype, batch)
 
     most = 2
     engine = RowGradients(one_by_one, small)
@@ -344,8 +347,8 @@ def test_a_reference_has_the_images_of_all_participants() -> None:
     config = resolve({"mode": "consensus", "participants": 3, "small-width": 2})
     parts = [shard_of(config, i, "") for i in range(3)]
     everything = shard_of(config, 3, "")
-    assert np.array_equal(everything.labels, np.concatenate([p.labels for p in parts]))
-    assert np.array_equal(everything.images, np.concatenate([p.images for p in parts]))
+    assert np.array_equal(everything.targets, np.concatenate([p.targets for p in parts]))
+    assert np.array_equal(everything.inputs, np.concatenate([p.inputs for p in parts]))
 
 
 def test_a_bench_is_made_once_a_process() -> None:

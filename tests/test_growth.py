@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from client_apps.training import train_locally
-from fl_app.assemble import dataset_of, flat_model, split_of
+from fl_app.assemble import dataset_of, flat_model, split_of, train_set_of
 from fl_app.config import resolve
 from fl_app.data import normalise
 from fl_app.models import CNN, FlatModel, build_model, model_plan
+from fl_app.tasks import task_of
 from strategies.distillation.growth import grow, obstacle, stages
 from strategies.randomness import rng
 
@@ -127,13 +128,11 @@ def trained() -> tuple[FlatModel, torch.Tensor, torch.Tensor]:
     own = split_of(config).participants[0]
     train_locally(
         model,
-        torch.from_numpy(dataset.train.images[own]),
-        torch.from_numpy(dataset.train.labels[own]),
+        train_set_of(config).take(own),
         config,
         rng(0, "batches"),
-        mean=dataset.mean,
-        std=dataset.std,
-        flip=dataset.flip,
+        prepare=task_of(config).prepare(augmented=True),
+        loss=task_of(config).loss,
     )
     # At random: a batch of one class only would have misleading statistics.
     chosen = rng(0, "test").permutation(len(dataset.test.labels))[:500]

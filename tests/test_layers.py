@@ -17,6 +17,7 @@ LAYERS: dict[int, tuple[str, ...]] = {
         "fl_app.server_app",
         "fl_app.client_app",
         "fl_app.cli",
+        "fl_app.task_commands",
         "fl_app.deploy.*",
         "fl_app.flower",
         "fl_app.launch.*",
@@ -72,6 +73,7 @@ LAYERS: dict[int, tuple[str, ...]] = {
         "fl_app.record.*",
         "fl_app.site",
         "fl_app.streams",
+        "fl_app.tasks.*",
     ),
     1: (
         "strategies",
@@ -88,6 +90,7 @@ LAYERS: dict[int, tuple[str, ...]] = {
         "strategies.rounds",
         "strategies.schedule",
         "strategies.secure",
+        "strategies.task",
         "strategies.distillation",
         "strategies.distillation.growth",
         "strategies.distillation.losses",

@@ -8,12 +8,15 @@ import torch
 
 from fl_app.assemble import flat_model
 from fl_app.config import VARIANTS, RunConfig, resolve
-from fl_app.data import augment, normalise
+from fl_app.data import Preparation, augment, normalise
 from fl_app.data.proxy import ProxyData
+from fl_app.tasks import task_of
 from strategies.distillation.learner import Learner, Vectors
 from strategies.randomness import rng
 from tests import oracle
 
+MEAN, STD = (0.3,), (0.4,)
+PREPARE = Preparation(MEAN, STD, flip=True, augmented=True)
 NOTHING_ON = {"distill.variant": "async-continuous"}  # no average, no lift
 
 
@@ -40,13 +43,17 @@ def proxy(labelled: int = 30) -> ProxyData:
     def labels(number: int) -> torch.Tensor | None:
         return torch.from_numpy(generator.integers(0, 10, number)) if labelled else None
 
-    return ProxyData(images(60), labels(labelled), (0.3,), (0.4,), True)
+    return ProxyData(images(60), labels(labelled), PREPARE)
 
 
 def learner_with(config: RunConfig | None = None, labelled: int = 30) -> Learner:
     config = config or config_with()
     return Learner(
-        config, flat_model(config, "large"), flat_model(config, "small"), proxy(labelled)
+        config,
+        task_of(config),
+        flat_model(config, "large"),
+        flat_model(config, "small"),
+        proxy(labelled),
     )
 
 
@@ -106,15 +113,13 @@ def test_reverse_steps_equal_the_reference(overrides: dict[str, Any], labelled: 
                 chosen = torch.from_numpy(np.append(known, others))
             else:
                 chosen = torch.from_numpy(generator.integers(0, 60, 16))
-            images = augment(
-                data.images[chosen], generator, mean=data.mean, std=data.std, flip=data.flip
-            )
+            images = augment(data.inputs[chosen], generator, mean=MEAN, std=STD, flip=True)
             student.zero_grad()
             oracle.distillation_loss(
                 student.module(images),
                 teacher.module(images).detach(),
                 distill.temperature,
-                None if data.labels is None else data.labels[chosen[:4]],
+                None if data.targets is None else data.targets[chosen[:4]],
                 distill.label_weight,
             ).backward()
             return student.gradient.clone()
@@ -170,7 +175,7 @@ def test_of_a_minibatch_as_much_has_labels_as_of_the_images_and_a_share_at_least
     """The first of it, drawn from the images that have one; a small share is one at least. What is
     labelled throughout teaches with every image."""
     pixels = torch.arange(60, dtype=torch.uint8).reshape(60, 1, 1, 1)
-    data = ProxyData(pixels, torch.arange(labelled), (0.3,), (0.4,), False)
+    data = ProxyData(pixels, torch.arange(labelled), PREPARE)
     drawn, labels = data.draw(np.random.default_rng(0), 20, share)
     assert labels is not None
     assert (len(drawn), len(labels)) == (20, first)
@@ -196,9 +201,7 @@ def test_a_step_approaches_the_teacher() -> None:
     config = config_with(**NOTHING_ON, **{"distill.learning-rate": 5e-3})
     learner = with_teacher(learner_with(config, labelled=0))
     data = proxy()
-    images = augment(
-        data.images, np.random.default_rng(0), mean=data.mean, std=data.std, flip=False, shift=0
-    )
+    images = augment(data.inputs, np.random.default_rng(0), mean=MEAN, std=STD, flip=False, shift=0)
 
     def loss() -> float:
         student, teacher = flat_model(config, "large"), flat_model(config, "small")
@@ -332,9 +335,7 @@ def test_forward_distillation_equals_the_reference(publish_ema: str) -> None:
             pupil.load(w, pupil.buffers)
             generator = rng(config.seed, "forward", 3, part)
             chosen = torch.from_numpy(generator.integers(0, 60, config.batch_size))
-            images = augment(
-                data.images[chosen], generator, mean=data.mean, std=data.std, flip=data.flip
-            )
+            images = augment(data.inputs[chosen], generator, mean=MEAN, std=STD, flip=True)
             pupil.zero_grad()
             teacher = big.module(images).detach()
             loss = oracle.distillation_loss(pupil.module(images), teacher, 2.0)
@@ -367,7 +368,7 @@ def answers_of(learner: Learner, prefix: str = "") -> torch.Tensor:
     arrays, model = learner.state()[0], flat_model(config, "large")
     model.load(arrays[f"{prefix}weights"], arrays[f"{prefix}buffers"])
     with torch.no_grad():
-        return model.module.eval()(normalise(data.images, data.mean, data.std))
+        return model.module.eval()(normalise(data.inputs, MEAN, STD))
 
 
 def lively_vectors(seed: int) -> Vectors:
@@ -390,7 +391,7 @@ def answers_of_small(seed: int) -> torch.Tensor:
     data, model = proxy(), flat_model(config_with(), "small")
     model.load(**lively_vectors(seed))
     with torch.no_grad():
-        return model.module.eval()(normalise(data.images, data.mean, data.std))
+        return model.module.eval()(normalise(data.inputs, MEAN, STD))
 
 
 def test_the_first_teacher_makes_the_large_model_nearly_the_small_one() -> None:

@@ -18,6 +18,7 @@ from client_apps.private_gradient import PrivateGradient, poisson_batches
 from client_apps.training import train_locally
 from fl_app.assemble import flat_model, preflight
 from fl_app.config import MEAN_RULES, RunConfig, resolve
+from fl_app.data import Preparation
 from fl_app.errors import ConfigError
 from fl_app.record.metrics import of_kind
 from fl_app.record.privacy import spent
@@ -33,6 +34,7 @@ from strategies.privacy import (
 from strategies.randomness import rng
 from strategies.rules import Update, _reply, make_rule
 from strategies.schedule import Job
+from strategies.task import Examples
 from tests.harness import run
 
 TINY = {"mode": "average", "normalisation": "group"}
@@ -287,6 +289,7 @@ def small_model() -> Any:
 def private(model: Any, norm: float, z: float, expected: float) -> PrivateGradient:
     return PrivateGradient(
         model,
+        functional.cross_entropy,
         clipping_norm=norm,
         noise_multiplier=z,
         expected=expected,
@@ -363,8 +366,8 @@ def test_private_training_repeats_with_its_generator_and_still_learns() -> None:
         model.load(**start)
         for part in range(2):
             loss = train_locally(
-                model, images, torch.from_numpy(labels), config, rng(part, "b"),
-                mean=(0.3,), std=(0.4,), flip=False,
+                model, Examples(images, torch.from_numpy(labels)), config, rng(part, "b"),
+                prepare=Preparation((0.3,), (0.4,), augmented=True), loss=functional.cross_entropy,
             )  # fmt: skip
             losses.append(loss)
         results.append(model.checksum())

@@ -24,7 +24,7 @@ from fl_app.record.metrics import of_kind, targets_of
 from fl_app.record.modes import VIEWS
 from fl_app.record.run_dir import RunDirectory
 from strategies.averaging import VERSIONS_DECAY, running_average
-from strategies.distillation.reference_worker import Alone, images_of, load_states, save_states
+from strategies.distillation.reference_worker import Alone, examples_of, load_states, save_states
 from strategies.divergence import record_evaluation
 from strategies.randomness import rng
 from tests import oracle, record_events
@@ -89,10 +89,11 @@ def test_what_they_learn_from() -> None:
     """The server's labelled images; all training images but those that are measured on."""
     config = config_with(**{"evaluate-on": "validation"})
     train, split = dataset_of(config).train, split_of(config)
-    images, labels = images_of(config, "server-alone")
+    known = examples_of(config, "server-alone")
+    images, labels = known.inputs, known.targets
     assert np.array_equal(images.numpy(), train.images[split.proxy[:60]])
     assert np.array_equal(labels.numpy(), train.labels[split.proxy[:60]])
-    images, labels = images_of(config, "centralized-large")
+    labels = examples_of(config, "centralized-large").targets
     rest = np.setdiff1d(np.arange(len(train.labels)), split.validation)
     assert np.array_equal(np.bincount(labels), np.bincount(train.labels[rest]))
     assert len(images) == len(rest)
@@ -124,7 +125,8 @@ def test_steps_equal_the_reference() -> None:
     config = config_with()
     alone, model = Alone(config, "server-alone", "cpu"), flat_model(config, "large")
     data = dataset_of(config)
-    images, labels = images_of(config, "server-alone")
+    known = examples_of(config, "server-alone")
+    images, labels = known.inputs, known.targets
     averages = [model.weights.clone()]
 
     def gradient_at(step: int) -> Any:

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from client_apps.training import train_locally
-from fl_app.assemble import dataset_of, flat_model, split_of
+from fl_app.assemble import flat_model, split_of, train_set_of
 from fl_app.config import FLOWER_RULES, RunConfig, resolve
+from fl_app.tasks import task_of
 from strategies.averaging import Vectors, weighted_average
-from strategies.evaluation import accuracy_and_loss, evaluation_set
+from strategies.evaluation import evaluation_set, measured
 from strategies.randomness import rng
 from strategies.rules import Rule, Update, make_rule
 from strategies.schedule import Job
@@ -333,24 +334,22 @@ def trained(averaging: str, **overrides: Any) -> tuple[Vectors, float]:
     torch.set_num_threads(1)
     small = {"small_width": 4, "participants": 4, "local_steps": 10, "batch_size": 32}
     config = config_with(averaging, **{**small, **overrides})
-    data, split, model = dataset_of(config), split_of(config), flat_model(config, "small")
+    train, split, model = train_set_of(config), split_of(config), flat_model(config, "small")
+    task = task_of(config)
     rule, versions = make_rule(config), [model.state()]
-    scale: dict[str, Any] = {"mean": data.mean, "std": data.std, "flip": data.flip}
+    how: dict[str, Any] = {"prepare": task.prepare(augmented=True), "loss": task.loss}
     for version in range(1, 7):
         updates = []
         for participant, part in enumerate(split.participants):
             model.load(**versions[-1])
-            images, labels = (
-                torch.from_numpy(a[part]) for a in (data.train.images, data.train.labels)
-            )
             generator = rng(0, "batches", participant, version)
-            loss = train_locally(model, images, labels, config, generator, **scale)
+            loss = train_locally(model, train.take(part), config, generator, **how)
             job = Job(participant, version - 1, version - 1, 0.0, 0.0, 0.0, 0.0)
             updates.append(Update(job, len(part), loss, model.state()))
         versions.append(rule.combine(version, versions[-1], updates, dict(enumerate(versions))))
     model.load(**versions[-1])
     seen = evaluation_set(config_with(averaging, evaluate_examples=500), "cpu")
-    return versions[-1], accuracy_and_loss(model, seen.images, seen.labels)[1]
+    return versions[-1], measured(task, model, seen)["loss"]
 
 
 @pytest.mark.parametrize("averaging", [*FLOWER_RULES, "buffered"])

@@ -19,9 +19,14 @@ from fl_app.config import RunConfig, resolve
 from fl_app.data import Preparation
 from fl_app.data.augment import augment
 from strategies.randomness import rng
+from strategies.task import Examples
 from tests import oracle
 
 SCALE: dict[str, Any] = {"mean": (0.3,), "std": (0.4,), "flip": True}
+HOW: dict[str, Any] = {
+    "prepare": Preparation(**SCALE, augmented=True),
+    "loss": functional.cross_entropy,
+}
 
 
 def data(examples: int = 50) -> tuple[torch.Tensor, torch.Tensor]:
@@ -110,7 +115,7 @@ def test_equals_a_literal_sgd_loop(overrides: dict[str, Any]) -> None:
     images, labels = data()
     model = flat_model(config, "small")
     start = model.weights.clone()
-    loss = train_locally(model, images, labels, config, rng(7, "batches"), **SCALE)
+    loss = train_locally(model, Examples(images, labels), config, rng(7, "batches"), **HOW)
     expected, expected_loss = literal_training(config, images, labels)
     torch.testing.assert_close(model.weights, expected, rtol=1e-4, atol=1e-6)
     assert loss == pytest.approx(expected_loss, rel=1e-5)
@@ -124,7 +129,7 @@ def test_the_proximal_term_keeps_the_model_near_its_start() -> None:
         model = flat_model(config_with(), "small")
         start = model.weights.clone()
         config = config_with(proximal_mu=mu, weight_decay=0.0, local_steps=20)
-        train_locally(model, images, labels, config, rng(0, "b"), **SCALE)
+        train_locally(model, Examples(images, labels), config, rng(0, "b"), **HOW)
         return (model.weights - start).norm().item()
 
     assert distance(0.0) > distance(1.0) > distance(10.0)
@@ -138,7 +143,7 @@ def test_training_follows_from_its_generator_and_keeps_no_state() -> None:
     results = []
     for seed in (1, 2, 1):
         model.load(**start)
-        train_locally(model, images, labels, config, rng(seed, "batches"), **SCALE)
+        train_locally(model, Examples(images, labels), config, rng(seed, "batches"), **HOW)
         results.append(model.checksum())
     assert results[0] == results[2] != results[1]
 
@@ -154,11 +159,10 @@ def test_training_learns_and_moves_the_running_statistics() -> None:
     losses = [
         train_locally(
             model,
-            torch.from_numpy(images.astype(np.uint8)),
-            torch.from_numpy(labels),
+            Examples(torch.from_numpy(images.astype(np.uint8)), torch.from_numpy(labels)),
             config_with(local_steps=30),
             rng(i, "batches"),
-            **SCALE,
+            **HOW,
         )
         for i in range(2)
     ]
@@ -169,7 +173,8 @@ def test_training_learns_and_moves_the_running_statistics() -> None:
 
 def test_training_leaves_the_global_generators_alone() -> None:
     torch_state = torch.get_rng_state()
-    train_locally(flat_model(config_with(), "small"), *data(), config_with(), rng(0, "b"), **SCALE)
+    model, config = flat_model(config_with(), "small"), config_with()
+    train_locally(model, Examples(*data()), config, rng(0, "b"), **HOW)
     assert torch.equal(torch.get_rng_state(), torch_state)
 
 
@@ -189,8 +194,7 @@ def test_participants_side_by_side_have_the_bits_that_they_have_alone(
     model = flat_model(config, "small")
     start = model.state()
     model.module.train()
-    prepare = Preparation(SCALE["mean"], SCALE["std"], SCALE["flip"], augmented=True)
-    programs = Programs(model, images, labels, prepare, PASSES["streams"])
+    programs = Programs(model, images, labels, **HOW, way=PASSES["streams"])
     jobs = [
         Job(start["weights"], start["buffers"], begins[i], len(shard[1]), rng(i, "batches"))
         for i, shard in enumerate(shards)
@@ -198,7 +202,7 @@ def test_participants_side_by_side_have_the_bits_that_they_have_alone(
     found = train_side_by_side(programs, jobs, config)
     for i, (own, each) in enumerate(zip(shards, found, strict=True)):
         alone = flat_model(config, "small")
-        loss = train_locally(alone, *own, config, rng(i, "batches"), **SCALE)
+        loss = train_locally(alone, Examples(*own), config, rng(i, "batches"), **HOW)
         assert each.loss == loss
         assert each.state["weights"].tobytes() == alone.state()["weights"].tobytes()
         assert each.state["buffers"].tobytes() == alone.state()["buffers"].tobytes()

@@ -15,10 +15,12 @@ from fl_app.assemble import dataset_of, flat_model, module_of, proxy_data, split
 from fl_app.config import Value, resolve
 from fl_app.data.augment import augment
 from fl_app.memory import keep_freed_memory
+from fl_app.tasks import task_of
 from strategies.consensus.fleet import spread
 from strategies.consensus.node import Node
 from strategies.distillation.losses import distillation_loss, ema_decay
 from strategies.randomness import rng
+from strategies.task import prepared
 
 _WARM_UP = 5  # steps before the clock starts
 _ORPHANED_SECONDS = 2.0  # between two looks whether somebody is still there
@@ -208,7 +210,7 @@ def _nodes(values: dict[str, Value], nodes: Sequence[int], steps: int) -> Loop:
 def _distillation(values: dict[str, Value], steps: int) -> Loop:
     """Reverse distillation: AdamW towards the teacher's logits, and the weights' average."""
     config = resolve(values)
-    distill, proxy = config.distill, proxy_data(config)
+    distill, proxy, task = config.distill, proxy_data(config), task_of(config)
     teacher, student = module_of(config, "small").eval(), module_of(config, "large").train()
     optimizer = torch.optim.AdamW(
         student.parameters(), distill.learning_rate, weight_decay=distill.weight_decay
@@ -218,12 +220,13 @@ def _distillation(values: dict[str, Value], steps: int) -> Loop:
 
     def step(number: int) -> None:
         chosen, labels = proxy.draw(generator, distill.batch_size, distill.labelled_share)
-        x = augment(chosen, generator, mean=proxy.mean, std=proxy.std, flip=proxy.flip)
+        x = prepared(proxy.prepare, chosen, generator)
         with torch.no_grad():
             target = teacher(x)
         optimizer.zero_grad()
         weight = distill.label_weight
-        distillation_loss(student(x), target, distill.temperature, labels, weight).backward()
+        temperature = distill.temperature
+        distillation_loss(task, student(x), target, temperature, labels, weight).backward()
         optimizer.step()
         with torch.no_grad():
             for kept, tensor in zip(average, _state(student), strict=True):

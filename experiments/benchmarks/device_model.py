@@ -26,13 +26,16 @@ def measure(name: str) -> dict[str, float]:
     """Seconds and MB of training `name` here."""
     import numpy as np
     import torch
+    from torch.nn import functional
 
     import fl_app.client_app  # noqa: F401  what a device's working process imports
     from client_apps.training import train_locally
     from fl_app.config import resolve
+    from fl_app.data import Preparation
     from fl_app.memory import keep_freed_memory
     from fl_app.models import FlatModel, build_model
     from strategies.randomness import rng
+    from strategies.task import Examples
 
     keep_freed_memory()
     torch.set_num_threads(1)
@@ -41,15 +44,14 @@ def measure(name: str) -> dict[str, float]:
     model = FlatModel(build_model(name, in_channels=3, num_classes=10, image_size=32, seed=0))
     started = time.time() - process(os.getpid()).start
     images = torch.from_numpy(rng(0, "benchmark").integers(0, 256, (_IMAGES, 3, 32, 32), np.uint8))
-    labels = torch.arange(_IMAGES) % 10
+    examples = Examples(images, torch.arange(_IMAGES) % 10)
     passes = []
     for number in range(1 + _PASSES):
         began = time.perf_counter()
         train_locally(
-            *(model, images, labels, config, rng(0, "batches", number)),
-            mean=(0.5,) * 3,
-            std=(0.25,) * 3,
-            flip=True,
+            *(model, examples, config, rng(0, "batches", number)),
+            prepare=Preparation((0.5,) * 3, (0.25,) * 3, flip=True, augmented=True),
+            loss=functional.cross_entropy,
         )
         passes.append(time.perf_counter() - began)
     return {

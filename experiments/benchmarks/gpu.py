@@ -49,11 +49,12 @@ from client_apps.row_gradients import PASSES, Programs, RowGradients, everything
 from client_apps.side_by_side import Job, train_side_by_side
 from client_apps.training import train_locally
 from experiments.benchmarks.output import rounded
-from fl_app.assemble import dataset_of, flat_model, nodes_of
+from fl_app.assemble import flat_model, nodes_of
 from fl_app.config import resolve
 from fl_app.data import ImageSet, Preparation, normalise
 from fl_app.models import FlatModel, build_model
 from fl_app.provenance import provenance
+from fl_app.tasks.images import examples_of
 from strategies.consensus.algorithms import Settings, make_algorithm
 from strategies.consensus.host import Host
 from strategies.consensus.node import Node
@@ -61,13 +62,16 @@ from strategies.consensus.participant import Participant
 from strategies.consensus.rates import rate_of
 from strategies.consensus.schedule import Conditions, Timetable
 from strategies.consensus.topology import build_topology
+from strategies.evaluation import evaluation_set
 from strategies.randomness import rng
+from strategies.task import Examples
 
 SEQUENTIAL = "sequential"
 ENGINES = (SEQUENTIAL, *PASSES)
 PRECISIONS = ("float32", "tf32", "bf16")
 BATCH, IMAGES, CLASSES, SIDE, RATE = 32, 128, 10, 32, 0.05
 PREPARE = Preparation((0.5,) * 3, (0.25,) * 3)
+LOSS = functional.cross_entropy
 SETTINGS = Settings(
     interval=6.0, hold=True, forget=1.0, theta=0.5, kappa=1.0, mult=1.0, penalty="isvr", alpha=1.0,
     rho=0.0, momentum=0.9, weight_decay=0.0, keep=0.1, compression="random-k", gamma=0.3, seed=0,
@@ -163,10 +167,11 @@ class Ring:
             algorithm.start(participant.node)
         self.gradients = gradients = Gradients(
             self.model,
-            dict.fromkeys(range(nodes), images),
+            dict.fromkeys(range(nodes), examples_of(images)),
             dict.fromkeys(range(nodes), BATCH),
             seed=0,
             prepare=PREPARE,
+            loss=LOSS,
             dtype=dtype,
         )
         options: dict[str, Any] = {"initial": lambda _: initial}
@@ -387,7 +392,7 @@ def _round(name: str, norm: str, participants: int, precision: str, device: str)
     everything_, all_labels, begins = everything((p, pixels, labels) for p in everybody)
     prepare = replace(PREPARE, flip=True, augmented=True)
     way = PASSES["streams" if len(model.buffers) or precision == "float32" else "stacked"]
-    programs = Programs(model, everything_, all_labels, prepare, way, dtype)
+    programs = Programs(model, everything_, all_labels, prepare, LOSS, way, dtype)
     state = model.state()
 
     def together() -> None:
@@ -401,8 +406,8 @@ def _round(name: str, norm: str, participants: int, precision: str, device: str)
     def alone() -> None:
         model.load(state["weights"], state["buffers"])
         train_locally(
-            model, pixels, labels, config, rng(0, "batches", 0),
-            mean=prepare.mean, std=prepare.std, flip=True,
+            model, Examples(pixels, labels), config, rng(0, "batches", 0),
+            prepare=prepare, loss=LOSS,
         )  # fmt: skip
 
     together()  # programs are recorded
@@ -456,10 +461,11 @@ def _default_run(precision: str, seed: int, bench: Bench) -> dict[str, Any]:
         {i: shard_of(config, i, "") for i in everybody},
         dict.fromkeys(everybody, c.batch_size),
         seed=seed,
-        prepare=kit.preparation(c.augment),
+        prepare=kit.task.prepare(c.augment),
+        loss=kit.task.loss,
         dtype=dtype,
     )
-    examples = [len(shard_of(config, i, "").labels) for i in everybody]
+    examples = [len(shard_of(config, i, "")) for i in everybody]
     people = [
         Participant(
             Node(i, initial.clone()), algorithm, topology.neighbours[i],
@@ -482,12 +488,10 @@ def _default_run(precision: str, seed: int, bench: Bench) -> dict[str, Any]:
         )
     wait(bench.device)
     seconds = time.perf_counter() - began
-    test = dataset_of(config).test
+    test = evaluation_set(config, bench.device)
     weights = torch.stack([p.node.weights for p in people])
-    inputs = normalise(torch.from_numpy(test.images).to(bench.device), kit.mean, kit.std)
-    labels = torch.from_numpy(test.labels).to(bench.device)
     model.module.eval()
-    shares = list(_accuracies(model, weights, inputs, labels))
+    shares = list(_accuracies(model, weights, test.inputs, test.targets))
     spread = (weights - weights.mean(0)).square().sum(1).mean().sqrt() / weights.mean(0).norm()
     return {
         "engine": "streams", "precision": precision, "seed": seed, "seconds": seconds,

@@ -16,8 +16,9 @@ from fl_app.config import resolve
 from fl_app.launch.sizing import count_cores, count_gpus
 from fl_app.record.node_store import NODES, NodeStore
 from fl_app.record.run_dir import RunDirectory
+from fl_app.tasks import task_of
 from strategies.consensus.strategy import MODELS
-from strategies.evaluation import accuracy_and_loss, evaluation_set
+from strategies.evaluation import evaluation_set, measured
 
 _FINAL = "final.json"
 
@@ -61,11 +62,11 @@ def evaluate(run: RunDirectory, examples: int = 0) -> dict[str, Any]:
     "reference": {name: a}, "examples": how many}."""
     config = resolve({**run.config(), "evaluate-examples": examples})
     model = flat_model(config, "small", pick_device(config.device))
-    data = evaluation_set(config, str(model.weights.device))
+    data, task = evaluation_set(config, str(model.weights.device)), task_of(config)
 
     def accuracy(weights: np.ndarray) -> float:
         model.weights.copy_(torch.from_numpy(weights))
-        return accuracy_and_loss(model, data.images, data.labels)[0]
+        return measured(task, model, data)["accuracy"]
 
     store, nodes = NodeStore(run.path / NODES), config.participants
     references = config.consensus.reference_list
@@ -79,7 +80,7 @@ def evaluate(run: RunDirectory, examples: int = 0) -> dict[str, Any]:
         "settled": at(config.rounds + 1, nodes) if config.consensus.settling_rounds else [],
         "average": accuracy(run.load_checkpoint(MODELS)[0]["average"]),
         "reference": dict(zip(references, everybody[nodes:], strict=True)),
-        "examples": len(data.labels),
+        "examples": len(data),
     }
 
 

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from client_apps.gradients import Gradients
 from client_apps.row_gradients import PASSES, RowGradients
@@ -36,6 +37,7 @@ from experiments.consensus.tracking_results import Results, render
 from fl_app.data import ImageSet, Preparation, normalise
 from fl_app.models import FlatModel, build_model
 from fl_app.provenance import provenance
+from fl_app.tasks.images import examples_of
 from strategies.consensus.algorithms import Settings, make_algorithm
 from strategies.consensus.host import Host
 from strategies.consensus.node import Node
@@ -70,10 +72,11 @@ class Run:
         initial = self.model.weights.clone()
         gradients = Gradients(
             self.model,
-            dict(enumerate(data.nodes)),
+            {i: examples_of(images) for i, images in enumerate(data.nodes)},
             dict.fromkeys(range(NODES), BATCH),
             seed=case.seed,
             prepare=Preparation(MEAN, STD, True, True, shift=4, erasing=(32, 32)),
+            loss=functional.cross_entropy,
             rest=True,
         )
         self.steps = -(-len(data.nodes[0]) // BATCH)  # of an epoch

@@ -222,7 +222,8 @@ def _step_seconds(batch_size: int) -> float:
         {0: shard_of(config, 0, "")},
         {0: batch_size},
         seed=0,
-        prepare=bench.preparation(config.consensus.augment),
+        prepare=bench.task.prepare(config.consensus.augment),
+        loss=bench.task.loss,
     )
     node = Node(0, bench.model.weights.clone())
     moments = [time.monotonic() for _ in gradients([(node, n) for n in range(_TRIAL_STEPS)])]

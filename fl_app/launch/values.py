@@ -4,7 +4,7 @@ import contextlib
 import json
 from collections.abc import Mapping, Sequence
 
-from fl_app.config import PATH_KEYS, Value, defaults
+from fl_app.config import PATH_KEYS, Value, defaults, task_path
 from fl_app.errors import ConfigError
 from fl_app.paths import absolute
 
@@ -28,6 +28,8 @@ def parse_assignments(words: Sequence[str]) -> dict[str, Value]:
         values[key] = _typed(text, type(default))
         if key in PATH_KEYS and text:
             values[key] = str(absolute(text, key))
+        if key == "task" and (path := task_path(text)):
+            values[key] = f"{absolute(path, key)}{text.removeprefix(path)}"
     return values
 
 

@@ -1,33 +1,43 @@
 """One model as three flat vectors, so that averaging, sending and saving are single operations."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from strategies.randomness import rng
 
 
 class FlatModel:
-    """A module whose parameters, gradients and buffers are views into flat float32 vectors.
+    """A module whose trained parameters, gradients and buffers are views into flat float32 vectors.
 
     Attributes:
         module: the wrapped module, on `device`; do not move or cast it afterwards.
-        weights: all parameters, (p,), in the order of ``module.named_parameters()``.
+        weights: all parameters that require gradients, (p,), in the order of
+            ``module.named_parameters()``. The others stay in the module: they are what `model` of
+            the task has made of them, in every process.
         gradient: all gradients, (p,), same order; `backward` adds into it.
         buffers: all floating-point buffers (BatchNorm statistics), (q,). Integer buffers stay in
             the module: nothing reads them while BatchNorm's momentum is a number.
+        draws: whether the module draws random numbers in training, as its layers tell (dropout).
 
     Convolution weights keep PyTorch's (out, in, height, width) order in the vector: a vector laid
     out channels-last is no faster (measured), the layout of the images alone decides.
 
     Raises:
-        ValueError: a parameter or floating-point buffer is not float32.
+        ValueError: such a parameter or a floating-point buffer is not float32, or there is none.
     """
 
     def __init__(self, module: nn.Module, device: str | torch.device = "cpu") -> None:
         self.module = module.to(device)
-        parameters = dict(self.module.named_parameters())
+        self.draws = any(map(_draws, module.modules()))
+        parameters = _trained(self.module)
+        if not parameters:
+            raise ValueError("no parameter requires gradients; there is nothing to learn")
         buffers = {
             name: buffer
             for name, buffer in self.module.named_buffers()
@@ -60,7 +70,7 @@ class FlatModel:
     def unflatten(self, weights: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the parameters by name, as views into `weights` (p,); of several models, (n, p),
         each parameter with n in front of its shape."""
-        parameters = dict(self.module.named_parameters())
+        parameters = _trained(self.module)
         return dict(zip(parameters, _views(weights, parameters.values()), strict=True))
 
     def unflatten_buffers(self, buffers: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -104,9 +114,31 @@ class FlatModel:
         state = self.state()
         return hashlib.sha256(state["weights"].tobytes() + state["buffers"].tobytes()).hexdigest()
 
+    @contextmanager
+    def drawing(self, seed: int, *path: str | int) -> Iterator[None]:
+        """Within it the module draws from the stream `path` under `seed`; afterwards PyTorch's
+        generators are as they were."""
+        if not self.draws:
+            yield
+            return
+        with torch.random.fork_rng():
+            torch.manual_seed(int(rng(seed, "module", *path).integers(2**63)))
+            yield
+
     def zero_grad(self) -> None:
         """Zero the gradient in place: ``module.zero_grad()`` would drop the views."""
         self.gradient.zero_()
+
+
+def _draws(layer: nn.Module) -> bool:
+    if isinstance(layer, _DropoutNd):
+        return layer.p > 0
+    return isinstance(layer, nn.RNNBase | nn.MultiheadAttention) and layer.dropout > 0
+
+
+def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
+    """By name, the parameters that require gradients; of those that are shared, each once."""
+    return {name: each for name, each in module.named_parameters() if each.requires_grad}
 
 
 def _flatten(tensors: Iterable[torch.Tensor], device: str | torch.device) -> torch.Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from fl_app.assemble import dataset_of, topology_text
+from fl_app.assemble import topology_text
 from fl_app.config import RunConfig
 from fl_app.errors import ConfigError, DataError, DivergedError, RunDirectoryError
 from fl_app.provenance import provenance
@@ -18,6 +18,7 @@ from fl_app.record.report import render
 from fl_app.record.run_dir import RunDirectory, runs_root
 from fl_app.record.sinks import SINKS
 from fl_app.streams import say
+from fl_app.tasks import task_of
 
 # Keys that may differ when a run is resumed: they do not change what is computed.
 _FREE_ON_RESUME = {
@@ -86,8 +87,8 @@ def open_books(run: RunDirectory, config: RunConfig) -> None:
     )
     run.listeners += [SINKS[name](run) for name in config.sink_list]
     if not config.resume:
-        run.emit("run_started", config=config.flat(), **_digests(config))
-        for line in dataset_of(config).unused:
+        run.emit("run_started", config=config.flat(), metric=_metric_of(config), **_digests(config))
+        for line in task_of(config).unused:
             run.emit("warning", message=line)
     run.emit("code", **provenance())
 
@@ -120,7 +121,7 @@ def _check_resumable(run: RunDirectory, config: RunConfig) -> None:
         )
     started, now = latest(run.events(), "run_started"), _digests(config)
     changed = {
-        "data": f"the images, labels or class names of {config.data_path or config.dataset}",
+        "data": f"the images, labels or class names of {config.data_source}",
         "topology_file": f"the lines of {config.consensus.topology_file}",
     }
     for what, told in changed.items():
@@ -131,11 +132,21 @@ def _check_resumable(run: RunDirectory, config: RunConfig) -> None:
             )
 
 
+def _metric_of(config: RunConfig) -> dict[str, str]:
+    """What the events' field "accuracy" is the value of, and which values are better."""
+    metric = task_of(config).metric
+    return {
+        "name": metric.name,
+        "unit": "%" if metric.percent else "",
+        "direction": "higher" if metric.higher_is_better else "lower",
+    }
+
+
 def _digests(config: RunConfig) -> dict[str, str]:
     """The sha256 of what a run reads from files, besides its configuration."""
     text = topology_text(config)
     return {
-        "data": dataset_of(config).digest,
+        "data": task_of(config).digest,
         "topology_file": hashlib.sha256(text.encode()).hexdigest() if text else "",
     }
 
@@ -160,7 +171,8 @@ def write_up(run: RunDirectory, config: RunConfig) -> dict[str, Any]:
         "mode": config.mode,
         **view.settings(config.flat()),
         "clock": config.clock,
-        "dataset": config.dataset,
+        "task": config.task,
+        "dataset": config.dataset if config.of_images else None,
         "data": latest(run.events(), "run_started").get("data"),
         "partition": config.partition,
         "evaluate_on": config.evaluate_on,

@@ -17,11 +17,13 @@ from strategies.consensus.exchange import from_arrays
 from strategies.consensus.host import HAPPENINGS
 from strategies.consensus.participant import Mail, Tally
 
-# By name, the metrics of every node: the least, the greatest, and the type where it is not float.
+# By name, the metrics of every node ("accuracy" is the main one of the task, whatever that is): the
+# least, the greatest, and the type where it is not float.
 _MOST = 2.0**53
+OFF = -math.inf  # accuracy and loss of a node that is not there
 METRICS: Mapping[str, tuple[float, float, type]] = {
-    "accuracy": (-1.0, 1.0, float),
-    "loss": (-1.0, math.inf, float),
+    "accuracy": (-math.inf, math.inf, float),
+    "loss": (-math.inf, math.inf, float),
     "norm": (0.0, math.inf, float),
     **{
         f"tally.{name}": (-_MOST if name == "age" else 0, _MOST, type(value))

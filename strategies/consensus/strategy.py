@@ -15,20 +15,21 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from fl_app.assemble import (
     check_rounds,
-    dataset_of,
     flat_model,
     nodes_of,
     settling_of,
     split_of,
     topology_text,
+    train_set_of,
 )
 from fl_app.config import RunConfig
 from fl_app.data import label_histogram
 from fl_app.record.metrics import latest
 from fl_app.record.run_dir import RunDirectory
+from fl_app.tasks import task_of
 from strategies.clock import Clock
 from strategies.consensus.agreement import average, consensus_distance
-from strategies.consensus.answers import METRICS, Answer
+from strategies.consensus.answers import METRICS, OFF, Answer
 from strategies.consensus.exchange import expected_vectors
 from strategies.consensus.fleet import Fleet
 from strategies.consensus.host import INCIDENTS
@@ -36,7 +37,7 @@ from strategies.consensus.participant import Mail, Tally
 from strategies.consensus.rates import rate_of
 from strategies.consensus.schedule import Timetable
 from strategies.divergence import diverged
-from strategies.evaluation import Evaluator, Task
+from strategies.evaluation import Candidate, Evaluator
 from strategies.roster import gather
 
 CHECKPOINT = "server"
@@ -244,10 +245,13 @@ class Consensus(Strategy):
         )
         if not simulated:
             return  # devices may have data of their own, and tell only how many images those are
-        dataset = dataset_of(self._config)
-        parts = split_of(self._config).participants
-        histogram = label_histogram(dataset.train.labels, parts, len(dataset.classes))
-        self._run.emit("labels", histogram=histogram, classes=dataset.classes)
+        task, train = task_of(self._config), train_set_of(self._config)
+        groups, parts = task.groups(train), split_of(self._config).participants
+        if groups is None:
+            return
+        names = task.classes or tuple(map(str, range(groups.max() + 1)))
+        histogram = label_histogram(groups, parts, len(names))
+        self._run.emit("labels", histogram=histogram, classes=names)
 
     def _hear(self, answer: Answer) -> None:
         """What a host tells besides of itself and its nodes."""
@@ -272,17 +276,17 @@ class Consensus(Strategy):
         t = timetable.border(window) if config.virtual else self._clock.now()
         people = range(config.participants)
         everybody = range(config.participants + len(config.consensus.reference_list))
-        # Of nodes that were away: no accuracy, and of what they have done the last that is known.
+        # Of nodes that were away: no metric, and of what they have done the last that is known.
         for name in METRICS:
-            off = -1.0 if name in ("accuracy", "loss") else 0
+            off = OFF if name in ("accuracy", "loss") else 0
             known = {} if name in ("accuracy", "loss") else self._numbers.get(name, {})
             self._numbers[name] = dict.fromkeys(everybody, off) | known
             for answer in answers:
                 self._numbers[name] |= answer.of(name)
         by_name = self._numbers
-        accuracy, loss, norms = (by_name[name] for name in ("accuracy", "loss", "norm"))
-        on = [i for i in people if not accuracy[i] < 0]  # NaN: on, and diverged
-        wild = [i for i in people if math.isnan(accuracy[i]) or not math.isfinite(norms[i])]
+        metric, loss, norms = (by_name[name] for name in ("accuracy", "loss", "norm"))
+        on = [i for i in people if metric[i] != OFF]  # NaN: on, and diverged
+        wild = [i for i in people if math.isnan(metric[i]) or not math.isfinite(norms[i])]
         totals = [answer.total for answer in answers if len(answer.total)]
         self._average = average(totals, len(on)) if totals else np.zeros(0)
         distance = consensus_distance([norms[i] for i in on], self._average) if totals else None
@@ -296,15 +300,15 @@ class Consensus(Strategy):
             "nodes",
             round=window,
             t=t,
-            accuracy=[None if accuracy[i] < 0 else accuracy[i] for i in people],
-            loss=[None if accuracy[i] < 0 else loss[i] for i in people],
+            accuracy=[None if metric[i] == OFF else metric[i] for i in people],  # the main metric
+            loss=[None if metric[i] == OFF else loss[i] for i in people],
             examples=self._examples,
             diverged=wild,
             settled=settled,
             steps=[by_name["tally.steps"][i] for i in people],
             heard=[[i, j, t - when] for i in sorted(heard) for j, when in heard[i].items()],
             reference={
-                name: accuracy[config.participants + position]
+                name: metric[config.participants + position]
                 for position, name in enumerate(config.consensus.reference_list)
             },
         )
@@ -363,7 +367,7 @@ class Consensus(Strategy):
     def _put(self, evaluator: Evaluator, window: int, t: float, weights: np.ndarray) -> None:
         vectors = {"weights": weights, "buffers": np.zeros(0, np.float32)}
         fields = {"round": window, "t": t, "model": "average"}
-        evaluator.put(Task("small", vectors, None, fields))
+        evaluator.put(Candidate("small", vectors, None, fields))
 
     def _evaluated(self, **fields: Any) -> None:
         self._run.emit("evaluate", **fields)

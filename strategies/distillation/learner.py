@@ -7,7 +7,6 @@ import numpy as np
 import torch
 
 from fl_app.config import RunConfig
-from fl_app.data.augment import augment
 from fl_app.data.proxy import ProxyData
 from fl_app.models import FlatModel
 from strategies.distillation.growth import grow
@@ -15,6 +14,7 @@ from strategies.distillation.losses import distillation_loss
 from strategies.distillation.student import Student, Vectors, holding
 from strategies.optimisers import sgd_step
 from strategies.randomness import rng
+from strategies.task import Task, prepared
 
 # Noise on the lifted weights, as a fraction of a tensor's root mean square: without it, the copies
 # of a channel would have equal gradients and stay copies.
@@ -24,7 +24,7 @@ _LIFT_NOISE = 0.05
 class Learner:
     """The large *global* model G as a student (and, for forward distillation, as a teacher).
 
-    One reverse step is one AdamW step of G on one augmented batch towards the teacher's logits on
+    One reverse step is one AdamW step of G on one augmented batch towards the teacher's outputs on
     the same batch (Yajima et al.: reverse distillation). Batches and noise depend on (seed, step)
     alone, so equal teachers in equal order give equal bits.
 
@@ -37,11 +37,12 @@ class Learner:
     def __init__(
         self,
         config: RunConfig,
+        task: Task,
         large: FlatModel,
         small: FlatModel,
         proxy: ProxyData,
     ) -> None:
-        self._config, self._proxy = config, proxy
+        self._config, self._task, self._proxy = config, task, proxy
         self._student, self._teacher = large, small
         self._training = Student(config, large)
         self.step = 0
@@ -85,11 +86,11 @@ class Learner:
 
     def reverse_step(self) -> None:
         """One minibatch of reverse distillation; needs a teacher."""
-        images, labels = self._batch("reverse", self.step, self._config.distill.batch_size)
+        inputs, targets = self._batch("reverse", self.step, self._config.distill.batch_size)
         with torch.no_grad():
-            target = self._teacher.module(images)
+            taught = self._teacher.module(inputs)
         self._training.step(
-            lambda: self._loss(self._student.module(images), target, labels), self.teacher_version
+            lambda: self._loss(self._student.module(inputs), taught, targets), self.teacher_version
         )
         self.step += 1
 
@@ -110,11 +111,12 @@ class Learner:
             teacher.eval()
             pupil.module.train()
             for part in range(distill.forward_steps):
-                images, labels = self._batch("forward", version, size, part)
+                inputs, targets = self._batch("forward", version, size, part)
                 with torch.no_grad():
-                    target = teacher(images)
+                    taught = teacher(inputs)
                 pupil.zero_grad()
-                self._loss(pupil.module(images), target, labels).backward()
+                with pupil.drawing(self._config.seed, "forward", version, part):
+                    self._loss(pupil.module(inputs), taught, targets).backward()
                 sgd_step(
                     pupil.weights,
                     pupil.gradient,
@@ -148,20 +150,19 @@ class Learner:
         self._lifted = {name: arrays[f"lifted_{name}"] for name in names}
 
     def _loss(
-        self, student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor | None
+        self, student: torch.Tensor, teacher: torch.Tensor, targets: torch.Tensor | None
     ) -> torch.Tensor:
         distill = self._config.distill
         return distillation_loss(
-            student, teacher, distill.temperature, labels, distill.label_weight
+            self._task, student, teacher, distill.temperature, targets, distill.label_weight
         )
 
     def _batch(
         self, purpose: str, number: int, size: int, part: int = 0
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """A random batch of normalised proxy images (size, c, h, w), and the labels of the first of
-        them where the server has labels."""
+        """A random batch of proxy inputs, and the targets of the first of them where the server
+        has targets."""
         proxy = self._proxy
         generator = rng(self._config.seed, purpose, number, part)
-        chosen, labels = proxy.draw(generator, size, self._config.distill.labelled_share)
-        images = augment(chosen, generator, mean=proxy.mean, std=proxy.std, flip=proxy.flip)
-        return images, labels
+        chosen, targets = proxy.draw(generator, size, self._config.distill.labelled_share)
+        return prepared(proxy.prepare, chosen, generator), targets

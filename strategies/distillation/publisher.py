@@ -20,7 +20,7 @@ from strategies.distillation.mailbox import (
 from strategies.distillation.references import References
 from strategies.distillation.supervisor import DistillationServer
 from strategies.divergence import require_finite
-from strategies.evaluation import Evaluator, Task
+from strategies.evaluation import Candidate, Evaluator
 
 
 class Publisher:
@@ -126,7 +126,7 @@ class Publisher:
         ema = {name: arrays[f"ema_{name}"] for name in ("weights", "buffers")}
         for vectors in (raw, ema):
             require_finite(self._config, self._run, vectors, **fields)
-        self._evaluator.put(Task("large", raw, ema, fields))
+        self._evaluator.put(Candidate("large", raw, ema, fields))
         if self.references is not None:
             self.references.show(round_, metadata["step"], t)
 

@@ -16,16 +16,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 
-from fl_app.assemble import dataset_of, flat_model, pick_device, proxy_data, split_of
+from fl_app.assemble import flat_model, pick_device, proxy_data, split_of, train_set_of
 from fl_app.config import RunConfig
-from fl_app.data.augment import augment
 from fl_app.record.checkpoint import atomic_save, load_tensors
+from fl_app.tasks import task_of
 from strategies.distillation.child import Parent, RunIsOver, do
 from strategies.distillation.mailbox import published_file, published_files
 from strategies.distillation.student import Student, Vectors
 from strategies.randomness import rng
+from strategies.task import Examples, prepared
 
 _POLL_SECONDS = 0.02
 States = dict[str, tuple[Vectors, dict[str, Any]]]  # by reference: arrays, metadata
@@ -33,30 +33,29 @@ States = dict[str, tuple[Vectors, dict[str, Any]]]  # by reference: arrays, meta
 _NICENESS = 10
 
 
-def images_of(config: RunConfig, reference: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """The images (uint8) and labels that a reference learns from.
+def examples_of(config: RunConfig, reference: str) -> Examples:
+    """The examples that a reference learns from.
 
-    server-alone: those of the distillation server that have labels. centralized-large: all training
-    images of participants and server in one place, with labels.
+    server-alone: those of the distillation server that have targets. centralized-large: all
+    training examples of participants and server in one place.
     """
     if reference == "server-alone":
         proxy = proxy_data(config)
-        assert proxy.labels is not None  # the configuration has been checked
-        return proxy.images[: len(proxy.labels)], proxy.labels
-    train, split = dataset_of(config).train, split_of(config)
-    chosen = np.concatenate([*split.participants, split.proxy])
-    return torch.from_numpy(train.images[chosen]), torch.from_numpy(train.labels[chosen])
+        assert proxy.targets is not None  # the configuration has been checked
+        return Examples(proxy.inputs[: len(proxy.targets)], proxy.targets)
+    split = split_of(config)
+    return train_set_of(config).take(np.concatenate([*split.participants, split.proxy]))
 
 
 class Alone:
     """The large model from G's initial weights, with G's optimiser, minibatches and augmentation,
-    and the cross entropy with labels as its loss."""
+    and the task's loss."""
 
     def __init__(self, config: RunConfig, reference: str, device: str) -> None:
         self._config, self._reference = config, reference
-        images, labels = images_of(config, reference)
-        self._images, self._labels = images.to(device), labels.to(device)
-        self._data = dataset_of(config)
+        self._examples = examples_of(config, reference).to(device)
+        self._task = task_of(config)
+        self._prepare = self._task.prepare(augmented=True)
         self._model = flat_model(config, "large", device)
         self._student = Student(config, self._model)
         self.step = 0
@@ -64,16 +63,11 @@ class Alone:
     def learn(self, version: int) -> None:
         """One minibatch, at the rate that G has with a teacher of this version."""
         generator = rng(self._config.seed, self._reference, self.step)
-        drawn = generator.integers(0, len(self._labels), self._config.distill.batch_size)
-        chosen = torch.from_numpy(drawn).to(self._images.device)
-        data = self._data
-        images = augment(
-            self._images[chosen], generator, mean=data.mean, std=data.std, flip=data.flip
-        )
-        labels = self._labels[chosen]
-        self._student.step(
-            lambda: functional.cross_entropy(self._model.module(images), labels), version
-        )
+        drawn = generator.integers(0, len(self._examples), self._config.distill.batch_size)
+        chosen = torch.from_numpy(drawn).to(self._examples.targets.device)
+        inputs = prepared(self._prepare, self._examples.inputs[chosen], generator)
+        targets = self._examples.targets[chosen]
+        self._student.step(lambda: self._task.loss(self._model.module(inputs), targets), version)
         self.step += 1
 
     def state(self) -> tuple[Vectors, dict[str, Any]]:

@@ -8,7 +8,7 @@ from fl_app.record.run_dir import RunDirectory
 from strategies.distillation.mailbox import number_of, published_file, published_files
 from strategies.distillation.reference_worker import load_states
 from strategies.distillation.supervisor import ReferenceProcess
-from strategies.evaluation import Evaluator, Task
+from strategies.evaluation import Candidate, Evaluator
 
 
 class References:
@@ -84,7 +84,7 @@ class References:
                 "step": told["step"],
                 "published": "ema" if self._config.switch("publish_ema") else "raw",
             }
-            self._evaluator.put(Task("large", raw, ema, fields))
+            self._evaluator.put(Candidate("large", raw, ema, fields))
 
     def catch_up(self) -> None:
         """Wait until the references are where the global model is, or there are none any more."""

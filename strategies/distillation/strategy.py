@@ -22,7 +22,7 @@ from strategies.clock import Clock
 from strategies.dispatch import Dispatcher
 from strategies.distillation.publisher import Publisher
 from strategies.divergence import diverged, record_evaluation, require_finite
-from strategies.evaluation import Evaluator, Task
+from strategies.evaluation import Candidate, Evaluator
 from strategies.link.sessions import SessionGrid
 from strategies.precision import rounded, size
 from strategies.roster import Host, gather
@@ -481,7 +481,7 @@ class Distillation(Strategy):
 
     def _put(self, evaluator: Evaluator, model: str, round_: int, t: Any, vectors: Vectors) -> None:
         fields = {"round": round_, "t": t, "model": model}
-        evaluator.put(Task("small", vectors, None, fields))
+        evaluator.put(Candidate("small", vectors, None, fields))
 
     # -- saving and resuming ------------------------------------------------------------------
 

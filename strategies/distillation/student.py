@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from fl_app.config import RunConfig
 from fl_app.models import FlatModel
@@ -37,7 +37,8 @@ class Student:
         learning rate that belongs to this version of the small model."""
         self.model.module.train()
         self.model.zero_grad()
-        loss().backward()
+        with self.model.drawing(self._config.seed, "student", self._steps):
+            loss().backward()
         distill = self._config.distill
         decay = ema_decay(self._steps)
         self._steps += 1
@@ -77,7 +78,7 @@ class Student:
         epsilons = {
             f"{name}.running_var": layer.eps
             for name, layer in self.model.module.named_modules()
-            if isinstance(layer, nn.BatchNorm2d)
+            if isinstance(layer, _BatchNorm)
         }
         old, new = (self.model.unflatten_buffers(each["buffers"]) for each in (was, now))
         for buffers in (self.model.buffers, self._ema_buffers):

@@ -18,6 +18,7 @@ from fl_app.assemble import flat_model, pick_device, proxy_data
 from fl_app.config import RunConfig
 from fl_app.errors import RunDirectoryError
 from fl_app.record.checkpoint import atomic_save, load_tensors
+from fl_app.tasks import task_of
 from strategies.distillation.child import Parent, RunIsOver, do
 from strategies.distillation.learner import Learner
 from strategies.distillation.mailbox import (
@@ -45,6 +46,7 @@ class Worker:
             torch.cuda.set_per_process_memory_fraction(config.distill.gpu_fraction)
         self._learner = Learner(
             config,
+            task_of(config),
             flat_model(config, "large", device),
             flat_model(config, "small", device),
             proxy_data(config).to(device),

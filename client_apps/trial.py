@@ -1,0 +1,156 @@
+"""`edge-fl check TASK`: whether a task can be learnt by the two systems, tried in seconds."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch.func import vmap
+
+from client_apps.gradients import loss_of
+from fl_app.assemble import flat_model, pick_device, preflight, test_set_of, train_set_of
+from fl_app.config import RunConfig, resolve
+from fl_app.errors import ConfigError, EdgeFlError
+from fl_app.models import FlatModel
+from fl_app.tasks import task_of
+from strategies.evaluation import measured
+from strategies.optimisers import sgd_step
+from strategies.randomness import rng
+from strategies.task import Examples, Task, prepared
+
+_BATCH = 32
+_STEPS = 40  # on one minibatch
+_EVALUATED = 200  # examples at most
+
+
+def try_out(config: RunConfig) -> Iterator[str]:
+    """A line about each thing that was tried, in its order. Raises ConfigError or DataError for
+    what keeps the task from being learnt."""
+    task, device = task_of(config), pick_device(config.device)
+    yield from _data(config, task)
+    batch = _batch(task, train_set_of(config), device)
+    roles = ("small", "large") if config.distils else ("small",)
+    for role in roles:
+        model = flat_model(config, role, device)
+        yield f"{role} model: {len(model.weights):,} trained parameters{_frozen(model)}"
+        yield from _model(config, task, role, model, batch)
+    preflight(config)
+    yield f"mode={config.mode}: everything fits"
+    if not config.agrees and not config.of_images:
+        yield _consensus(config)
+    yield _side_by_side(flat_model(config, "small", device), task, batch)
+
+
+def _data(config: RunConfig, task: Task) -> Iterator[str]:
+    for name, examples in (("training", train_set_of(config)), ("test", test_set_of(config))):
+        yield f"{name}: {len(examples)} examples; {_shapes(examples)}"
+    again = task_of.__wrapped__(config)
+    if again.digest != task.digest:
+        raise ConfigError(
+            "training() or test() returned other examples when asked again; they must follow from "
+            "the seed and data_path alone, because several processes ask"
+        )
+
+
+def _shapes(examples: Examples) -> str:
+    parts = {"inputs": examples.inputs, "targets": examples.targets}
+    return ", ".join(
+        f"{name} {tuple(tensor.shape[1:])} {str(tensor.dtype).removeprefix('torch.')}"
+        for name, tensor in parts.items()
+    )
+
+
+def _batch(task: Task, examples: Examples, device: str) -> Examples:
+    """The first minibatch of a random order, prepared."""
+    generator = rng(0, "check")
+    some = examples.take(generator.permutation(len(examples))[:_BATCH]).to(device)
+    return Examples(prepared(task.prepare(augmented=True), some.inputs, generator), some.targets)
+
+
+def _frozen(model: FlatModel) -> str:
+    frozen = sum(p.numel() for p in model.module.parameters() if not p.requires_grad)
+    return f", {frozen:,} frozen" if frozen else ""
+
+
+def _model(
+    config: RunConfig, task: Task, role: str, model: FlatModel, batch: Examples
+) -> Iterator[str]:
+    if flat_model(config, role).checksum() != model.checksum():
+        raise ConfigError(
+            f"model({role!r}) has other initial values when asked again; draw them from PyTorch's "
+            f"generator, which is seeded"
+        )
+    first, draws = _gradient(task, model, batch)
+    if not (math.isfinite(first) and bool(model.gradient.isfinite().all())):
+        raise ConfigError(f"the {role} model: the loss ({first:g}) or its gradient is not finite")
+    if draws and not model.draws:
+        raise ConfigError(
+            f"the {role} model draws random numbers without a layer that says so (nn.Dropout), and "
+            f"no run could be repeated"
+        )
+    yield f"{role} model: loss {first:.4g}, finite gradient{'; has dropout' if draws else ''}"
+    velocity, loss = torch.zeros_like(model.weights), first
+    for _ in range(_STEPS):
+        sgd_step(
+            model.weights,
+            model.gradient,
+            velocity,
+            learning_rate=config.learning_rate,
+            momentum=config.momentum,
+        )
+        loss, _ = _gradient(task, model, batch)
+    rate = f"learning-rate={config.learning_rate:g}"
+    if not loss < first:
+        raise ConfigError(
+            f"the {role} model: after {_STEPS} steps on one minibatch with {rate} the loss is "
+            f"{loss:.4g}, and was {first:.4g}; try a smaller learning-rate"
+        )
+    yield f"{role} model: {_STEPS} steps on one minibatch with {rate}: loss {loss:.4g}"
+    found = measured(task, model, _test(config, task, batch.inputs.device))
+    yield f"{role} model: then on test examples: " + ", ".join(
+        f"{name} {value:.4g}" for name, value in found.items()
+    )
+
+
+def _test(config: RunConfig, task: Task, device: torch.device) -> Examples:
+    examples, generator = test_set_of(config), rng(0, "check", "test")
+    some = examples.take(generator.permutation(len(examples))[:_EVALUATED]).to(device)
+    return Examples(prepared(task.prepare(augmented=False), some.inputs, generator), some.targets)
+
+
+def _gradient(task: Task, model: FlatModel, batch: Examples) -> tuple[float, bool]:
+    """The loss, whose gradient is put into the model, and whether random numbers were drawn."""
+    model.module.train()
+    model.zero_grad()
+    before = torch.get_rng_state()
+    loss = task.loss(model.module(batch.inputs), batch.targets)
+    if loss.shape != ():
+        raise ConfigError(
+            f"loss() returned a tensor {tuple(loss.shape)}; return the mean, a scalar"
+        )
+    draws = not torch.equal(before, torch.get_rng_state())
+    loss.backward()
+    return loss.item(), draws
+
+
+def _consensus(config: RunConfig) -> str:
+    values = {"mode": "consensus", "task": config.task, "data-path": config.data_path}
+    try:
+        preflight(resolve(values))
+    except EdgeFlError as error:
+        return f"mode=consensus: not possible: {error}"
+    return "mode=consensus: possible"
+
+
+def _side_by_side(model: FlatModel, task: Task, batch: Examples) -> str:
+    """Whether torch.func can compute several models at once, as a GPU does."""
+    if len(model.buffers):
+        return "engine stacked: not possible: the model has buffers"
+    both = torch.stack([model.weights, model.weights])
+    inputs, targets = (torch.stack([each, each]) for each in (batch.inputs, batch.targets))
+    try:
+        vmap(lambda w, x, y: loss_of(model, task.loss, model.unflatten(w), x, y))(
+            both, inputs, targets
+        )
+    except Exception as error:  # whatever torch.func says of somebody's model
+        return f"engine stacked: not possible: {str(error).splitlines()[0]}"
+    return "engine stacked: possible"

@@ -1,0 +1,41 @@
+"""The tasks that ship with the app, and the one that a run's configuration names."""
+
+from collections.abc import Callable
+from functools import lru_cache
+
+from fl_app.config import RunConfig
+from fl_app.errors import ConfigError, EdgeFlError
+from fl_app.tasks.reference import class_of
+from strategies.task import Task
+
+
+def _images(config: RunConfig) -> Task:
+    from fl_app.tasks.images import Images
+
+    return Images(config)
+
+
+def _text(config: RunConfig) -> Task:
+    from fl_app.tasks.text import Text
+
+    return Text(config.seed, config.data_path)
+
+
+BUILT_IN: dict[str, Callable[[RunConfig], Task]] = {"images": _images, "text": _text}
+
+
+@lru_cache(maxsize=2)  # a host's participants share one; two fit a run and a comparison
+def task_of(config: RunConfig) -> Task:
+    """The task of the run, made once a process. Raises ConfigError, and DataError for data that it
+    cannot read."""
+    if make := BUILT_IN.get(config.task):
+        return make(config)
+    made = class_of(config.task)
+    try:
+        return made(seed=config.seed, data_path=config.data_path)
+    except EdgeFlError:
+        raise
+    except Exception as error:  # whatever somebody's class raises
+        raise ConfigError(
+            f"task={config.task!r} cannot be made: {type(error).__name__}: {error}"
+        ) from error

@@ -1,0 +1,83 @@
+"""Images and classes: the data sets and models that a run can name, and a user's own files."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from fl_app.config import RunConfig
+from fl_app.data import Dataset, ImageSet, Preparation, Spec, load_dataset, load_shard, spec_of
+from fl_app.data.sets import FILES
+from fl_app.errors import ConfigError, DataError
+from fl_app.models import build_model
+from strategies.task import Classification, Examples
+
+
+def examples_of(images: ImageSet) -> Examples:
+    """Images and labels as a task's examples; nothing is copied."""
+    return Examples(torch.from_numpy(images.images), torch.from_numpy(images.labels), images.unused)
+
+
+class Images(Classification):
+    """The task `images`: cross entropy and accuracy on the run's data set."""
+
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__(config.seed, config.data_path)
+        self._config = config
+        self.spec: Spec = spec_of(config.dataset, config.data_path)
+        self.classes = self.spec.class_names
+
+    @property
+    def dataset(self) -> Dataset:
+        """The run's data set, read once a process. Raises DataError, also for a class of somebody's
+        own of which the training set or the test set has nothing, unless that is allowed."""
+        config = self._config
+        dataset = load_dataset(config.dataset, config.data_root, config.data_path)
+        if config.dataset == FILES and dataset.one_sided and not config.allow_missing_classes:
+            raise DataError(
+                f"{config.data_path}: only one of the two sets has images of class "
+                f"{', '.join(dataset.one_sided[:5])}; give some to the other, or say "
+                f"allow-missing-classes=true{''.join(f' ({line})' for line in dataset.unused)}"
+            )
+        return dataset
+
+    def model(self, role: str) -> nn.Module:
+        config, spec = self._config, self.spec
+        try:
+            return build_model(
+                getattr(config, f"{role}_model"),
+                in_channels=spec.channels,
+                num_classes=spec.classes,
+                image_size=(spec.height, spec.width),
+                width=getattr(config, f"{role}_width") or None,
+                norm=config.normalisation,
+                seed=config.seed,
+            )
+        except ValueError as error:
+            raise ConfigError(f"{role}-model: {error}") from error
+
+    def training(self) -> Examples:
+        return examples_of(self.dataset.train)
+
+    def test(self) -> Examples:
+        return examples_of(self.dataset.test)
+
+    def prepare(self, augmented: bool) -> Preparation:
+        spec = self.spec
+        return Preparation(spec.mean, spec.std, spec.flip, augmented)
+
+    def own(self, path: str | Path) -> Examples:
+        return examples_of(load_shard(path, self.spec))
+
+    def groups(self, examples: Examples) -> np.ndarray:
+        return examples.targets.numpy()
+
+    @property
+    def digest(self) -> str:
+        return self.dataset.digest
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """What of the data set's source was not read, a sentence each."""
+        return self.dataset.unused

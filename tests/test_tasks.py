@@ -1,0 +1,307 @@
+"""Tasks: how one is named, what the systems do with somebody's own, and those that ship."""
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from client_apps.trial import try_out
+from fl_app.assemble import flat_model, preflight, split_of
+from fl_app.config import RunConfig, resolve
+from fl_app.errors import EdgeFlError
+from fl_app.launch.values import parse_assignments
+from fl_app.models import FlatModel
+from fl_app.record.metrics import latest, of_kind
+from fl_app.tasks import task_of
+from fl_app.tasks.text import Text
+from strategies.evaluation import measured
+from strategies.task import ACCURACY, MAE, PERPLEXITY, RMSE, Examples
+from tests import harness, test_consensus
+from tests.some_tasks import Points
+
+DOCS = Path(__file__).parents[1] / "docs" / "tasks.md"
+POINTS = "tests.some_tasks:Points"
+TINY: dict[str, Any] = {
+    "num-server-rounds": 2, "local-steps": 2, "batch-size": 16, "evaluate-examples": 50,
+    "distill.reverse-steps": 2, "distill.batch-size": 16,
+}  # fmt: skip
+NODES: dict[str, Any] = {
+    "mode": "consensus", "participants": 4, "evaluate-examples": 50, "consensus.carrier": "grid",
+    "consensus.steps": 12, "consensus.window": 6, "consensus.interval": 3.0,
+    "consensus.batch-size": 8, "consensus.settle": 0, "consensus.references": "same-steps",
+}  # fmt: skip
+
+
+def written(folder: Path, name: str, source: str) -> str:
+    (folder / name).write_text(source)
+    return str(folder / name)
+
+
+def of(task: str, **more: Any) -> RunConfig:
+    return resolve({"task": task, **more})
+
+
+# ------------------------------------------------------------------------------------- references
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("pictures", "task='pictures' is unknown; choose one of: images, text"),
+        ("ecg.py:Ecg", "must be an absolute path"),
+        ("my module:Task", "is unknown"),
+        ("/nowhere/ecg.py:Ecg", "there is no file /nowhere/ecg.py"),
+        ("no_such_module:Task", "no module 'no_such_module' is installed here"),
+        ("tests.some_tasks:Lines", "Lines is not in tests.some_tasks; tasks there: Points"),
+        ("tests.some_tasks:nn", "nn is no subclass of strategies.task.Task; tasks there: Points"),
+        ("strategies.task:Task", "Task has no method loss, model, test, training"),
+    ],
+)
+def test_a_name_that_is_no_task_is_refused(task: str, message: str) -> None:
+    with pytest.raises(EdgeFlError, match=re.escape(message)):
+        preflight(of(task))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("import nothing_of_the_kind", "cannot be imported: ModuleNotFoundError: No module named"),
+        ("1 / 0", "cannot be imported: ZeroDivisionError: division by zero (own.py, line 1)"),
+        ("def", "cannot be imported: SyntaxError"),
+        ("from tests.some_tasks import Points\nclass T(Points):\n  metrics = ()", "is empty"),
+        (
+            "from tests.some_tasks import Points\nclass T(Points):\n  def training(self): return 1",
+            "training() returned int; return Examples(inputs, targets)",
+        ),
+        (
+            "from tests.some_tasks import Points\nclass T(Points):\n  def test(self): 1 / 0",
+            "test() failed: ZeroDivisionError: division by zero",
+        ),
+        (
+            "from tests.some_tasks import Points\nclass T(Points):\n  def model(self, role): pass",
+            "model('small') returned NoneType, which is no torch.nn.Module",
+        ),
+        (
+            "from tests.some_tasks import *\nclass T(Points):\n"
+            "  def model(self, role): return nn.Linear(2, 2).double()",
+            "the small model: weight is torch.float64",
+        ),
+    ],
+)
+def test_what_somebodys_task_does_wrong_is_told_in_a_line(
+    source: str, message: str, tmp_path: Path
+) -> None:
+    path = written(tmp_path, "own.py", source)
+    with pytest.raises(EdgeFlError, match=re.escape(message)) as raised:
+        preflight(of(f"{path}:T"))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_file_is_found_from_where_one_types(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    values = parse_assignments(["task=own.py:T"])
+    assert values == {"task": f"{tmp_path / 'own.py'}:T"}
+    assert parse_assignments(["task=a.b:T"]) == {"task": "a.b:T"}
+
+
+def test_a_partition_by_class_needs_classes(tmp_path: Path) -> None:
+    source = "from tests.some_tasks import Points\nclass T(Points):\n  classes = ()"
+    task = f"{written(tmp_path, 'own.py', source)}:T"
+    with pytest.raises(EdgeFlError, match="have none: use partition=iid"):
+        preflight(of(task, partition="dirichlet"))
+    with pytest.raises(EdgeFlError, match="attack='label-flip' needs classes"):
+        preflight(of(task, attack="label-flip", attackers=1))
+    preflight(of(POINTS, partition="dirichlet", alpha=5.0))
+
+
+def test_batch_norm_is_for_distill_and_not_for_consensus(tmp_path: Path) -> None:
+    source = (
+        "from tests.some_tasks import *\nclass T(Points):\n  def model(self, role):\n"
+        "    return nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))"
+    )
+    task = f"{written(tmp_path, 'own.py', source)}:T"
+    preflight(of(task))
+    with pytest.raises(EdgeFlError, match="1 is a BatchNorm1d, whose running statistics"):
+        preflight(of(task, mode="consensus"))
+
+
+def test_a_small_set_leaves_something_for_everybody() -> None:
+    """A quarter for the distillation server, a twentieth for choices, of 120."""
+    split = split_of(of(POINTS))
+    assert (len(split.proxy), len(split.validation)) == (30, 6)
+    assert [len(part) for part in split.participants] == [28, 28, 28]
+
+
+# ----------------------------------------------------------------------------------------- models
+
+
+def test_initial_values_follow_from_the_seed_and_leave_the_global_generator_alone() -> None:
+    before = torch.get_rng_state()
+    first, again, other = (flat_model(of(POINTS, seed=seed), "small") for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert first.checksum() == again.checksum() != other.checksum()
+
+
+class Shared(nn.Module):
+    """Words with one matrix for input and output, a frozen part of another type, and an LSTM."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(7, 4)
+        self.norm, self.cell = nn.LayerNorm(4), nn.LSTM(4, 4, batch_first=True)
+        self.frozen = nn.Linear(4, 4).to(torch.bfloat16).requires_grad_(False)
+        self.head = nn.Linear(4, 7, bias=False)
+        self.head.weight = self.words.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.cell(self.norm(self.words(x)))[0]
+        return self.head(x + self.frozen(x.to(torch.bfloat16)).float()).transpose(1, 2)
+
+
+def test_what_is_trained_is_the_flat_vector() -> None:
+    """Shared once, frozen not at all; the gradient is autograd's."""
+    model = FlatModel(Shared())
+    assert len(model.weights) == 7 * 4 + 2 * 4 + 4 * (4 * 4 + 4 * 4 + 4 + 4)
+    assert model.module.head.weight.data_ptr() == model.weights.data_ptr()
+    words = torch.randint(0, 7, (3, 5), generator=torch.Generator().manual_seed(0))
+    functional.cross_entropy(model.module(words), words).backward()
+    gradient, weights = model.gradient.clone(), model.weights.clone()
+
+    def loss(vector: torch.Tensor) -> torch.Tensor:
+        parameters = model.unflatten(vector)
+        outputs = torch.func.functional_call(model.module, parameters, (words,))
+        return functional.cross_entropy(outputs, words)
+
+    torch.testing.assert_close(torch.func.grad(loss)(weights), gradient)
+    assert gradient.abs().min() < gradient.abs().max() < 10
+    with pytest.raises(ValueError, match="nothing to learn"):
+        FlatModel(nn.Linear(2, 2).requires_grad_(False))
+
+
+# ---------------------------------------------------------------------------------------- metrics
+
+
+def test_metrics_by_hand() -> None:
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]])
+    right = torch.tensor([0, 0, 0])
+    assert ACCURACY.finish(float(ACCURACY.each(logits, right).mean())) == pytest.approx(2 / 3)
+    surprise = float(functional.cross_entropy(logits, right))
+    assert PERPLEXITY.finish(float(PERPLEXITY.each(logits, right).mean())) == pytest.approx(
+        math.exp(surprise)
+    )
+    guess, truth = torch.tensor([[1.0], [4.0]]), torch.tensor([[1.0], [1.0]])
+    assert RMSE.finish(float(RMSE.each(guess, truth).mean())) == pytest.approx(math.sqrt(4.5))
+    assert MAE.finish(float(MAE.each(guess, truth).mean())) == pytest.approx(1.5)
+    assert ACCURACY.higher_is_better
+    assert not PERPLEXITY.higher_is_better
+    assert not RMSE.higher_is_better
+
+
+def test_an_even_guess_among_bytes_has_a_perplexity_of_256() -> None:
+    text = Text()
+    model = FlatModel(text.model("small"))
+    model.weights.zero_()
+    found = measured(text, model, text.test_set.take(np.arange(20)))
+    assert found["perplexity"] == pytest.approx(256)
+    assert found.keys() == {"perplexity", "accuracy", "loss"}
+
+
+# ------------------------------------------------------------------------------------------- text
+
+
+def test_a_byte_is_predicted_from_those_before_it() -> None:
+    model = Text().model("large").eval()
+    text = torch.randint(0, 256, (1, 64), dtype=torch.uint8)
+    other = text.clone()
+    other[0, 40] ^= 1
+    changed = (model(text) != model(other)).any(1)[0]
+    assert not changed[:40].any()
+    assert changed[40:].any()
+
+
+def test_texts_of_ones_own_are_cut_into_windows(tmp_path: Path) -> None:
+    """Every tenth is for the test; targets are the next bytes."""
+    (tmp_path / "a.txt").write_bytes(bytes(range(250)) * 3)
+    (tmp_path / "b.txt").write_bytes(b"short")
+    task = Text(data_path=str(tmp_path))
+    assert (len(task.train_set), len(task.test_set)) == (10, 1)
+    assert torch.equal(task.train_set.inputs[:, 1:].long(), task.train_set.targets[:, :-1])
+    assert task.groups(task.train_set).tolist() == [0] * 10
+    assert len(task.own(str(tmp_path))) == 11
+    with pytest.raises(EdgeFlError, match="more than 64 bytes"):
+        Text(data_path=written(tmp_path, "c.txt", "short")).training()
+    with pytest.raises(EdgeFlError, match="cannot be read"):
+        Text(data_path=str(tmp_path / "d.txt")).training()
+
+
+# ------------------------------------------------------------------------------------------- runs
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The file of docs/tasks.md, as one would name it."""
+    source = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.S)[0]
+    assert len(source.splitlines()) <= 30
+    return f"{written(tmp_path_factory.mktemp('own'), 'ecg.py', source)}:Ecg"
+
+
+@pytest.mark.parametrize("mode", ["distill", "average"])
+def test_the_file_of_the_docs_runs(mode: str, example: str, tmp_path: Path) -> None:
+    """In the distillation server's process, too."""
+    summary, run = harness.run(tmp_path, {"task": example, "mode": mode}, TINY)
+    assert summary["status"] == "completed"
+    assert summary["task"] == example
+    assert 0 < summary["final"]["published"] <= 1
+    assert latest(run.events(), "run_started")["metric"]["name"] == "accuracy"
+
+
+def test_nodes_agree_on_a_language_model(tmp_path: Path) -> None:
+    """Perplexities, in the field that has the main metric, and by their own name."""
+    run = test_consensus.run(tmp_path, {**NODES, "task": "text"})
+    nodes, average = (of_kind(run.events(), kind)[-1] for kind in ("nodes", "evaluate"))
+    assert all(1 < perplexity < 300 for perplexity in nodes["accuracy"])
+    assert set(nodes["reference"]) == {"same-steps"}
+    assert average["perplexity"] == average["accuracy"] == pytest.approx(math.exp(average["loss"]))
+
+
+def test_a_task_is_tried_out(example: str) -> None:
+    lines = list(try_out(of(example)))
+    assert lines[0] == "training: 600 examples; inputs (1, 64) float32, targets () int64"
+    assert any(line.startswith("large model: 40 steps on one minibatch") for line in lines)
+    assert "mode=consensus: possible" in lines
+    assert "engine stacked: possible" in lines
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("def loss(self, o, t): return o.mean() * float('nan')", "is not finite"),
+        ("def loss(self, o, t): return o", "return the mean, a scalar"),
+        ("def loss(self, o, t): return o.detach().mean() + 0 * o.mean()", "try a smaller"),
+        (
+            "def training(self): return Examples(torch.rand(50, 2), torch.zeros(50).long())",
+            "other examples when asked again",
+        ),
+    ],
+)
+def test_a_trial_says_what_is_wrong(method: str, message: str, tmp_path: Path) -> None:
+    source = f"from tests.some_tasks import *\nclass T(Points):\n  {method}"
+    with pytest.raises(EdgeFlError, match=message):
+        list(try_out(of(f"{written(tmp_path, 'own.py', source)}:T")))
+
+
+def test_examples_have_a_target_each() -> None:
+    for inputs, targets in [(3, 2), (0, 0)]:
+        with pytest.raises(ValueError, match="one target for each"):
+            Examples(torch.zeros(inputs, 2), torch.zeros(targets))
+    points = Points().train_set
+    assert points.digest == Points().train_set.digest != Points().test_set.digest
+    assert task_of(of(POINTS)) is task_of(of(POINTS))
