@@ -98,7 +98,7 @@ def split_of(config: RunConfig) -> Split:
             )
         groups = np.zeros(len(train), np.int64)
     # Without a server's model there is nobody to hold examples out for.
-    proxy = 0 if config.agrees else config.proxy_examples or min(_PROXY, len(train) // 4)
+    proxy = 0 if config.agrees else config.proxy_examples or min(_PROXY, max(1, len(train) // 4))
     measured = not config.agrees or config.evaluate_on == "validation"
     validation = config.validation_examples or min(_VALIDATION, max(1, len(train) // 20))
     validation = validation if measured else 0
@@ -109,6 +109,11 @@ def split_of(config: RunConfig) -> Split:
             f"examples of {config.data_source}; use fewer"
         )
     labelled = config.proxy_labelled_examples if config.distils else 0
+    if labelled > proxy:
+        raise ConfigError(
+            f"proxy-labelled-examples={labelled} can be at most proxy-examples={proxy}, of which it "
+            f"says how many have labels"
+        )
     try:
         return make_split(
             groups,

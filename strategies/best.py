@@ -7,10 +7,10 @@ from typing import Any
 from fl_app.assemble import flat_model
 from fl_app.config import RunConfig
 from fl_app.record.run_dir import RunDirectory
-from strategies.evaluation import Task
+from fl_app.tasks import task_of
+from strategies.evaluation import MAIN, Candidate
 
 CHECKPOINT = "best"
-SMALLER_IS_BETTER = ("loss",)
 
 
 class Best:
@@ -21,11 +21,12 @@ class Best:
     """
 
     def __init__(
-        self, config: RunConfig, run: RunDirectory, tasks: Callable[[str], Mapping[int, Task]]
+        self, config: RunConfig, run: RunDirectory, tasks: Callable[[str], Mapping[int, Candidate]]
     ) -> None:
         self._config, self._run, self._tasks = config, run, tasks
         self._model = "global" if config.distils else "small"
-        self._sign = -1.0 if config.best_metric in SMALLER_IS_BETTER else 1.0
+        larger = config.best_metric == MAIN and task_of(config).metric.higher_is_better
+        self._sign = 1.0 if larger else -1.0
         self.round, self._value = 0, -math.inf
         if run.checkpoint_path(CHECKPOINT).exists():
             _, metadata = run.load_checkpoint(CHECKPOINT)

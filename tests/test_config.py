@@ -306,7 +306,7 @@ def test_a_key_like_no_other_gets_the_way_to_all() -> None:
             "wait; choose one of: async-continuous, async-plus, async-round",
         ),
         (
-            {"proxy-labelled-examples": 1501},
+            {"proxy-labelled-examples": 1501, "proxy-examples": 1500},
             "proxy-labelled-examples=1501 can be at most proxy-examples=1500",
         ),
         (

@@ -111,7 +111,9 @@ OTHER: dict[str, Value] = {
     "device-profiles": "/other",
     "availability": "/other",
     "devices": "a,b,c",
+    "small-model": "lenet",
     "large-model": "resnet20",
+    "normalisation": "group",
     "proxy-labelled-examples": 5,
     "mail-precision": "int8",
     "best-metric": "loss",
@@ -150,7 +152,7 @@ REFUSED = {
 # Effects outside of what is looked at here: files, devices, processes, gradients, records ...
 # Whoever adds a key has it here, or in `footprint`, and another value of a text in OTHER.
 ELSEWHERE = {
-    "data-root", "data-path", "allow-missing-classes", "devices", "min-participants",
+    "dataset", "data-root", "data-path", "allow-missing-classes", "devices", "min-participants",
     "sessions", "link-patience", "mail-precision", "round-seconds", "secure-aggregation",
     "best-metric", "stop-patience", "replay",
     "device-profiles", "availability",

@@ -524,5 +524,5 @@ def test_a_whole_set_is_no_devices_part(tmp_path: Path) -> None:
 def test_a_set_too_small_for_what_the_server_holds_out_names_the_keys(tmp_path: Path) -> None:
     both_sets(tmp_path, ["cat", "dog"])
     config = resolve({"dataset": "files", "data-path": str(tmp_path)})
-    with pytest.raises(ConfigError, match=r"proxy-examples=1500 and validation-examples=300 .* 2 "):
+    with pytest.raises(ConfigError, match=r"proxy-examples=1 and validation-examples=1 .* 2 "):
         split_of(config)

@@ -9,11 +9,13 @@ from fl_app.record.distill_metrics import measure, published, round_table, stale
 from fl_app.record.metrics import (
     effective,
     link_counts,
+    metric_of,
     series,
     targets_of,
     time_to_target,
     times_to_targets,
 )
+from fl_app.record.modes import VIEWS
 from tests.record_events import distill_events
 
 
@@ -233,3 +235,28 @@ def test_targets_come_from_the_configuration() -> None:
 
 def test_targets_that_differ_in_the_third_digit_have_names_of_their_own() -> None:
     assert list(times_to_targets([], (0.5, 0.551, 0.552))) == ["0.50", "0.551", "0.552"]
+
+
+def test_where_less_is_better_a_target_is_reached_from_above() -> None:
+    """A perplexity of 12 or less, of a run that says in its start what it is judged by."""
+    points = [(1.0, 40.0), (2.0, 15.0), (3.0, 12.0), (4.0, 9.0)]
+    assert time_to_target(points, 12.0, higher=False) == 3.0
+    assert time_to_target(points, 8.0, higher=False) is None
+    events = [
+        {
+            "event": "run_started",
+            "t_wall": 0.0,
+            "metric": {"name": "perplexity", "unit": "", "direction": "lower"},
+        },
+        *(
+            {"event": "evaluate", "t_wall": t, "t": t, "round": n, "model": "small", "accuracy": p}
+            for n, (t, p) in enumerate(points, 1)
+        ),
+    ]
+    measured = VIEWS["average"].measure(events, (12.0, 50.0))
+    assert list(measured["time_to_target"].values()) == [3.0, 1.0]
+    assert VIEWS["average"].page.tiles(measured, metric_of(events)) == [
+        ("final perplexity, published model", "9.000")
+    ]
+    heading = [c.heading(metric_of(events)) for c in VIEWS["average"].lines.columns]
+    assert heading[:2] == ["small", "avg."]

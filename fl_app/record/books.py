@@ -172,6 +172,7 @@ def write_up(run: RunDirectory, config: RunConfig) -> dict[str, Any]:
         **view.settings(config.flat()),
         "clock": config.clock,
         "task": config.task,
+        "metric": _metric_of(config)["name"],
         "dataset": config.dataset if config.of_images else None,
         "data": latest(run.events(), "run_started").get("data"),
         "partition": config.partition,

@@ -141,17 +141,17 @@ def _csv(groups: Sequence[Group], runs: Sequence[_Run]) -> str:
 
 
 def _draw_groups(groups: Sequence[Group], runs: Sequence[_Run], notes: Sequence[str]) -> Any:
-    clocks = sorted({run.clock for run in runs})
+    clocks, metric = sorted({run.clock for run in runs}), metric_of(runs[0].events)
+    scale, sign = metric.scale, -1 if metric.higher else 1
     drawn = [(group, found) for group in groups if (found := band(group))]
-    best = sorted(drawn, key=lambda pair: -float(pair[1][1][-1]))[:_MOST_LINES]
+    best = sorted(drawn, key=lambda pair: sign * float(pair[1][1][-1]))[:_MOST_LINES]
     figure, axes = figures.new_figure(7, 4.2 + 0.24 * len(best))
     for (group, (times, mean, error)), colour, dash in zip(best, _COLORS, _DASHES, strict=False):
         label = f"{group.label}, {len(group.runs)} seed{'s'[: len(group.runs) != 1]}"
-        axes.plot(times, 100 * mean, color=colour, ls=dash, lw=2, label=label)
-        axes.fill_between(
-            times, 100 * (mean - error), 100 * (mean + error), color=colour, alpha=0.2, lw=0
-        )
-    figures.finish_accuracy_axes(axes, _time_label(clocks))
+        axes.plot(times, scale * mean, color=colour, ls=dash, lw=2, label=label)
+        low, high = scale * (mean - error), scale * (mean + error)
+        axes.fill_between(times, low, high, color=colour, alpha=0.2, lw=0)
+    figures.finish_accuracy_axes(axes, _time_label(clocks), metric)
     left_out = len(drawn) - len(best)
     cut = [f"the {len(best)} best; {left_out} more are in the table"] if left_out else []
     title = "Mean of the seeds; band: a standard error"
@@ -171,6 +171,7 @@ def _notes(runs: Sequence[_Run]) -> list[str]:
     found = []
     for key, meaning, value in (
         ("clock", "times", lambda config: config.get("clock")),
+        ("task", "results", lambda config: config.get("task", "images")),
         ("dataset", "accuracies", lambda config: config.get("dataset")),
         ("evaluate-on", "accuracies", evaluation_of),
     ):
@@ -186,11 +187,14 @@ def _table(runs: Sequence[_Run]) -> str:
     views = [view for view in VIEWS.values() if any(run.view is view for run in runs)]
     scores = _once(name for view in views for name in view.comparison.scores)
     costs = _once(name for view in views for name in view.comparison.costs)
-    head = ["run", "variant", "data set", "clock", "status", "rounds", *scores]
-    head += [f"{100 * target:g} % after" for target in targets]
+    metrics = [metric_of(run.events) for run in runs]
+    shown = metrics[0] if len(set(metrics)) == 1 else None
+    titles = [name.replace(" %", shown.titled("") if shown else "") for name in scores]
+    head = ["run", "variant", "data set", "clock", "status", "rounds", *titles]
+    head += [f"{(shown or metrics[0]).at(target)} after" for target in targets]
     head += ["run's time", *costs, "wall time"]
     rows = []
-    for run in runs:
+    for run, metric in zip(runs, metrics, strict=True):
         m = run.view.measure(run.events, targets)
         unit = CLOCK_UNITS[run.clock]
         comparison = run.view.comparison
@@ -202,7 +206,7 @@ def _table(runs: Sequence[_Run]) -> str:
                 str(run.config.get("clock", "-")),
                 status(run.directory, run.events),
                 str(m["rounds"]),
-                *_cells(comparison.scores, scores, m),
+                *_scores(comparison.scores, scores, m, metric),
                 *(_seconds(seconds, unit) for seconds in m["time_to_target"].values()),
                 _seconds(m["end_seconds"], unit),
                 *_cells(comparison.costs, costs, m),
@@ -211,6 +215,15 @@ def _table(runs: Sequence[_Run]) -> str:
         )
     lines = [head, ["---"] * 5 + ["---:"] * (len(head) - 5), *rows]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def _scores(
+    columns: Mapping[str, Callable[[Measured], float | None]],
+    names: Sequence[str],
+    measured: Measured,
+    metric: Metric,
+) -> list[str]:
+    return [metric.plain(columns[n](measured)) if n in columns else "-" for n in names]
 
 
 def _cells(
@@ -228,25 +241,27 @@ def _seconds(value: float | None, unit: str) -> str:
 
 
 def _draw(runs: Sequence[_Run], notes: Sequence[str]) -> Any:
-    clocks = sorted({run.clock for run in runs})
+    clocks, metric = sorted({run.clock for run in runs}), metric_of(runs[0].events)
+    sign = -1 if metric.higher else 1
     dashed: list[str] = []
     figure, axes = figures.new_figure(9, 5 + 0.24 * len(runs))
-    best = sorted(runs, key=lambda run: -(run.grouped.final or 0.0))[:_MOST_LINES]
+    best = sorted(runs, key=lambda run: sign * (run.grouped.final or 0.0))[:_MOST_LINES]
     for index, run in enumerate(run for run in runs if run in best):
         style = {"color": _COLORS[index % len(_COLORS)], "marker": _MARKERS[index % len(_MARKERS)]}
         main, companion = run.view.accuracy(run.events), run.view.comparison.companion(run.events)
         if main:
             label = _label(run, mixed=len(clocks) > 1)
-            figures.draw_line(axes, main, label=label, **style)
+            figures.draw_line(axes, main, metric, label=label, **style)
         if companion and companion != main:
             thin = {**style, "marker": "", "ls": "--", "lw": 1.0, "alpha": 0.7}
-            figures.draw_line(axes, companion, **thin)
+            figures.draw_line(axes, companion, metric, **thin)
             dashed.append(run.view.comparison.companion_label)
     if dashed:
         axes.plot([], [], color=figures.GREY, ls="--", lw=1.0, label=" / ".join(_once(dashed)))
-    figures.finish_accuracy_axes(axes, _time_label(clocks))
+    figures.finish_accuracy_axes(axes, _time_label(clocks), metric)
     measured = " / ".join(_once(evaluation_of(run.config) for run in runs)).capitalize()
-    title = f"{measured} accuracy of the {' / '.join(_once(run.view.accuracy_of for run in runs))}"
+    of = " / ".join(_once(run.view.accuracy_of for run in runs))
+    title = f"{measured} {metric.name} of the {of}"
     axes.set_title("\n".join([title, *notes]), loc="left")
     figures.legend_below(figure, axes, 1)
     return figure

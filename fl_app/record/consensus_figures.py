@@ -28,7 +28,16 @@ from fl_app.record.figures import (
     new_figure,
 )
 from fl_app.record.label_figure import label_figure
-from fl_app.record.metrics import Event, evaluated_on, latest, of_kind, series, settled
+from fl_app.record.metrics import (
+    Event,
+    Metric,
+    evaluated_on,
+    latest,
+    metric_of,
+    of_kind,
+    series,
+    settled,
+)
 from fl_app.record.spacetime_figure import spacetime
 from fl_app.record.topology_figure import topology_figure
 from fl_app.record.view import Drawing
@@ -53,32 +62,33 @@ def accuracy(events: Sequence[Event], clock: str, targets: Sequence[float]) -> F
     if not mean:
         return None
     figure, axes = new_figure(8.5, 5.0)
-    _draw_nodes(axes, events)
-    draw_line(axes, mean, label="mean of the nodes", color=BLUE, lw=2.4, zorder=5)
+    metric = metric_of(events)
+    _draw_nodes(axes, events, metric)
+    draw_line(axes, mean, metric, label="mean of the nodes", color=BLUE, lw=2.4, zorder=5)
     if average := series(events, "average"):
-        draw_line(axes, average, label=DIAGNOSIS, color=ORANGE, lw=1.4, ls="--", zorder=6)
+        draw_line(axes, average, metric, label=DIAGNOSIS, color=ORANGE, lw=1.4, ls="--", zorder=6)
     for name, points in references(events).items():
         label, style = REFERENCES[name]
-        draw_line(axes, points, label=label, lw=1.3, zorder=4, **style)
+        draw_line(axes, points, metric, label=label, lw=1.3, zorder=4, **style)
     _mark_settling(axes, events)
-    finish_accuracy_axes(axes, CLOCK_AXIS[clock])
-    mark_targets(axes, mean, targets)
-    axes.set_title(f"{evaluated_on(events).capitalize()} accuracy", loc="left")
+    finish_accuracy_axes(axes, CLOCK_AXIS[clock], metric)
+    mark_targets(axes, mean, targets, metric)
+    axes.set_title(f"{evaluated_on(events).capitalize()} {metric.name}", loc="left")
     legend_below(figure, axes, 2)
     return figure
 
 
-def _draw_nodes(axes: Axes, events: Sequence[Event]) -> None:
+def _draw_nodes(axes: Axes, events: Sequence[Event], metric: Metric) -> None:
     """Draw a thin line a node, with gaps where it was off, and the range of those that were on."""
     from matplotlib.collections import LineCollection
 
     low, high = node_series(events, "min"), node_series(events, "max")
     times = [t for t, _ in low]
-    bottom, top = ([100 * value for _, value in points] for points in (low, high))
+    bottom, top = ([metric.scale * value for _, value in points] for points in (low, high))
     axes.fill_between(times, bottom, top, color=SKY, alpha=0.25, lw=0, label="lowest to highest")
     windows = of_kind(events, "nodes")
     t = np.array([window["t"] for window in windows])
-    values = 100 * np.array([window["accuracy"] for window in windows], float)
+    values = metric.scale * np.array([window["accuracy"] for window in windows], float)
     axes.add_collection(
         LineCollection(
             [np.column_stack([t, of_node]) for of_node in values.T],
@@ -152,6 +162,7 @@ def topology(events: Sequence[Event], _clock: str, _: Sequence[float]) -> Figure
         f"{graph['spectral_gap']:.3g}",
         names=names,
         values=last.get("accuracy") or (),
+        metric=metric_of(events),
         ages=heard if last else None,
     )
 

@@ -8,6 +8,7 @@ from fl_app.record.metrics import (
     Point,
     last_accuracy,
     latest,
+    metric_of,
     of_kind,
     settled,
     span,
@@ -99,6 +100,7 @@ def measure(events: Sequence[Event], targets: Sequence[float] = ()) -> dict[str,
     - messages, bytes, lost, duplicates: totals; rejected: count
     - stale, age: mean age of the applied mail in local steps (virtual clock) and in seconds
     """
+    higher = metric_of(events).higher
     hosts, last, nodes = (latest(events, kind) for kind in ("hosts", "round", "nodes"))
     return {
         **{name: hosts.get(name) for name in ("hosts", "carrier", "engine", "engine_gain")},
@@ -111,7 +113,7 @@ def measure(events: Sequence[Event], targets: Sequence[float] = ()) -> dict[str,
         },
         **_settling(events),
         "distance": last.get("distance"),
-        "time_to_target": times_to_targets(node_series(events), targets),
+        "time_to_target": times_to_targets(node_series(events), targets, higher),
         **{name: last.get(name) for name in ("messages", "bytes", "lost", "duplicates")},
         **{name: _mean(e.get(name) for e in of_kind(events, "round")) for name in ("stale", "age")},
         "rejected": sum(event.get("count", 1) for event in of_kind(events, "rejected")),

@@ -7,8 +7,9 @@ from typing import Any
 from fl_app.record.consensus_figures import DIAGNOSIS, FIGURES, REFERENCES
 from fl_app.record.consensus_metrics import measure, node_names, node_series, window_table
 from fl_app.record.consensus_page import charts, sentence, timeline
-from fl_app.record.formatting import megabytes, number, percent, scientific, share
-from fl_app.record.metrics import Event, latest
+from fl_app.record.figures import ACCURACY
+from fl_app.record.formatting import megabytes, number, scientific
+from fl_app.record.metrics import Event, Metric, latest, metric_of
 from fl_app.record.view import (
     INCIDENTS,
     Column,
@@ -36,33 +37,33 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _tiles(measured: Measured) -> Pairs:
+def _tiles(measured: Measured, metric: Metric = ACCURACY) -> Pairs:
     final = measured["final"]
     return [
-        ("final accuracy, mean of the nodes", share(final["node_mean"])),
-        ("of the lowest and highest node", _range(final["node_min"], final["node_max"])),
-        *((REFERENCES[name][0], share(value)) for name, value in final["reference"].items()),
+        (f"final {metric.name}, mean of the nodes", metric.shown(final["node_mean"])),
+        ("of the lowest and highest node", _range(final["node_min"], final["node_max"], metric)),
+        *((REFERENCES[name][0], metric.shown(value)) for name, value in final["reference"].items()),
     ]
 
 
-def _range(low: float | None, high: float | None) -> str:
-    return "-" if low is None else f"{percent(low)} to {share(high)}"
+def _range(low: float | None, high: float | None, metric: Metric) -> str:
+    return "-" if low is None else f"{metric.plain(low)} to {metric.shown(high)}"
 
 
-def _results(m: Measured) -> Pairs:
+def _results(m: Measured, metric: Metric = ACCURACY) -> Pairs:
     final = m["final"]
     return [
         ("hosts", number(m["hosts"])),
         ("carrier", m["carrier"]),
         ("gradients of a host's nodes", _engine(m)),
-        ("final accuracy, mean of the nodes", share(final["node_mean"])),
-        ("final accuracy, lowest node", share(final["node_min"])),
-        ("final accuracy, highest node", share(final["node_max"])),
-        *_honest(final),
-        *_unsettled(m),
-        (f"final accuracy, {DIAGNOSIS}", share(final["average"])),
+        (f"final {metric.name}, mean of the nodes", metric.shown(final["node_mean"])),
+        (f"final {metric.name}, lowest node", metric.shown(final["node_min"])),
+        (f"final {metric.name}, highest node", metric.shown(final["node_max"])),
+        *_honest(final, metric),
+        *_unsettled(m, metric),
+        (f"final {metric.name}, {DIAGNOSIS}", metric.shown(final["average"])),
         *(
-            (f"final accuracy, {REFERENCES[name][0]}", share(value))
+            (f"final {metric.name}, {REFERENCES[name][0]}", metric.shown(value))
             for name, value in final["reference"].items()
         ),
         ("consensus distance", scientific(m["distance"])),
@@ -76,15 +77,15 @@ def _results(m: Measured) -> Pairs:
     ]
 
 
-def _unsettled(m: Measured) -> Pairs:
+def _unsettled(m: Measured, metric: Metric) -> Pairs:
     """How the nodes were before they settled, and what that cost."""
     before, settling = m["unsettled"], m["settling"]
     if before is None:
         return []
     return [
-        ("before settling, mean of the nodes", share(before["node_mean"])),
-        ("before settling, lowest node", share(before["node_min"])),
-        ("before settling, highest node", share(before["node_max"])),
+        ("before settling, mean of the nodes", metric.shown(before["node_mean"])),
+        ("before settling, lowest node", metric.shown(before["node_min"])),
+        ("before settling, highest node", metric.shown(before["node_max"])),
         ("before settling, consensus distance", scientific(before["distance"])),
         ("messages of settling", number(settling["messages"])),
         ("MB of settling", megabytes(settling["bytes"])),
@@ -97,9 +98,13 @@ def _engine(m: Measured) -> str:
     return f"{m['engine'] or '-'}{measured}"
 
 
-def _honest(final: Mapping[str, Any]) -> Pairs:
+def _honest(final: Mapping[str, Any], metric: Metric) -> Pairs:
     honest = final["node_honest"]
-    return [] if honest is None else [("final accuracy, mean of the honest nodes", share(honest))]
+    return (
+        []
+        if honest is None
+        else [(f"final {metric.name}, mean of the honest nodes", metric.shown(honest))]
+    )
 
 
 def _age(row: Row) -> str:
@@ -109,26 +114,27 @@ def _age(row: Row) -> str:
     return number(row["stale"], 1)
 
 
-def _ending(known: Row) -> list[str]:
+def _ending(known: Row, metric: Metric = ACCURACY) -> list[str]:
     """What came out, with the references beside it; nothing when no window was evaluated."""
     mean = known.get("mean")
     if mean is None:
         return []
-    pairs = [("mean of the nodes", share(mean))]
-    pairs.append(("lowest node", share(known["min"])))
-    pairs.append(("highest node", share(known["max"])))
-    pairs.append((DIAGNOSIS, share(known.get("average"))))
+    pairs = [("mean of the nodes", metric.shown(mean))]
+    pairs.append(("lowest node", metric.shown(known["min"])))
+    pairs.append(("highest node", metric.shown(known["max"])))
+    pairs.append((DIAGNOSIS, metric.shown(known.get("average"))))
     for name, value in known.get("reference", {}).items():
-        apart = "diverged" if value is None else f"nodes' mean {100 * (mean - value):+.1f} points"
-        pairs.append((REFERENCES[name][0], f"{share(value)}; {apart}"))
+        lead = f"nodes' mean {metric.lead(mean, value)}{metric.points}"
+        apart = "diverged" if value is None else lead
+        pairs.append((REFERENCES[name][0], f"{metric.shown(value)}; {apart}"))
     pairs.append(("consensus distance", scientific(known.get("distance"))))
     width = max(len(label) for label, _ in pairs)
-    return ["final accuracy"] + [f"  {label:{width}}  {value}" for label, value in pairs]
+    return [f"final {metric.name}"] + [f"  {label:{width}}  {value}" for label, value in pairs]
 
 
 def _nodes(events: Sequence[Event]) -> list[Table]:
     last = latest(events, "nodes")
-    wild = last.get("diverged") or ()
+    wild, metric = last.get("diverged") or (), metric_of(events)
     columns = zip_longest(
         node_names(events),
         last.get("examples") or (),
@@ -139,12 +145,13 @@ def _nodes(events: Sequence[Event]) -> list[Table]:
         (
             str(index) if name == str(index) else f"{index}: {name}",
             number(held or None),
-            "diverged" if index in wild else percent(accuracy),
+            "diverged" if index in wild else metric.plain(accuracy),
             number(loss, 3),
         )
         for index, (name, held, accuracy, loss) in enumerate(columns)
     ]
-    return [Table("Nodes", ("node", "examples", "accuracy %", "loss"), rows)] if rows else []
+    head = ("node", "examples", metric.titled(metric.name), "loss")
+    return [Table("Nodes", head, rows)] if rows else []
 
 
 _NEWS = {
@@ -162,14 +169,14 @@ def _incident(event: Event) -> tuple[str, str]:
 
 
 _ACCURACIES = (
-    Column("node mean %", lambda row: percent(row["mean"]), 13),
-    Column("min %", lambda row: percent(row["min"]), 8),
-    Column("max %", lambda row: percent(row["max"]), 8),
+    Column("node mean %", score="mean", width=13),
+    Column("min %", score="min", width=8),
+    Column("max %", score="max", width=8),
     Column(
         "(average %)",
-        lambda row: percent(row["average"]),
-        13,
-        "the averaged model, a diagnosis: no node has it before they settle",
+        score="average",
+        width=13,
+        meaning="the averaged model, a diagnosis: no node has it before they settle",
         needs="distance",
     ),
 )
@@ -215,10 +222,10 @@ CONSENSUS = View(
         companion_label="lowest node of the same run",
         companion=lambda events: node_series(events, "min"),
         scores={
-            "node mean %": lambda m: percent(m["final"]["node_mean"]),
-            "node min %": lambda m: percent(m["final"]["node_min"]),
-            "(average %)": lambda m: percent(m["final"]["average"]),
-            "centralized %": lambda m: percent(m["final"]["reference"].get("same-steps")),
+            "node mean %": lambda m: m["final"]["node_mean"],
+            "node min %": lambda m: m["final"]["node_min"],
+            "(average %)": lambda m: m["final"]["average"],
+            "centralized %": lambda m: m["final"]["reference"].get("same-steps"),
         },
         costs={
             "distance": lambda m: scientific(m["distance"]),

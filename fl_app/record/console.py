@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 
 from fl_app.record.formatting import duration, number
-from fl_app.record.metrics import CLOCK_UNITS, Event
+from fl_app.record.metrics import CLOCK_UNITS, Event, Metric, metric_of
 from fl_app.record.view import Column, Row, View
 from fl_app.streams import say
 
@@ -42,6 +42,8 @@ def console_listener(
     def learn(row: Row) -> None:
         known.update((key, value) for key, value in row.items() if value is not None)
 
+    metric = metric_of(past)
+
     for row in view.rows(past):
         learn(row)
 
@@ -51,18 +53,20 @@ def console_listener(
             if not columns:
                 everything = view.lines.columns
                 columns[:] = [c for c in everything if not c.needs or row[c.needs] is not None]
-                meanings = [f"{c.title}: {c.meaning}" for c in columns if c.meaning]
+                meanings = [f"{c.heading(metric)}: {c.meaning}" for c in columns if c.meaning]
                 if meanings:
                     write("; ".join(meanings))
-                write(_header(view, columns, clock))
-            write(_line(view, columns, row, rounds))
+                write(_header(view, columns, clock, metric))
+            write(_line(view, columns, row, rounds, metric))
             learn(row)
             printed = row["round"]
         seen[:] = [event for event in seen if event["round"] > printed]
 
     def listen(event: Event) -> None:
-        nonlocal printed
+        nonlocal printed, metric
         kind = event["event"]
+        if kind == "run_started":
+            metric = metric_of([event])
         if kind == "resumed":
             printed = event.get("round", 0)
             seen.clear()
@@ -77,7 +81,7 @@ def console_listener(
             show(view.rows(seen))
             # What is known of a run that diverged is of before, and not what came out.
             told = [f"! {event['reason']}"] if event["status"] == "diverged" else None
-            for line in told or view.lines.ending(known):
+            for line in told or view.lines.ending(known, metric):
                 write(line)
         if kind in view.incidents:
             text, key = view.incidents[kind](event)
@@ -102,14 +106,14 @@ def _printable(
     return max(complete, newest - patience)
 
 
-def _header(view: View, columns: Sequence[Column], clock: str) -> str:
-    titles = "".join(column.title.rjust(column.width) for column in columns)
+def _header(view: View, columns: Sequence[Column], clock: str, metric: Metric) -> str:
+    titles = "".join(column.heading(metric).rjust(column.width) for column in columns)
     return f"{view.rounds[:-1]:>9}{CLOCK_UNITS[clock]:>11}{titles}{'ETA':>9}"
 
 
-def _line(view: View, columns: Sequence[Column], row: Row, rounds: int) -> str:
+def _line(view: View, columns: Sequence[Column], row: Row, rounds: int, metric: Metric) -> str:
     """The line of a row of `view.rows`; "-" where nothing is known."""
-    cells = "".join(column.cell(row).rjust(column.width) for column in columns)
+    cells = "".join(column.text(row, metric).rjust(column.width) for column in columns)
     place = "settled" if row.get("settled") else f"{row['round']}/{rounds}"
     notes = [f"{row[name]} {name}" for name in view.lines.notes if row[name]]
     line = f"{place:>9}{number(row['t'], 1):>11}{cells}{duration(row['eta']):>9}"

@@ -33,7 +33,7 @@ from fl_app.record.figures import (
     new_figure,
     whole_numbers,
 )
-from fl_app.record.metrics import Event, evaluated_on, of_kind, series
+from fl_app.record.metrics import Event, evaluated_on, metric_of, of_kind, series
 from fl_app.record.view import Drawing
 
 if TYPE_CHECKING:
@@ -68,14 +68,15 @@ def accuracy(events: Sequence[Event], clock: str, targets: Sequence[float]) -> F
     if not curves:
         return None
     figure, axes = new_figure(8.5, 4.6)
+    metric = metric_of(events)
     for label, points, style in curves:
-        draw_line(axes, points, label=label, **style)
+        draw_line(axes, points, metric, label=label, **style)
     for name, points in references(events).items():
         style = {"lw": 1.3, "marker": "", "zorder": 2, **_REFERENCE_STYLES[name]}
-        draw_line(axes, points, label=REFERENCES[name], **style)
-    finish_accuracy_axes(axes, CLOCK_AXIS[clock])
-    mark_targets(axes, published(events), targets)
-    axes.set_title(f"{evaluated_on(events).capitalize()} accuracy", loc="left")
+        draw_line(axes, points, metric, label=REFERENCES[name], **style)
+    finish_accuracy_axes(axes, CLOCK_AXIS[clock], metric)
+    mark_targets(axes, published(events), targets, metric)
+    axes.set_title(f"{evaluated_on(events).capitalize()} {metric.name}", loc="left")
     legend_below(figure, axes, 2)
     return figure
 

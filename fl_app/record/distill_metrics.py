@@ -10,6 +10,7 @@ from fl_app.record.metrics import (
     end_time,
     last_accuracy,
     latest,
+    metric_of,
     of_kind,
     series,
     span,
@@ -120,7 +121,7 @@ def measure(events: Sequence[Event], targets: Sequence[float] = ()) -> dict[str,
     - skipped_snapshots, rejected, lost: counts; bytes_up, bytes_down: totals
     - privacy {delta, clients, clients_if_sampled, samples {participant}}: see `privacy.spent`
     """
-    end = end_time(events)
+    end, higher = end_time(events), metric_of(events).higher
     segments = of_kind(events, "segment")
     last_round = latest(events, "round")
     fields = {"small": ("small", "accuracy"), "global": ("global", "accuracy")}
@@ -131,9 +132,9 @@ def measure(events: Sequence[Event], targets: Sequence[float] = ()) -> dict[str,
     return {
         **span(events),
         "final": {name: last_accuracy(events, *field) for name, field in fields.items()},
-        "time_to_target": times_to_targets(published(events), targets),
+        "time_to_target": times_to_targets(published(events), targets, higher),
         "reference_time_to_target": {
-            name: times_to_targets(points, targets) for name, points in known.items()
+            name: times_to_targets(points, targets, higher) for name, points in known.items()
         },
         "client_idle_fraction": _idle_fractions(events, end),
         "worker_busy_fraction": _busy(segments) / end if segments and end else None,

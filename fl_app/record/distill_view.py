@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 from fl_app.record.distill_figures import FIGURES
 from fl_app.record.distill_metrics import REFERENCES, measure, published, round_table
 from fl_app.record.distill_page import charts, sentence, timeline
+from fl_app.record.figures import ACCURACY
 from fl_app.record.formatting import megabytes, number, percent, share
 from fl_app.record.metrics import (
     Event,
+    Metric,
     latest,
+    metric_of,
     of_kind,
     series,
     targets_of,
@@ -47,18 +50,19 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _tiles(measured: Measured) -> Pairs:
+def _tiles(measured: Measured, metric: Metric = ACCURACY) -> Pairs:
     final = measured["final"]
-    tiles = [("final accuracy, published model", share(final["published"]))]
-    return tiles + [(label, share(final[n])) for n, label in REFERENCES.items() if n in final]
+    tiles = [(f"final {metric.name}, published model", metric.shown(final["published"]))]
+    known = {label: final[n] for n, label in REFERENCES.items() if n in final}
+    return tiles + [(label, metric.shown(value)) for label, value in known.items()]
 
 
-def _results(m: Measured) -> Pairs:
+def _results(m: Measured, metric: Metric = ACCURACY) -> Pairs:
     idle, staleness = m["client_idle_fraction"], m["teacher_staleness"]
     return [
-        ("final accuracy, small model", share(m["final"]["small"])),
-        ("final accuracy, global model, raw", share(m["final"]["global"])),
-        ("final accuracy, global model, EMA", share(m["final"]["global_ema"])),
+        (f"final {metric.name}, small model", metric.shown(m["final"]["small"])),
+        (f"final {metric.name}, global model, raw", metric.shown(m["final"]["global"])),
+        (f"final {metric.name}, global model, EMA", metric.shown(m["final"]["global_ema"])),
         ("participants idle: waiting for each other", share(idle["clients"])),
         ("participants idle: waiting for the server", share(idle["server"])),
         ("distillation server busy", share(m["worker_busy_fraction"])),
@@ -73,22 +77,20 @@ def _results(m: Measured) -> Pairs:
     ]
 
 
-def _compared(published: float | None, reference: float | None) -> str:
-    """A reference's accuracy, and how far the published model is from it."""
-    apart = _apart(published, reference)
-    return (
-        share(reference) if apart == "-" else f"{share(reference)}; published model {apart} points"
-    )
+def _compared(published: float | None, reference: float | None, metric: Metric) -> str:
+    """A reference's metric, and how far the published model is from it."""
+    apart, shown = metric.lead(published, reference), metric.shown(reference)
+    return shown if apart == "-" else f"{shown}; published model {apart}{metric.points}"
 
 
 def _measured_against(events: Sequence[Event]) -> list[Table]:
     """The published model and what it is measured against: accuracies, and times to targets."""
     targets = targets_of(latest(events, "run_started").get("config") or {})
     m = measure(events, targets)
-    final, published = m["final"], m["final"]["published"]
+    final, published, metric = m["final"], m["final"]["published"], metric_of(events)
     if final["global"] is None:
         return []
-    small = times_to_targets(series(events, "small"), targets)
+    small = times_to_targets(series(events, "small"), targets, metric.higher)
     rows = [("global model, as published", published, m["time_to_target"])]
     rows.append(("small model", final["small"], small))
     rows += [
@@ -96,42 +98,38 @@ def _measured_against(events: Sequence[Event]) -> list[Table]:
         for name, label in REFERENCES.items()
         if name in final
     ]
-    columns = ("model", "final accuracy %", "published model (points)")
-    columns += tuple(f"{100 * target:g} % after" for target in targets)
+    columns = ("model", metric.titled(f"final {metric.name}"), "published model")
+    if metric.points:
+        columns = (*columns[:2], f"published model ({metric.points.strip()})")
+    columns += tuple(f"{metric.at(target)} after" for target in targets)
     cells = [
         (
             label,
-            percent(accuracy),
-            _apart(published, accuracy),
+            metric.plain(value),
+            metric.lead(published, value),
             *(number(t, 1) for t in to.values()),
         )
-        for label, accuracy, to in rows
+        for label, value, to in rows
     ]
     return [Table("The published model and what it is measured against", columns, cells)]
 
 
-def _apart(published: float | None, reference: float | None) -> str:
-    if published is None or reference is None:
-        return "-"
-    return f"{100 * (published - reference):+.1f}"
-
-
-def _ending(known: Row) -> list[str]:
+def _ending(known: Row, metric: Metric = ACCURACY) -> list[str]:
     """What came out, beside what it is measured against; nothing without a global model."""
     published = known.get("published")
     if published is None:
         return []
     pairs = [
-        ("global model, as published", share(published)),
-        ("small model", _compared(published, known["small"])),
+        ("global model, as published", metric.shown(published)),
+        ("small model", _compared(published, known["small"], metric)),
     ]
     pairs += [
-        (label, _compared(published, known[name]))
+        (label, _compared(published, known[name], metric))
         for name, label in REFERENCES.items()
         if known.get(name) is not None
     ]
     width = max(len(label) for label, _ in pairs)
-    return ["final accuracy"] + [f"  {label:{width}}  {value}" for label, value in pairs]
+    return [f"final {metric.name}"] + [f"  {label:{width}}  {value}" for label, value in pairs]
 
 
 def _epsilons(privacy: Mapping[str, Any] | None) -> Pairs:
@@ -182,10 +180,10 @@ def _teacher_lag(row: Row) -> str:
     return number(None if teacher is None else row["round"] - teacher)
 
 
-_SMALL = Column("small %", lambda row: percent(row["small"]), 9)
-_AVERAGE = Column("avg. %", lambda row: percent(row["small_average"]), 8, needs="small_average")
-_GLOBAL = Column("global %", lambda row: percent(row["global"]), 10)
-_EMA = Column("EMA %", lambda row: percent(row["global_ema"]), 7)
+_SMALL = Column("small %", score="small", width=9)
+_AVERAGE = Column("avg. %", score="small_average", width=8, needs="small_average")
+_GLOBAL = Column("global %", score="global", width=10)
+_EMA = Column("EMA %", score="global_ema", width=7)
 # The mean age of the contributions that were averaged, in versions of the small model.
 _STALENESS = Column("staleness", lambda row: number(row["staleness"], 1), 11)
 _STEPS = Column("steps", lambda row: number(row["worker_steps"]), 8)
@@ -232,12 +230,10 @@ DISTILL = View(
         timeline=timeline,
         columns=(
             *(_SMALL, _AVERAGE, _GLOBAL, _EMA),
-            Column(
-                "server alone %", lambda row: percent(row["server_alone"]), needs="server_alone"
-            ),
+            Column("server alone %", score="server_alone", needs="server_alone"),
             Column(
                 "centralized %",
-                lambda row: percent(row["centralized_large"]),
+                score="centralized_large",
                 needs="centralized_large",
             ),
             _STALENESS,
@@ -255,12 +251,12 @@ DISTILL = View(
         companion_label="small model of the same run",
         companion=lambda events: series(events, "small"),
         scores={
-            "small %": lambda m: percent(m["final"]["small"]),
-            "global %": lambda m: percent(m["final"]["global"]),
-            "EMA %": lambda m: percent(m["final"]["global_ema"]),
-            "average of small %": lambda m: percent(m["final"].get("small_average")),
-            "server alone %": lambda m: percent(m["final"].get("server_alone")),
-            "centralized %": lambda m: percent(m["final"].get("centralized_large")),
+            "small %": lambda m: m["final"]["small"],
+            "global %": lambda m: m["final"]["global"],
+            "EMA %": lambda m: m["final"]["global_ema"],
+            "average of small %": lambda m: m["final"].get("small_average"),
+            "server alone %": lambda m: m["final"].get("server_alone"),
+            "centralized %": lambda m: m["final"].get("centralized_large"),
         },
         costs={
             "idle %": lambda m: percent(m["client_idle_fraction"]["total"]),

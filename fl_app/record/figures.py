@@ -9,7 +9,7 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fl_app.record.metrics import Point, time_to_target
+from fl_app.record.metrics import Metric, Point, time_to_target
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,6 +19,7 @@ BLACK, GREY, ORANGE, SKY = "#000000", "#999999", "#E69F00", "#56B4E9"
 GREEN, BLUE, VERMILION, PURPLE = "#009E73", "#0072B2", "#D55E00", "#CC79A7"
 
 CLOCK_AXIS = {"virtual": "virtual time (s)", "real": "time (s)"}
+ACCURACY = Metric()
 _MARKED = 40  # points of a line that still get a marker each
 
 
@@ -39,40 +40,44 @@ def legend_below(figure: Figure, axes: Axes, columns: int, magnified: float = 1.
     )
 
 
-def draw_line(axes: Axes, points: Sequence[Point], **style: Any) -> None:
-    """Draw (t, fraction) as a line in percent; with markers only while they stay apart."""
+def draw_line(axes: Axes, points: Sequence[Point], metric: Metric = ACCURACY, **style: Any) -> None:
+    """Draw (t, value) as a line in the metric's unit; with markers only while they stay apart."""
     if len(points) > _MARKED:
         style["marker"] = ""
     times, values = zip(*points, strict=True)
     defaults = {"lw": 2.0, "ms": 4.5, "zorder": 3}
-    axes.plot(times, [100 * value for value in values], **{**defaults, **style})
+    axes.plot(times, [metric.scale * value for value in values], **{**defaults, **style})
 
 
-def finish_accuracy_axes(axes: Axes, time_label: str) -> None:
-    """Label the axes of accuracy over time and start the time at zero."""
+def finish_accuracy_axes(axes: Axes, time_label: str, metric: Metric = ACCURACY) -> None:
+    """Label the axes of a metric over time and start the time at zero."""
     axes.set_xlabel(time_label)
-    axes.set_ylabel("accuracy (%)")
+    axes.set_ylabel(metric.label)
     axes.set_xlim(left=0)
     low, high = axes.get_ylim()
-    margin = max(0.05 * (high - low), (10 - (high - low)) / 2)  # at least 10 points are shown
-    axes.set_ylim(max(0.0, low - margin), min(100.0, high + margin))
+    margin = 0.05 * (high - low)
+    if metric.unit == "%":
+        margin = max(margin, (10 - (high - low)) / 2)  # at least 10 points are shown
+        axes.set_ylim(max(0.0, low - margin), min(100.0, high + margin))
     axes.grid(alpha=0.3, lw=0.6)
 
 
-def mark_targets(axes: Axes, points: Sequence[Point], targets: Sequence[float]) -> None:
+def mark_targets(
+    axes: Axes, points: Sequence[Point], targets: Sequence[float], metric: Metric = ACCURACY
+) -> None:
     """Write each target that is on the axis, and when it was reached, at the right edge."""
     low, high = axes.get_ylim()
     ticks, labels = [], []
     for target in sorted(targets):
-        crowded = bool(ticks) and 100 * target - ticks[-1] < 0.045 * (high - low)
-        if not low <= 100 * target <= high or crowded:
+        height = metric.scale * target
+        crowded = bool(ticks) and height - ticks[-1] < 0.045 * (high - low)
+        if not low <= height <= high or crowded:
             continue
-        reached = time_to_target(points, target)
-        axes.axhline(100 * target, color=GREY, lw=0.8, ls=":", zorder=1)
-        ticks.append(100 * target)
-        labels.append(
-            f"{100 * target:g} %: " + ("not reached" if reached is None else f"{reached:.0f} s")
-        )
+        reached = time_to_target(points, target, higher=metric.higher)
+        axes.axhline(height, color=GREY, lw=0.8, ls=":", zorder=1)
+        ticks.append(height)
+        when = "not reached" if reached is None else f"{reached:.0f} s"
+        labels.append(f"{metric.at(target)}: {when}")
     right = axes.secondary_yaxis("right")
     right.set_yticks(ticks, labels, fontsize=8.5, color="#444444")
     right.tick_params(length=0)

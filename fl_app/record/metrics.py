@@ -85,12 +85,41 @@ class Metric:
     scale: float = 100.0
     higher: bool = True
 
+    def plain(self, value: float | None) -> str:
+        """The value without its unit, "-" if there is none."""
+        return "-" if value is None else f"{value * self.scale:.{self.digits}f}"
+
     def shown(self, value: float | None) -> str:
         """The value as it is written, "-" if there is none."""
-        if value is None:
+        return "-" if value is None else self.titled(self.plain(value))
+
+    def at(self, value: float) -> str:
+        """A value that somebody has chosen, such as a target, as short as it is."""
+        return self.titled(f"{self.scale * value:g}")
+
+    @property
+    def label(self) -> str:
+        """What an axis is called."""
+        return f"{self.name} ({self.unit})" if self.unit else self.name
+
+    def titled(self, title: str) -> str:
+        """A title, or a number, with the unit behind it, if there is one."""
+        return f"{title} {self.unit}".rstrip()
+
+    def lead(self, value: float | None, other: float | None) -> str:
+        """How much more `value` is than `other`, with its sign; "-" where one is not known."""
+        if value is None or other is None:
             return "-"
-        unit = f" {self.unit}" if self.unit else ""
-        return f"{value * self.scale:.{1 if self.unit == '%' else 3}f}{unit}"
+        return f"{self.scale * (value - other):+.{self.digits}f}"
+
+    @property
+    def digits(self) -> int:
+        return 1 if self.unit == "%" else 3
+
+    @property
+    def points(self) -> str:
+        """What differences are counted in, after a blank; "" where it has no name."""
+        return " points" if self.unit == "%" else ""
 
     def apart(self, value: float, other: float) -> str:
         """How far `value` is from `other`, in words that say which is better."""
@@ -140,8 +169,11 @@ def last_accuracy(events: Iterable[Event], model: str, field: str = "accuracy") 
     return max(found, key=lambda event: event["t"]).get(field) if found else None
 
 
-def time_to_target(points: Sequence[Point], target: float, window: int = 1) -> float | None:
-    """Return the first t_i at which mean(a_(i-window+1) .. a_i) >= `target`, or None if never.
+def time_to_target(
+    points: Sequence[Point], target: float, window: int = 1, *, higher: bool = True
+) -> float | None:
+    """Return the first t_i at which mean(a_(i-window+1) .. a_i) >= `target`, or None if never; <=
+    where less is better (`higher` is false).
 
     `points` are (t, accuracy) by time. A run's record judges the very points that it draws: else a
     final accuracy above a target would stand beside "not reached". Where a single evaluation, which
@@ -152,7 +184,8 @@ def time_to_target(points: Sequence[Point], target: float, window: int = 1) -> f
         raise ValueError(f"window={window} must be at least 1 evaluation")
     for i in range(window - 1, len(points)):
         # The tolerance forgives the last bit of the division, e.g. of three times 0.7.
-        if sum(a for _, a in points[i - window + 1 : i + 1]) / window >= target - 1e-12:
+        mean = sum(a for _, a in points[i - window + 1 : i + 1]) / window
+        if (mean - target if higher else target - mean) >= -1e-12:
             return points[i][0]
     return None
 
@@ -195,11 +228,13 @@ def span(events: Sequence[Event]) -> dict[str, Any]:
     }
 
 
-def times_to_targets(points: Sequence[Point], targets: Sequence[float]) -> dict[str, float | None]:
+def times_to_targets(
+    points: Sequence[Point], targets: Sequence[float], higher: bool = True
+) -> dict[str, float | None]:
     """Return {"0.50": seconds or None} (see `time_to_target`); with more digits where needed."""
     return {
         f"{target:.2f}" if round(target, 2) == target else f"{target:g}": time_to_target(
-            points, target
+            points, target, higher=higher
         )
         for target in targets
     }

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fl_app.record.figures import BLUE, GREY, VERMILION, new_figure
+from fl_app.record.figures import ACCURACY, BLUE, GREY, VERMILION, new_figure
+from fl_app.record.metrics import Metric
 from strategies.consensus.topology import Edge, grid_sides
 
 if TYPE_CHECKING:
@@ -34,12 +35,13 @@ def topology_figure(
     names: Sequence[str] = (),
     values: Sequence[float | None] = (),
     ages: Mapping[Edge, float] | None = None,
+    metric: Metric = ACCURACY,
 ) -> Figure:
     """Draw `size` nodes and the `edges` (i, j), i < j, between them.
 
     family: of the topology, which decides where its nodes are; springs do for an unknown one.
-    names: of the nodes, by default their numbers. values: of every node a fraction, its accuracy,
-    or None if it is off. ages: of the edges, seconds since the last exchange; one that is not in
+    names: of the nodes, by default their numbers. values: of every node its `metric`, or None if
+    it is off. ages: of the edges, seconds since the last exchange; one that is not in
     it has had none.
     """
     places = positions(family, size, edges)
@@ -54,7 +56,7 @@ def topology_figure(
     apart = 72 * side * _spacing(places)
     diameter = float(np.clip(0.62 * apart, *_DIAMETERS))
     _draw_edges(figure, axes, places, edges, ages, diameter)
-    faces = _draw_nodes(figure, axes, places, values, diameter)
+    faces = _draw_nodes(figure, axes, places, values, diameter, metric)
     labels = list(names) or [str(node) for node in range(size)]
     _draw_labels(axes, places, edges, labels, faces, diameter, apart)
     low, high = places.min(axis=0) - 0.08, places.max(axis=0) + 0.08
@@ -209,6 +211,7 @@ def _draw_nodes(
     places: np.ndarray,
     values: Sequence[float | None],
     diameter: float,
+    metric: Metric,
 ) -> np.ndarray:
     """Draw the nodes and return their colours, (N, 4)."""
     from matplotlib import colormaps
@@ -220,14 +223,14 @@ def _draw_nodes(
     if values:
         faces[:] = to_rgba("white")
     if known:
-        percent = 100 * np.array([values[k] for k in known], float)
-        margin = max(0.0, (100 * _SPREAD - np.ptp(percent)) / 2)
-        scale = Normalize(percent.min() - margin, percent.max() + margin)
-        faces[known] = colormaps["cividis"](scale(percent))
+        shown = metric.scale * np.array([values[k] for k in known], float)
+        margin = max(0.0, (metric.scale * _SPREAD - np.ptp(shown)) / 2)
+        scale = Normalize(shown.min() - margin, shown.max() + margin)
+        faces[known] = colormaps["cividis"](scale(shown))
         bar = figure.colorbar(
             ScalarMappable(scale, "cividis"), ax=axes, pad=0.02, shrink=0.7, aspect=30
         )
-        bar.set_label("accuracy (%)", fontsize=9)
+        bar.set_label(metric.label, fontsize=9)
     axes.scatter(
         *places.T,
         s=diameter**2,

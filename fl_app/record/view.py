@@ -28,14 +28,23 @@ class Column:
 
     width: characters in the console; the report lays out by itself. meaning: said above the
     console's heading. needs: the value of a row without which there is no such column, as not every
-    run records it: in the first row for the console, in any for the report.
+    run records it: in the first row for the console, in any for the report. score: the value of a
+    row that is the run's main metric, shown in place of `cell`; a "%" in the title becomes its
+    unit.
     """
 
     title: str
-    cell: Callable[[Row], str]
+    cell: Callable[[Row], str] = lambda _: "-"
     width: int = 0
     meaning: str = ""
     needs: str = ""
+    score: str = ""
+
+    def heading(self, metric: Metric) -> str:
+        return self.title.replace(" %", metric.titled("")) if self.score else self.title
+
+    def text(self, row: Row, metric: Metric) -> str:
+        return metric.plain(row[self.score]) if self.score else self.cell(row)
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,7 @@ class Lines:
     awaits: frozenset[tuple[str, str | None]]
     columns: tuple[Column, ...]
     notes: tuple[str, ...] = ()
-    ending: Callable[[Row], list[str]] = lambda _: []
+    ending: Callable[[Row, Metric], list[str]] = lambda _row, _metric: []
 
 
 @dataclass(frozen=True)
@@ -129,8 +138,8 @@ class Page:
     sentence: what came out, in words, of what was measured. charts, timeline: what the page draws.
     """
 
-    tiles: Callable[[Measured], Pairs]
-    results: Callable[[Measured], Pairs]
+    tiles: Callable[[Measured, Metric], Pairs]
+    results: Callable[[Measured, Metric], Pairs]
     figures: Mapping[str, Drawing]
     columns: tuple[Column, ...]
     sentence: Callable[[Measured, Metric], str]
@@ -149,7 +158,7 @@ class Comparison:
     name: Callable[[Mapping[str, Any]], str]
     companion_label: str
     companion: Callable[[Sequence[Event]], list[Point]]
-    scores: Mapping[str, Callable[[Measured], str]]
+    scores: Mapping[str, Callable[[Measured], float | None]]
     costs: Mapping[str, Callable[[Measured], str]]
 
 

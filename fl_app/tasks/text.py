@@ -95,7 +95,7 @@ def _pythons() -> dict[str, bytes]:
 
 def _windows(text: bytes) -> np.ndarray:
     """The text in parts of LENGTH bytes, each with the bytes that come next, (n, 2, LENGTH); what
-    is left is left out."""
+    is left over is left out."""
     count = (len(text) - 1) // LENGTH
     array = np.frombuffer(text, np.uint8)[: count * LENGTH + 1]
     return np.stack([array[:-1].reshape(count, LENGTH), array[1:].reshape(count, LENGTH)], 1)

@@ -68,7 +68,7 @@ def snapshot(run: RunDirectory, events: Sequence[Event] | None = None) -> dict[s
         "clock": CLOCK_UNITS[clock],
         "rounds": view.rounds,
         "progress": {"done": far.done, "total": far.total, "eta": duration(far.eta)},
-        "tiles": [*_results(view, measured, state), *_times(view, measured, clock)],
+        "tiles": [*_results(view, measured, metric, state), *_times(view, measured, clock)],
         "targets": _targets(view.accuracy(events), targets, metric, clock),
         "evaluated": f"{evaluation_of(config)} set",
         "charts": [_chart(chart) for chart in view.page.charts(events)],
@@ -136,8 +136,8 @@ def _until(events: Sequence[Event], before: float, moment: float) -> list[Event]
     ]
 
 
-def _results(view: View, measured: Measured, state: str) -> Pairs:
-    pairs = view.page.tiles(measured)
+def _results(view: View, measured: Measured, metric: Metric, state: str) -> Pairs:
+    pairs = view.page.tiles(measured, metric)
     return pairs if state in _ENDS else [(label.replace("final ", ""), v) for label, v in pairs]
 
 
@@ -153,7 +153,7 @@ def _targets(
     points: Sequence[tuple[float, float]], targets: Sequence[float], metric: Metric, clock: str
 ) -> list[dict[str, Any]]:
     """When each target was reached by the very points that are drawn."""
-    times = times_to_targets(points, targets).values()
+    times = times_to_targets(points, targets, metric.higher).values()
     return [
         {
             "value": target,
@@ -262,13 +262,15 @@ def _incidents(view: View, events: Sequence[Event]) -> list[dict[str, Any]]:
 
 
 def _tables(view: View, events: Sequence[Event], measured: Measured, clock: str) -> list[Table]:
-    rows = view.rows(events)
+    rows, metric = view.rows(events), metric_of(events)
     columns = [
         column
         for column in view.page.columns
         if not column.needs or any(row[column.needs] is not None for row in rows)
     ]
-    results = [pair for pair in view.page.results(measured) if pair[1] not in ("", "-", "None")]
+    results = [
+        pair for pair in view.page.results(measured, metric) if pair[1] not in ("", "-", "None")
+    ]
     return [
         *view.page.tables(events),
         *_classes(events),
@@ -276,9 +278,9 @@ def _tables(view: View, events: Sequence[Event], measured: Measured, clock: str)
         Table("Results", ("what", "value"), results),
         Table(
             view.rounds.capitalize(),
-            (view.rounds[:-1], CLOCK_UNITS[clock], *(column.title for column in columns)),
+            (view.rounds[:-1], CLOCK_UNITS[clock], *(column.heading(metric) for column in columns)),
             [
-                (str(row["round"]), number(row["t"], 1), *(c.cell(row) for c in columns))
+                (str(row["round"]), number(row["t"], 1), *(c.text(row, metric) for c in columns))
                 for row in _thinned(rows, _ROWS)
             ],
         ),
