@@ -401,8 +401,8 @@ def test_what_an_algorithm_uses_is_what_the_table_says(algorithm: str) -> None:
             "averaging=buffered mixing=0.5",
             "mixing=0.5 has no effect with buffer-size=3: use buffer-size=1",
         ),
-        ("data-path=/own.npz", "data-path=/own.npz has no effect with dataset=embedded: use "
-         "dataset=files"),
+        ("data-path=/own.npz", "data-path=/own.npz has no effect with dataset=embedded, "
+         "task=images: use dataset=files, or task other than images"),
         ("alpha=0.1", "alpha=0.1 has no effect with partition=iid: use partition=dirichlet"),
         (
             "distill.variant=sync distill.forward-steps=3",
