@@ -111,8 +111,8 @@ def split_of(config: RunConfig) -> Split:
     labelled = config.proxy_labelled_examples if config.distils else 0
     if labelled > proxy:
         raise ConfigError(
-            f"proxy-labelled-examples={labelled} can be at most proxy-examples={proxy}: it says how "
-            f"many of these have labels"
+            f"proxy-labelled-examples={labelled} can be at most proxy-examples={proxy}: it says "
+            f"how many of these have labels"
         )
     try:
         return make_split(
