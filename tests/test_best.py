@@ -11,7 +11,7 @@ from fl_app.record.export import trained_model
 from fl_app.record.metrics import of_kind
 from fl_app.record.run_dir import RunDirectory
 from strategies.best import Best
-from strategies.evaluation import Task
+from strategies.evaluation import Candidate
 from tests.harness import SMALL, run
 
 FEW = {**SMALL, "mode": "average", "small-width": 4, "participants": 2, "evaluate-examples": 100}
@@ -22,14 +22,14 @@ STILL = {"learning-rate": 1e-12, "best-metric": "accuracy", "stop-patience": 2}
 def seen(tmp_path: Path, metric: str, values: list[float]) -> tuple[Best, RunDirectory]:
     config = resolve({**FEW, "best-metric": metric, "stop-patience": 2})
     directory = RunDirectory.create(tmp_path, config.flat(), name="run")
-    tasks: dict[int, Task] = {}
+    tasks: dict[int, Candidate] = {}
     with directory.held():
         best = Best(config, directory, lambda model: tasks)
         for round_, value in enumerate(values, start=1):
             vectors = flat_model(config, "small").state()
             vectors["weights"] = np.full_like(vectors["weights"], round_)
             told = {"model": "small", "round": round_, metric: value}
-            tasks = {round_: Task("small", vectors, None, told)}
+            tasks = {round_: Candidate("small", vectors, None, told)}
             best.see(told)
     return best, directory
 

@@ -15,10 +15,11 @@ from client_apps.trial import try_out
 from fl_app.assemble import flat_model, preflight, split_of
 from fl_app.config import RunConfig, resolve
 from fl_app.errors import EdgeFlError
+from fl_app.launch.task_file import with_task_file
 from fl_app.launch.values import parse_assignments
 from fl_app.models import FlatModel
 from fl_app.record.metrics import latest, of_kind
-from fl_app.tasks import task_of
+from fl_app.tasks import reference, task_of
 from fl_app.tasks.text import Text
 from strategies.evaluation import measured
 from strategies.task import ACCURACY, MAE, PERPLEXITY, RMSE, Examples
@@ -305,3 +306,29 @@ def test_examples_have_a_target_each() -> None:
     points = Points().train_set
     assert points.digest == Points().train_set.digest != Points().test_set.digest
     assert task_of(of(POINTS)) is task_of(of(POINTS))
+
+
+def test_the_file_of_a_task_travels_in_the_bundle_for_devices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy there is taken, and not what a device has at the same path."""
+    path = written(tmp_path, "own.py", "from tests.some_tasks import Points\nclass T(Points): pass")
+    app = tmp_path / "edge-fl"
+    (app / "fl_app" / "tasks").mkdir(parents=True)
+    with with_task_file(app, f"{path}:T", remote=False) as bundle:
+        assert bundle == app
+    with with_task_file(app, POINTS, remote=True) as bundle:
+        assert bundle == app
+    with with_task_file(app, f"{path}:T", remote=True) as bundle:
+        [copy] = (bundle / "fl_app" / "tasks" / "own").iterdir()
+        assert copy.name == reference.bundled(Path(path)).name
+        assert copy.read_text() == Path(path).read_text()
+    with (
+        pytest.raises(EdgeFlError, match="U is not in"),
+        with_task_file(app, f"{path}:U", remote=True),
+    ):
+        pass
+    kept = tmp_path / "kept.py"
+    kept.write_text("from tests.some_tasks import Points\nclass T(Points): count = 7")
+    monkeypatch.setattr(reference, "bundled", lambda _: kept)
+    assert reference.class_of.__wrapped__(f"{path}:T").count == 7

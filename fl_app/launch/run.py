@@ -25,6 +25,7 @@ from fl_app.launch.standstill import Standstill
 from fl_app.launch.superlink import ANSWER_SECONDS, Link, local_superlink
 from fl_app.launch.supervise import ENDING, heed
 from fl_app.launch.surroundings import check_workers
+from fl_app.launch.task_file import with_task_file
 from fl_app.launch.values import toml_lines
 from fl_app.record.books import check_resumable, close_books, write_up
 from fl_app.record.run_dir import CHECKPOINTS, METRICS, RunDirectory, release, reserve, runs_root
@@ -256,7 +257,8 @@ def _submit(link: Link, overrides: Mapping[str, Value], size: Mapping[str, Value
     config, remote = configure(overrides), link.supervisor is None
     with (
         tempfile.NamedTemporaryFile("w", suffix=".toml", encoding="utf-8") as file,
-        submitted(config, remote=remote, app=own_app(Path.cwd())) as app,
+        submitted(config, remote=remote, app=own_app(Path.cwd())) as bare,
+        with_task_file(bare, config.task, remote=remote) as app,
     ):
         file.write("\n".join(toml_lines(overrides)))
         file.flush()

@@ -11,6 +11,13 @@ from types import ModuleType
 from fl_app.errors import ConfigError
 from strategies.task import Task
 
+APP = Path(__file__).resolve().parents[2]
+
+
+def bundled(path: Path) -> Path:
+    """Where a bundle for devices has its copy of the file at `path` of the machine that sent it."""
+    return Path(__file__).resolve().parent / "own" / f"{_name(path)}.py"
+
 
 @cache
 def class_of(reference: str) -> type[Task]:
@@ -51,11 +58,17 @@ def _installed(name: str) -> ModuleType:
         raise _broken(name, error) from error
 
 
+def _name(path: Path) -> str:
+    """A name of its own, so that no module is hidden; the same in every process, for pickle."""
+    return f"task_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+
+
 def _from_file(reference: str, path: Path) -> ModuleType:
+    name = _name(path)
+    if bundled(path).is_file():  # what this machine has there may be another
+        path = bundled(path)
     if not path.is_file():
         raise ConfigError(f"task={reference!r}: there is no file {path} on this machine")
-    # A name of its own, so that no module is hidden; the same in every process, for pickle.
-    name = f"task_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None  # it ends in .py
     assert spec.loader is not None
