@@ -94,10 +94,12 @@ _SOME_LABELS = Condition(
     "proxy-labelled-examples below proxy-examples",
     ("proxy-labelled-examples", "proxy-examples"),
     # -1 are all of them, and 0 of these as many as the data allow.
-    lambda values: values["proxy-labelled-examples"] != -1
-    and (
-        values["proxy-examples"] == 0
-        or float(values["proxy-labelled-examples"]) < float(values["proxy-examples"])
+    lambda values: (
+        values["proxy-labelled-examples"] != -1
+        and (
+            values["proxy-examples"] == 0
+            or float(values["proxy-labelled-examples"]) < float(values["proxy-examples"])
+        )
     ),
 )
 _FORWARD = when("distill.variant", "sync-forward")
