@@ -54,8 +54,8 @@ def race(
         for name, gradients in engines.items():
             try:
                 spent = _seconds_of(gradients, nodes, step)
-            except RuntimeError:  # not enough memory, or torch.func does not know an operation
-                if name == SEQUENTIAL:
+            except RuntimeError as error:  # or torch.func does not know an operation
+                if name == SEQUENTIAL and not isinstance(error, torch.OutOfMemoryError):
                     raise
                 spent = math.inf
             seconds[name] += spent if step >= _WARM_UP else 0.0
