@@ -65,6 +65,8 @@ def about(run: RunDirectory, config: RunConfig, name: str) -> dict[str, Any]:
     per channel, which the model's input is normalised by: (pixel / 255 - mean) / std. classes: in
     the order of the outputs.
     """
+    if not config.of_images:
+        raise ExportError(f"only models of task=images are exported, not those of {config.task}")
     spec, role = spec_of(config.dataset, config.data_path), _role(config, name)
     return {
         "run": run.name,
