@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from fl_app import flower
-from fl_app.config import defaults
+from fl_app.config import defaults, resolve
 from fl_app.errors import ConfigError
 from fl_app.launch.values import toml_lines
 
@@ -27,7 +27,9 @@ def create(name: str, place: Path, task: str = "images") -> Path:
         raise ConfigError(f"{name!r} is no name for an app: use letters, digits and dashes")
     if task not in TASKS:
         raise ConfigError(f"--task {task}: choose one of: {', '.join(TASKS)}")
-    if "task" not in defaults() and task != "images":
+    if "task" in defaults():
+        resolve({"task": task})  # which refuses one that this version lacks
+    elif task != "images":
         raise ConfigError(f"--task {task}: this version has images alone")
     folder = place / name
     values = {"NAME": name, "FLWR": flower.TRIED, "KEYS": "\n".join(_keys(task))}
