@@ -59,7 +59,7 @@ def _interrupted(name: str) -> dict[str, Any]:
 
 
 def _launch(arguments: argparse.Namespace, overrides: Callable[[], dict[str, Any]]) -> int:
-    with Screen(arguments.form) as screen, _page(arguments.watch):
+    with _page(arguments.watch) as begun, Screen(arguments.form, begun) as screen:
         screen.stage("setting up")  # what comes next imports PyTorch
         from fl_app.launch.run import run
         from fl_app.launch.surroundings import settle
@@ -70,18 +70,19 @@ def _launch(arguments: argparse.Namespace, overrides: Callable[[], dict[str, Any
 
 
 @contextlib.contextmanager
-def _page(wanted: bool) -> Iterator[None]:
-    """The page of the newest run, while this command lasts."""
+def _page(wanted: bool) -> Iterator[Callable[[Path], None]]:
+    """While this command lasts, a page of the runs, which turns to the run that has begun."""
     if not wanted:
-        yield
+        yield lambda _: None
         return
     from fl_app.record.run_dir import runs_root
     from fl_app.watch.feed import Feeds
     from fl_app.watch.server import served
 
-    with served(Feeds(runs_root())) as address:
+    feeds = Feeds(runs_root())
+    with served(feeds) as address:
         say(f"edge-fl: watch it at {address}", sys.stderr)
-        yield
+        yield feeds.choose
 
 
 def config(arguments: argparse.Namespace) -> int:

@@ -391,3 +391,18 @@ def test_a_browser_says_when_nobody_answers_any_more(tmp_path: Path, tab: browse
     tab.wait("document.getElementById('notice').textContent.startsWith('No answer from edge-fl')")
     assert tab.value("document.querySelectorAll('.tile').length") > 0
     tab.leave()
+
+
+@needs_browser
+def test_a_page_turns_to_the_run_that_begins(tmp_path: Path, tab: browser.Browser) -> None:
+    make(tmp_path, "distill", "old")
+    feeds = Feeds(tmp_path)
+    with served(feeds, 0) as address:
+        tab.open(address)
+        tab.wait("page.doc?.name === 'old'")
+        tab.value("setInterval(look, 100), 0")
+        feeds.choose(tmp_path / "new")
+        make(tmp_path, "distill", "new")
+        tab.wait("page.doc?.name === 'new'")
+        assert tab.errors == []
+        tab.leave()

@@ -4,6 +4,7 @@ import contextlib
 import json
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,10 +23,13 @@ class Screen:
     - quiet: nothing but the run's directory at the end, and what goes wrong
     - json: the run's events as they come, a line each, between those of stages
     - nothing: the lines of the log alone, for callers that are no command
+
+    `begun` is called with the run's directory once that is known.
     """
 
-    def __init__(self, form: str = NOTHING) -> None:
+    def __init__(self, form: str = NOTHING, begun: Callable[[Path], object] | None = None) -> None:
         self._form = form
+        self._begun = begun
         self._bar: _Bar | None = None
         self._over = threading.Event()
         self._following: threading.Thread | None = None
@@ -63,6 +67,8 @@ class Screen:
 
     def begin(self, directory: Path) -> None:
         """Tell the run's directory, which may not be there yet, and follow the run."""
+        if self._begun:
+            self._begun(directory)
         if self._form == NOTHING:
             return
         if self._form == LINES:

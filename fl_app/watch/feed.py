@@ -59,10 +59,17 @@ class Feeds:
         self._known: dict[Path, Feed] = {}
         self.chosen = chosen  # what the page shows first; "" for the newest
 
+    def choose(self, path: Path) -> None:
+        """Have pages turn to the run at `path`, wherever it is, as soon as it is there."""
+        if path.parent != self._root:
+            self._others[path.name] = path
+        self.chosen = path.name
+
     def paths(self) -> dict[str, Path]:
         """The runs that there are, the newest first."""
         found = {run.name: run.path for run in reversed(list_runs(self._root))}
-        return self._others | found
+        elsewhere = {name: path for name, path in self._others.items() if path.is_dir()}
+        return elsewhere | found
 
     def feed(self, name: str) -> Feed:
         """The feed of the run of this name. RunDirectoryError where there is none."""

@@ -105,9 +105,12 @@ async function look() {
   const { runs, chosen } = await answer.json();
   const option = ({ name, state }) => el("option", { value: name }, `${name} (${state})`);
   const now = decodeURIComponent(location.hash.slice(1));
+  const listed = (name) => runs.some((run) => run.name === name);
   // Where a run has begun after the page was opened, it is what the page is for.
-  const wanted = chosen && chosen !== page.chosen ? chosen : now || chosen || runs[0]?.name;
-  page.chosen = chosen;
+  const fresh = listed(chosen) && chosen !== page.chosen;
+  const wanted = fresh && (page.looked || !now) ? chosen : now || runs[0]?.name;
+  page.looked = true;
+  if (fresh) page.chosen = chosen;
   const lists = [[byId("run"), [], wanted], [byId("other"), [el("option", { value: "" }, "nothing")], byId("other").value]];
   for (const [select, first, value] of lists) {
     if (document.activeElement === select) continue;
@@ -115,6 +118,7 @@ async function look() {
     select.value = value || "";
   }
   if (!wanted) notice("No run yet: this page shows the first one as soon as it begins.");
+  else if (!listed(wanted)) notice(`There is no run ${wanted} here.`);
   else if (wanted !== page.following) { page.following = wanted; follow(wanted); }
 }
 
