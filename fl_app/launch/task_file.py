@@ -26,6 +26,6 @@ def with_task_file(app: Path, task: str, *, remote: bool) -> Iterator[Path]:
         copy = Path(place, app.name)
         shutil.copytree(app, copy, ignore=shutil.ignore_patterns(".*", "__pycache__"))
         inside = reference.bundled(Path(path)).relative_to(reference.APP)
-        (copy / inside).parent.mkdir(exist_ok=True)
+        (copy / inside).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy / inside)
         yield copy
