@@ -10,6 +10,7 @@ from fl_app.errors import RunDirectoryError
 from fl_app.record.books import close_books
 from fl_app.record.compare import compare
 from fl_app.record.console import console_listener
+from fl_app.record.metrics import Metric
 from fl_app.record.modes import VIEWS, view_of
 from fl_app.record.report import render
 from fl_app.record.run_dir import RunDirectory
@@ -106,9 +107,9 @@ def test_nothing_recorded_has_measures_rows_and_results_all_the_same(mode: str) 
     measured = view.measure([], (0.5,))
     assert (measured["rounds"], measured["final"][view.headline]) == (0, None)
     assert (view.rows([]), view.accuracy([]), view.page.tables([])) == ([], [], [])
-    pairs = view.page.tiles(measured) + view.page.results(measured)
+    pairs = view.page.tiles(measured, Metric()) + view.page.results(measured, Metric())
     assert all(isinstance(label, str) for label, _ in pairs)
-    assert view.lines.ending({}) == []
+    assert view.lines.ending({}, Metric()) == []
 
 
 @each_mode

@@ -169,9 +169,9 @@ class Shared(nn.Module):
 
 def test_what_is_trained_is_the_flat_vector() -> None:
     """Shared once, frozen not at all; the gradient is autograd's."""
-    model = FlatModel(Shared())
+    model = FlatModel(module := Shared())
     assert len(model.weights) == 7 * 4 + 2 * 4 + 4 * (4 * 4 + 4 * 4 + 4 + 4)
-    assert model.module.head.weight.data_ptr() == model.weights.data_ptr()
+    assert module.head.weight.data_ptr() == model.weights.data_ptr()
     words = torch.randint(0, 7, (3, 5), generator=torch.Generator().manual_seed(0))
     functional.cross_entropy(model.module(words), words).backward()
     gradient, weights = model.gradient.clone(), model.weights.clone()
@@ -331,4 +331,5 @@ def test_the_file_of_a_task_travels_in_the_bundle_for_devices(
     kept = tmp_path / "kept.py"
     kept.write_text("from tests.some_tasks import Points\nclass T(Points): count = 7")
     monkeypatch.setattr(reference, "bundled", lambda _: kept)
-    assert reference.class_of.__wrapped__(f"{path}:T").count == 7
+    found: Any = reference.class_of.__wrapped__(f"{path}:T")
+    assert found.count == 7
