@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
@@ -66,16 +67,17 @@ class PlainGrid(Around):
     """Between the distill system and somebody else's ClientApp, which trains as Flower's own
     strategies ask it to: a state dict and a configuration in, a state dict and `num-examples` out.
 
-    Every node is one participant. What the system asks beyond training is answered here. A reply
-    has one ArrayRecord and one MetricRecord under any names; its loss is `train_loss`, `train-loss`
-    or `loss`, or 0 where it tells none. What cannot be the model's parameters is the job's error.
+    Every node is one participant; of several jobs in a message it gets one after the other. What
+    the system asks beyond training is answered here. A reply has one ArrayRecord and one
+    MetricRecord under any names; its loss is `train_loss`, `train-loss` or `loss`, or 0 where it
+    tells none. What cannot be the model's parameters is the job's error.
     """
 
     def __init__(self, grid: Grid, model: FlatModel, order: Mapping[str, Any]) -> None:
         super().__init__(grid)
         self._model, self._order = model, dict(order)
         self._answers: dict[str, Message] = {}  # to what is answered here
-        self._trained: dict[str, tuple[Message, float]] = {}  # messages under way, and since when
+        self._asked: dict[str, _Asked] = {}
         self._numbers = count(1)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
@@ -84,23 +86,34 @@ class PlainGrid(Around):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         wanted = list(message_ids)
         here = [self._answers.pop(each) for each in wanted if each in self._answers]
-        there = [each for each in wanted if each in self._trained]
-        replies = self.inner.pull_messages(there) if there else ()
-        return here + [self._translated(reply) for reply in replies]
+        there = {self._asked[each].current: each for each in wanted if each in self._asked}
+        done = []
+        for reply in self.inner.pull_messages(list(there)) if there else ():
+            asked = self._asked[first := there[reply.metadata.reply_to_message_id]]
+            asked.replies.append((reply, time.monotonic() - asked.since))
+            if reply.has_error() or len(asked.replies) == len(asked.jobs) or not self._next(asked):
+                done.append(self._translated(self._asked.pop(first)))
+        return here + done
 
     def _push(self, message: Message) -> str:
         if message.metadata.message_type == "train.local":
-            plain = self._plain(message)
-            ids = list(self.inner.push_messages([plain]))
-            if not ids or not ids[0]:
+            asked = _Asked(message)
+            if not self._next(asked):
                 return ""
-            message_id, self._trained[ids[0]] = ids[0], (message, time.monotonic())
+            message_id = asked.current
+            self._asked[message_id] = asked
         else:
             message_id = f"plain-{next(self._numbers)}"
         message.metadata.__dict__["_message_id"] = message_id  # which a reply names
-        if message_id not in self._trained:
+        if message_id not in self._asked:
             self._answers[message_id] = self._answer(message)
         return message_id
+
+    def _next(self, asked: "_Asked") -> bool:
+        """Send the next job; whether it was taken."""
+        ids = [*self.inner.push_messages([self._plain(asked.message)]), ""]
+        asked.current, asked.since = ids[0], time.monotonic()
+        return bool(ids[0])
 
     def _answer(self, message: Message) -> Message:
         if message.metadata.message_type == "query.hello":
@@ -125,39 +138,54 @@ class PlainGrid(Around):
         group = message.metadata.group_id
         return Message(content, message.metadata.dst_node_id, "train", group_id=group)
 
-    def _translated(self, reply: Message) -> Message:
-        """A plain reply as the system's own."""
-        message, since = self._trained.pop(reply.metadata.reply_to_message_id)
-        if reply.has_error():
-            return Message(reply.error, reply_to=message)
-        order: Any = message.content["config"]
-        [job] = [
-            f"{participant}.{index}"
-            for participant, index in zip(order["participants"], order["indices"], strict=True)
-        ]
+    def _translated(self, asked: "_Asked") -> Message:
+        """Plain replies as one of the system's own."""
+        last, _ = asked.replies[-1]
+        if last.has_error():
+            return Message(last.error, reply_to=asked.message)
         arrays: dict[str, Array] = {}
         metrics: dict[str, Any] = {}
         errors: dict[str, Any] = {}
-        try:
-            [given] = reply.content.array_records.values()
-            [told] = reply.content.metric_records.values()
-            load_state(self._model, given)
-            arrays = {f"{k}.{job}": Array(v) for k, v in self._model.state().items()}
-            loss = next((told[k] for k in _LOSSES if k in told), 0.0)
-            metrics[f"examples.{job}"] = int(told["num-examples"])  # type: ignore[arg-type]
-            metrics[f"loss.{job}"] = float(loss)  # type: ignore[arg-type]
-            metrics[f"seconds.{job}"] = time.monotonic() - since
-        except Exception as error:  # whatever somebody's ClientApp sends
-            errors[f"error.{job}"] = (
-                f"no plain train reply (one ArrayRecord with the model's state dict, one "
-                f"MetricRecord with num-examples): {' '.join(str(error).split()) or repr(error)}"
-            )
+        for job, (reply, seconds) in zip(asked.jobs, asked.replies, strict=False):
+            try:
+                [given] = reply.content.array_records.values()
+                [told] = reply.content.metric_records.values()
+                load_state(self._model, given)
+                loss = next((told[k] for k in _LOSSES if k in told), 0.0)
+                numbers = {"examples": int(told["num-examples"]), "loss": float(loss)}  # type: ignore[arg-type]
+                arrays |= {f"{k}.{job}": Array(v) for k, v in self._model.state().items()}
+                metrics |= {f"{k}.{job}": v for k, v in {**numbers, "seconds": seconds}.items()}
+            except Exception as error:  # whatever somebody's ClientApp sends
+                reason = " ".join(str(error).split()) or repr(error)
+                errors[f"error.{job}"] = (
+                    "no plain train reply (one ArrayRecord with the model's state dict, one "
+                    f"MetricRecord with num-examples): {reason}"
+                )
+        for job in asked.jobs[len(asked.replies) :]:
+            errors[f"error.{job}"] = "the SuperLink did not take its message"
         content = {
             "arrays": ArrayRecord(arrays),
             "metrics": MetricRecord(metrics),
             "config": ConfigRecord(errors),
         }
-        return Message(RecordDict(content), reply_to=message)
+        return Message(RecordDict(content), reply_to=asked.message)
+
+
+@dataclass
+class _Asked:
+    """A message of the system whose jobs a plain client does one after the other. current: id of
+    the one under way, which began at `since`. replies: with the seconds that each took."""
+
+    message: Message
+    current: str = ""
+    since: float = 0.0
+    replies: list[tuple[Message, float]] = field(default_factory=list)
+
+    @property
+    def jobs(self) -> list[str]:
+        order: Any = self.message.content["config"]
+        pairs = zip(order["participants"], order["indices"], strict=True)
+        return [f"{participant}.{index}" for participant, index in pairs]
 
 
 def state_record(model: FlatModel) -> ArrayRecord:

@@ -28,7 +28,6 @@ AUTOMATIC = {
     "participants": 3,
     "partition": "iid",
     "normalisation": "batch",
-    "proxy-labelled-examples": 1500,
 }
 
 
@@ -138,6 +137,9 @@ FREE = (
     {
         "targets",
         "output",
+        "availability",
+        "device-profiles",
+        "task",
         "replay",
         "name",
         "resume",

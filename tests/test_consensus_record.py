@@ -287,9 +287,9 @@ def test_the_summary_says_what_was_run_and_what_came_out(tmp_path: Path) -> None
         run.save_checkpoint("nodes", {}, {"checksum": "abc"})
     summary = run.summary()
     assert list(summary) == [
-        "status", "reason", "mode", "algorithm", "published", "topology", "clock", "dataset",
-        "data", "partition", "evaluate_on", "participants", "seed", "code", "hosts", "carrier",
-        "engine", "engine_gain", "rounds", "wall_seconds", "final", "unsettled", "settling",
+        "status", "reason", "mode", "algorithm", "published", "topology", "clock", "task",
+        "metric", "dataset", "data", "partition", "evaluate_on", "participants", "seed", "code",
+        "hosts", "carrier", "engine", "engine_gain", "rounds", "wall_seconds", "final", "unsettled", "settling",
         "distance", "time_to_target", "messages", "bytes", "lost", "duplicates", "stale", "age",
         "rejected", "virtual_seconds", "checksum", "run_directory",
     ]  # fmt: skip

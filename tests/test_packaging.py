@@ -119,9 +119,7 @@ def test_every_default_is_valid() -> None:
     """And none is another one in disguise, but for those that follow another key."""
     resolved = resolve().flat()
     changed = {key for key, value in defaults().items() if resolved[key] != value}
-    assert changed == {
-        "participants", "partition", "normalisation", "proxy-labelled-examples"
-    }  # fmt: skip
+    assert changed == {"participants", "partition", "normalisation"}
 
 
 def test_no_federations_in_pyproject() -> None:

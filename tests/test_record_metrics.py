@@ -195,6 +195,9 @@ def test_measures_of_a_hand_made_run() -> None:
         "bytes_up": 300,
         "bytes_down": 400,
         "privacy": None,
+        "best": None,
+        "stopped_early": None,
+        "device_costs": None,
     }  # fmt: skip
 
 

@@ -93,7 +93,8 @@ def test_what_they_learn_from() -> None:
     images, labels = known.inputs, known.targets
     assert np.array_equal(images.numpy(), train.images[split.proxy[:60]])
     assert np.array_equal(labels.numpy(), train.labels[split.proxy[:60]])
-    labels = examples_of(config, "centralized-large").targets
+    everything = examples_of(config, "centralized-large")
+    images, labels = everything.inputs, everything.targets
     rest = np.setdiff1d(np.arange(len(train.labels)), split.validation)
     assert np.array_equal(np.bincount(labels), np.bincount(train.labels[rest]))
     assert len(images) == len(rest)

@@ -131,7 +131,7 @@ def test_every_path_may_be_relative_or_from_home(
     assert parse_assignments([f"{key}="]) == {key: ""}
 
 
-_PLACES = ("-file", "-path", "-root", "output", "replay", "resume")
+_PLACES = ("-file", "-path", "-profiles", "-root", "availability", "output", "replay", "resume")
 
 
 def test_every_key_that_is_a_place_is_made_absolute() -> None:
