@@ -289,9 +289,9 @@ def test_the_summary_says_what_was_run_and_what_came_out(tmp_path: Path) -> None
     assert list(summary) == [
         "status", "reason", "mode", "algorithm", "published", "topology", "clock", "task",
         "metric", "dataset", "data", "partition", "evaluate_on", "participants", "seed", "code",
-        "hosts", "carrier", "engine", "engine_gain", "rounds", "wall_seconds", "final", "unsettled", "settling",
-        "distance", "time_to_target", "messages", "bytes", "lost", "duplicates", "stale", "age",
-        "rejected", "virtual_seconds", "checksum", "run_directory",
+        "hosts", "carrier", "engine", "engine_gain", "rounds", "wall_seconds", "final",
+        "unsettled", "settling", "distance", "time_to_target", "messages", "bytes", "lost",
+        "duplicates", "stale", "age", "rejected", "virtual_seconds", "checksum", "run_directory",
     ]  # fmt: skip
     assert (summary["status"], summary["algorithm"], summary["topology"]) == (
         "completed", chosen.consensus.algorithm, chosen.consensus.topology,
