@@ -232,6 +232,7 @@ def test_the_target_is_one_that_the_server_alone_does_not_reach() -> None:
     lines = lines_of(of_rows(ENDS, server_alone=0.80), LABELLED.name)
     assert target_of(lines) == barrier(lines) == 0.81
     assert target_of(lines_of(of_rows(ENDS), LABELLED.name)) == 0.78
+    assert target_of(lines_of(of_rows({"plus-no-lift": 0.8}), LABELLED.name)) == 0.0
 
 
 def test_equal_time_and_equal_steps_are_those_of_the_run_that_did_least() -> None:

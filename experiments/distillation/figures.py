@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.distillation.plan import OURS
+from experiments.distillation.plan import MORE, OURS
 from experiments.distillation.results import Line
 from experiments.reporting import band
 from fl_app.record import figures
 
-# At most six lines: ours, the paper's first and best, and the controls.
+# At most six lines: ours, the paper's first and best, and the controls. Of a synchronous variant
+# the one with more steps a round, where there is one: the other is starved of them.
 COLORS = {
     OURS: figures.GREEN,
     "async-continuous": figures.BLUE,
@@ -17,16 +18,21 @@ COLORS = {
     "small-average": figures.GREY,
     "server-alone": figures.SKY,
 }
+_BELOW = 25  # points that are shown below the lowest end of a line
 
 
 def accuracy(lines: Mapping[str, Line], title: str, clock: str) -> Any:
     """The mean over the seeds as a line, from the lowest to the highest of them as a band; a line
     ends where its runs end, with the number that the table has."""
     figure, axes = figures.new_figure(7.2, 4.8)
+    ends: list[float] = []
     for name, color in COLORS.items():
-        if name in lines:
-            _draw(axes, lines[name], color)
+        if (line := lines.get(f"{name}-x{MORE}") or lines.get(name)) is not None:
+            _draw(axes, line, color)
+            ends += line.final().values()
     figures.finish_accuracy_axes(axes, figures.CLOCK_AXIS[clock])
+    if ends:
+        axes.set_ylim(bottom=max(0.0, 100 * min(ends) - _BELOW), top=100 * max(ends) + 2)
     axes.set_title(title, loc="left")
     figures.legend_below(figure, axes, 3)
     return figure

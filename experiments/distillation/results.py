@@ -192,7 +192,8 @@ def target_of(lines: Mapping[str, Line]) -> float:
     ours reach with every seed; but, where that is lower, the first that the server alone does not
     reach."""
     rows = [line for name, line in lines.items() if name in (*PAPER, OURS)]
-    return max(barrier(lines), math.floor(100 * min(line.surest() for line in rows) + 1e-9) / 100)
+    surest = min((line.surest() for line in rows), default=0.0)
+    return max(barrier(lines), math.floor(100 * surest + 1e-9) / 100)
 
 
 def speedups(slow: Line, fast: Line, target: float) -> tuple[list[float], bool]:
