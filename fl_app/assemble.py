@@ -13,12 +13,12 @@ from torch.nn.modules.batchnorm import _NormBase
 from fl_app.config import RunConfig
 from fl_app.data import Dataset, Split, make_split
 from fl_app.data.proxy import ProxyData
-from fl_app.errors import ConfigError, DataError, EdgeFlError
+from fl_app.errors import ConfigError, DataError
 from fl_app.models import FlatModel
 from fl_app.paths import read_text
 from fl_app.pyproject import install
 from fl_app.site import Site, server_site
-from fl_app.tasks import task_of
+from fl_app.tasks import task_of, told_as
 from fl_app.tasks.images import Images
 from strategies.attacks import LABEL_FLIP
 from strategies.consensus.algorithm import Algorithm
@@ -69,14 +69,8 @@ def test_set_of(config: RunConfig) -> Examples:
 
 def _asked(config: RunConfig, method: str, ask: Callable[[Task], Examples]) -> Examples:
     task = task_of(config)
-    try:
+    with told_as(f"task={config.task!r}: {method}() failed", DataError):
         found = ask(task)
-    except EdgeFlError:
-        raise
-    except Exception as error:  # whatever somebody's task raises
-        raise DataError(
-            f"task={config.task!r}: {method}() failed: {type(error).__name__}: {error}"
-        ) from error
     if not isinstance(found, Examples):
         raise ConfigError(
             f"task={config.task!r}: {method}() returned {type(found).__name__}; return "
@@ -138,14 +132,8 @@ def module_of(config: RunConfig, role: str) -> torch.nn.Module:
     # PyTorch's own initialisation uses the global generator, whose state is put back.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(rng(config.seed, "model", role).integers(2**63)))
-        try:
+        with told_as(f"task={config.task!r}: model({role!r}) failed", ConfigError):
             module = task.model(role)
-        except EdgeFlError:
-            raise
-        except Exception as error:  # whatever somebody's task raises
-            raise ConfigError(
-                f"task={config.task!r}: model({role!r}) failed: {type(error).__name__}: {error}"
-            ) from error
     if not isinstance(module, torch.nn.Module):
         raise ConfigError(
             f"task={config.task!r}: model({role!r}) returned {type(module).__name__}, which is no "

@@ -3,13 +3,13 @@
 import contextlib
 import tempfile
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Result, Strategy
+from flwr.serverapp.strategy import Result
 
 from fl_app.assemble import flat_model
 from fl_app.config import RunConfig, Value, configure
@@ -20,12 +20,13 @@ from fl_app.record.run_dir import RunDirectory
 from strategies.consensus.strategy import Consensus as RecordedConsensus
 from strategies.distillation.strategy import Distillation as RecordedDistillation
 from strategies.grids import PlainGrid, SettingsGrid, load_state, state_record
+from strategies.own_course import OwnCourse
 
 Evaluate = Callable[[int, ArrayRecord], MetricRecord | None]
 MOUNTED, PLAIN = "mounted", "plain"
 
 
-class _System(Strategy):
+class _System(OwnCourse):
     """A system with settings of its own, whatever the run configuration of the app around it has.
 
     settings: keys as `edge-fl config` has them, by name; what is not among them has its default.
@@ -64,31 +65,6 @@ class _System(Strategy):
     def _resolved(self, values: Mapping[str, Value]) -> RunConfig:
         place = {} if self._record is None else {"output": str(Path(self._record).absolute())}
         return configure({**self._settings, **values, **place})
-
-    # -- what Flower's own `start` would ask for: these systems have a course of their own ---------
-
-    def summary(self) -> None:
-        """Flower's hook for a description of the strategy."""
-
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        return ()
-
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        return None, None
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        return ()
-
-    def aggregate_evaluate(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> MetricRecord | None:
-        return None
 
 
 class Distillation(_System):

@@ -41,6 +41,7 @@ LAYERS: dict[int, tuple[str, ...]] = {
         "strategies.grids",
         "strategies.library",
         "strategies.link.*",
+        "strategies.own_course",
         "strategies.roster",
         "strategies.rules",
         "strategies.secure_rounds",

@@ -27,10 +27,7 @@ def create(name: str, place: Path, task: str = "images") -> Path:
         raise ConfigError(f"{name!r} is no name for an app: use letters, digits and dashes")
     if task not in TASKS:
         raise ConfigError(f"--task {task}: choose one of: {', '.join(TASKS)}")
-    if "task" in defaults():
-        resolve({"task": task})  # which refuses one that this version lacks
-    elif task != "images":
-        raise ConfigError(f"--task {task}: this version has images alone")
+    resolve({"task": task})  # which refuses one that this version lacks
     folder = place / name
     values = {"NAME": name, "FLWR": flower.TRIED, "KEYS": "\n".join(_keys(task))}
     try:
@@ -47,7 +44,4 @@ def create(name: str, place: Path, task: str = "images") -> Path:
 
 def _keys(task: str) -> list[str]:
     """The lines of its configuration: dotted keys are tables in TOML."""
-    shown = {key: defaults()[key] for key in KEYS if key in defaults()}
-    if "task" in shown:
-        shown["task"] = task
-    return toml_lines(shown)
+    return toml_lines({key: defaults()[key] for key in KEYS} | {"task": task})

@@ -1,6 +1,7 @@
 """The tasks that ship with the app, and the one that a run's configuration names."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
 from fl_app.config import RunConfig
@@ -31,11 +32,16 @@ def task_of(config: RunConfig) -> Task:
     if make := BUILT_IN.get(config.task):
         return make(config)
     made = class_of(config.task)
-    try:
+    with told_as(f"task={config.task!r} cannot be made", ConfigError):
         return made(seed=config.seed, data_path=config.data_path)
+
+
+@contextmanager
+def told_as(what: str, kind: type[EdgeFlError]) -> Iterator[None]:
+    """Whatever somebody's task raises in here is one line of `kind`, behind `what`."""
+    try:
+        yield
     except EdgeFlError:
         raise
-    except Exception as error:  # whatever somebody's class raises
-        raise ConfigError(
-            f"task={config.task!r} cannot be made: {type(error).__name__}: {error}"
-        ) from error
+    except Exception as error:
+        raise kind(f"{what}: {type(error).__name__}: {error}") from error

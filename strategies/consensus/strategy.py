@@ -4,14 +4,14 @@ import contextlib
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Result, Strategy
+from flwr.serverapp.strategy import Result
 
 from fl_app.assemble import (
     check_rounds,
@@ -38,6 +38,7 @@ from strategies.consensus.rates import rate_of
 from strategies.consensus.schedule import Timetable
 from strategies.divergence import diverged
 from strategies.evaluation import Candidate, Evaluator
+from strategies.own_course import OwnCourse
 from strategies.roster import gather
 
 CHECKPOINT = "server"
@@ -50,7 +51,7 @@ _MOST_NAMED = 8  # nodes, in one sentence
 _TALLY = tuple(vars(Tally()))
 
 
-class Consensus(Strategy):
+class Consensus(OwnCourse):
     """Decentralised learning (Niwa et al., KDD 2020, and others): every node keeps its data and its
     model, and exchanges with its neighbours; nobody has the model of all.
 
@@ -161,33 +162,6 @@ class Consensus(Strategy):
             eta = each * (self._last - self._window - 1)
             self._close_window(self._answers.pop(window), eta, evaluator)
             fleet.close(window)
-
-    def summary(self) -> None:
-        """Flower's hook for a description of the strategy; the run's record has all of it."""
-
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """No messages: a window's are of the fleet's making."""
-        return ()
-
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Nothing: there is no model to aggregate."""
-        return None, None
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """No messages: nodes evaluate themselves at the end of their windows."""
-        return ()
-
-    def aggregate_evaluate(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> MetricRecord | None:
-        """Nothing: see `configure_evaluate`."""
-        return None
 
     # -- what hosts are told ------------------------------------------------------------------
 
