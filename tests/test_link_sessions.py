@@ -1,5 +1,6 @@
 """Sessions: orders to devices and their replies over a real router, through what can go wrong."""
 
+import contextlib
 import json
 import os
 import re
@@ -227,11 +228,20 @@ def test_a_device_that_is_too_slow_for_flower_is_named(
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 def test_a_devices_process_that_dies_is_started_again(make: Callable[..., Setup]) -> None:
+    wait(lambda: not workers())  # those of the tests before are on their way out
     setup = make()
     setup.flower.contexts |= setup.node
     wait(lambda: setup.grid.here() == ["one"])
-    [worker] = workers()
-    os.kill(worker, signal.SIGKILL)
+    assert setup.grid.started["one"] == 1
+    found: list[int] = []
+
+    def alone() -> bool:
+        """It is; but a child that it has just forked has its command line for a moment."""
+        found[:] = workers()
+        return len(found) == 1
+
+    wait(alone)
+    os.kill(found[0], signal.SIGKILL)
     wait(lambda: setup.grid.started["one"] == 2)
     setup.send("query.hello")
     assert not setup.reply().has_error()
@@ -240,11 +250,12 @@ def test_a_devices_process_that_dies_is_started_again(make: Callable[..., Setup]
 
 def workers() -> list[int]:
     """The processes that serve sessions and come from this one."""
-    return [
-        pid
-        for pid in descendants(os.getpid())
-        if b"client_apps.session_worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
+    found = []
+    for pid in descendants(os.getpid()):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            if b"client_apps.session_worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
 
 
 def test_who_is_not_there_fails_at_once(make: Callable[..., Setup]) -> None:
