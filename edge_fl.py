@@ -7,8 +7,8 @@ from typing import Any
 
 # By name, because these modules import torch and Flower.
 _LIBRARY = {
-    "Consensus": "strategies.library",
-    "Distillation": "strategies.library",
+    "Consensus": "fl_app.library",
+    "Distillation": "fl_app.library",
     "load": "fl_app.record.export",
     "mount": "client_apps.mount",
 }

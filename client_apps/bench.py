@@ -8,11 +8,11 @@ import torch
 
 from fl_app.assemble import flat_model, pick_device, split_of, train_set_of
 from fl_app.config import FILES, RunConfig
-from fl_app.errors import DataError, EdgeFlError
-from fl_app.memory import keep_freed_memory
-from fl_app.models import FlatModel
 from fl_app.tasks import task_of
 from strategies.attacks import LABEL_FLIP, flipped_labels
+from strategies.errors import DataError, EdgeFlError
+from strategies.flat import FlatModel
+from strategies.memory import keep_freed_memory
 from strategies.task import Examples, Task
 
 

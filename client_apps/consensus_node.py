@@ -16,10 +16,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 
 from client_apps.bench import Bench, bench_of, check_own_data, own_digest, shard_of
 from client_apps.engines import SEQUENTIAL, Engine, engine_of
+from client_apps.node_store import NODES, PARKED, NodeStore
 from fl_app.assemble import nodes_of, settling_of
 from fl_app.config import RunConfig, resolve
-from fl_app.record.node_store import NODES, PARKED, NodeStore
-from fl_app.record.run_dir import runs_root
 from strategies.attacks import FORGERIES
 from strategies.consensus import ray_exchange
 from strategies.consensus.agreement import fixed_point
@@ -43,6 +42,7 @@ from strategies.consensus.zenoh_exchange import ZenohExchange
 from strategies.evaluation import evaluation_set, measured
 from strategies.link.line import Line, current_line
 from strategies.link.sealing import Sealing
+from strategies.paths import runs_root
 from strategies.task import Examples
 
 # A neighbour's host that sends nothing for so long is not there: see `run_window`.

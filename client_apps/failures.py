@@ -4,7 +4,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from fl_app.errors import EdgeFlError
+from strategies.errors import EdgeFlError
 
 _APP = Path(__file__).resolve().parents[1]
 _FRAMES = 3  # of the innermost calls that are told

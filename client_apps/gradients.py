@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch.func import functional_call
 
-from fl_app.models import FlatModel
 from strategies.consensus.node import Node, Vectors
+from strategies.flat import FlatModel
 from strategies.randomness import rng
 from strategies.task import Examples, Loss, Prepare
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
-from fl_app.fingerprint import fingerprint
+from strategies.fingerprint import fingerprint
 
 
 def hello(message: Message, context: Context) -> Message:

@@ -15,10 +15,10 @@ from client_apps.row_gradients import PASSES, Programs, everything
 from client_apps.secure_sum import hold
 from client_apps.side_by_side import Job, train_side_by_side
 from client_apps.training import train_locally
-from fl_app.condition import condition, shortage
 from fl_app.config import RunConfig, resolve
-from fl_app.errors import EdgeFlError
 from strategies.attacks import FORGERIES
+from strategies.condition import condition, shortage
+from strategies.errors import EdgeFlError
 from strategies.precision import restored, rounded
 from strategies.privacy import noise_generator
 from strategies.randomness import rng

@@ -7,7 +7,7 @@ import torch
 from torch.func import functional_call, grad_and_value, vmap
 
 from fl_app.config import RunConfig
-from fl_app.models import FlatModel
+from strategies.flat import FlatModel
 from strategies.task import Loss
 
 _AT_ONCE = 64  # images whose gradients, of the model's size each, are in memory together

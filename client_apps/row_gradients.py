@@ -18,8 +18,8 @@ import torch
 from torch.func import grad_and_value, vmap
 
 from client_apps.gradients import Gradients, as_type, loss_of, parameters_of
-from fl_app.models import FlatModel
 from strategies.consensus.node import Node
+from strategies.flat import FlatModel
 from strategies.task import Loss, Prepare
 
 _LOG = logging.getLogger(__name__)

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
-from fl_app.errors import EdgeFlError
-from fl_app.site import device_site
+from strategies.errors import EdgeFlError
 from strategies.link.identity import Identity, key_statement
 from strategies.link.wire import WireError
 from strategies.secure import Member, Roster, Secrets, SecureError, fixed
+from strategies.site import device_site
 
 _WHAT = "secure aggregation"
 

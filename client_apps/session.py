@@ -18,8 +18,8 @@ from typing import Any
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
-from fl_app.errors import EdgeFlError
-from fl_app.site import Site, device_site
+from strategies.errors import EdgeFlError
+from strategies.site import Site, device_site
 
 # Where the packages are: the process must import the code that runs here, not another copy.
 _APP = Path(__file__).resolve().parents[1]

@@ -17,8 +17,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from fl_app.errors import EdgeFlError
-from fl_app.site import SITE_FILE, Site, read_site
+from strategies.errors import EdgeFlError
+from strategies.site import SITE_FILE, Site, read_site
 
 _CONNECT_SECONDS = 20.0
 _WATCH_SECONDS = 0.5
@@ -81,7 +81,7 @@ def _serve(site: Site, errand: dict[str, Any]) -> int:
     # Here, for a process that only waits for its turn needs nothing of this.
     from flwr.app import RecordDict
 
-    from fl_app.fingerprint import fingerprint
+    from strategies.fingerprint import fingerprint
     from strategies.link.connection import Connection
     from strategies.link.files import fetch
     from strategies.link.line import Line, serve_on

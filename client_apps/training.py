@@ -8,7 +8,7 @@ import torch
 
 from client_apps.private_gradient import poisson_batches, private_gradient
 from fl_app.config import RunConfig
-from fl_app.models import FlatModel
+from strategies.flat import FlatModel
 from strategies.optimisers import sgd_step
 from strategies.task import Examples, Loss, Prepare, prepared
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from experiments.flower_runs import load_json
 from experiments.planned_runs import label_of, merged, still_valid
-from fl_app.errors import EdgeFlError
-from fl_app.record.run_dir import runs_root
+from strategies.errors import EdgeFlError
+from strategies.paths import runs_root
 
 REPORTS = Path(__file__).resolve().parent / "reports"
 

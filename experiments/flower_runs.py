@@ -18,13 +18,13 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fl_app.client_app import app as client_app
 from fl_app.config import Value, resolve
-from fl_app.errors import EdgeFlError
 from fl_app.launch.sizing import count_cores, count_gpus, simulation_size
 from fl_app.launch.superlink import Link
 from fl_app.launch.values import toml_lines
 from fl_app.record.books import recorded
 from fl_app.record.run_dir import RunDirectory
 from strategies import STRATEGIES
+from strategies.errors import EdgeFlError
 
 APP = Path(__file__).resolve().parents[1]
 # A look at all processes takes its time from the run on a machine whose cores are all busy.

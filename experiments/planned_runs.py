@@ -13,11 +13,11 @@ from typing import Any, Protocol, TypeVar
 
 from experiments.flower_runs import command, hardware, say
 from fl_app.config import Value, defaults, resolve, with_effect
-from fl_app.errors import EdgeFlError, RunDirectoryError
 from fl_app.provenance import provenance
 from fl_app.record.metrics import codes_of
 from fl_app.record.run_dir import RunDirectory
 from fl_app.record.writer import Writer
+from strategies.errors import EdgeFlError, RunDirectoryError
 
 Values = dict[str, Value]
 

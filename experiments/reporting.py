@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fl_app.provenance import described
-from fl_app.record.checkpoint import atomic_write
+from strategies.checkpoint import atomic_write
 
 Results = dict[str, Any]
 Entry = dict[str, Any]

@@ -11,13 +11,7 @@ import torch
 from torch.nn.modules.batchnorm import _NormBase
 
 from fl_app.config import RunConfig
-from fl_app.data import Dataset, Split, make_split
-from fl_app.data.proxy import ProxyData
-from fl_app.errors import ConfigError, DataError
-from fl_app.models import FlatModel
-from fl_app.paths import read_text
-from fl_app.pyproject import install
-from fl_app.site import Site, server_site
+from fl_app.data import Dataset
 from fl_app.tasks import task_of, told_as
 from fl_app.tasks.images import Images
 from strategies.attacks import LABEL_FLIP
@@ -26,7 +20,14 @@ from strategies.consensus.algorithms import Settings, make_algorithm
 from strategies.consensus.schedule import Conditions, Timetable, parse_outages
 from strategies.consensus.settling import Settling, SettlingTimetable, settling
 from strategies.consensus.topology import Topology, build_topology
+from strategies.distillation.proxy import ProxyData
+from strategies.errors import ConfigError, DataError
+from strategies.flat import FlatModel
+from strategies.partition import Split, make_split
+from strategies.paths import read_text
+from strategies.pyproject import install
 from strategies.randomness import rng
+from strategies.site import Site, server_site
 from strategies.task import Examples, Task
 
 # Held out of the training set where nothing else is said, and at most a share of it.

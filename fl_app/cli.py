@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from fl_app.deploy.commands import add_commands
-from fl_app.errors import ConfigError, EdgeFlError, RunDirectoryError
 from fl_app.launch.screen import JSON, LINES, QUIET, Screen
 from fl_app.manage import commands as managing
-from fl_app.paths import absolute, read_text
 from fl_app.streams import say, written_out
 from fl_app.task_commands import add_check
 from fl_app.watch import commands as watching
+from strategies.errors import ConfigError, EdgeFlError, RunDirectoryError
+from strategies.paths import absolute, read_text
 
 USAGE_ERROR, INTERRUPTED = 2, 130
 # Keys that say where a run is kept and not what it is.
@@ -75,9 +75,9 @@ def _page(wanted: bool) -> Iterator[Callable[[Path], None]]:
     if not wanted:
         yield lambda _: None
         return
-    from fl_app.record.run_dir import runs_root
     from fl_app.watch.feed import Feeds
     from fl_app.watch.server import served
+    from strategies.paths import runs_root
 
     feeds = Feeds(runs_root())
     with served(feeds) as address:
@@ -130,10 +130,10 @@ def show(arguments: argparse.Namespace) -> int:
     """draw which participant holds how many images of which class"""
     from fl_app.assemble import dataset_of, split_of
     from fl_app.config import configure
-    from fl_app.data import label_histogram
     from fl_app.launch.values import parse_assignments
     from fl_app.record.figures import to_png
     from fl_app.record.label_figure import label_figure
+    from strategies.partition import label_histogram
 
     settings = configure(parse_assignments(arguments.values))
     dataset, split = dataset_of(settings), split_of(settings)

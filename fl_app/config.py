@@ -16,14 +16,11 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
-from fl_app.data import DATASETS, PARTITIONS
+from fl_app.data import DATASETS
 from fl_app.data.sets import FILES
 from fl_app.effects import PLACE, Value, complaint, has_effect
-from fl_app.errors import ConfigError
 from fl_app.models import MODELS, model_plan
 from fl_app.models.layers import NORMS
-from fl_app.paths import read_text
-from fl_app.pyproject import PATH, pyproject
 from fl_app.record.run_dir import RunDirectory
 from strategies.attacks import ATTACKS
 from strategies.averaging import STALENESS_WEIGHTS
@@ -31,8 +28,12 @@ from strategies.consensus.algorithms import ALGORITHMS, COMPRESSIONS, PENALTIES
 from strategies.consensus.rates import MOMENTUM_FORMS, RATES, step_size
 from strategies.consensus.topology import TOPOLOGIES
 from strategies.distillation.growth import obstacle
+from strategies.errors import ConfigError
 from strategies.machines import Machines, read_availability, read_machines
+from strategies.partition import PARTITIONS
+from strategies.paths import read_text
 from strategies.precision import PRECISIONS
+from strategies.pyproject import PATH, pyproject
 from strategies.recorded import recorded_rounds
 from strategies.schedule import (
     Aggregation,

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from fl_app.config import MODES, range_of
 from fl_app.effects import conditions_of, described
-from fl_app.errors import ConfigError
-from fl_app.pyproject import pyproject
+from strategies.errors import ConfigError
+from strategies.pyproject import pyproject
 
 _BEGIN = "[tool.flwr.app.config"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-from fl_app.fingerprint import ROOT, fingerprint
+from strategies.fingerprint import ROOT, fingerprint
 
 # What decides on results. Reports, which are results, may change while more of them are made.
 _DECIDES = (

@@ -12,12 +12,12 @@ from flwr.serverapp import Grid, ServerApp
 from fl_app import flower
 from fl_app.assemble import preflight
 from fl_app.config import RunConfig, configure
-from fl_app.errors import EdgeFlError
+from fl_app.launch.opening import linked
 from fl_app.launch.surroundings import check_simulation
-from fl_app.memory import keep_freed_memory
 from fl_app.record.books import recorded
 from strategies import STRATEGIES
-from strategies.link.opening import linked
+from strategies.errors import EdgeFlError
+from strategies.memory import keep_freed_memory
 
 CLOSING_SECONDS = 4.0  # of the 5 s that a service or `edge-fl run` waits before it kills
 

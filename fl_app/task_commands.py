@@ -7,9 +7,9 @@ _ABOUT = "try a task out in seconds: its shapes, gradient, whether it learns, an
 
 def check(arguments: argparse.Namespace) -> int:
     """Print what was found. Raises EdgeFlError for a task that cannot be learnt."""
-    from client_apps.trial import try_out
     from fl_app.config import configure
     from fl_app.launch.values import parse_assignments
+    from fl_app.trial import try_out
 
     values = parse_assignments([f"task={arguments.task}", *arguments.values])
     for line in try_out(configure(values)):

@@ -7,7 +7,7 @@ from itertools import count
 from flwr.app import Error, Message
 from flwr.serverapp import Grid
 
-from fl_app.errors import EdgeFlError
+from strategies.errors import EdgeFlError
 
 # Error codes of replies that are made here; Flower's own are below.
 NO_REPLY = 100  # nothing came in time

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from fl_app.config import RunConfig
-from fl_app.errors import DivergedError
 from fl_app.record.run_dir import RunDirectory
 from strategies.attacks import FORGERIES
+from strategies.errors import DivergedError
 
 _OWN = ("small", "global")  # models without which a run cannot go on
 _WITH_SERVER_RATE = ("buffered", "fedadam", "fedyogi")  # of the averaging rules

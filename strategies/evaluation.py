@@ -13,9 +13,9 @@ import torch
 
 from fl_app.assemble import flat_model, pick_device, split_of, test_set_of, train_set_of
 from fl_app.config import RunConfig
-from fl_app.models import FlatModel
 from fl_app.tasks import task_of
 from strategies.averaging import Vectors
+from strategies.flat import FlatModel
 from strategies.randomness import rng
 from strategies.task import Examples, Task, prepared
 

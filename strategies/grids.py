@@ -10,8 +10,8 @@ from typing import Any
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
-from fl_app.fingerprint import fingerprint
-from fl_app.models import FlatModel
+from strategies.fingerprint import fingerprint
+from strategies.flat import FlatModel
 
 _LOSSES = ("train_loss", "train-loss", "loss")
 SETTINGS = "settings"  # the record of a message that has them

@@ -9,15 +9,15 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fl_app.assemble import expected_devices
-from fl_app.condition import told
 from fl_app.config import RunConfig
-from fl_app.errors import ConfigError, DataError, EdgeFlError
-from fl_app.fingerprint import fingerprint
-from fl_app.site import server_site
 from fl_app.tasks import task_of
 from strategies.checks import last_line
+from strategies.condition import told
 from strategies.dispatch import NOT_TAKEN, Dispatcher, online
+from strategies.errors import ConfigError, DataError, EdgeFlError
+from strategies.fingerprint import fingerprint
 from strategies.link.sessions import SessionGrid
+from strategies.site import server_site
 
 _POLL_SECONDS = 0.05
 _REMIND_SECONDS = 30.0

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID as Usage
 from cryptography.x509.oid import NameOID
 
-from fl_app.site import SERVER, Site, read_site
+from strategies.site import SERVER, Site, read_site
 
 HOST = "127.0.0.1"
 

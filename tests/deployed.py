@@ -16,8 +16,8 @@ from typing import Any
 
 from fl_app.deploy.directory import machine, settings_of
 from fl_app.deploy.loopback import Loopback
-from fl_app.record.checkpoint import load_tensors
-from fl_app.site import SERVER, SITE_FILE
+from strategies.checkpoint import load_tensors
+from strategies.site import SERVER, SITE_FILE
 
 PATIENCE = 300.0
 WORKER = "client_apps.session_worker"  # the process of a device in which it works

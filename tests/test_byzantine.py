@@ -11,7 +11,6 @@ import torch
 
 from client_apps.bench import shard_of
 from fl_app.config import resolve
-from fl_app.errors import ConfigError
 from fl_app.record.consensus_metrics import measure
 from strategies.attacks import ATTACKS, FORGERIES, flipped_labels
 from strategies.consensus.algorithms import ALGORITHMS, make_algorithm
@@ -19,6 +18,7 @@ from strategies.consensus.byzantine import Attacker, Clipped
 from strategies.consensus.node import Node
 from strategies.consensus.schedule import Conditions, Timetable
 from strategies.consensus.topology import build_topology
+from strategies.errors import ConfigError
 from strategies.randomness import rng
 from strategies.rules import Update, make_rule
 from strategies.schedule import Job

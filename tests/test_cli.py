@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl_app import pyproject
 from fl_app.assemble import flat_model
 from fl_app.cli import main
 from fl_app.config import defaults, resolve
-from fl_app.errors import EdgeFlError, RunDirectoryError
 from fl_app.launch import run as launch
 from fl_app.record.export import load
 from fl_app.record.find import find_run
 from fl_app.record.run_dir import RunDirectory
+from strategies import pyproject
 from strategies.consensus.topology import TOPOLOGIES
+from strategies.errors import EdgeFlError, RunDirectoryError
 
 ROOT = Path(__file__).resolve().parents[1]
 

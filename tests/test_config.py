@@ -17,9 +17,9 @@ from fl_app.config import (
     defaults,
     resolve,
 )
-from fl_app.data import PARTITIONS
-from fl_app.errors import ConfigError
 from strategies.consensus.algorithms import ALGORITHMS
+from strategies.errors import ConfigError
+from strategies.partition import PARTITIONS
 from strategies.schedule import DistillationPlan
 
 KEYS = sorted(defaults())
@@ -668,7 +668,7 @@ def test_defaults_that_cannot_be_read_end_in_a_sentence(
 ) -> None:
     path = tmp_path / "pyproject.toml"
     path.write_text(text, encoding="utf-8", errors="surrogateescape")
-    monkeypatch.setattr("fl_app.pyproject.PATH", path)
+    monkeypatch.setattr("strategies.pyproject.PATH", path)
     with pytest.raises(ConfigError, match=r"\[tool\.flwr\.app\.config\]"):
         defaults.__wrapped__()
 

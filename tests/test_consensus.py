@@ -12,19 +12,19 @@ import torch
 from flwr.app import Error, Message
 from torch.nn import functional
 
+from client_apps.node_store import NODES, NodeStore
 from fl_app.assemble import dataset_of, module_of, split_of
 from fl_app.config import resolve
 from fl_app.data import normalise, spec_of
-from fl_app.errors import ConfigError, EdgeFlError
 from fl_app.record import consensus_metrics as summary
 from fl_app.record.export import trained_model
 from fl_app.record.metrics import of_kind
-from fl_app.record.node_store import NODES, NodeStore
 from fl_app.record.report import render
 from fl_app.record.run_dir import RunDirectory
 from strategies.consensus import fleet
 from strategies.consensus.rates import rate_of
 from strategies.consensus.strategy import Consensus
+from strategies.errors import ConfigError, EdgeFlError
 from strategies.evaluation import Evaluator
 from strategies.randomness import rng
 from tests.fake_grid import FakeGrid, Tamper

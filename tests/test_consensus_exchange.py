@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-from fl_app.errors import EdgeFlError
 from strategies.consensus.exchange import (
     Broker,
     GridExchange,
@@ -25,6 +24,7 @@ from strategies.consensus.exchange import (
 from strategies.consensus.fleet import forgeries
 from strategies.consensus.participant import Mail
 from strategies.consensus.ray_exchange import RayBroker, RayExchange, meet
+from strategies.errors import EdgeFlError
 from strategies.roster import Host
 from tests.mails import mail, same
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fl_app.record.node_store import PARKED, NodeStore
+from client_apps.node_store import PARKED, NodeStore
 from strategies.consensus.algorithms import ALGORITHMS
 from strategies.consensus.node import Node
 from strategies.consensus.participant import Mail, Participant, Tally

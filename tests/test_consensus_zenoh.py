@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from fl_app.site import SERVER, Site
 from strategies.consensus.algorithms import Settings, make_algorithm
 from strategies.consensus.free_host import FreeHost
 from strategies.consensus.node import Node
@@ -23,6 +22,7 @@ from strategies.link.connection import Connection
 from strategies.link.router import Router, access_control
 from strategies.link.sealing import Sealing
 from strategies.link.wire import decode, encode
+from strategies.site import SERVER, Site
 from tests.certificates import deployment
 from tests.convex import SETTINGS, quadratics, worst_error
 from tests.mails import mail, same

@@ -22,7 +22,7 @@ from fl_app.data import (
     spec_of,
 )
 from fl_app.data.augment import draw_rectangles
-from fl_app.errors import DataError
+from strategies.errors import DataError
 
 RNG = np.random.default_rng(5)
 GREY = Spec(1, 4, 6, ("cat", "dog", "emu"), (0.5,), (0.25,), flip=False)

@@ -9,9 +9,9 @@ import pytest
 from client_apps.bench import shard_of
 from fl_app.config import resolve
 from fl_app.data import load_dataset, sets
-from fl_app.errors import DataError, EdgeFlError
 from fl_app.record.books import check_resumable, recorded
 from fl_app.record.metrics import of_kind
+from strategies.errors import DataError, EdgeFlError
 from strategies.roster import Host, prepare_hosts
 from tests.fake_grid import FakeGrid
 from tests.test_consensus import run

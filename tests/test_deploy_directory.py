@@ -22,7 +22,7 @@ from fl_app.deploy import directory as deployment
 from fl_app.deploy.authority import Authority, certificate_pem, load_certificate
 from fl_app.deploy.check import check
 from fl_app.deploy.templates import CONTAINER_USER
-from fl_app.site import read_site
+from strategies.site import read_site
 
 ROOT = Path(__file__).resolve().parents[1]
 

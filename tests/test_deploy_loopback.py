@@ -24,8 +24,8 @@ from fl_app.deploy import gate, serve
 from fl_app.deploy.gate import Gate, Scope, allowed
 from fl_app.deploy.loopback import Loopback
 from fl_app.deploy.nodes import register
-from fl_app.errors import EdgeFlError
-from fl_app.site import SERVER
+from strategies.errors import EdgeFlError
+from strategies.site import SERVER
 
 linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 

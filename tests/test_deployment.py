@@ -14,7 +14,7 @@ from fl_app.deploy.loopback import Loopback
 from fl_app.launch.supervise import descendants
 from fl_app.record.metrics import of_kind
 from fl_app.record.run_dir import METRICS, RunDirectory
-from fl_app.site import SERVER
+from strategies.site import SERVER
 
 DEVICES = ["pi-1", "pi-2", "pi-3"]
 COMMAND = [sys.executable, "-m", "fl_app.cli", "run"]

@@ -9,14 +9,14 @@ import pytest
 
 from client_apps import local_training
 from fl_app.cli import main
-from fl_app.condition import condition, shortage, told
 from fl_app.config import resolve
 from fl_app.deploy import devices
 from fl_app.deploy import directory as deployment
 from fl_app.deploy.nodes import Node
-from fl_app.errors import DataError, EdgeFlError
 from fl_app.record.books import recorded
 from fl_app.record.run_dir import METRICS
+from strategies.condition import condition, shortage, told
+from strategies.errors import DataError, EdgeFlError
 from strategies.roster import gather
 from tests.fake_grid import FakeGrid
 

@@ -17,7 +17,6 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from client_apps import local_training
 from fl_app.config import VARIANTS, resolve
-from fl_app.errors import ConfigError, EdgeFlError
 from fl_app.record.books import recorded
 from fl_app.record.metrics import of_kind
 from fl_app.record.run_dir import RunDirectory
@@ -25,6 +24,7 @@ from strategies.distillation import publisher, supervisor
 from strategies.distillation.mailbox import forward_file
 from strategies.distillation.strategy import Distillation
 from strategies.distillation.supervisor import DistillationServer
+from strategies.errors import ConfigError, EdgeFlError
 from strategies.roster import Host
 from tests.fake_grid import FakeGrid
 from tests.harness import SMALL, run

@@ -11,12 +11,12 @@ from flwr.app import Message
 
 from fl_app.assemble import flat_model
 from fl_app.config import resolve
-from fl_app.errors import ConfigError, DivergedError
 from fl_app.record.books import recorded
 from fl_app.record.metrics import latest, of_kind
 from fl_app.record.run_dir import RunDirectory, list_runs
 from strategies.consensus.agreement import average, consensus_distance, fixed_point
 from strategies.consensus.strategy import Consensus
+from strategies.errors import ConfigError, DivergedError
 from strategies.evaluation import measured
 from strategies.task import Examples
 from tests.fake_grid import FakeGrid

@@ -31,8 +31,7 @@ from fl_app.config import (
     resolve,
     with_effect,
 )
-from fl_app.data import Preparation, make_split
-from fl_app.data.proxy import ProxyData
+from fl_app.data import Preparation
 from fl_app.deploy import demo
 from fl_app.effects import (
     EFFECTS,
@@ -43,7 +42,6 @@ from fl_app.effects import (
     described,
     has_effect,
 )
-from fl_app.errors import ConfigError
 from fl_app.launch import run as launch
 from fl_app.launch.values import parse_assignments
 from fl_app.tasks import task_of
@@ -51,6 +49,9 @@ from strategies.attacks import FORGERIES
 from strategies.consensus.algorithms import ALGORITHMS
 from strategies.consensus.rates import rate_of
 from strategies.distillation.learner import Learner
+from strategies.distillation.proxy import ProxyData
+from strategies.errors import ConfigError
+from strategies.partition import make_split
 from strategies.rules import Update, make_rule
 from strategies.schedule import Job
 from strategies.task import Examples

@@ -10,8 +10,8 @@ import pytest
 
 from fl_app.assemble import dataset_of, flat_model, preflight, split_of
 from fl_app.config import resolve
-from fl_app.errors import ConfigError
 from strategies import evaluation
+from strategies.errors import ConfigError
 from strategies.evaluation import Candidate, Evaluator, evaluation_set
 
 CONFIG = resolve({"mode": "average", "evaluate-examples": 10})

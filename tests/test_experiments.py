@@ -36,11 +36,11 @@ from experiments.flower_runs import command, in_process_run
 from experiments.planned_runs import completed, merged, missing, name_of, still_valid, values_of
 from experiments.reporting import band
 from fl_app.config import defaults, resolve
-from fl_app.errors import RunDirectoryError
 from fl_app.provenance import provenance
 from fl_app.record.metrics import of_kind
 from fl_app.record.run_dir import RunDirectory
 from fl_app.record.writer import Writer
+from strategies.errors import RunDirectoryError
 from tests.harness import SMALL
 
 LABELLED, UNLABELLED = (

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import torch
 
+from client_apps.node_store import NODES, NodeStore
 from fl_app import cli
 from fl_app.assemble import flat_model
 from fl_app.config import resolve
 from fl_app.data import load_dataset
-from fl_app.errors import ExportError
 from fl_app.record.export import FORMATS, export, load
-from fl_app.record.node_store import NODES, NodeStore
 from fl_app.record.run_dir import RunDirectory
+from strategies.errors import ExportError
 
 TINY: dict[str, Any] = {"small-width": 2, "large-width": 4}
 

@@ -13,7 +13,7 @@ import pytest
 
 from fl_app.deploy.authority import Authority, certificate_pem, load_key
 from fl_app.deploy.directory import authority_of
-from fl_app.record.checkpoint import load_tensors
+from strategies.checkpoint import load_tensors
 from tests.deployed import WORKER, Run, Site, replace, slowed, with_python
 
 pytestmark = [

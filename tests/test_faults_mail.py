@@ -22,10 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fl_app.config import resolve
-from fl_app.errors import DataError, DivergedError, EdgeFlError
-from fl_app.fingerprint import fingerprint
 from fl_app.record.run_dir import RunDirectory
-from fl_app.site import SERVER, Site
 from strategies.checks import last_line, updates_of
 from strategies.consensus.algorithms import Settings, make_algorithm
 from strategies.consensus.answers import METRICS, Answer, read_reply
@@ -36,6 +33,8 @@ from strategies.consensus.participant import Mail, Participant
 from strategies.consensus.strategy import Consensus
 from strategies.consensus.topology import build_topology
 from strategies.consensus.zenoh_exchange import ZenohExchange
+from strategies.errors import DataError, DivergedError, EdgeFlError
+from strategies.fingerprint import fingerprint
 from strategies.link import keys
 from strategies.link.connection import Connection
 from strategies.link.line import Line
@@ -44,6 +43,7 @@ from strategies.link.sessions import SessionGrid
 from strategies.link.wire import encode
 from strategies.roster import Host, prepare_hosts
 from strategies.schedule import Job
+from strategies.site import SERVER, Site
 from tests.certificates import deployment
 from tests.convex import SETTINGS, quadratics, worst_error
 from tests.fake_grid import FakeGrid

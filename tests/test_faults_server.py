@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fl_app.site import SERVER
+from strategies.site import SERVER
 from tests.deployed import WORKER, Run, Site
 
 pytestmark = [

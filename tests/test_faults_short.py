@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fl_app.record.checkpoint import load_tensors
-from fl_app.site import SERVER
+from strategies.checkpoint import load_tensors
+from strategies.site import SERVER
 from tests.deployed import WORKER, Run, Site, slowed
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fl_app.models import MODELS, FlatModel, build_model
+from fl_app.models import MODELS, build_model
+from strategies.flat import FlatModel
 
 
 def make(name: str = "cnn6", norm: str = "batch", seed: int = 0) -> FlatModel:

@@ -16,9 +16,10 @@ from client_apps.gradients import Gradients, Minibatches
 from client_apps.row_gradients import PASSES, Batch, RowGradients
 from fl_app.config import resolve
 from fl_app.data import ImageSet, Preparation, normalise
-from fl_app.models import FlatModel, build_model
+from fl_app.models import build_model
 from fl_app.tasks.images import examples_of
 from strategies.consensus.node import Node
+from strategies.flat import FlatModel
 from strategies.randomness import rng
 from strategies.task import Loss
 

@@ -10,9 +10,10 @@ from client_apps.training import train_locally
 from fl_app.assemble import dataset_of, flat_model, split_of, train_set_of
 from fl_app.config import resolve
 from fl_app.data import normalise
-from fl_app.models import CNN, FlatModel, build_model, model_plan
+from fl_app.models import CNN, build_model, model_plan
 from fl_app.tasks import task_of
 from strategies.distillation.growth import grow, obstacle, stages
+from strategies.flat import FlatModel
 from strategies.randomness import rng
 
 SMALL, LARGE = model_plan("cnn6"), model_plan("cnn12")

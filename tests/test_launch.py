@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 
 from fl_app.config import resolve
-from fl_app.errors import ConfigError, EdgeFlError, RunDirectoryError
 from fl_app.launch import run as launch
 from fl_app.launch import sizing, superlink, supervise
 from fl_app.launch.log import LogReader
@@ -27,6 +26,7 @@ from fl_app.launch.supervise import descendants
 from fl_app.launch.values import parse_assignments, toml_lines
 from fl_app.record.books import recorded
 from fl_app.record.run_dir import RunDirectory
+from strategies.errors import ConfigError, EdgeFlError, RunDirectoryError
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -9,9 +9,9 @@ import torch
 from fl_app.assemble import flat_model
 from fl_app.config import VARIANTS, RunConfig, resolve
 from fl_app.data import Preparation, augment, normalise
-from fl_app.data.proxy import ProxyData
 from fl_app.tasks import task_of
 from strategies.distillation.learner import Learner, Vectors
+from strategies.distillation.proxy import ProxyData
 from strategies.randomness import rng
 from tests import oracle
 

@@ -14,8 +14,8 @@ from client_apps.mount import mount
 from edge_fl import Consensus, Distillation
 from fl_app.assemble import flat_model
 from fl_app.config import resolve
-from fl_app.errors import ConfigError, EdgeFlError
 from fl_app.record.run_dir import list_runs
+from strategies.errors import ConfigError, EdgeFlError
 from tests import fake_grid
 from tests.fake_grid import FakeGrid
 from tests.harness import run

@@ -10,7 +10,7 @@ import pytest
 from client_apps.session_worker import _lacking
 from fl_app.config import defaults
 from fl_app.data import embedded
-from fl_app.errors import DataError, EdgeFlError
+from strategies.errors import DataError, EdgeFlError
 from strategies.link import files, keys
 from strategies.link.files import PIECE, FileServer, fetch
 from strategies.link.wire import encode

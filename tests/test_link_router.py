@@ -17,13 +17,13 @@ from typing import Any
 
 import pytest
 
-from fl_app.errors import ConfigError, EdgeFlError
-from fl_app.site import SERVER, Site
+from strategies.errors import ConfigError, EdgeFlError
 from strategies.link import connection as connection_module
 from strategies.link import keys
 from strategies.link.connection import Connection
 from strategies.link.router import Router, access_control
 from strategies.link.transport import MESSAGE_LIMIT
+from strategies.site import SERVER, Site
 from tests.certificates import HOST, deployment, free_port, issue, make_ca
 
 pytest.importorskip("zenoh")
@@ -302,7 +302,7 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
 PARENT = """
 import json, sys, time
 from pathlib import Path
-from fl_app.site import read_site
+from strategies.site import read_site
 from strategies.link.router import Router
 router = Router(read_site(sys.argv[1]), {}, Path(sys.argv[2]))
 print(router.pid, flush=True)
@@ -451,7 +451,7 @@ def test_the_application_runs_without_zenoh(tmp_path: Path) -> None:
     code = f"""
 import sys
 sys.modules["zenoh"] = None
-from fl_app.site import read_site
+from strategies.site import read_site
 from strategies.link.connection import Connection
 Connection(read_site({json.dumps(str(site.directory))}))
 """

@@ -4,10 +4,10 @@ import os
 
 import pytest
 
-from fl_app.errors import EdgeFlError
-from fl_app.site import Site
+from strategies.errors import EdgeFlError
 from strategies.link.sealing import OVERHEAD, Sealing
 from strategies.link.wire import WireError, frame, unframe
+from strategies.site import Site
 from tests.certificates import issue, make_ca
 
 RUN = "0123456789abcdef"

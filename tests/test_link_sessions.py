@@ -15,17 +15,17 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from client_apps import session
-from fl_app.errors import EdgeFlError
-from fl_app.fingerprint import fingerprint
 from fl_app.launch.supervise import descendants
-from fl_app.site import Site, read_site
 from strategies.dispatch import Dispatcher
+from strategies.errors import EdgeFlError
+from strategies.fingerprint import fingerprint
 from strategies.link import keys, sessions
 from strategies.link.connection import Connection
 from strategies.link.line import Line, Order
 from strategies.link.records import content_of, parts_of
 from strategies.link.sessions import SessionGrid
 from strategies.link.wire import encode
+from strategies.site import Site, read_site
 from tests.fake_grid import FakeGrid
 
 RUN_CONFIG = {"participants": 2}

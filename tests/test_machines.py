@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from fl_app.config import configure
-from fl_app.errors import ConfigError
 from fl_app.record.metrics import of_kind
+from strategies.errors import ConfigError
 from strategies.machines import Machine, Machines, read_availability, read_machines
 from strategies.schedule import CostModel, buffered_rounds, synchronous_rounds
 from tests.harness import SMALL, run

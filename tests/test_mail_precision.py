@@ -8,8 +8,8 @@ import pytest
 
 from fl_app.assemble import flat_model
 from fl_app.config import configure, resolve
-from fl_app.errors import ConfigError
 from fl_app.record.run_dir import RunDirectory
+from strategies.errors import ConfigError
 from tests.harness import SMALL, run
 
 FEW = {**SMALL, "mode": "average", "small-width": 4, "num-server-rounds": 3, "participants": 2}

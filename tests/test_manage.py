@@ -152,7 +152,8 @@ FAKE = """
 import json, os, sys, time
 from fl_app.launch.values import parse_assignments
 from fl_app.config import resolve
-from fl_app.record.run_dir import RunDirectory, runs_root
+from fl_app.record.run_dir import RunDirectory
+from strategies.paths import runs_root
 from tests.record_events import distill_events, fill
 words = [word for word in sys.argv[2:] if word != "--quiet"]
 config = resolve(parse_assignments(words))

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from fl_app.memory import keep_freed_memory
+from strategies.memory import keep_freed_memory
 
 # Page faults of one training step in a process of its own, after as many steps as its heap may need
 # to find its size.
@@ -35,7 +35,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 8)
 # thread, for another one may get a heap of its own, which is new to it.
 MAIL = """
 import resource, sys, threading
-from fl_app.memory import keep_freed_memory
+from strategies.memory import keep_freed_memory
 
 def hold():
     for _ in range(3):

@@ -11,11 +11,11 @@ from flwr.cli.config_utils import load_and_validate
 
 from fl_app.cli import main
 from fl_app.config import configure, defaults
-from fl_app.errors import ConfigError
 from fl_app.launch import run as launch
 from fl_app.launch.bundle import own_app, settings_of, submitted
 from fl_app.new import create
 from fl_app.record.run_dir import flatten
+from strategies.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
 

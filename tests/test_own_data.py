@@ -24,9 +24,9 @@ from fl_app.data import (
     sets,
     spec_of,
 )
-from fl_app.errors import ConfigError, DataError
 from fl_app.record.figures import to_png
 from fl_app.record.label_figure import label_figure
+from strategies.errors import ConfigError, DataError
 from tests.own_files import COLOUR, GREY, both_sets, pixels, use, whole, write_folder
 
 

@@ -15,11 +15,11 @@ import pytest
 from flwr.cli.build import build_fab_from_disk
 from flwr.cli.config_utils import load_and_validate
 
-from fl_app import pyproject
 from fl_app.config import defaults, resolve
 from fl_app.data import embedded
 from fl_app.effects import described
 from fl_app.launch.bundle import submitted
+from strategies import pyproject
 from tests.wheel import build, edge_fl, install
 
 ROOT = Path(__file__).resolve().parents[1]

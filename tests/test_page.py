@@ -10,13 +10,13 @@ from typing import Any
 import httpx
 import pytest
 
-from fl_app.errors import ConfigError
 from fl_app.record.page import html
 from fl_app.record.page.snapshot import snapshot
 from fl_app.record.report import render
 from fl_app.record.run_dir import RunDirectory
 from fl_app.watch.feed import Feed, Feeds
 from fl_app.watch.server import application, bound, served
+from strategies.errors import ConfigError
 from tests import browser, consensus_events, record_events
 from tests.frozen import frozen
 from tests.record_events import fill

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fl_app.data import PARTITIONS, label_histogram, make_split, partition
+from strategies.partition import PARTITIONS, label_histogram, make_split, partition
 
 LABELS = np.random.default_rng(7).permutation(np.repeat(np.arange(10), 200))
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from fl_app.data import ImageSet, Spec, folder, foreign, load_shard, picture
-from fl_app.errors import DataError
+from strategies.errors import DataError
 from tests.own_files import COLOUR, GREY, RNG, pixels
 
 

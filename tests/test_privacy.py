@@ -19,10 +19,10 @@ from client_apps.training import train_locally
 from fl_app.assemble import flat_model, preflight
 from fl_app.config import MEAN_RULES, RunConfig, resolve
 from fl_app.data import Preparation
-from fl_app.errors import ConfigError
 from fl_app.record.metrics import of_kind
 from fl_app.record.privacy import spent
 from strategies.averaging import Vectors
+from strategies.errors import ConfigError
 from strategies.privacy import (
     adapted_norm,
     clipped,

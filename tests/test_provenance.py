@@ -11,11 +11,11 @@ from experiments.benchmarks.output import benchmark
 from experiments.reporting import code_line
 from fl_app import provenance as module
 from fl_app.config import resolve
-from fl_app.fingerprint import PACKAGES, fingerprint
 from fl_app.provenance import described, provenance
 from fl_app.record.books import recorded
 from fl_app.record.report import render
 from fl_app.record.run_dir import RunDirectory
+from strategies.fingerprint import PACKAGES, fingerprint
 from tests.frozen import frozen
 from tests.record_events import config as distill_config
 

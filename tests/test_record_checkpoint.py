@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fl_app.errors import RunDirectoryError
-from fl_app.record import checkpoint
-from fl_app.record.checkpoint import atomic_save, load_tensors
+from strategies import checkpoint
+from strategies.checkpoint import atomic_save, load_tensors
+from strategies.errors import RunDirectoryError
 
 GENERATOR = np.random.default_rng(0)
 ARRAYS = {

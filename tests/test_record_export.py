@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from fl_app.errors import ExportError
 from fl_app.record.onnx_file import export_onnx
+from strategies.errors import ExportError
 
 for package in ("onnx", "onnxruntime", "onnxscript"):
     pytest.importorskip(package)

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl_app.errors import RunDirectoryError
 from fl_app.record.compare import compare
 from fl_app.record.distill_figures import FIGURES
 from fl_app.record.distill_metrics import published
 from fl_app.record.report import render
 from fl_app.record.run_dir import RunDirectory
+from strategies.errors import RunDirectoryError
 from tests.drawn import bars, curves, pixels
 from tests.frozen import frozen
 from tests.record_events import config, distill_events, fill

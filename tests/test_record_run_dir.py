@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl_app.errors import RunDirectoryError
 from fl_app.record import run_dir
-from fl_app.record.run_dir import RunDirectory, flatten, list_runs, runs_root
+from fl_app.record.run_dir import RunDirectory, flatten, list_runs
+from strategies.errors import RunDirectoryError
+from strategies.paths import runs_root
 
 CONFIG = {"mode": "distill", "seed": 3, "distill": {"variant": "sync", "steps": 20}}
 

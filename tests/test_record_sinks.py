@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from fl_app.errors import RunDirectoryError
 from fl_app.record.console import console_listener
 from fl_app.record.formatting import duration
 from fl_app.record.modes import VIEWS
 from fl_app.record.run_dir import RunDirectory
 from fl_app.record.sinks import SINKS, scalars
+from strategies.errors import RunDirectoryError
 from tests.record_events import config, distill_events
 
 ROUND = {"event": "round", "t": 10.0, "staleness": 0.0, "bytes_up": 1_500_000, "eta": 75.0}

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from fl_app.config import MODES, resolve
-from fl_app.errors import RunDirectoryError
 from fl_app.record.books import close_books
 from fl_app.record.compare import compare
 from fl_app.record.console import console_listener
@@ -14,6 +13,7 @@ from fl_app.record.metrics import Metric
 from fl_app.record.modes import VIEWS, view_of
 from fl_app.record.report import render
 from fl_app.record.run_dir import RunDirectory
+from strategies.errors import RunDirectoryError
 from tests import consensus_events, record_events
 from tests.frozen import frozen
 

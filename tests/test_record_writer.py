@@ -16,12 +16,12 @@ from flwr.supercore.exit.exit_handler import trigger_exit_handlers
 from fl_app import server_app
 from fl_app.cli import main
 from fl_app.config import RunConfig, resolve
-from fl_app.errors import ConfigError, RunDirectoryError
 from fl_app.launch import run as launch
 from fl_app.record import writer
 from fl_app.record.books import recorded
 from fl_app.record.run_dir import RunDirectory
 from fl_app.record.writer import LOCK, NOTE, Writer
+from strategies.errors import ConfigError, RunDirectoryError
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -17,7 +17,6 @@ from torch.nn import functional
 from fl_app.assemble import dataset_of, flat_model, split_of
 from fl_app.config import RunConfig, check_references_of_devices, resolve
 from fl_app.data import augment
-from fl_app.errors import ConfigError
 from fl_app.record.console import console_listener
 from fl_app.record.distill_figures import accuracy
 from fl_app.record.metrics import of_kind, targets_of
@@ -26,6 +25,7 @@ from fl_app.record.run_dir import RunDirectory
 from strategies.averaging import VERSIONS_DECAY, running_average
 from strategies.distillation.reference_worker import Alone, examples_of, load_states, save_states
 from strategies.divergence import record_evaluation
+from strategies.errors import ConfigError
 from strategies.randomness import rng
 from tests import oracle, record_events
 from tests.harness import run

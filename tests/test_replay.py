@@ -9,10 +9,10 @@ from flwr.app import Array, Message
 
 from fl_app.cli import main
 from fl_app.config import resolve
-from fl_app.errors import ConfigError
 from fl_app.launch.replay import replayed
 from fl_app.record.metrics import of_kind
 from fl_app.record.run_dir import RunDirectory
+from strategies.errors import ConfigError
 from tests.harness import SMALL, run
 
 REAL = {

@@ -8,11 +8,11 @@ import pytest
 
 from fl_app.assemble import devices_of, expected_devices
 from fl_app.config import resolve
-from fl_app.errors import ConfigError, DataError
+from fl_app.launch.opening import linked
 from fl_app.record.run_dir import RunDirectory
-from fl_app.site import Site, read_site
-from strategies.link.opening import linked
+from strategies.errors import ConfigError, DataError
 from strategies.roster import Host, assemble_roster, gather, prepare_hosts
+from strategies.site import Site, read_site
 from tests.fake_grid import FakeGrid
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fl_app.errors import RunDirectoryError
 from fl_app.launch.screen import JSON, LINES, NOTHING, QUIET, Screen
 from fl_app.record.run_dir import RunDirectory, list_runs, release, reserve
+from strategies.errors import RunDirectoryError
 from tests.record_events import config, distill_events, fill
 
 

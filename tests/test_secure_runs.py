@@ -9,10 +9,10 @@ from flwr.app import Array, ConfigRecord, Error, Message
 
 from client_apps import secure_sum
 from fl_app.config import resolve
-from fl_app.errors import ConfigError
 from fl_app.record.metrics import of_kind
 from fl_app.record.run_dir import RunDirectory
 from strategies import secure
+from strategies.errors import ConfigError
 from tests.certificates import issue, make_ca
 from tests.harness import SMALL, run
 

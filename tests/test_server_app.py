@@ -6,7 +6,7 @@ import logging
 import pytest
 
 import fl_app.server_app  # noqa: F401 - what it does to Flower's log
-from fl_app.errors import ConfigError, DivergedError
+from strategies.errors import ConfigError, DivergedError
 
 
 def logged(error: Exception) -> str:

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from fl_app.errors import ConfigError
-from fl_app.site import CREDENTIALS, device_site, read_site, server_site
+from strategies.errors import ConfigError
+from strategies.site import CREDENTIALS, device_site, read_site, server_site
 
 
 @pytest.fixture

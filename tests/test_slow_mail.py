@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from fl_app.site import Site, read_site
 from strategies.consensus.participant import Mail
 from strategies.consensus.zenoh_exchange import ZenohExchange
 from strategies.link.connection import Connection
 from strategies.link.router import Router
+from strategies.site import Site, read_site
 from tests.deployed import Cable
 
 pytestmark = pytest.mark.slow

@@ -22,13 +22,13 @@ from fl_app.cli import main
 from fl_app.data.cache import cache_directory
 from fl_app.deploy.directory import create
 from fl_app.deploy.nodes import register
-from fl_app.errors import ConfigError, EdgeFlError
 from fl_app.launch import cluster
 from fl_app.launch.cluster import resources_of
 from fl_app.launch.run import run
 from fl_app.launch.surroundings import check_workers, settle
-from fl_app.record.run_dir import runs_root
-from fl_app.site import read_site
+from strategies.errors import ConfigError, EdgeFlError
+from strategies.paths import runs_root
+from strategies.site import read_site
 
 ROOT = Path(__file__).resolve().parents[1]
 DEAD = "127.0.0.1:9"  # nobody listens there

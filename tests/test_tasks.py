@@ -11,17 +11,17 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from client_apps.trial import try_out
 from fl_app.assemble import flat_model, preflight, split_of
 from fl_app.config import RunConfig, resolve
-from fl_app.errors import EdgeFlError
 from fl_app.launch.task_file import with_task_file
 from fl_app.launch.values import parse_assignments
-from fl_app.models import FlatModel
 from fl_app.record.metrics import latest, of_kind
 from fl_app.tasks import reference, task_of
 from fl_app.tasks.text import Text
+from fl_app.trial import try_out
+from strategies.errors import EdgeFlError
 from strategies.evaluation import measured
+from strategies.flat import FlatModel
 from strategies.task import ACCURACY, MAE, PERPLEXITY, RMSE, Examples
 from tests import harness, test_consensus
 from tests.some_tasks import Points

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from fl_app.assemble import topology_of, topology_text
 from fl_app.cli import main
 from fl_app.config import PATH_KEYS, RunConfig, configure, defaults, resolve
-from fl_app.errors import ConfigError, EdgeFlError
 from fl_app.launch import run as launch
 from fl_app.launch.values import parse_assignments, toml_lines
-from fl_app.paths import absolute, read_text
 from strategies.consensus.graph_file import parse_graph
+from strategies.errors import ConfigError, EdgeFlError
+from strategies.paths import absolute, read_text
 
 quick = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from fl_app.config import FLOWER_RULES
-from fl_app.pyproject import install
+from strategies.pyproject import install
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted((ROOT / "docs").glob("*.md"))

@@ -12,7 +12,7 @@ import pytest
 
 from fl_app.assemble import flat_model
 from fl_app.config import RunConfig, resolve
-from fl_app.record.checkpoint import load_tensors
+from strategies.checkpoint import load_tensors
 from strategies.distillation.mailbox import LatestSlot, VersionStore, published_file
 from strategies.distillation.supervisor import DistillationServer
 from tests.harness import SMALL

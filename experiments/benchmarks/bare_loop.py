@@ -14,11 +14,11 @@ from client_apps.engines import one_by_one
 from fl_app.assemble import dataset_of, flat_model, module_of, proxy_data, split_of
 from fl_app.config import Value, resolve
 from fl_app.data.augment import augment
-from fl_app.memory import keep_freed_memory
 from fl_app.tasks import task_of
 from strategies.consensus.fleet import spread
 from strategies.consensus.node import Node
 from strategies.distillation.losses import distillation_loss, ema_decay
+from strategies.memory import keep_freed_memory
 from strategies.randomness import rng
 from strategies.task import prepared
 

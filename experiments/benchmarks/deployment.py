@@ -48,12 +48,12 @@ from experiments.benchmarks.usage import Usage
 from experiments.flower_runs import flower_run, hardware, say
 from fl_app.config import Value
 from fl_app.deploy.loopback import Loopback
-from fl_app.errors import EdgeFlError
 from fl_app.launch.superlink import local_superlink, tail
 from fl_app.models import MODELS
 from fl_app.record.environment import describe
 from fl_app.record.metrics import Event, of_kind
 from fl_app.record.run_dir import METRICS, RunDirectory
+from strategies.errors import EdgeFlError
 
 Values = dict[str, Value]
 DEVICES = ("pi-1", "pi-2", "pi-3")

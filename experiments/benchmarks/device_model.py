@@ -32,8 +32,9 @@ def measure(name: str) -> dict[str, float]:
     from client_apps.training import train_locally
     from fl_app.config import resolve
     from fl_app.data import Preparation
-    from fl_app.memory import keep_freed_memory
-    from fl_app.models import FlatModel, build_model
+    from fl_app.models import build_model
+    from strategies.flat import FlatModel
+    from strategies.memory import keep_freed_memory
     from strategies.randomness import rng
     from strategies.task import Examples
 

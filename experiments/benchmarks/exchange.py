@@ -16,17 +16,17 @@ import numpy as np
 import torch
 
 from fl_app.deploy.directory import create, machine
-from fl_app.errors import EdgeFlError
 from fl_app.launch.superlink import free_port
-from fl_app.memory import keep_freed_memory
-from fl_app.site import SERVER, Site, read_site
 from strategies.consensus.participant import Mail
 from strategies.consensus.zenoh_exchange import ZenohExchange
+from strategies.errors import EdgeFlError
 from strategies.link import keys
 from strategies.link.connection import Connection
 from strategies.link.router import Router, access_control
 from strategies.link.wire import encode
+from strategies.memory import keep_freed_memory
 from strategies.randomness import rng
+from strategies.site import SERVER, Site, read_site
 
 RUN = "0123456789abcdef"
 HERE, THERE = "pi-1", "pi-2"

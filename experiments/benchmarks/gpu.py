@@ -52,7 +52,7 @@ from experiments.benchmarks.output import rounded
 from fl_app.assemble import flat_model, nodes_of
 from fl_app.config import resolve
 from fl_app.data import ImageSet, Preparation, normalise
-from fl_app.models import FlatModel, build_model
+from fl_app.models import build_model
 from fl_app.provenance import provenance
 from fl_app.tasks.images import examples_of
 from strategies.consensus.algorithms import Settings, make_algorithm
@@ -63,6 +63,7 @@ from strategies.consensus.rates import rate_of
 from strategies.consensus.schedule import Conditions, Timetable
 from strategies.consensus.topology import build_topology
 from strategies.evaluation import evaluation_set
+from strategies.flat import FlatModel
 from strategies.randomness import rng
 from strategies.task import Examples
 

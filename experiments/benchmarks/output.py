@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fl_app.errors import EdgeFlError
 from fl_app.provenance import provenance
+from strategies.errors import EdgeFlError
 
 
 def benchmark(

@@ -7,8 +7,8 @@ from typing import Any
 
 from experiments.benchmarks.process_tree import Process, processes
 from fl_app.deploy.loopback import Loopback
-from fl_app.errors import EdgeFlError
-from fl_app.site import SERVER
+from strategies.errors import EdgeFlError
+from strategies.site import SERVER
 
 _MEBIBYTE = 2**20
 _PAUSE_SECONDS = 1.0  # at least, between two looks

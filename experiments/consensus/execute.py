@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from client_apps.node_store import NODES, NodeStore
 from experiments.consensus.plan import Planned
 from experiments.flower_runs import in_process_run, load_json, say
 from experiments.planned_runs import Values, missing, run_in_parallel
 from fl_app.assemble import flat_model, pick_device
 from fl_app.config import resolve
 from fl_app.launch.sizing import count_cores, count_gpus
-from fl_app.record.node_store import NODES, NodeStore
 from fl_app.record.run_dir import RunDirectory
 from fl_app.tasks import task_of
 from strategies.consensus.strategy import MODELS

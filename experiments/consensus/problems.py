@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from fl_app.data import Dataset
-from fl_app.data.partition import partition
 from strategies.consensus.node import Node
+from strategies.partition import partition
 from strategies.randomness import rng
 
 _NEWTON_STEPS = 20

@@ -35,7 +35,7 @@ from experiments.consensus.tracking_cases import EVERY, METHODS, Case, plan
 from experiments.consensus.tracking_data import MEAN, STD, Data
 from experiments.consensus.tracking_results import Results, render
 from fl_app.data import ImageSet, Preparation, normalise
-from fl_app.models import FlatModel, build_model
+from fl_app.models import build_model
 from fl_app.provenance import provenance
 from fl_app.tasks.images import examples_of
 from strategies.consensus.algorithms import Settings, make_algorithm
@@ -46,6 +46,7 @@ from strategies.consensus.rates import HEAVY_BALL, step_size
 from strategies.consensus.schedule import Conditions, Timetable
 from strategies.consensus.state import pack, unpack
 from strategies.consensus.topology import build_topology
+from strategies.flat import FlatModel
 
 NODES, BATCH = 8, 100
 SETTINGS = Settings(

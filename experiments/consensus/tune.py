@@ -22,9 +22,9 @@ from experiments.consensus.execute import execute, final
 from experiments.consensus.plan import HOSTS, RATES, SIZES, TUNING_SEED, Planned, plan, stepping
 from experiments.flower_runs import say
 from experiments.planned_runs import completed
-from fl_app.errors import EdgeFlError
-from fl_app.record.checkpoint import atomic_write
-from fl_app.record.run_dir import runs_root
+from strategies.checkpoint import atomic_write
+from strategies.errors import EdgeFlError
+from strategies.paths import runs_root
 
 
 def trials(size: str, only: Sequence[str] = (), data_root: str = "") -> dict[float, list[Planned]]:

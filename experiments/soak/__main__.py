@@ -30,7 +30,7 @@ from fl_app.deploy.loopback import Loopback
 from fl_app.launch.run import Stopped, stop
 from fl_app.launch.supervise import heed
 from fl_app.record.figures import to_png
-from fl_app.site import SERVER
+from strategies.site import SERVER
 
 SAMPLES, EVENTS = "samples.csv", "events.txt"
 DEVICES = ("pi-1", "pi-2", "pi-3")

@@ -9,7 +9,7 @@ from typing import IO, Self
 import numpy as np
 
 from fl_app.data.foreign import check_room, is_litter, printable, reading
-from fl_app.errors import DataError
+from strategies.errors import DataError
 
 _SUFFIX = ".npy"
 # What reads a header, by the version of the format.

@@ -9,7 +9,7 @@ from fl_app.data.archive import Archive
 from fl_app.data.foreign import reading
 from fl_app.data.images import ImageSet
 from fl_app.data.labels import check_names, in_order, to_labels
-from fl_app.errors import DataError
+from strategies.errors import DataError
 
 Size = tuple[int, int, int]  # channels, height, width
 

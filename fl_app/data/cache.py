@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from fl_app.paths import expanded
+from strategies.paths import expanded
 
 
 def cache_directory() -> Path:

@@ -21,7 +21,7 @@ import numpy as np
 
 from fl_app.data.cache import cache_directory
 from fl_app.data.images import ImageSet
-from fl_app.errors import DataError
+from strategies.errors import DataError
 
 # Beside this module: an installed app lives in a directory nobody knows in advance.
 DIRECTORY = Path(__file__).parent / "embedded"

@@ -11,7 +11,7 @@ from fl_app.data.foreign import check_room, is_litter, plain_name, printable, re
 from fl_app.data.images import ImageSet, Spec
 from fl_app.data.labels import check_names, class_list, in_order, numbers_of
 from fl_app.data.picture import SUFFIXES, Header, inspect, pixels
-from fl_app.errors import DataError
+from strategies.errors import DataError
 
 _HIDDEN = "hidden or of a system"
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fl_app.errors import DataError
-from fl_app.memory import available_memory
+from strategies.errors import DataError
+from strategies.memory import available_memory
 
 # What systems leave beside people's files, in lower case; names that begin with a dot are, too.
 _LITTER = {

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from fl_app.data.foreign import plain_name, printable
-from fl_app.errors import DataError
+from strategies.errors import DataError
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from fl_app.data import arrays, folder
 from fl_app.data.archive import Archive
 from fl_app.data.foreign import is_litter, printable, reading
 from fl_app.data.images import Dataset, ImageSet, Spec
-from fl_app.errors import DataError
+from strategies.errors import DataError
 
 _PARTS = ("train", "test")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from fl_app.data.foreign import printable, reading
-from fl_app.errors import DataError
+from strategies.errors import DataError
 
 SUFFIXES = {
     ".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm",

@@ -11,7 +11,7 @@ from fl_app.data.foreign import reading
 from fl_app.data.images import Dataset, ImageSet, Spec
 from fl_app.data.own import existing_path, load_files
 from fl_app.data.torchvision_sets import torchvision_reader
-from fl_app.errors import DataError
+from strategies.errors import DataError
 
 FILES = "files"  # the name of a user's own data set, of which nothing is known in advance
 

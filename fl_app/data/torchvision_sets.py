@@ -8,8 +8,8 @@ import numpy as np
 
 from fl_app.data.cache import cache_directory
 from fl_app.data.images import ImageSet
-from fl_app.errors import DataError
-from fl_app.pyproject import install
+from strategies.errors import DataError
+from strategies.pyproject import install
 
 
 def torchvision_reader(class_name: str) -> Callable[[str], tuple[ImageSet, ImageSet]]:

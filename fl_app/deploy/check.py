@@ -16,8 +16,8 @@ from fl_app.deploy.authority import (
     load_key,
 )
 from fl_app.deploy.directory import SECRETS, authority_of, device_names, machine, settings_of
-from fl_app.errors import ConfigError
-from fl_app.site import SERVER, SITE_FILE, read_site
+from strategies.errors import ConfigError
+from strategies.site import SERVER, SITE_FILE, read_site
 
 SOON = datetime.timedelta(days=30)
 

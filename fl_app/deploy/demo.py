@@ -18,7 +18,6 @@ from typing import Any
 
 from fl_app.config import Value, resolve
 from fl_app.deploy.loopback import Loopback
-from fl_app.errors import EdgeFlError
 from fl_app.launch.run import FAILED, Stopped, stop
 from fl_app.launch.run import run as edge_fl_run
 from fl_app.launch.sizing import count_cores
@@ -26,9 +25,11 @@ from fl_app.launch.supervise import heed
 from fl_app.record.formatting import duration, megabytes, share
 from fl_app.record.metrics import of_kind
 from fl_app.record.modes import view_of
-from fl_app.record.run_dir import METRICS, RunDirectory, runs_root
-from fl_app.site import SERVER
+from fl_app.record.run_dir import METRICS, RunDirectory
+from strategies.errors import EdgeFlError
 from strategies.link.transport import import_zenoh
+from strategies.paths import runs_root
+from strategies.site import SERVER
 
 DEVICES = ("pi-1", "pi-2", "pi-3", "pi-4")
 VICTIM = "pi-2"

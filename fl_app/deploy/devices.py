@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fl_app.condition import MEGABYTE
 from fl_app.deploy.directory import settings_of
 from fl_app.deploy.nodes import Node, list_nodes
-from fl_app.errors import ConfigError, EdgeFlError, RunDirectoryError
 from fl_app.record.metrics import Event, latest, of_kind
-from fl_app.record.run_dir import RunDirectory, list_runs, runs_root
-from fl_app.site import SERVER, read_site
+from fl_app.record.run_dir import RunDirectory, list_runs
+from strategies.condition import MEGABYTE
+from strategies.errors import ConfigError, EdgeFlError, RunDirectoryError
+from strategies.paths import runs_root
+from strategies.site import SERVER, read_site
 
 COLUMNS = (
     *("device", "state", "data", "processor", "flwr", "torch"),

@@ -31,8 +31,8 @@ from fl_app.deploy.authority import (
     new_key,
     node_key_pair,
 )
-from fl_app.errors import ConfigError
-from fl_app.site import CREDENTIALS, SERVER, SITE_FILE
+from strategies.errors import ConfigError
+from strategies.site import CREDENTIALS, SERVER, SITE_FILE
 
 DEVICE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")

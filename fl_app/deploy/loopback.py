@@ -16,10 +16,10 @@ from typing import Self
 from fl_app.deploy import directory as deployment
 from fl_app.deploy.nodes import list_nodes
 from fl_app.deploy.templates import CONNECTION
-from fl_app.errors import EdgeFlError
 from fl_app.launch import supervise
 from fl_app.launch.superlink import free_port, tail
-from fl_app.site import SERVER
+from strategies.errors import EdgeFlError
+from strategies.site import SERVER
 
 
 class Loopback:

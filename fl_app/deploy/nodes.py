@@ -10,7 +10,7 @@ from typing import Any
 
 from fl_app import flower
 from fl_app.deploy.directory import settings_of
-from fl_app.errors import EdgeFlError
+from strategies.errors import EdgeFlError
 
 ANSWER_SECONDS = 60.0
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import FrameType
 
 from fl_app.deploy.nodes import register
-from fl_app.errors import EdgeFlError
 from fl_app.launch.supervise import ENDING, POLL_SECONDS, adopt_orphans, end_descendants, heed
+from strategies.errors import EdgeFlError
 
 PARTS = ("superlink", "superexec")
 AGAIN_SECONDS = 1.0

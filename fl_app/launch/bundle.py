@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fl_app import pyproject
 from fl_app.config import RunConfig, Value, defaults
 from fl_app.data import embedded
-from fl_app.errors import ConfigError
 from fl_app.launch.values import toml_lines
 from fl_app.record.run_dir import flatten
+from strategies import pyproject
+from strategies.errors import ConfigError
 
 NAME = "edge-fl"
 _PACKAGES = ("fl_app", "strategies", "client_apps")

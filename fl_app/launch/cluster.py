@@ -13,7 +13,7 @@ import subprocess
 import sys
 from urllib.parse import urlsplit
 
-from fl_app.errors import ConfigError
+from strategies.errors import ConfigError
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 40.0

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from fl_app.config import Value, with_effect
-from fl_app.errors import ConfigError
 from fl_app.record.run_dir import RunDirectory, flatten
+from strategies.errors import ConfigError
 
 # Of the run that happened, and none of the one that repeats it.
 _ITS_OWN = (

@@ -16,7 +16,6 @@ from types import FrameType
 
 from fl_app.assemble import preflight
 from fl_app.config import RunConfig, Value, configure, resolve
-from fl_app.errors import DIVERGED_WORDS, EdgeFlError, RunDirectoryError
 from fl_app.launch.bundle import own_app, settings_of, submitted
 from fl_app.launch.log import LogReader
 from fl_app.launch.screen import Screen
@@ -28,9 +27,11 @@ from fl_app.launch.surroundings import check_workers
 from fl_app.launch.task_file import with_task_file
 from fl_app.launch.values import toml_lines
 from fl_app.record.books import check_resumable, close_books, write_up
-from fl_app.record.run_dir import CHECKPOINTS, METRICS, RunDirectory, release, reserve, runs_root
+from fl_app.record.run_dir import CHECKPOINTS, METRICS, RunDirectory, release, reserve
 from fl_app.record.sinks import check_sinks
 from fl_app.streams import say
+from strategies.errors import DIVERGED_WORDS, EdgeFlError, RunDirectoryError
+from strategies.paths import runs_root
 
 # Flower notices a dead ServerApp by its missing heartbeats after 60 s; we look at the process.
 LOST_SECONDS = 10.0

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from fl_app.errors import RunDirectoryError
 from fl_app.streams import say
+from strategies.errors import RunDirectoryError
 
 NOTHING, LINES, QUIET, JSON = "nothing", "lines", "quiet", "json"
 _LOOK_SECONDS = 0.5

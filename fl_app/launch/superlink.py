@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fl_app.errors import EdgeFlError
 from fl_app.launch import supervise
-from fl_app.paths import expanded
-from fl_app.record.run_dir import runs_root
+from strategies.errors import EdgeFlError
+from strategies.paths import expanded, runs_root
 
 CONNECTION = "edge-fl"
 STARTUP_SECONDS = 60.0

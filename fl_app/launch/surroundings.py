@@ -5,7 +5,7 @@ import re
 import shutil
 import sys
 
-from fl_app.errors import ConfigError
+from strategies.errors import ConfigError
 
 SIMULATION = "flwr-simulation"
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")

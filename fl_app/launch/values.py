@@ -5,8 +5,8 @@ import json
 from collections.abc import Mapping, Sequence
 
 from fl_app.config import PATH_KEYS, Value, defaults, task_path
-from fl_app.errors import ConfigError
-from fl_app.paths import absolute
+from strategies.errors import ConfigError
+from strategies.paths import absolute
 
 
 def parse_assignments(words: Sequence[str]) -> dict[str, Value]:

@@ -5,14 +5,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from fl_app.paths import absolute
 from fl_app.streams import say
+from strategies.paths import absolute
 
 
 def runs(arguments: argparse.Namespace) -> int:
     """list the runs, oldest first: those that begin with a word, or have key=value or status=..."""
     from fl_app.manage.listing import listed
-    from fl_app.record.run_dir import runs_root
+    from strategies.paths import runs_root
 
     found = listed(arguments.which, arguments.sort)
     width = max((len(each.run.name) for each in found), default=0)

@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fl_app.errors import RunDirectoryError
 from fl_app.manage.plan import Planned
 from fl_app.record.formatting import duration
 from fl_app.record.modes import view_of
-from fl_app.record.run_dir import RunDirectory, list_runs, runs_root
+from fl_app.record.run_dir import RunDirectory, list_runs
+from strategies.errors import RunDirectoryError
+from strategies.paths import runs_root
 
 _LOOK_SECONDS = 0.2
 

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fl_app.errors import ConfigError, RunDirectoryError
 from fl_app.record.find import find_run, find_runs
 from fl_app.record.metrics import metric_of
 from fl_app.record.modes import view_of
 from fl_app.record.page.snapshot import status
-from fl_app.record.run_dir import RunDirectory, flatten, list_runs, runs_root
+from fl_app.record.run_dir import RunDirectory, flatten, list_runs
 from fl_app.record.writer import is_written
+from strategies.errors import ConfigError, RunDirectoryError
+from strategies.paths import runs_root
 
 ORDERS = ("started", "name", "result")
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from fl_app.config import configure
-from fl_app.errors import ConfigError, RunDirectoryError
 from fl_app.launch.values import parse_assignments
 from fl_app.record.groups import OF_THE_RUN
-from fl_app.record.run_dir import RunDirectory, flatten, list_runs, runs_root
+from fl_app.record.run_dir import RunDirectory, flatten, list_runs
 from fl_app.record.writer import is_written
+from strategies.errors import ConfigError, RunDirectoryError
+from strategies.paths import runs_root
 
 # Keys whose values are lists themselves: a comma in them does not part two runs.
 _LISTS = {"targets", "sinks", "devices", "distill.references", "consensus.references"}

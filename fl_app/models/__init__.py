@@ -7,13 +7,12 @@ import torch
 from torch import nn
 
 from fl_app.models.cnn import CNN, CNN6, CNN12, scale_plan, smallest_image
-from fl_app.models.flat import FlatModel
 from fl_app.models.layers import NORMS, initialise
 from fl_app.models.lenet import LeNet, TrackingLeNet
 from fl_app.models.resnet import ResNet
 from strategies.randomness import rng
 
-__all__ = ["CNN", "MODELS", "FlatModel", "ModelSpec", "build_model", "model_plan"]
+__all__ = ["CNN", "MODELS", "ModelSpec", "build_model", "model_plan"]
 
 ImageSize = tuple[int, int]
 Builder = Callable[[int, int, int, str, ImageSize], nn.Module]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from fl_app import flower
 from fl_app.config import defaults, resolve
-from fl_app.errors import ConfigError
 from fl_app.launch.values import toml_lines
+from strategies.errors import ConfigError
 
 TASKS = ("images", "text", "tables")
 # What its pyproject.toml lists, because Flower lets nobody change a key that is not there. Values

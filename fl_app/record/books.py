@@ -8,17 +8,18 @@ from typing import Any
 
 from fl_app.assemble import topology_text
 from fl_app.config import RunConfig
-from fl_app.errors import ConfigError, DataError, DivergedError, RunDirectoryError
 from fl_app.provenance import provenance
 from fl_app.record.console import console_listener
 from fl_app.record.metrics import codes_of, latest, link_counts, targets_of
 from fl_app.record.modes import VIEWS
 from fl_app.record.page.html import NoPageError
 from fl_app.record.report import render
-from fl_app.record.run_dir import RunDirectory, runs_root
+from fl_app.record.run_dir import RunDirectory
 from fl_app.record.sinks import SINKS
 from fl_app.streams import say
 from fl_app.tasks import task_of
+from strategies.errors import ConfigError, DataError, DivergedError, RunDirectoryError
+from strategies.paths import runs_root
 
 # Keys that may differ when a run is resumed: they do not change what is computed.
 _FREE_ON_RESUME = {

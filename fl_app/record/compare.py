@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fl_app.errors import RunDirectoryError
 from fl_app.record import figures
-from fl_app.record.checkpoint import atomic_write
 from fl_app.record.formatting import duration, number
 from fl_app.record.groups import Group, Run, band, grouped, mean_and_error, paired
 from fl_app.record.metrics import (
@@ -24,6 +22,8 @@ from fl_app.record.modes import VIEWS, view_of
 from fl_app.record.page.snapshot import status
 from fl_app.record.run_dir import RunDirectory, flatten
 from fl_app.record.view import Measured, View
+from strategies.checkpoint import atomic_write
+from strategies.errors import RunDirectoryError
 
 _COLORS = (
     figures.BLUE, figures.ORANGE, figures.GREEN, figures.VERMILION, figures.PURPLE, figures.SKY,

@@ -12,15 +12,16 @@ import torch
 from safetensors.torch import load_file, save
 from torch import nn
 
+from client_apps.node_store import NODES, NodeStore
 from fl_app.assemble import flat_model
 from fl_app.config import RunConfig, resolve
 from fl_app.data import spec_of
-from fl_app.errors import ExportError, RunDirectoryError
-from fl_app.models import FlatModel, build_model
-from fl_app.pyproject import install
-from fl_app.record.checkpoint import atomic_write
-from fl_app.record.node_store import NODES, NodeStore
+from fl_app.models import build_model
 from fl_app.record.run_dir import RunDirectory
+from strategies.checkpoint import atomic_write
+from strategies.errors import ExportError, RunDirectoryError
+from strategies.flat import FlatModel
+from strategies.pyproject import install
 
 ABOUT = "edge-fl"  # the key of the metadata, a JSON text
 _WEIGHTS, _CONFIG, _CARD = "model.safetensors", "config.json", "README.md"

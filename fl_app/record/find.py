@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from fl_app.errors import RunDirectoryError
-from fl_app.record.run_dir import RunDirectory, list_runs, runs_root
+from fl_app.record.run_dir import RunDirectory, list_runs
+from strategies.errors import RunDirectoryError
+from strategies.paths import runs_root
 
 
 def find_run(name: str) -> RunDirectory:

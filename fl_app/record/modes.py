@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fl_app.errors import RunDirectoryError
 from fl_app.record.consensus_view import CONSENSUS
 from fl_app.record.distill_view import AVERAGE, DISTILL
 from fl_app.record.view import View
+from strategies.errors import RunDirectoryError
 
 VIEWS: dict[str, View] = {
     "average": AVERAGE,

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fl_app.errors import ExportError
+from strategies.errors import ExportError
 
 TOLERANCE = 1e-4  # largest absolute difference of any output; float32 rounding is about 1e-6
 

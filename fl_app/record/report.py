@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from fl_app.record import figures
-from fl_app.record.checkpoint import atomic_write
 from fl_app.record.metrics import targets_of
 from fl_app.record.modes import view_of
 from fl_app.record.page.html import page
 from fl_app.record.page.snapshot import snapshot
 from fl_app.record.run_dir import FIGURES, REPORT, RunDirectory, flatten
+from strategies.checkpoint import atomic_write
 
 
 def render(run: RunDirectory) -> Path:

@@ -14,39 +14,16 @@ from typing import Any, Self
 
 import numpy as np
 
-from fl_app.errors import RunDirectoryError
-from fl_app.record.checkpoint import atomic_save, atomic_write, load_tensors
 from fl_app.record.environment import describe
 from fl_app.record.metrics import Event, effective
 from fl_app.record.writer import Writer
+from strategies.checkpoint import atomic_save, atomic_write, load_tensors
+from strategies.errors import RunDirectoryError
 
 CONFIG, ENVIRONMENT = "config.json", "environment.json"
 METRICS, SUMMARY = "metrics.jsonl", "summary.json"
 _RESERVED = "reserved"
 CHECKPOINTS, FIGURES, REPORT = "checkpoints", "figures", "report.html"
-
-
-def runs_root(configured: str = "") -> Path:
-    """Return where runs are kept: `configured`, or $EDGE_FL_HOME/runs, or ~/.edge-fl/runs.
-
-    Raises RunDirectoryError for a relative path: the processes of one run have different working
-    directories, so it would mean a different place to each of them.
-    """
-    home = os.environ.get("EDGE_FL_HOME") or "~/.edge-fl"
-    given = configured or os.path.join(home, "runs")
-    named = f"the runs directory {configured!r}" if configured else f"EDGE_FL_HOME={home!r}"
-    try:
-        root = Path(given).expanduser()
-    except RuntimeError:  # ~ without HOME and without a name for the user, or ~nobody
-        raise RunDirectoryError(
-            f"{named} is in a home directory that cannot be found; give an absolute path, as "
-            f"output=PATH or EDGE_FL_HOME"
-        ) from None
-    if not root.is_absolute():
-        raise RunDirectoryError(
-            f"{named} is a relative path; give an absolute one, e.g. {str(root.absolute())!r}"
-        )
-    return root
 
 
 def list_runs(root: Path) -> list["RunDirectory"]:

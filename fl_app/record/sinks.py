@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from typing import Any
 
-from fl_app.errors import RunDirectoryError
-from fl_app.pyproject import install
-from fl_app.record.checkpoint import atomic_write
 from fl_app.record.consensus_metrics import node_spread
 from fl_app.record.console import Listener
 from fl_app.record.metrics import Event
 from fl_app.record.run_dir import RunDirectory, flatten
+from strategies.checkpoint import atomic_write
+from strategies.errors import RunDirectoryError
+from strategies.pyproject import install
 
 _PROJECT = "edge-fl"
 _WANDB_ID, _MLFLOW_ID = "wandb-id", "mlflow-id"  # files of the run directory

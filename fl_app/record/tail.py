@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-from fl_app.errors import RunDirectoryError
 from fl_app.record.metrics import Event
 from fl_app.record.run_dir import METRICS, event_of
+from strategies.errors import RunDirectoryError
 
 
 class Tail:

@@ -11,9 +11,9 @@ from types import TracebackType
 
 from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
 
-from fl_app.errors import RunDirectoryError
-from fl_app.record.checkpoint import atomic_write
 from fl_app.streams import say
+from strategies.checkpoint import atomic_write
+from strategies.errors import RunDirectoryError
 
 LOCK, NOTE = "writer.lock", "writer.json"
 # A writer gives a sign of life every BEAT_SECONDS. Without one for LEASE_SECONDS it has lost the

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from functools import lru_cache
 
 from fl_app.config import RunConfig
-from fl_app.errors import ConfigError, EdgeFlError
 from fl_app.tasks.reference import class_of
+from strategies.errors import ConfigError, EdgeFlError
 from strategies.task import Task
 
 

@@ -9,8 +9,8 @@ from torch import nn
 from fl_app.config import RunConfig
 from fl_app.data import Dataset, ImageSet, Preparation, Spec, load_dataset, load_shard, spec_of
 from fl_app.data.sets import FILES
-from fl_app.errors import ConfigError, DataError
 from fl_app.models import build_model
+from strategies.errors import ConfigError, DataError
 from strategies.task import Classification, Examples
 
 

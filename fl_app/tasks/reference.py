@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-from fl_app.errors import ConfigError
+from strategies.errors import ConfigError
 from strategies.task import Task
 
 APP = Path(__file__).resolve().parents[2]

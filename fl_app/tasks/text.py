@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fl_app.errors import DataError
+from strategies.errors import DataError
 from strategies.task import ACCURACY, PERPLEXITY, Classification, Examples
 
 BYTES = 256

@@ -9,9 +9,9 @@ from fl_app.streams import say
 def watch(arguments: argparse.Namespace) -> int:
     """show runs as they go, in the browser: curves, who is busy when, topology, warnings"""
     from fl_app.record.find import find_run
-    from fl_app.record.run_dir import runs_root
     from fl_app.watch.feed import Feeds
     from fl_app.watch.server import address, bound, serve
+    from strategies.paths import runs_root
 
     run = find_run(arguments.run) if arguments.run else None
     feeds = Feeds(runs_root(), [run.path] if run else [], run.name if run else "")

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fl_app.errors import RunDirectoryError
 from fl_app.record.metrics import effective
 from fl_app.record.page.snapshot import snapshot
 from fl_app.record.run_dir import CONFIG, METRICS, SUMMARY, RunDirectory, list_runs
 from fl_app.record.tail import Tail
 from fl_app.record.writer import is_written
+from strategies.errors import RunDirectoryError
 
 _LISTED = 300  # the newest
 

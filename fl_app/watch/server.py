@@ -24,9 +24,9 @@ from starlette.responses import (
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from fl_app.errors import ConfigError, EdgeFlError
 from fl_app.record.page.html import page
 from fl_app.watch.feed import Feeds
+from strategies.errors import ConfigError, EdgeFlError
 
 HOST, PORT = "127.0.0.1", 8470
 _TRIES = 20  # ports after the first, where that is taken

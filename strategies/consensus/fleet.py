@@ -14,7 +14,6 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fl_app.config import RunConfig
-from fl_app.errors import EdgeFlError
 from strategies.checks import last_line
 from strategies.consensus.answers import Answer, read_reply
 from strategies.consensus.exchange import (
@@ -27,6 +26,7 @@ from strategies.consensus.participant import Mail
 from strategies.consensus.ray_exchange import RayBroker
 from strategies.consensus.topology import Topology
 from strategies.dispatch import Dispatcher
+from strategies.errors import EdgeFlError
 from strategies.link.sessions import SessionGrid
 from strategies.roster import Host
 

@@ -16,10 +16,10 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
-from fl_app.errors import EdgeFlError
 from strategies.consensus.exchange import Broker, Parcel
 from strategies.consensus.participant import Mail
 from strategies.consensus.topology import Edge
+from strategies.errors import EdgeFlError
 from strategies.link.wire import decode, encode, split
 
 _MAIL = "mail"

@@ -23,7 +23,6 @@ from fl_app.assemble import (
     train_set_of,
 )
 from fl_app.config import RunConfig
-from fl_app.data import label_histogram
 from fl_app.record.metrics import latest
 from fl_app.record.run_dir import RunDirectory
 from fl_app.tasks import task_of
@@ -39,6 +38,7 @@ from strategies.consensus.schedule import Timetable
 from strategies.divergence import diverged
 from strategies.evaluation import Candidate, Evaluator
 from strategies.own_course import OwnCourse
+from strategies.partition import label_histogram
 from strategies.roster import gather
 
 CHECKPOINT = "server"

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from fl_app.config import RunConfig, resolve
-from fl_app.memory import keep_freed_memory
+from strategies.memory import keep_freed_memory
 
 # While it computes, it says so this often: who waits for it can tell slow from stuck.
 _STEP_SECONDS = 5.0

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 
 from fl_app.config import RunConfig
-from fl_app.data.proxy import ProxyData
-from fl_app.models import FlatModel
 from strategies.distillation.growth import grow
 from strategies.distillation.losses import distillation_loss
+from strategies.distillation.proxy import ProxyData
 from strategies.distillation.student import Student, Vectors, holding
+from strategies.flat import FlatModel
 from strategies.optimisers import sgd_step
 from strategies.randomness import rng
 from strategies.task import Task, prepared

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fl_app.record.checkpoint import atomic_save, load_tensors
+from strategies.checkpoint import atomic_save, load_tensors
 
 Vectors = dict[str, np.ndarray]
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 from fl_app.config import RunConfig
-from fl_app.record.checkpoint import load_tensors
 from fl_app.record.run_dir import RunDirectory
 from strategies.averaging import Vectors
+from strategies.checkpoint import load_tensors
 from strategies.clock import Clock
 from strategies.distillation.mailbox import (
     VersionStore,

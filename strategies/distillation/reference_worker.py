@@ -19,8 +19,8 @@ import torch
 
 from fl_app.assemble import flat_model, pick_device, proxy_data, split_of, train_set_of
 from fl_app.config import RunConfig
-from fl_app.record.checkpoint import atomic_save, load_tensors
 from fl_app.tasks import task_of
+from strategies.checkpoint import atomic_save, load_tensors
 from strategies.distillation.child import Parent, RunIsOver, do
 from strategies.distillation.mailbox import published_file, published_files
 from strategies.distillation.student import Student, Vectors

@@ -13,7 +13,6 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from fl_app.assemble import check_rounds, flat_model
 from fl_app.config import SMALL_AVERAGE, RunConfig, check_references_of_devices
-from fl_app.errors import EdgeFlError, WorkerError
 from fl_app.record.run_dir import RunDirectory
 from strategies.averaging import Vectors, running_average
 from strategies.best import Best
@@ -22,6 +21,7 @@ from strategies.clock import Clock
 from strategies.dispatch import Dispatcher
 from strategies.distillation.publisher import Publisher
 from strategies.divergence import diverged, record_evaluation, require_finite
+from strategies.errors import EdgeFlError, WorkerError
 from strategies.evaluation import Candidate, Evaluator
 from strategies.link.sessions import SessionGrid
 from strategies.precision import rounded, size

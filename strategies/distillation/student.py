@@ -10,8 +10,8 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fl_app.config import RunConfig
-from fl_app.models import FlatModel
 from strategies.distillation.losses import ema_decay
+from strategies.flat import FlatModel
 from strategies.optimisers import adamw_step
 
 Vectors = dict[str, np.ndarray]

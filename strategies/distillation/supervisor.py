@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from fl_app.config import RunConfig
-from fl_app.errors import WorkerError
 from strategies.distillation.mailbox import LatestSlot, Vectors, VersionStore
+from strategies.errors import WorkerError
 
 # Where the packages are: the process must import the code that runs here, not another copy.
 _APP = Path(__file__).resolve().parents[2]

@@ -16,9 +16,8 @@ import torch
 
 from fl_app.assemble import flat_model, pick_device, proxy_data
 from fl_app.config import RunConfig
-from fl_app.errors import RunDirectoryError
-from fl_app.record.checkpoint import atomic_save, load_tensors
 from fl_app.tasks import task_of
+from strategies.checkpoint import atomic_save, load_tensors
 from strategies.distillation.child import Parent, RunIsOver, do
 from strategies.distillation.learner import Learner
 from strategies.distillation.mailbox import (
@@ -29,6 +28,7 @@ from strategies.distillation.mailbox import (
     published_file,
     published_files,
 )
+from strategies.errors import RunDirectoryError
 from strategies.schedule import orders
 
 # While there is nothing to do, the mailbox is looked at this often: far below a minibatch's time.

@@ -14,8 +14,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from fl_app.site import Site
 from strategies.link.transport import MESSAGE_LIMIT, configuration, import_zenoh, open_session
+from strategies.site import Site
 
 Callback = Callable[[str, bytes], object]
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fl_app.errors import EdgeFlError
+from strategies.errors import EdgeFlError
 from strategies.link import keys
 from strategies.link.wire import WireError, decode, encode
 

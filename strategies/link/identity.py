@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from fl_app.errors import EdgeFlError
-from fl_app.pyproject import install
-from fl_app.site import Site
+from strategies.errors import EdgeFlError
 from strategies.link.wire import WireError
+from strategies.pyproject import install
+from strategies.site import Site
 
 
 class Identity:

@@ -2,7 +2,7 @@
 
 import re
 
-from fl_app.errors import ConfigError
+from strategies.errors import ConfigError
 
 NOW = "edge-fl/now"  # which run is served now; from the server to everybody
 

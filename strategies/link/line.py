@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fl_app.site import Site
 from strategies.link import keys
 from strategies.link.connection import Connection
 from strategies.link.transport import MESSAGE_LIMIT
 from strategies.link.wire import decode, encode
+from strategies.site import Site
 
 BEAT_SECONDS = 2.0
 _LIMIT = 1 << 30  # bytes of an order; who sends it is the server, or the router would refuse it

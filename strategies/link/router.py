@@ -16,11 +16,11 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fl_app.errors import EdgeFlError
-from fl_app.memory import keep_freed_memory
-from fl_app.site import SERVER, Site
+from strategies.errors import EdgeFlError
 from strategies.link import keys
 from strategies.link.transport import configuration, open_session
+from strategies.memory import keep_freed_memory
+from strategies.site import SERVER, Site
 
 # Where the packages are: the process must import the code that runs here, not another copy.
 _APP = Path(__file__).resolve().parents[2]

@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fl_app.site import Site
 from strategies.link.identity import Identity, key_statement
 from strategies.link.wire import WireError, frame, unframe
+from strategies.site import Site
 
 ANNOUNCEMENT_LIMIT = 1 << 14  # bytes
 _MOST_KEYS = 1000  # of a device in a run: it makes one whenever its process starts

@@ -13,11 +13,10 @@ import httpx
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
-from fl_app.errors import EdgeFlError
-from fl_app.fingerprint import fingerprint
-from fl_app.site import Site
 from strategies.checks import last_line
 from strategies.dispatch import online
+from strategies.errors import EdgeFlError
+from strategies.fingerprint import fingerprint
 from strategies.link import keys
 from strategies.link.connection import Connection
 from strategies.link.files import FileServer
@@ -26,6 +25,7 @@ from strategies.link.records import content_of, parts_of
 from strategies.link.router import Router, access_control
 from strategies.link.transport import MESSAGE_LIMIT
 from strategies.link.wire import WireError, decode, encode, split
+from strategies.site import Site
 
 _TICK_SECONDS = 0.2
 _ONLINE_SECONDS = 1.0  # between two questions to Flower which nodes are online

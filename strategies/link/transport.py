@@ -4,9 +4,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from fl_app.errors import EdgeFlError
-from fl_app.pyproject import install
-from fl_app.site import Site
+from strategies.errors import EdgeFlError
+from strategies.pyproject import install
+from strategies.site import Site
 
 # Seconds after which a silent link is given up: the longest that a cut goes unnoticed.
 LEASE_SECONDS = 8

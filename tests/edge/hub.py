@@ -13,7 +13,7 @@ from typing import Any
 
 from fl_app.deploy.directory import machine
 from fl_app.launch import supervise
-from fl_app.site import SERVER
+from strategies.site import SERVER
 from tests.deployed import Run, Site
 from tests.edge.machines import SERVER_ADDRESS, use_local_wheel
 

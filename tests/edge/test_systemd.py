@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fl_app.deploy import directory as deployment
-from fl_app.site import SERVER
+from strategies.site import SERVER
 from tests.edge.hub import ON_TRIAL, Hub, commands
 from tests.edge.machines import Booted, booted, debian, namespace, need, with_requirements
 

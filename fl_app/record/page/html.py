@@ -13,8 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fl_app.errors import RunDirectoryError
 from fl_app.provenance import installed
+from strategies.errors import RunDirectoryError
 
 _HERE = Path(__file__).parent
 _SCRIPTS = (

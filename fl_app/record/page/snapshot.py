@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from fl_app.errors import ConfigError
 from fl_app.provenance import described
 from fl_app.record.consensus_metrics import node_names
 from fl_app.record.formatting import duration, number
@@ -39,6 +38,7 @@ from fl_app.record.run_dir import (
 )
 from fl_app.record.topology_figure import positions
 from fl_app.record.view import Chart, Measured, Pairs, Table, Timeline, View
+from strategies.errors import ConfigError
 
 # What the browser gets at most, so that a report stays below 2 MB and a page draws at once.
 _POINTS, _BARS, _ROWS, _HEARD, _INCIDENTS = 1_500, 4_000, 1_000, 30_000, 500

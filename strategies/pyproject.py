@@ -3,12 +3,12 @@
 import tomllib
 from pathlib import Path
 
-from fl_app.errors import ConfigError
+from strategies.errors import ConfigError
 
 PACKAGES = Path(__file__).resolve().parents[1]  # the folder that has this package
-# A clone and a bundle of Flower's have it beside the packages, a wheel inside of this one: beside
+# A clone and a bundle of Flower's have it beside the packages, a wheel inside of the app's: beside
 # installed packages there may be somebody else's.
-_PLACES = (Path(__file__).with_name("pyproject.toml"), PACKAGES / "pyproject.toml")
+_PLACES = (PACKAGES / "fl_app" / "pyproject.toml", PACKAGES / "pyproject.toml")
 PATH = next((path for path in _PLACES if path.exists()), _PLACES[-1])
 
 _TABLE = "[tool.flwr.app.config]"

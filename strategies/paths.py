@@ -6,7 +6,7 @@ import stat
 import unicodedata
 from pathlib import Path
 
-from fl_app.errors import ConfigError
+from strategies.errors import ConfigError, RunDirectoryError
 
 _MOST_BYTES = 1 << 24
 # How editors mark that a text is not plain UTF-8.
@@ -62,3 +62,26 @@ def read_text(path: str | Path) -> str:
         return unicodedata.normalize("NFC", content.decode(encoding))
     except UnicodeDecodeError as error:
         raise ConfigError(f"it is no text in {encoding.upper()}: {error.reason}") from error
+
+
+def runs_root(configured: str = "") -> Path:
+    """Return where runs are kept: `configured`, or $EDGE_FL_HOME/runs, or ~/.edge-fl/runs.
+
+    Raises RunDirectoryError for a relative path: the processes of one run have different working
+    directories, so it would mean a different place to each of them.
+    """
+    home = os.environ.get("EDGE_FL_HOME") or "~/.edge-fl"
+    given = configured or os.path.join(home, "runs")
+    named = f"the runs directory {configured!r}" if configured else f"EDGE_FL_HOME={home!r}"
+    try:
+        root = Path(given).expanduser()
+    except RuntimeError:  # ~ without HOME and without a name for the user, or ~nobody
+        raise RunDirectoryError(
+            f"{named} is in a home directory that cannot be found; give an absolute path, as "
+            f"output=PATH or EDGE_FL_HOME"
+        ) from None
+    if not root.is_absolute():
+        raise RunDirectoryError(
+            f"{named} is a relative path; give an absolute one, e.g. {str(root.absolute())!r}"
+        )
+    return root

@@ -10,12 +10,12 @@ from flwr.serverapp import Grid
 from fl_app.assemble import devices_of, flat_model, topology_of, topology_text
 from fl_app.config import RunConfig, check_references_of_devices
 from fl_app.data import embedded
-from fl_app.errors import ConfigError, EdgeFlError
-from fl_app.pyproject import install
 from fl_app.record.run_dir import RunDirectory
-from fl_app.site import Site, server_site
+from strategies.errors import ConfigError, EdgeFlError
 from strategies.link.sessions import SessionGrid
 from strategies.link.transport import MESSAGE_LIMIT
+from strategies.pyproject import install
+from strategies.site import Site, server_site
 
 _POLL_SECONDS = 0.1
 _SMALL = 1 << 22  # bytes of a reply besides its vectors: numbers, a slice of the trace

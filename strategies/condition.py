@@ -9,8 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from fl_app.memory import available_memory
-from fl_app.record.run_dir import runs_root
+from strategies.memory import available_memory
+from strategies.paths import runs_root
 
 MEGABYTE = 10**6
 # Beside what grows with the model: a minibatch's activations, mail under way; logs, half a file.

@@ -181,7 +181,7 @@ PARTITIONS: dict[str, Callable[..., Parts]] = {
     "iid": iid,
     "shards": shards,
 }
-ADAPTER = "hf:"  # prefix of flwr-datasets' partitioners, see fl_app/data/hf.py
+ADAPTER = "hf:"  # prefix of flwr-datasets' partitioners, see strategies/hf_partition.py
 
 
 def partition(
@@ -209,7 +209,7 @@ def partition(
             f"use 1 to {len(labels)}"
         )
     if scheme.startswith(ADAPTER):
-        from fl_app.data.hf import flwr_datasets_partition
+        from strategies.hf_partition import flwr_datasets_partition
 
         name = scheme.removeprefix(ADAPTER)
         parts = flwr_datasets_partition(labels, name, num_partitions, seed, **params)

@@ -13,12 +13,12 @@ from flwr.serverapp.strategy import Result
 
 from fl_app.assemble import flat_model
 from fl_app.config import RunConfig, Value, configure
-from fl_app.errors import ConfigError
-from fl_app.models import FlatModel
 from fl_app.record.books import recorded
 from fl_app.record.run_dir import RunDirectory
 from strategies.consensus.strategy import Consensus as RecordedConsensus
 from strategies.distillation.strategy import Distillation as RecordedDistillation
+from strategies.errors import ConfigError
+from strategies.flat import FlatModel
 from strategies.grids import PlainGrid, SettingsGrid, load_state, state_record
 from strategies.own_course import OwnCourse
 

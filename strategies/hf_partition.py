@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fl_app.pyproject import install
+from strategies.pyproject import install
 
 
 def flwr_datasets_partition(

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fl_app.errors import ConfigError
-from fl_app.paths import expanded
+from strategies.errors import ConfigError
+from strategies.paths import expanded
 
 SITE_FILE = "site.json"
 SERVER = "server"  # the common name in the server's certificate; no device may have it

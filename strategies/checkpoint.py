@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from fl_app.errors import RunDirectoryError
+from strategies.errors import RunDirectoryError
 
 _METADATA = "edge_fl"
 _CHECKSUM = "crc32"

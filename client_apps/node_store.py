@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from fl_app.errors import RunDirectoryError
-from fl_app.record.checkpoint import atomic_save, load_tensors
+from strategies.checkpoint import atomic_save, load_tensors
+from strategies.errors import RunDirectoryError
 
 NODES = "nodes"  # the directory of a run that is the <root>
 PARKED = "parked"

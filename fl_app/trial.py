@@ -9,10 +9,10 @@ from torch.func import vmap
 from client_apps.gradients import loss_of
 from fl_app.assemble import flat_model, pick_device, preflight, test_set_of, train_set_of
 from fl_app.config import RunConfig, resolve
-from fl_app.errors import ConfigError, EdgeFlError
-from fl_app.models import FlatModel
 from fl_app.tasks import task_of
+from strategies.errors import ConfigError, EdgeFlError
 from strategies.evaluation import measured
+from strategies.flat import FlatModel
 from strategies.optimisers import sgd_step
 from strategies.randomness import rng
 from strategies.task import Examples, Task, prepared
