@@ -587,10 +587,10 @@ def configure(overrides: Mapping[str, Any], *, place: str = "", fused: bool = Fa
     return config
 
 
-def with_effect(overrides: Mapping[str, Value]) -> dict[str, Value]:
-    """Those of the `overrides` that have an effect: of a table of settings for many runs, what one
-    of them is to be given."""
-    values = resolve(overrides).settled() | {PLACE: ""}
+def with_effect(overrides: Mapping[str, Value], place: str = "") -> dict[str, Value]:
+    """Those of the `overrides` that have an effect in this place (see `configure`): of a table of
+    settings for many runs, what one of them is to be given."""
+    values = resolve(overrides).settled() | {PLACE: place}
     return {key: value for key, value in overrides.items() if has_effect(key, values)}
 
 

@@ -8,7 +8,7 @@ import pytest
 from flwr.app import Array, Message
 
 from fl_app.cli import main
-from fl_app.config import resolve
+from fl_app.config import configure, resolve
 from fl_app.launch.replay import replayed
 from fl_app.record.metrics import of_kind
 from fl_app.record.run_dir import RunDirectory
@@ -25,6 +25,10 @@ REAL = {
     "averaging": "buffered",
     "buffer-size": 2,
     "evaluate-examples": 50,
+    # What only devices have.
+    "link-patience": 20.0,
+    "min-participants": 2,
+    "sessions": "off",
 }
 
 
@@ -47,6 +51,7 @@ def test_a_recorded_run_has_the_same_rounds_and_bits_in_a_simulation(tmp_path: P
     assert first["rejected"] == 1
     values = replayed(real, {"output": str(tmp_path / "simulated")})
     assert "round-seconds" not in values
+    configure(values, place="simulation")  # refuses what has no effect there
     second, simulated = run(tmp_path / "simulated", values, {})
     used = [row for row in rounds_of(real) if row[-1]]
     assert [row for row in rounds_of(simulated) if row[-1]] == used

@@ -6,17 +6,8 @@ from fl_app.config import Value, with_effect
 from fl_app.record.run_dir import RunDirectory, flatten
 from strategies.errors import ConfigError
 
-# Of the run that happened, and none of the one that repeats it.
-_ITS_OWN = (
-    "clock",
-    "devices",
-    "min-participants",
-    "name",
-    "output",
-    "replay",
-    "resume",
-    "sessions",
-)
+# Of the run that happened, and none of the one that repeats it, in which everybody takes part.
+_ITS_OWN = ("clock", "min-participants", "name", "output", "replay", "resume")
 
 
 def replayed(run: RunDirectory, given: Mapping[str, Value]) -> dict[str, Value]:
@@ -36,4 +27,4 @@ def replayed(run: RunDirectory, given: Mapping[str, Value]) -> dict[str, Value]:
         raise ConfigError(f"--trace {run.name}: it has recorded no round")
     found["num-server-rounds"] = rounds
     found |= {"clock": "virtual", "replay": str(run.path.absolute())}
-    return with_effect({**found, **given}) | dict(given)
+    return with_effect({**found, **given}, place="simulation") | dict(given)
