@@ -22,6 +22,7 @@ from strategies.task import Examples, Task, prepared
 _BATCH = 500
 # What events call the value of a task's main metric, whatever that is: "run_started" says it.
 MAIN = "accuracy"
+BY_CLASS = "per_class"  # and that of the examples of each class, by its name
 # Models that wait to be evaluated; who puts more has to wait for one to be done.
 _MOST_WAITING = 8
 _LOOK_SECONDS = 0.5
@@ -34,19 +35,45 @@ _NUMBER_OF = {"test": "evaluate-examples", "validation": "validation-examples"}
 def measured(task: Task, model: FlatModel, examples: Examples) -> dict[str, float]:
     """The task's metrics by name, and "loss", of the model on prepared examples; all NaN of a model
     whose values, or whose loss, are not finite: its answers mean nothing."""
+    return _measured(task, model, examples)[0]
+
+
+@torch.no_grad()
+def _measured(
+    task: Task, model: FlatModel, examples: Examples
+) -> tuple[dict[str, float], dict[str, float]]:
+    """`measured`; and the main metric of the examples of each class that has any, by its name:
+    nothing where the task has no classes, or an example has several."""
     model.module.eval()
-    sums, loss = dict.fromkeys(task.metrics, 0.0), 0.0
+    sums, loss, each_main = dict.fromkeys(task.metrics, 0.0), 0.0, []
     for start in range(0, len(examples), _BATCH):
         targets = examples.targets[start : start + _BATCH]
         outputs = model.module(examples.inputs[start : start + _BATCH])
         for metric in task.metrics:
-            sums[metric] += float(metric.each(outputs, targets).sum(dtype=torch.float64))
+            each = metric.each(outputs, targets)
+            sums[metric] += float(each.sum(dtype=torch.float64))
+            if metric is task.metric:
+                each_main.append(each.double().cpu())
         loss += float(task.loss(outputs, targets)) * len(targets)
     vectors = (model.weights, model.buffers)
     if not (math.isfinite(loss) and all(bool(vector.isfinite().all()) for vector in vectors)):
-        return dict.fromkeys([metric.name for metric in task.metrics] + ["loss"], math.nan)
+        return dict.fromkeys([metric.name for metric in task.metrics] + ["loss"], math.nan), {}
     count = len(examples)
-    return {m.name: m.finish(total / count) for m, total in sums.items()} | {"loss": loss / count}
+    values = {m.name: m.finish(total / count) for m, total in sums.items()} | {"loss": loss / count}
+    return values, _by_class(task, torch.cat(each_main), examples.targets)
+
+
+def _by_class(task: Task, each: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
+    if not task.classes or targets.dim() != 1:
+        return {}
+    groups = targets.cpu().long()
+    counts = torch.bincount(groups, minlength=len(task.classes))
+    sums = torch.bincount(groups, each, minlength=len(task.classes))
+    return {
+        name: round(task.metric.finish(float(total) / int(count)), 4)
+        for name, total, count in zip(task.classes, sums, counts, strict=False)
+        if count
+    }
 
 
 def evaluation_set(config: RunConfig, device: str) -> Examples:
@@ -144,17 +171,20 @@ class Evaluator:
                 found = self._evaluate(candidate.role, candidate.vectors)
                 fields = {**candidate.fields, **found, MAIN: found[main], f"{MAIN}_ema": None}
                 if candidate.ema is not None:
-                    fields[f"{MAIN}_ema"] = self._evaluate(candidate.role, candidate.ema)[main]
+                    ema = self._evaluate(candidate.role, candidate.ema)
+                    fields[f"{MAIN}_ema"] = ema[main]
+                    fields |= {f"{k}_ema": v for k, v in ema.items() if k == BY_CLASS}
                 self._report(**fields)
                 if self._pending[_key(candidate)] is candidate:  # a round can be published again
                     del self._pending[_key(candidate)]
         except BaseException as error:  # for `put` and `close`: a thread's error would be lost
             self._error = error
 
-    def _evaluate(self, role: str, vectors: Vectors) -> dict[str, float]:
+    def _evaluate(self, role: str, vectors: Vectors) -> dict[str, Any]:
         model = self._models[role]
         model.load(vectors["weights"], vectors["buffers"])
-        return measured(self._task, model, self._examples)
+        values, by_class = _measured(self._task, model, self._examples)
+        return {**values, **({BY_CLASS: by_class} if by_class else {})}
 
 
 def _key(candidate: Candidate) -> tuple[str, int]:

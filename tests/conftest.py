@@ -1,5 +1,6 @@
 """How tests run."""
 
+import gc
 import signal
 
 import pytest
@@ -29,3 +30,10 @@ for number, usual in (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     rank = {name: place for place, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected is looked at by no garbage collection any more: these are a
+    million objects, and Flower collects after every message that it unpacks."""
+    gc.collect()
+    gc.freeze()

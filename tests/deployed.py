@@ -260,6 +260,11 @@ class Run:
         assert self.code(patience) == 0, self.output[-4000:]
         return json.loads((self.path / "summary.json").read_text())
 
+    def kill(self) -> None:
+        """End the command with SIGKILL; what it started on the site goes on."""
+        self._process.kill()
+        self._process.wait()
+
     def stop(self) -> None:
         """End it, whatever it does."""
         if self._process.poll() is None:

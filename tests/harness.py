@@ -22,6 +22,7 @@ SMALL = {
     "distill.reverse-steps": 3,
     "distill.forward-steps": 2,
     "distill.batch-size": 16,
+    "distill.references": "",  # another process: in test_references
 }
 
 

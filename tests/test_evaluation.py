@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from fl_app.assemble import dataset_of, flat_model, preflight, split_of
-from fl_app.config import resolve
+from fl_app.config import RunConfig, resolve
+from fl_app.tasks import task_of
 from strategies import evaluation
 from strategies.errors import ConfigError
 from strategies.evaluation import Candidate, Evaluator, evaluation_set
@@ -103,3 +104,33 @@ def test_too_many_validation_images_are_refused() -> None:
     words = r"validation-examples=5000 would hold out all"
     with pytest.raises(ConfigError, match=words):
         preflight(resolve({"evaluate-on": "validation", "validation-examples": 5000}))
+
+
+def told_of(config: RunConfig, ema: bool) -> dict[str, Any]:
+    reports: list[dict[str, Any]] = []
+    evaluator = Evaluator(config, lambda **fields: reports.append(fields))
+    state = flat_model(config, "small").state()
+    fields = {"model": "small", "round": 1}
+    evaluator.put(Candidate("small", state, state if ema else None, fields))
+    evaluator.close()
+    return reports[0]
+
+
+def test_a_task_with_classes_is_told_by_class() -> None:
+    """A class of which there are no test images is left out; the mean over the images of all is
+    the model's accuracy."""
+    config = resolve({"mode": "average", "evaluate-examples": 30, "small-width": 2})
+    told = told_of(config, ema=True)
+    counts = np.bincount(evaluation_set(config, "cpu").targets, minlength=10)
+    names = task_of(config).classes
+    assert set(told["per_class"]) == {n for n, count in zip(names, counts, strict=True) if count}
+    weighted = sum(told["per_class"].get(n, 0) * c for n, c in zip(names, counts, strict=True))
+    assert weighted / 30 == pytest.approx(told["accuracy"], abs=1e-3)
+    assert told["per_class_ema"] == told["per_class"]  # of the same vectors
+
+
+def test_a_task_without_classes_is_not() -> None:
+    config = resolve({"mode": "average", "task": "text", "evaluate-examples": 5})
+    told = told_of(config, ema=False)
+    assert told["perplexity"] > 1
+    assert not {"per_class", "per_class_ema"} & told.keys()

@@ -48,7 +48,7 @@ class Story:
         site.kill("pi-2")
         self.gone = self.resumed.window
         self.summary = self.resumed.end()
-        run.stop()  # it waits for Flower's word about the ServerApp, which takes a minute
+        run.kill()  # or it would wait for Flower's word about the ServerApp for a minute
 
 
 @pytest.fixture(scope="module")

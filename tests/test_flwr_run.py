@@ -8,7 +8,9 @@ from fl_app.config import with_effect
 from tests.harness import SMALL, run
 from tests.wheel import ROOT, build, edge_fl, install
 
-TINY = with_effect({**SMALL, "num-server-rounds": 3, "participants": 3})
+TINY = with_effect(
+    {**SMALL, "num-server-rounds": 3, "participants": 3, "distill.references": "auto"}
+)
 
 
 def test_flwr_run_equals_the_run_in_one_process_and_a_failure_is_told(tmp_path: Path) -> None:

@@ -145,11 +145,13 @@ def test_changed_keys_and_the_command_are_those_of_the_configuration(tmp_path: P
 
 def test_classes_are_told_where_evaluations_tell_them(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path, record_events.config(), name="run")
-    run.emit(
-        "evaluate", model="global", round=1, t=1.0, accuracy=0.5, per_class={"coat": 0.25, "bag": 1}
-    )
+    for t, coat in ((1.0, 0.75), (2.0, 0.25)):
+        told = {"per_class": {"coat": coat, "bag": 1}, "per_class_ema": {"coat": 0.5}}
+        run.emit("evaluate", model="global", round=int(t), t=t, accuracy=0.5, **told)
+    run.emit("evaluate", model="small", round=2, t=2.0, accuracy=0.5)
     (table,) = [t for t in snapshot(run)["tables"] if t["title"] == "Accuracy by class"]
-    assert table["rows"] == [["coat", "25.0 %"], ["bag", "100.0 %"]]
+    assert table["columns"] == ["class", "global", "global, EMA"]
+    assert table["rows"] == [["coat", "25.0 %", "50.0 %"], ["bag", "100.0 %", "-"]]
 
 
 # ------------------------------------------------------------------------------------ the report

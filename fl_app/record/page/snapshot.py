@@ -273,7 +273,7 @@ def _tables(view: View, events: Sequence[Event], measured: Measured, clock: str)
     ]
     return [
         *view.page.tables(events),
-        *_classes(events),
+        *_classes(events, metric),
         *_devices(events),
         Table("Results", ("what", "value"), results),
         Table(
@@ -287,14 +287,19 @@ def _tables(view: View, events: Sequence[Event], measured: Measured, clock: str)
     ]
 
 
-def _classes(events: Sequence[Event]) -> list[Table]:
-    """The last accuracy of each model by class, where evaluations tell it."""
-    last = {e["model"]: e["per_class"] for e in of_kind(events, "evaluate") if e.get("per_class")}
+def _classes(events: Sequence[Event], metric: Metric) -> list[Table]:
+    """The main metric of each model by class, at its last evaluation that tells it."""
+    last: dict[str, Mapping[str, float]] = {}
+    for event in of_kind(events, "evaluate"):
+        model = str(event["model"]).replace("_", " ")
+        for name, field in ((model, "per_class"), (f"{model}, EMA", "per_class_ema")):
+            if event.get(field):
+                last[name] = event[field]
     if not last:
         return []
     names = list(dict.fromkeys(name for each in last.values() for name in each))
-    rows = [(name, *(Metric().shown(each.get(name)) for each in last.values())) for name in names]
-    return [Table("Accuracy by class", ("class", *last), rows)]
+    rows = [(name, *(metric.shown(each.get(name)) for each in last.values())) for name in names]
+    return [Table(f"{metric.name.capitalize()} by class", ("class", *last), rows)]
 
 
 def _devices(events: Sequence[Event]) -> list[Table]:
