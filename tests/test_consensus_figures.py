@@ -80,7 +80,7 @@ def test_every_node_has_a_line_and_the_legend_does_not_grow_with_them() -> None:
     (lines,) = many.axes[0].collections[1:]
     assert len(lines.get_segments()) == 200
     assert legend(few) == legend(many) == {
-        "lowest to highest", "each node", "mean of the nodes",
+        "worst to best node", "each node", "mean of the nodes",
         "averaged model (a diagnosis)", "centralized, as many steps as a node",
         "centralized, as many samples as all nodes",
     }  # fmt: skip

@@ -11,8 +11,9 @@ from fl_app.record import consensus_figures
 from fl_app.record.books import recorded
 from fl_app.record.compare import compare
 from fl_app.record.consensus_metrics import measure, node_series, references, spread, window_table
+from fl_app.record.consensus_view import CONSENSUS
 from fl_app.record.console import console_listener
-from fl_app.record.metrics import effective
+from fl_app.record.metrics import effective, metric_of
 from fl_app.record.modes import VIEWS
 from fl_app.record.report import render
 from fl_app.record.run_dir import RunDirectory
@@ -238,8 +239,8 @@ def test_the_end_sets_the_nodes_beside_the_references() -> None:
     assert [re.split(r"\s{2,}", line.strip()) for line in written[3:]] == [
         ["final accuracy"],
         ["mean of the nodes", "60.0 %"],
-        ["lowest node", "50.0 %"],
-        ["highest node", "70.0 %"],
+        ["worst node", "50.0 %"],
+        ["best node", "70.0 %"],
         ["averaged model (a diagnosis)", "66.0 %"],
         ["centralized, as many steps as a node", "70.0 %; nodes' mean -10.0 points"],
         ["centralized, as many samples as all nodes", "75.0 %; nodes' mean -15.0 points"],
@@ -370,7 +371,7 @@ def test_both_systems_are_compared_in_one_table(tmp_path: Path) -> None:
     assert (ring["global %"], server["node mean %"]) == ("-", "-")
     mean = 100 * node_series(runs[0].events())[-1][1]
     assert ring["node mean %"] == f"{mean:.1f}"
-    assert float(ring["node min %"]) < mean < float(ring["centralized %"])
+    assert float(ring["worst node %"]) < mean < float(ring["centralized %"])
     assert "accuracies are not comparable, dataset differs" in table
 
 
@@ -386,3 +387,25 @@ def test_a_dashboard_gets_the_spread_of_the_nodes_and_the_references() -> None:
 
 def test_every_reference_of_the_configuration_has_a_name_and_a_style() -> None:
     assert set(consensus_figures.REFERENCES) == set(REFERENCES)
+
+
+def test_the_worst_node_is_that_by_the_metric() -> None:
+    """Of perplexity, more is worse."""
+    told = {"name": "perplexity", "unit": "", "direction": "lower"}
+    events = [
+        {"event": "run_started", "t_wall": 0.0, "metric": told},
+        {"event": "nodes", "t_wall": 1.0, "t": 1.0, "round": 1, "accuracy": [7.0, 9.0, 8.0]},
+    ]
+    metric, page = metric_of(events), CONSENSUS.page
+    measured = CONSENSUS.measure(events, ())
+    assert "the worst 9.000, the best 7.000" in page.sentence(measured, metric)
+    assert ("final perplexity, worst node", "9.000") in page.results(measured, metric)
+    assert ("of the worst and the best node", "9.000 to 7.000") in page.tiles(measured, metric)
+    assert CONSENSUS.comparison.scores["worst node %"](measured, metric) == 9.0
+    assert CONSENSUS.comparison.companion(events) == [(1.0, 9.0)]
+    (chart,) = page.charts(events)
+    assert {line.label: list(line.points) for line in chart.lines}["worst node"] == [(1.0, 9.0)]
+    ending = CONSENSUS.lines.ending({"mean": 8.0, "min": 7.0, "max": 9.0}, metric)
+    assert [line.split() for line in ending[2:4]] == [
+        ["worst", "node", "9.000"], ["best", "node", "7.000"],
+    ]  # fmt: skip

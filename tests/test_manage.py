@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from fl_app.cli import main
 from fl_app.config import resolve
 from fl_app.manage import execute, plan
 from fl_app.record.groups import Group, Run, band, grouped, mean_and_error, paired
-from fl_app.record.run_dir import RunDirectory
+from fl_app.record.run_dir import RunDirectory, reserve
 from fl_app.record.writer import LOCK
 from tests.record_events import distill_events, fill
 
@@ -172,10 +173,22 @@ def test_a_sweep_runs_what_is_missing_and_says_what_came_out(root: Path) -> None
     command = [sys.executable, "-c", FAKE]
     assert execute.execute(plan.planned(["seed=0..2"], "s"), 2, told.append, command) == 1
     assert sorted(line.split("  ")[1].split(" (")[0] for line in told) == [
-        "seed=1: 10.0 %", "seed=2: failed: edge-fl: no such thing",
+        "seed=1: accuracy 10.0 %", "seed=2: failed: edge-fl: no such thing",
     ]  # fmt: skip
     states = [each.state for each in plan.planned(["seed=0..2"], "s")]
     assert states == ["done", "done", "missing"]
+
+
+def test_what_came_out_is_told_in_the_tasks_own_unit(root: Path) -> None:
+    run = RunDirectory.create(root, resolve({"task": "text"}).flat(), name="text")
+    metric = {"name": "perplexity", "unit": "", "direction": "lower"}
+    run.emit("run_started", config={}, metric=metric)
+    run.write_summary({"status": "completed", "final": {"published": 12.5}})
+    source = ["echo", f"run directory: {run.path}"]
+    process = subprocess.Popen(source, stdout=subprocess.PIPE, text=True)
+    assert process.wait() == 0
+    planned = plan.Planned((), {"mode": "distill"}, "text", "missing", None)
+    assert execute._told(planned, process) == "perplexity 12.500"
 
 
 def test_a_sweep_that_is_interrupted_ends_what_it_started(root: Path, tmp_path: Path) -> None:
@@ -243,6 +256,7 @@ def test_a_run_is_removed_by_name_and_what_is_written_or_unclear_stays(
 ) -> None:
     for name in ("one", "two", "two-b", "lone"):
         make(root, name)
+    (root / "two-b" / "metrics.jsonl").write_text("nothing\n")  # damaged
     (root / "one" / "config.json").write_text("{")
     (root / "lone" / LOCK).write_text("")
     (root.parent / "precious").mkdir()
@@ -255,3 +269,17 @@ def test_a_run_is_removed_by_name_and_what_is_written_or_unclear_stays(
     assert main(["rm", "--all", "tw"]) == 0
     assert [path.name for path in root.iterdir()] == ["lone"]
     assert (root.parent / "precious").is_dir()
+
+
+def test_a_run_that_never_began_is_listed_and_removed(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its command was killed while it started. One that starts yet does without the directory."""
+    killed = reserve(root, {"mode": "consensus"})
+    assert main(["runs", "status=not begun"]) == 0
+    assert capsys.readouterr().out.split() == [killed.name, "not", "begun"]
+    assert main(["rm", killed.name]) == 0
+    assert not killed.exists()
+    starting = reserve(root, {"mode": "consensus"})
+    assert main(["rm", "--all", "consensus"]) == 0
+    assert RunDirectory.create(root, {"mode": "consensus"}, name=starting.name).path == starting

@@ -9,6 +9,7 @@ from typing import Any
 
 from fl_app.manage.plan import Planned
 from fl_app.record.formatting import duration
+from fl_app.record.metrics import metric_of
 from fl_app.record.modes import view_of
 from fl_app.record.run_dir import RunDirectory, list_runs
 from strategies.errors import RunDirectoryError
@@ -91,9 +92,10 @@ def _told(each: Planned, process: subprocess.Popen[str]) -> str:
     places = [line.split(": ", 1)[1] for line in lines if line.startswith("run directory: ")]
     with contextlib.suppress(RunDirectoryError):
         if process.returncode == 0 and places:
-            summary = RunDirectory.open(places[-1]).summary()
-            final = summary["final"][view_of(each.config).headline]
-            return "completed" if final is None else f"{100 * final:.1f} %"
+            run = RunDirectory.open(places[-1])
+            final, metric = run.summary()["final"], metric_of(run.events())
+            value = final[view_of(each.config).headline]
+            return "completed" if value is None else f"{metric.name} {metric.shown(value)}"
     words = [line for line in lines if not line.startswith("run directory: ")]
     return f"failed: {words[-1] if words else f'exit code {process.returncode}'}"
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fl_app.record.find import find_run, find_runs
+from fl_app.record.find import find_run
 from fl_app.record.metrics import metric_of
 from fl_app.record.modes import view_of
 from fl_app.record.page.snapshot import status
-from fl_app.record.run_dir import RunDirectory, flatten, list_runs
+from fl_app.record.run_dir import RunDirectory, flatten, list_reserved, list_runs
 from fl_app.record.writer import is_written
 from strategies.errors import ConfigError, RunDirectoryError
 from strategies.paths import runs_root
@@ -19,7 +19,7 @@ ORDERS = ("started", "name", "result")
 
 @dataclass(frozen=True)
 class Entry:
-    """A run in the list. state: how it ended, "running", "not finished", or "damaged"."""
+    """A run in the list. state: how it ended, "running", "not finished", "not begun", "damaged"."""
 
     run: RunDirectory
     state: str
@@ -48,7 +48,10 @@ def listed(words: Sequence[str], order: str) -> list[Entry]:
     the beginning of their name. ConfigError for an order that is none."""
     if order not in ORDERS:
         raise ConfigError(f"runs are sorted by {', '.join(ORDERS)}, not by {order!r}")
-    found = [each for run in list_runs(runs_root()) if fits(each := entry(run), words)]
+    root = runs_root()
+    there = [entry(run) for run in list_runs(root)]
+    there += [Entry(run, "not begun", None, "", {}) for run in list_reserved(root)]
+    found = [each for each in there if fits(each, words)]
     if order == "name":
         found.sort(key=lambda each: each.run.name)
     elif order == "result":
@@ -75,11 +78,13 @@ def removed(names: Sequence[str], *, yes: bool) -> list[str]:
     """Remove runs by what people call them; with `yes` also several by one beginning. Returns the
     names of those that are gone. RunDirectoryError, before anything is removed, for one that is not
     there, is no run, or is being written."""
+    root = runs_root()
+    there = [*list_runs(root), *list_reserved(root)]  # damaged ones, too
     doomed: dict[str, RunDirectory] = {}
     for name in names:
-        damaged = [run for run in list_runs(runs_root()) if run.name == name]
-        found = damaged or (find_runs(name) if yes else [find_run(name)])
-        doomed |= {str(run.path): run for run in found}
+        exact = [run for run in there if run.name == name]
+        several = [run for run in there if yes and run.name.startswith(name)]
+        doomed |= {str(run.path): run for run in exact or several or [find_run(name)]}
     for run in doomed.values():
         if is_written(run.path):
             raise RunDirectoryError(f"{run.path} is being written; stop that run first")

@@ -218,12 +218,12 @@ def _table(runs: Sequence[_Run]) -> str:
 
 
 def _scores(
-    columns: Mapping[str, Callable[[Measured], float | None]],
+    columns: Mapping[str, Callable[[Measured, Metric], float | None]],
     names: Sequence[str],
     measured: Measured,
     metric: Metric,
 ) -> list[str]:
-    return [metric.plain(columns[n](measured)) if n in columns else "-" for n in names]
+    return [metric.plain(columns[n](measured, metric)) if n in columns else "-" for n in names]
 
 
 def _cells(
@@ -245,7 +245,8 @@ def _draw(runs: Sequence[_Run], notes: Sequence[str]) -> Any:
     sign = -1 if metric.higher else 1
     dashed: list[str] = []
     figure, axes = figures.new_figure(9, 5 + 0.24 * len(runs))
-    best = sorted(runs, key=lambda run: sign * (run.grouped.final or 0.0))[:_MOST_LINES]
+    known = [run for run in runs if run.grouped.final is not None]
+    best = sorted(known, key=lambda run: sign * float(run.grouped.final or 0))[:_MOST_LINES]
     for index, run in enumerate(run for run in runs if run in best):
         style = {"color": _COLORS[index % len(_COLORS)], "marker": _MARKERS[index % len(_MARKERS)]}
         main, companion = run.view.accuracy(run.events), run.view.comparison.companion(run.events)

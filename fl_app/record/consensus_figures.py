@@ -85,7 +85,7 @@ def _draw_nodes(axes: Axes, events: Sequence[Event], metric: Metric) -> None:
     low, high = node_series(events, "min"), node_series(events, "max")
     times = [t for t, _ in low]
     bottom, top = ([metric.scale * value for _, value in points] for points in (low, high))
-    axes.fill_between(times, bottom, top, color=SKY, alpha=0.25, lw=0, label="lowest to highest")
+    axes.fill_between(times, bottom, top, color=SKY, alpha=0.25, lw=0, label="worst to best node")
     windows = of_kind(events, "nodes")
     t = np.array([window["t"] for window in windows])
     values = metric.scale * np.array([window["accuracy"] for window in windows], float)

@@ -41,6 +41,12 @@ def node_series(events: Iterable[Event], which: str = "mean") -> list[Point]:
     return sorted((t, value) for t, value in points if value is not None)
 
 
+def worst_series(events: Iterable[Event]) -> list[Point]:
+    """Return what the worst node had, by time."""
+    events = list(events)
+    return node_series(events, metric_of(events).ranked("min", "max")[0])
+
+
 def references(events: Iterable[Event]) -> dict[str, list[Point]]:
     """Return the accuracies of the centralized references as {name: [(t, accuracy)]}, by time."""
     found: dict[str, list[Point]] = {}

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 from fl_app.record.consensus_figures import DIAGNOSIS, REFERENCES
 from fl_app.record.consensus_metrics import node_names, node_series, references
-from fl_app.record.metrics import Event, Metric, latest, of_kind, series, settled
+from fl_app.record.metrics import Event, Metric, latest, metric_of, of_kind, series, settled
 from fl_app.record.view import Bar, Chart, Line, Measured, Timeline
 
 _STYLES: dict[str, tuple[str, tuple[int, ...]]] = {
     "same-steps": ("black", (8, 3, 2, 3)),
     "same-samples": ("black", (2, 3)),
 }
-_NODES_SHOWN = 16  # more have no line of their own: the lowest and the highest say it
+_NODES_SHOWN = 16  # more have no line of their own: the worst and the best say it
 
 
 def sentence(measured: Measured, metric: Metric) -> str:
@@ -20,9 +20,10 @@ def sentence(measured: Measured, metric: Metric) -> str:
     mean = final["node_mean"]
     if mean is None:
         return ""
+    worst, best = metric.ranked(final["node_min"], final["node_max"])
     text = (
-        f"The nodes have {metric.shown(mean)} {metric.name} on average, the lowest "
-        f"{metric.shown(final['node_min'])}, the highest {metric.shown(final['node_max'])}"
+        f"The nodes have {metric.shown(mean)} {metric.name} on average, the worst "
+        f"{metric.shown(worst)}, the best {metric.shown(best)}"
     )
     compared = [
         f"{metric.apart(mean, value)} {REFERENCES[name][0].replace(',', ' training of')}"
@@ -56,17 +57,17 @@ def _metric(events: Sequence[Event]) -> Chart | None:
     mean = node_series(events)
     if not mean:
         return None
-    low, high = (node_series(events, which) for which in ("min", "max"))
+    worst, best = (node_series(events, w) for w in metric_of(events).ranked("min", "max"))
     lines = [
         Line("mean of the nodes", mean, "blue", width=2.5),
-        Line("lowest", low, "sky", width=0.75),
-        Line("highest", high, "sky", width=0.75),
+        Line("worst node", worst, "sky", width=0.75),
+        Line("best node", best, "sky", width=0.75),
     ]
     if average := series(events, "average"):
         lines.append(Line(DIAGNOSIS, average, "orange", (6, 4)))
     for name, points in references(events).items():
         lines.append(Line(REFERENCES[name][0], points, *_STYLES[name]))
-    band = ("lowest", "highest")
+    band = ("worst node", "best node")
     return Chart(
         "How good the models are", tuple(lines), metric=True, band=band, marks=_marks(events)
     )

@@ -5,7 +5,13 @@ from itertools import zip_longest
 from typing import Any
 
 from fl_app.record.consensus_figures import DIAGNOSIS, FIGURES, REFERENCES
-from fl_app.record.consensus_metrics import measure, node_names, node_series, window_table
+from fl_app.record.consensus_metrics import (
+    measure,
+    node_names,
+    node_series,
+    window_table,
+    worst_series,
+)
 from fl_app.record.consensus_page import charts, sentence, timeline
 from fl_app.record.figures import ACCURACY
 from fl_app.record.formatting import megabytes, number, scientific
@@ -41,24 +47,30 @@ def _tiles(measured: Measured, metric: Metric = ACCURACY) -> Pairs:
     final = measured["final"]
     return [
         (f"final {metric.name}, mean of the nodes", metric.shown(final["node_mean"])),
-        ("of the lowest and highest node", _range(final["node_min"], final["node_max"], metric)),
+        ("of the worst and the best node", _range(*_extremes(final, metric), metric)),
         *((REFERENCES[name][0], metric.shown(value)) for name, value in final["reference"].items()),
     ]
 
 
-def _range(low: float | None, high: float | None, metric: Metric) -> str:
-    return "-" if low is None else f"{metric.plain(low)} to {metric.shown(high)}"
+def _extremes(final: Mapping[str, Any], metric: Metric) -> tuple[float | None, float | None]:
+    """What the worst node has, and the best one."""
+    return metric.ranked(final["node_min"], final["node_max"])
+
+
+def _range(worst: float | None, best: float | None, metric: Metric) -> str:
+    return "-" if worst is None else f"{metric.plain(worst)} to {metric.shown(best)}"
 
 
 def _results(m: Measured, metric: Metric = ACCURACY) -> Pairs:
     final = m["final"]
+    worst, best = _extremes(final, metric)
     return [
         ("hosts", number(m["hosts"])),
         ("carrier", m["carrier"]),
         ("gradients of a host's nodes", _engine(m)),
         (f"final {metric.name}, mean of the nodes", metric.shown(final["node_mean"])),
-        (f"final {metric.name}, lowest node", metric.shown(final["node_min"])),
-        (f"final {metric.name}, highest node", metric.shown(final["node_max"])),
+        (f"final {metric.name}, worst node", metric.shown(worst)),
+        (f"final {metric.name}, best node", metric.shown(best)),
         *_honest(final, metric),
         *_unsettled(m, metric),
         (f"final {metric.name}, {DIAGNOSIS}", metric.shown(final["average"])),
@@ -82,10 +94,11 @@ def _unsettled(m: Measured, metric: Metric) -> Pairs:
     before, settling = m["unsettled"], m["settling"]
     if before is None:
         return []
+    worst, best = _extremes(before, metric)
     return [
         ("before settling, mean of the nodes", metric.shown(before["node_mean"])),
-        ("before settling, lowest node", metric.shown(before["node_min"])),
-        ("before settling, highest node", metric.shown(before["node_max"])),
+        ("before settling, worst node", metric.shown(worst)),
+        ("before settling, best node", metric.shown(best)),
         ("before settling, consensus distance", scientific(before["distance"])),
         ("messages of settling", number(settling["messages"])),
         ("MB of settling", megabytes(settling["bytes"])),
@@ -120,8 +133,9 @@ def _ending(known: Row, metric: Metric = ACCURACY) -> list[str]:
     if mean is None:
         return []
     pairs = [("mean of the nodes", metric.shown(mean))]
-    pairs.append(("lowest node", metric.shown(known["min"])))
-    pairs.append(("highest node", metric.shown(known["max"])))
+    worst, best = metric.ranked(known["min"], known["max"])
+    pairs.append(("worst node", metric.shown(worst)))
+    pairs.append(("best node", metric.shown(best)))
     pairs.append((DIAGNOSIS, metric.shown(known.get("average"))))
     for name, value in known.get("reference", {}).items():
         lead = f"nodes' mean {metric.lead(mean, value)}{metric.points}"
@@ -219,13 +233,13 @@ CONSENSUS = View(
     ),
     comparison=Comparison(
         name=lambda config: f"{config['consensus.algorithm']}, {config['consensus.topology']}",
-        companion_label="lowest node of the same run",
-        companion=lambda events: node_series(events, "min"),
+        companion_label="worst node of the same run",
+        companion=worst_series,
         scores={
-            "node mean %": lambda m: m["final"]["node_mean"],
-            "node min %": lambda m: m["final"]["node_min"],
-            "(average %)": lambda m: m["final"]["average"],
-            "centralized %": lambda m: m["final"]["reference"].get("same-steps"),
+            "node mean %": lambda m, _: m["final"]["node_mean"],
+            "worst node %": lambda m, metric: _extremes(m["final"], metric)[0],
+            "(average %)": lambda m, _: m["final"]["average"],
+            "centralized %": lambda m, _: m["final"]["reference"].get("same-steps"),
         },
         costs={
             "distance": lambda m: scientific(m["distance"]),

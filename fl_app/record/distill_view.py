@@ -251,12 +251,12 @@ DISTILL = View(
         companion_label="small model of the same run",
         companion=lambda events: series(events, "small"),
         scores={
-            "small %": lambda m: m["final"]["small"],
-            "global %": lambda m: m["final"]["global"],
-            "EMA %": lambda m: m["final"]["global_ema"],
-            "average of small %": lambda m: m["final"].get("small_average"),
-            "server alone %": lambda m: m["final"].get("server_alone"),
-            "centralized %": lambda m: m["final"].get("centralized_large"),
+            "small %": lambda m, _: m["final"]["small"],
+            "global %": lambda m, _: m["final"]["global"],
+            "EMA %": lambda m, _: m["final"]["global_ema"],
+            "average of small %": lambda m, _: m["final"].get("small_average"),
+            "server alone %": lambda m, _: m["final"].get("server_alone"),
+            "centralized %": lambda m, _: m["final"].get("centralized_large"),
         },
         costs={
             "idle %": lambda m: percent(m["client_idle_fraction"]["total"]),

@@ -7,8 +7,9 @@ where it has one, "t" (seconds on the run's own clock, virtual or real).
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+Value = TypeVar("Value")
 Event = dict[str, Any]
 
 # What makes two events the same happening. Kinds that are not listed are all kept.
@@ -120,6 +121,10 @@ class Metric:
     def points(self) -> str:
         """What differences are counted in, after a blank; "" where it has no name."""
         return " points" if self.unit == "%" else ""
+
+    def ranked(self, low: Value, high: Value) -> tuple[Value, Value]:
+        """The worse of two values in order, and the better."""
+        return (low, high) if self.higher else (high, low)
 
     def apart(self, value: float, other: float) -> str:
         """How far `value` is from `other`, in words that say which is better."""

@@ -41,6 +41,14 @@ def list_runs(root: Path) -> list["RunDirectory"]:
     return sorted(found, key=_started)
 
 
+def list_reserved(root: Path) -> list["RunDirectory"]:
+    """Return the directories under `root` whose runs have not begun, and may never: what reserved
+    them can be starting, or have been killed. `create` does without one that is removed."""
+    with contextlib.suppress(OSError):
+        return [RunDirectory(path.parent) for path in sorted(root.glob(f"*/{_RESERVED}"))]
+    return []
+
+
 def _is_run(path: Path) -> bool:
     """Whether `path` is meant for a run: there is one of the files that every run has."""
     try:

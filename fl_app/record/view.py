@@ -158,7 +158,7 @@ class Comparison:
     name: Callable[[Mapping[str, Any]], str]
     companion_label: str
     companion: Callable[[Sequence[Event]], list[Point]]
-    scores: Mapping[str, Callable[[Measured], float | None]]
+    scores: Mapping[str, Callable[[Measured, Metric], float | None]]
     costs: Mapping[str, Callable[[Measured], str]]
 
 
