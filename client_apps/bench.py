@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from fl_app.assemble import flat_model, pick_device, split_of, train_set_of
-from fl_app.config import FILES, RunConfig
+from fl_app.config import RunConfig
 from fl_app.tasks import task_of
 from strategies.attacks import LABEL_FLIP, flipped_labels
 from strategies.errors import DataError, EdgeFlError
@@ -66,11 +66,12 @@ def _own(task: Task, path: str) -> Examples:
 def check_data_set(config: RunConfig, own_data: str, digest: str) -> None:
     """Raise DataError if this machine reads the run's data set, and that is another one than the
     server's, of which `digest` is."""
-    read = not own_data or (config.of_images and config.dataset == FILES)
-    if read and digest and task_of(config).digest != digest:
+    task = task_of(config)
+    read = not own_data or task.own_by_training
+    if read and digest and task.digest != digest:
         raise DataError(
-            f"{config.data_source} holds other images, labels or class names here than on the "
-            f"server; copy the server's"
+            f"{config.data_source} holds other examples or class names here than on the server; "
+            f"copy the server's"
         )
 
 

@@ -18,6 +18,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 from fl_app.data import DATASETS
 from fl_app.data.sets import FILES
+from fl_app.data.table import CLASSES, EMBEDDED, NUMBERS
 from fl_app.effects import PLACE, Value, complaint, has_effect
 from fl_app.models import MODELS, model_plan
 from fl_app.models.layers import NORMS
@@ -48,7 +49,7 @@ from strategies.secure import LEAST_MEMBERS
 MODES = ("average", "consensus", "distill")
 CLOCKS = ("real", "virtual")
 IMAGES = "images"
-TASKS = (IMAGES, "text")  # that ship with the app
+TASKS = (IMAGES, "tables", "text")  # that ship with the app
 FLOWER_RULES = (
     "bulyan", "fedadam", "fedavg", "fedmedian", "fedprox", "fedtrimmedavg", "fedyogi", "krum",
     "multikrum",
@@ -278,6 +279,9 @@ class RunConfig:
     data_root: str
     data_path: str
     allow_missing_classes: bool
+    table: Annotated[str, OneOf(*EMBEDDED)]
+    table_target: str
+    table_kind: Annotated[str, OneOf("auto", CLASSES, NUMBERS)]
     partition: str
     alpha: Annotated[float, Within(0, above=True)]
     num_classes_per_partition: Annotated[int, Within(1)]

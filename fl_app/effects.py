@@ -80,6 +80,7 @@ _DEVICES = Condition(
 )
 
 _IMAGES = when("task", "images")
+_TABLES = when("task", "tables")
 _OWN_FILES = when("dataset", "files")
 
 _BUFFERED = when("averaging", "buffered")
@@ -148,6 +149,9 @@ EFFECTS: dict[str, tuple[Condition, ...]] = {
     "data-root": (_IMAGES, other_than("dataset", "embedded", "files")),
     "data-path": (_OWN_FILES | other_than("task", "images"),),
     "allow-missing-classes": (_IMAGES, _OWN_FILES),
+    "table": (_TABLES, when("data-path", "")),
+    "table-target": (_TABLES,),
+    "table-kind": (_TABLES,),
     "partition": ALWAYS,
     "alpha": (_partition("dirichlet"),),
     "num-classes-per-partition": (_partition("classes-per-participant"),),

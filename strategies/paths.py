@@ -42,8 +42,9 @@ def absolute(path: str, meaning: str = "the path") -> Path:
         ) from None
 
 
-def read_text(path: str | Path) -> str:
-    """The text of a file, with composed letters: a Mac's editors take é for two characters.
+def read_text(path: str | Path, most: int = _MOST_BYTES) -> str:
+    """The text of a file of at most so many bytes, with composed letters: a Mac's editors take é
+    for two characters.
 
     Raises ConfigError with the reason for what is no file, too large or no text.
     """
@@ -52,11 +53,11 @@ def read_text(path: str | Path) -> str:
         with open(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise ConfigError("it is no file")
-            content = file.read(_MOST_BYTES + 1)
+            content = file.read(most + 1)
     except (OSError, ValueError) as error:
         raise ConfigError(getattr(error, "strerror", None) or str(error)) from error
-    if len(content) > _MOST_BYTES:
-        raise ConfigError(f"it has more than {_MOST_BYTES >> 20} MiB")
+    if len(content) > most:
+        raise ConfigError(f"it has more than {most >> 20} MiB")
     encoding = next((e for mark, e in _MARKS.items() if content.startswith(mark)), "utf-8")
     try:
         return unicodedata.normalize("NFC", content.decode(encoding))

@@ -122,10 +122,13 @@ class Task(ABC):
     Attributes:
         metrics: the first is the main one, which targets, figures and comparisons are of.
         classes: names of the classes, where targets are numbers of classes; else ().
+        own_by_training: whether `own` reads the training examples, too, say for how they are
+            scaled: then a device must have the server's.
     """
 
     metrics: tuple[Metric, ...] = ()
     classes: tuple[str, ...] = ()
+    own_by_training: bool = False
 
     def __init__(self, seed: int = 0, data_path: str = "") -> None:
         self.seed, self.data_path = seed, data_path

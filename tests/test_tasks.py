@@ -54,7 +54,7 @@ def of(task: str, **more: Any) -> RunConfig:
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        ("pictures", "task='pictures' is unknown; choose one of: images, text"),
+        ("pictures", "task='pictures' is unknown; choose one of: images, tables, text"),
         ("ecg.py:Ecg", "must be an absolute path"),
         ("my module:Task", "is unknown"),
         ("/nowhere/ecg.py:Ecg", "there is no file /nowhere/ecg.py"),

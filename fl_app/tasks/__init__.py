@@ -22,7 +22,20 @@ def _text(config: RunConfig) -> Task:
     return Text(config.seed, config.data_path)
 
 
-BUILT_IN: dict[str, Callable[[RunConfig], Task]] = {"images": _images, "text": _text}
+def _tables(config: RunConfig) -> Task:
+    from fl_app.tasks.tables import Tables
+
+    class Named(Tables):
+        table, target, kind = config.table, config.table_target, config.table_kind
+
+    return Named(config.seed, config.data_path)
+
+
+BUILT_IN: dict[str, Callable[[RunConfig], Task]] = {
+    "images": _images,
+    "tables": _tables,
+    "text": _text,
+}
 
 
 @lru_cache(maxsize=2)  # a host's participants share one; two fit a run and a comparison

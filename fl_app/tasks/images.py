@@ -27,6 +27,7 @@ class Images(Classification):
         self._config = config
         self.spec: Spec = spec_of(config.dataset, config.data_path)
         self.classes = self.spec.class_names
+        self.own_by_training = config.dataset == FILES
 
     @property
     def dataset(self) -> Dataset:

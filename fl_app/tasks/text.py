@@ -1,5 +1,6 @@
 """Texts: a language model of bytes. Its perplexity is that of a byte: 256 for who knows nothing."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from fl_app.data.embedded import DIRECTORY
 from strategies.errors import DataError
 from strategies.task import ACCURACY, PERPLEXITY, Classification, Examples
 
@@ -43,8 +45,8 @@ _WIDTHS = {"small": (32, 64), "large": (64, 128, 128)}
 
 
 class Text(Classification):
-    """The task `text`: what Python's own documentation says of the language, which every Python
-    has with it, or the user's own texts: a file of UTF-8, or a folder of such files (*.txt)."""
+    """The task `text`: what Python's documentation says of the language, in 78 texts, or the user's
+    own texts: a file, or a folder of files (*.txt)."""
 
     metrics = (PERPLEXITY, ACCURACY)
 
@@ -67,7 +69,7 @@ class Text(Classification):
 
     @property
     def _documents(self) -> Mapping[str, bytes]:
-        return read_documents(self.data_path) if self.data_path else _pythons()
+        return read_documents(self.data_path) if self.data_path else _embedded()
 
 
 def read_documents(path: str) -> dict[str, bytes]:
@@ -83,14 +85,9 @@ def read_documents(path: str) -> dict[str, bytes]:
     return documents
 
 
-def _pythons() -> dict[str, bytes]:
-    try:
-        from pydoc_data.topics import topics
-    except ImportError as error:
-        raise DataError(
-            "this Python came without its documentation (pydoc_data); give data-path=FILE.txt"
-        ) from error
-    return {name: topics[name].encode() for name in sorted(topics)}
+def _embedded() -> dict[str, bytes]:
+    lines = (DIRECTORY / "python-topics.jsonl").read_text(encoding="ascii").splitlines()
+    return {name: text.encode() for name, text in map(json.loads, lines)}
 
 
 def _windows(text: bytes) -> np.ndarray:
