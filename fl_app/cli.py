@@ -127,23 +127,28 @@ def report(arguments: argparse.Namespace) -> int:
 
 
 def show(arguments: argparse.Namespace) -> int:
-    """draw which participant holds how many images of which class"""
-    from fl_app.assemble import dataset_of, split_of
+    """draw which participant holds how many examples of which class"""
+    from fl_app.assemble import split_of, train_set_of
     from fl_app.config import configure
     from fl_app.launch.values import parse_assignments
     from fl_app.record.figures import to_png
     from fl_app.record.label_figure import label_figure
+    from fl_app.tasks import task_of
     from strategies.partition import label_histogram
 
     settings = configure(parse_assignments(arguments.values))
-    dataset, split = dataset_of(settings), split_of(settings)
-    histogram = label_histogram(dataset.train.labels, split.participants, len(dataset.classes))
+    task, train, parts = task_of(settings), train_set_of(settings), split_of(settings).participants
+    groups = task.groups(train)
+    if groups is None:
+        raise ConfigError(f"the examples of task={settings.task!r} have no classes to be shown")
+    names = task.classes or tuple(map(str, range(groups.max() + 1)))
+    histogram = label_histogram(groups, parts, len(names))
     for participant, counts in enumerate(histogram):
-        print(f"participant {participant}: {counts.sum()} images; per class {counts.tolist()}")
-    for line in dataset.unused:
+        print(f"participant {participant}: {counts.sum()} examples; per class {counts.tolist()}")
+    for line in task.unused:
         print(line)
-    title = f"{settings.dataset}, partition {settings.partition}, seed {settings.seed}"
-    print(write_png(arguments.out, to_png(label_figure(histogram, dataset.classes, title))))
+    title = f"{settings.data_source}, partition {settings.partition}, seed {settings.seed}"
+    print(write_png(arguments.out, to_png(label_figure(histogram, names, title))))
     return 0
 
 

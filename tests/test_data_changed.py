@@ -107,7 +107,7 @@ def test_a_host_that_reads_another_set_cannot_take_part(tmp_path: Path) -> None:
     write_set(tmp_path / "a.npz", LABELS[::-1])
     grid = FakeGrid(resolve({**values, **SPLIT}).flat(), nodes=1)
     host = Host(11, "host-0")
-    with pytest.raises(DataError, match=r"a.npz holds other images, labels or class names here"):
+    with pytest.raises(DataError, match=r"a.npz holds other examples or class names here"):
         prepare_hosts(grid, [host], 2, 60.0, print, data=digest)
     write_set(tmp_path / "a.npz")
     assert prepare_hosts(grid, [host], 2, 60.0, print, data=digest) == {0: 15, 1: 15}

@@ -108,6 +108,9 @@ for context in CONTEXTS:
 OTHER: dict[str, Value] = {
     "data-root": "/other",
     "data-path": "/other.npz",
+    "table": "diabetes",
+    "table-target": "other",
+    "table-kind": "classes",
     "replay": "/other",
     "device-profiles": "/other",
     "availability": "/other",
@@ -153,7 +156,8 @@ REFUSED = {
 # Effects outside of what is looked at here: files, devices, processes, gradients, records ...
 # Whoever adds a key has it here, or in `footprint`, and another value of a text in OTHER.
 ELSEWHERE = {
-    "dataset", "data-root", "data-path", "allow-missing-classes", "devices", "min-participants",
+    "dataset", "data-root", "data-path", "allow-missing-classes", "table", "table-target",
+    "table-kind", "devices", "min-participants",
     "sessions", "link-patience", "mail-precision", "round-seconds", "secure-aggregation",
     "best-metric", "stop-patience", "replay",
     "device-profiles", "availability",

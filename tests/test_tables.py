@@ -10,15 +10,16 @@ import pytest
 import torch
 
 from fl_app.assemble import preflight, split_of
+from fl_app.cli import main
 from fl_app.config import resolve
 from fl_app.data.table import EMBEDDED, Encoding, Table, embedded, read_csv
-from fl_app.errors import EdgeFlError
-from fl_app.models import FlatModel
 from fl_app.record.metrics import latest, of_kind
 from fl_app.record.report import render
 from fl_app.tasks import task_of
 from fl_app.tasks.tables import Tables
+from strategies.errors import EdgeFlError
 from strategies.evaluation import measured
+from strategies.flat import FlatModel
 from tests import harness, test_consensus
 from tests.test_tasks import NODES, TINY
 
@@ -210,3 +211,12 @@ def test_nodes_agree_on_a_regression(tmp_path: Path) -> None:
     assert all(30 < error < 200 for error in nodes["accuracy"])
     assert average["rmse"] == average["accuracy"]
     assert math.isfinite(average["mae"])
+
+
+def test_who_has_which_tenth_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = str(tmp_path / "parts.png")
+    words = ["data", "show", "task=tables", "table=diabetes", "partition=halves", "--out", picture]
+    assert main(words) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert re.fullmatch(r"participant 0: \d+ examples; per class \[.*(, 0){5}\]", first)
+    assert Path(picture).stat().st_size > 1000

@@ -12,8 +12,8 @@ import numpy as np
 
 from fl_app.data.embedded import DIRECTORY
 from fl_app.data.foreign import printable
-from fl_app.errors import ConfigError, DataError
-from fl_app.paths import read_text
+from strategies.errors import ConfigError, DataError
+from strategies.paths import read_text
 
 CLASSES, NUMBERS = "classes", "numbers"  # what a target can be
 EMBEDDED = ("breast-cancer", "diabetes")

@@ -1,4 +1,4 @@
-"""The picture of a split: how many images of each class every participant holds."""
+"""The picture of a split: how many examples of each class every participant holds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def label_figure(
         left += counts
     axes.set_ylim(participants - 0.4, -0.6)
     axes.yaxis.get_major_locator().set_params(integer=True)
-    axes.set_xlabel("training images")
+    axes.set_xlabel("training examples")
     axes.set_ylabel(who)
     axes.set_title(title, loc="left")
     if len(classes) <= _LEGEND:
