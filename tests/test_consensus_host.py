@@ -125,7 +125,7 @@ def test_nodes_of_all_speeds_step_together() -> None:
     assert len(sizes) <= 1.5 * max(steps)
 
 
-@pytest.mark.parametrize(("parameters", "together"), [(2**10, 8), (2**15, 4), (2**18, 1)])
+@pytest.mark.parametrize(("parameters", "together"), [(2**10, 8), (2**18, 4), (2**20, 1)])
 def test_on_a_cpu_as_many_rows_are_worked_on_as_its_caches_hold(
     parameters: int, together: int
 ) -> None:
@@ -144,6 +144,35 @@ def test_on_a_cpu_as_many_rows_are_worked_on_as_its_caches_hold(
     assert max(map(len, asked)) == together
     first = [node for part in asked for node in part][:4]
     assert together == 8 or first == [4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("algorithm", ["ecl", "momentum-tracking"])
+def test_long_rows_have_the_bits_of_short_ones(
+    algorithm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = bits_of(disturbed(algorithm, stress="mail").run(2))
+    monkeypatch.setattr("strategies.consensus.host._LONG", 1)
+    assert bits_of(disturbed(algorithm, stress="mail").run(2)) == expected
+
+
+@pytest.mark.parametrize(("parameters", "parts"), [(2**10, 1), (2**14, 2)])
+def test_long_rows_that_do_not_follow_each_other_are_not_copied(
+    parameters: int, parts: int
+) -> None:
+    """A gather and a scatter of a row take longer than a call, from some length on."""
+
+    class Watched(LocalSGD):
+        def step(self, rows: Rows, chosen: Chosen, gradients: torch.Tensor, rate: float) -> None:
+            indices.append(chosen.index)
+
+    algorithm = Watched(build_topology("ring", 8), 0.0, 0.0)
+    participants = [Participant(Node(i, torch.zeros(parameters)), algorithm) for i in range(8)]
+    indices: list[slice | torch.Tensor] = []
+    nothing = torch.zeros(8, parameters)
+    host = Host(participants, lambda due: nothing[: len(due)], initial=lambda _: nothing[0])
+    assert host.run({i: [Event(1.0, Kind.STEP)] if i != 3 else [] for i in range(8)}, {})
+    assert len(indices) == parts
+    assert parts == 1 or indices == [slice(0, 3), slice(4, 8)]
 
 
 @pytest.mark.parametrize("stress", ["none", "outages"])

@@ -5,13 +5,12 @@ mail before it was sent: every node's own events happen in the order of its time
 results are the same bits for any number of hosts. For the real clock, which has no timelines, see
 `free_host`.
 
-The nodes are rows of matrices, see `rows`, and go on in supersteps: of those whose next event is a
-step, those that are due first take it together, each at a time of its own; then their mail is
-written and used in waves: all that can be written now, then at most one mail of each receiver,
-until nothing moves.
+The nodes are rows of matrices, see `rows`, and go on in supersteps: those of a block, rows that
+follow each other, whose next event is a step take it together, each at a time of its own, block by
+block as they are due; then their mail is written and used in waves: all that can be written now,
+then at most one mail of each receiver, until nothing moves.
 """
 
-import heapq
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -50,7 +49,10 @@ Listener = Callable[[float, str, int, int | None, float | None], None]
 
 _WRITES = (Kind.SEND, Kind.LOST)
 _NEEDS_MAIL = (Kind.RECEIVE, Kind.ADOPT)
-_CACHED = 2**17  # numbers of a vector that a CPU has at hand while it goes through several of them
+# Of a CPU: numbers of a vector that are worked on at once, and of a row, from which on it is quicker
+# to work on rows one by one than to gather those that do not follow each other.
+_AT_ONCE = 2**20
+_LONG = 2**13
 
 
 def _deaf(*_: object) -> None:
@@ -71,8 +73,8 @@ class Host:
     silence: seconds after which a silent neighbour is dropped.
     adopts: whether a node that has nothing takes over a neighbour's model. Not where neighbours may
     lie: there it begins as everybody did, and no one's word moves it by more than the clip lets it.
-    most: rows that are worked on in one call. By default all of them on a GPU, which is paid for
-    calls; on a CPU, which is paid for memory, as many as its caches hold.
+    most: rows of a block, which are worked on in one call. By default all of them on a GPU, which
+    is paid for calls; on a CPU, which is paid for memory, too, as many as its caches hold.
     """
 
     def __init__(
@@ -94,8 +96,12 @@ class Host:
         self._tell = listener
         self._rows = _rows_of(self._participants.values())
         self._most = most or _rows_at_once(self._participants.values())
+        self._block = {node: k // self._most for k, node in enumerate(self._participants)}
+        self._one_by_one = any(_long(p.node.weights) for p in self._participants.values())
         self._timelines: Mapping[int, Sequence[Event]] = {}
-        self._ready: list[tuple[float, int]] = []  # heap of (time, node) of next steps
+        # By block: those whose next event is a step, and when the first of these is due.
+        self._ready: dict[int, list[Participant]] = defaultdict(list)
+        self._first: dict[int, float] = {}
         self._waiting: set[tuple[int, int, int]] = set()  # mails without which nodes cannot go on
         self._woken: list[Participant] = []  # those whose mail has come since they were looked at
 
@@ -112,7 +118,8 @@ class Host:
 
         Returns False when mail did not come within `patience` seconds; call again to go on.
         """
-        self._timelines, self._ready, self._waiting = timelines, [], set()
+        self._timelines = {index: [*timelines[index], _OVER] for index in self._participants}
+        self._ready, self._first, self._waiting = defaultdict(list), {}, set()
         lacking = {(s, index, seq) for index, keys in in_flight.items() for s, seq in keys}
         moving = list(self._participants.values())
         while True:
@@ -142,15 +149,22 @@ class Host:
         return any((s, seq) not in self._participants[r].mail for s, r, seq in lacking)
 
     def _next(self, participant: Participant) -> Event:
-        timeline = self._timelines[participant.node.index]
-        return timeline[participant.cursor] if participant.cursor < len(timeline) else _OVER
+        return self._timelines[participant.node.index][participant.cursor]
+
+    def _is_ready(self, participant: Participant, t: float) -> None:
+        block = self._block[participant.node.index]
+        self._ready[block].append(participant)
+        self._first[block] = min(t, self._first.get(block, math.inf))
 
     def _due_first(self) -> list[Due]:
-        """Those whose steps are due first; in the order of the rows, which then often follow each
-        other."""
-        ready = self._ready
-        nodes = sorted(heapq.heappop(ready)[1] for _ in range(min(self._most, len(ready))))
-        return [Due(p, self._next(p)) for p in (self._participants[node] for node in nodes)]
+        """Those of the block in which a step is due first; in the order of the rows, which then
+        often follow each other."""
+        if not self._first:
+            return []
+        block = min(self._first, key=self._first.__getitem__)
+        del self._first[block]
+        ready = sorted(self._ready.pop(block), key=lambda participant: participant.node.index)
+        return [Due(participant, self._next(participant)) for participant in ready]
 
     def _steps(self, due: Sequence[Due]) -> None:
         for participant, event in due:
@@ -170,7 +184,7 @@ class Host:
             for participant in moving:
                 event = self._next(participant)
                 if event.kind is Kind.STEP:
-                    heapq.heappush(self._ready, (event.t, participant.node.index))
+                    self._is_ready(participant, event.t)
                     continue
                 if event is _OVER:
                     continue
@@ -239,8 +253,9 @@ class Host:
         for group in groups.values():
             first = group[0].participant
             rows = self._rows[first.node.index]
-            for begin in range(0, len(group), self._most):
-                yield rows, first.algorithm, group[begin : begin + self._most]
+            for part in _runs(group) if self._one_by_one else [group]:
+                for begin in range(0, len(part), self._most):
+                    yield rows, first.algorithm, part[begin : begin + self._most]
 
     def _refresh(self, participant: Participant) -> None:
         """Its vectors or links have been made anew: they become parts of matrices, too."""
@@ -399,13 +414,34 @@ def _rows_at_once(participants: Iterable[Participant]) -> int:
     weights = [participant.node.weights for participant in participants]
     if not weights or weights[0].device.type != "cpu":
         return max(1, len(weights))
-    return max(1, _CACHED // max(1, len(weights[0])))
+    most = max(1, _AT_ONCE // max(1, len(weights[0])))
+    blocks = math.ceil(len(weights) / most)
+    return math.ceil(len(weights) / blocks)  # of equal size
+
+
+def _long(weights: torch.Tensor) -> bool:
+    return weights.device.type == "cpu" and len(weights) >= _LONG
+
+
+def _runs(group: Sequence[Due]) -> Iterator[list[Due]]:
+    """Those whose rows follow each other, together; of mail every one, as the links' rows differ,
+    too."""
+    run: list[Due] = []
+    for due in group:
+        follows = run and due.participant.node.index == run[-1].participant.node.index + 1
+        if run and not (follows and due.event.peer < 0):
+            yield run
+            run = []
+        run.append(due)
+    if run:
+        yield run
 
 
 def _messages(rows: Rows, algorithm: Algorithm, group: Sequence[Due]) -> list[Vectors]:
     ends = [Link(p.node.index, event.peer) for p, event in group]
     found = algorithm.message(rows, ends, [event.seq for _, event in group])
-    return [{name: each[number] for name, each in found.items()} for number in range(len(ends))]
+    rows_of = {name: each.unbind() for name, each in found.items()}
+    return [{name: each[number] for name, each in rows_of.items()} for number in range(len(ends))]
 
 
 _OVER = Event(math.inf, Kind.MIX, seq=-1)  # of a node whose timeline is over

@@ -5,8 +5,7 @@ a GPU that is a launch instead of one for each node, on a CPU a call of Python's
 elementwise, so a row has the same bits alone and among others.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -137,9 +136,10 @@ class Rows:
         return Ends(self.index(nodes), *self._links_at(ends))
 
     def _links_at(self, ends: Sequence[Link]) -> tuple[Index, Index]:
-        rows = tuple(self._row[end] for end in ends)
+        rows = tuple([self._row[end] for end in ends])
         index = self.index(rows)
-        return index, index if isinstance(index, slice) else torch.tensor(rows)
+        here = isinstance(index, slice) or index.device.type == "cpu"
+        return index, index if here else torch.tensor(rows)
 
     def _slots(self, chosen: Chosen) -> list[Slot]:
         nodes = chosen.nodes
@@ -154,13 +154,19 @@ class Rows:
     def index(self, numbers: Sequence[int]) -> Index:
         """Numbers of rows as a slice if they follow each other, which takes a view and no copy."""
         rows = tuple(numbers)
-        if rows and rows == tuple(range(rows[0], rows[0] + len(rows))):
+        if rows and _follow_each_other(rows):
             return slice(rows[0], rows[0] + len(rows))
         if rows not in self._indices:
             if len(self._indices) > _KEPT:
                 self._indices.clear()
             self._indices[rows] = on_device(torch.tensor(rows), self.weights.device)
         return self._indices[rows]
+
+
+def _follow_each_other(rows: tuple[int, ...]) -> bool:
+    if rows[-1] - rows[0] != len(rows) - 1:  # almost always, and known at once
+        return False
+    return rows == tuple(range(rows[0], rows[0] + len(rows)))
 
 
 def _moved(nodes: Sequence[Node]) -> torch.Tensor:
@@ -183,15 +189,27 @@ def _settle(matrices: Vectors, name: str, row: int, owner: Vectors, rows: int) -
         owner[name] = place
 
 
-@contextmanager
-def changing(matrix: torch.Tensor, index: Index) -> Iterator[torch.Tensor]:
-    """The rows at `index`, to be changed in place; each of them may be there once."""
-    if isinstance(index, slice):
-        yield matrix[index]
-        return
-    rows = matrix.index_select(0, index)
-    yield rows
-    matrix.index_copy_(0, index, rows)
+class changing:  # noqa: N801
+    """The rows at `index`, to be changed in place; each of them may be there once.
+
+    A class, since a generator as a context takes longer than a row of a small model does.
+    """
+
+    __slots__ = ("_index", "_matrix", "_rows")
+
+    def __init__(self, matrix: torch.Tensor, index: Index) -> None:
+        self._matrix, self._index = matrix, index
+
+    def __enter__(self) -> torch.Tensor:
+        index = self._index
+        if isinstance(index, slice):
+            return self._matrix[index]
+        self._rows = self._matrix.index_select(0, index)
+        return self._rows
+
+    def __exit__(self, *_: object) -> None:
+        if not isinstance(self._index, slice):
+            self._matrix.index_copy_(0, self._index, self._rows)
 
 
 def together(vectors: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -224,5 +242,7 @@ def on_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 def column(numbers: Sequence[float] | torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """A factor for each row, (k, 1), of the type and on the device of `like`."""
-    values = torch.as_tensor(numbers, dtype=torch.float64).to(like.dtype)
-    return on_device(values.view(-1, 1), like.device)
+    if not isinstance(numbers, torch.Tensor):
+        numbers = torch.tensor(numbers, dtype=torch.float64)
+    values = numbers.to(like.dtype).view(-1, 1)
+    return values if like.device.type == "cpu" else on_device(values, like.device)
