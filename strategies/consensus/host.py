@@ -49,8 +49,8 @@ Listener = Callable[[float, str, int, int | None, float | None], None]
 
 _WRITES = (Kind.SEND, Kind.LOST)
 _NEEDS_MAIL = (Kind.RECEIVE, Kind.ADOPT)
-# Of a CPU: numbers of a vector that are worked on at once, and of a row, from which on it is quicker
-# to work on rows one by one than to gather those that do not follow each other.
+# Of a CPU: numbers of a vector that are worked on at once, and of a row, from which on it is
+# quicker to work on rows one by one than to gather those that do not follow each other.
 _AT_ONCE = 2**20
 _LONG = 2**13
 
