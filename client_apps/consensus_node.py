@@ -36,6 +36,7 @@ from strategies.consensus.host import INCIDENTS, Exchange, Host, Listener
 from strategies.consensus.node import Node
 from strategies.consensus.participant import Participant, Tally
 from strategies.consensus.ray_exchange import RayExchange
+from strategies.consensus.rounded import beneath
 from strategies.consensus.state import pack, unpack
 from strategies.consensus.topology import Topology
 from strategies.consensus.zenoh_exchange import ZenohExchange
@@ -223,7 +224,8 @@ class _Window:
         n = self._config.participants
         algorithm = self._algorithm if node < n else self._reference
         if (attack := self._config.attack_of(node)) in FORGERIES:
-            algorithm = Attacker(algorithm, attack, self._config.attack_scale, self._config.seed)
+            options = attack, self._config.attack_scale, self._config.seed
+            algorithm = beneath(algorithm, Attacker, *options)
         neighbours = self._topology.neighbours[node] if node < n else ()
         weight = self._weight(node) if node < n else 1.0
         found = self._saved(node)

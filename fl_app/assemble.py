@@ -189,11 +189,12 @@ def topology_of(config: RunConfig, text: str) -> Topology:
 def nodes_of(config: RunConfig, text: str) -> tuple[Topology, Algorithm, Timetable]:
     """What the nodes of the consensus system share. Raises ConfigError for what cannot work."""
     c, topology = config.consensus, topology_of(config, text)
-    shared = {f.name: getattr(c, f.name) for f in fields(Settings) if f.name != "seed"}
+    own = {"seed": config.seed, "mail_precision": config.mail_precision}
+    shared = {f.name: getattr(c, f.name) for f in fields(Settings) if f.name not in own}
     conditions = Conditions(**{f.name: getattr(c, f.name) for f in fields(Conditions)})
     alone = c.algorithm == "isolated"
     try:
-        algorithm = make_algorithm(c.algorithm, Settings(**shared, seed=config.seed), topology)
+        algorithm = make_algorithm(c.algorithm, Settings(**shared, **own), topology)
         timetable = Timetable(
             topology,
             conditions,

@@ -914,6 +914,12 @@ def _check_consensus(config: RunConfig) -> None:
             f"consensus.steps={c.steps} are {config.rounds} windows of {c.window}: at most "
             f"{_MOST_WINDOWS}; use a larger consensus.window"
         )
+    if config.mail_precision != "float32" and (why := ALGORITHMS[c.algorithm].unrounded):
+        others = ", ".join(sorted(name for name, e in ALGORITHMS.items() if not e.unrounded))
+        raise ConfigError(
+            f"mail-precision={config.mail_precision!r} must be 'float32' for {c.algorithm}: {why}; "
+            f"those whose mail may be rounded are: {others}"
+        )
     _check_words("consensus.references", c.reference_list, REFERENCES)
     if ALGORITHMS[c.algorithm].exchange == "synchronous" and not c.synchronous:
         raise ConfigError(

@@ -106,6 +106,7 @@ _SOME_LABELS = Condition(
 _FORWARD = when("distill.variant", "sync-forward")
 
 _MAIL = other_than("consensus.algorithm", "isolated")
+_ROUNDABLE = _algorithms(*(name for name, entry in ALGORITHMS.items() if not entry.unrounded))
 _SPLITTING = _algorithms("ecl", "c-ecl")
 _HELD = when("consensus.hold", True)
 _FIXED, _ISVR = when("consensus.penalty", "fixed"), when("consensus.penalty", "isvr")
@@ -171,7 +172,7 @@ EFFECTS: dict[str, tuple[Condition, ...]] = {
     "weight-decay": (_AVERAGES,),
     "proximal-mu": (_AVERAGES,),
     "client-threads": ALWAYS,
-    "mail-precision": (_AVERAGES,),
+    "mail-precision": (_AVERAGES | (_AGREES & _ROUNDABLE),),
     "secure-aggregation": (_AVERAGES,),
     "best-metric": (_AVERAGES,),
     "stop-patience": (_AVERAGES, other_than("best-metric", "")),

@@ -49,7 +49,7 @@ def restored(parts: Vectors, precision: str, length: int) -> np.ndarray:
     if precision == "bfloat16":
         return (codes.astype(np.uint32) << 16).view(np.float32)
     steps = _part(parts, STEPS, np.float32, -(-length // BLOCK))
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         return (_blocks(codes) * steps[:, None]).reshape(-1)[:length]
 
 

@@ -119,6 +119,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "ecl": {},
     "ecl under stress": STRESS,
     "compressed, under stress": {**STRESS, "consensus.algorithm": "c-ecl"},
+    "few bits, under stress": {**STRESS, "mail-precision": "int8"},
     "gossip": {"consensus.algorithm": "gossip", "consensus.topology": "complete"},
     "tracking under stress": {**STRESS, "consensus.algorithm": "momentum-tracking"},
     "a sequence of graphs": {
@@ -283,7 +284,8 @@ def test_hundreds_of_nodes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("system", "every"), [("ecl under stress", 2), ("tracking under stress", 1)]
+    ("system", "every"),
+    [("ecl under stress", 2), ("tracking under stress", 1), ("few bits, under stress", 1)],
 )
 def test_a_run_that_was_interrupted_ends_with_the_same_bits(
     system: str, every: int, tmp_path: Path

@@ -193,15 +193,20 @@ def test_nodes_settle_over_real_links(connections: dict[int, Connection]) -> Non
         torch.testing.assert_close(participant.node.weights, models.mean(0), rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("name", "precision"), [("ecl", "float32"), ("ecl", "int8"), ("c-ecl", "float32")]
+)
 def test_nodes_on_real_links_agree_on_the_optimum_of_all(
-    connections: dict[int, Connection],
+    name: str, precision: str, connections: dict[int, Connection]
 ) -> None:
     """Four hosts, each with a node of its own curvature and its own minimum, run freely."""
     problem, rate = quadratics(4, parameters=10, condition=5.0, seed=3), 0.2
-    algorithm = make_algorithm("ecl", Settings(**SETTINGS), RING)
+    algorithm = make_algorithm(name, Settings(**SETTINGS, mail_precision=precision), RING)
 
     def lengths(mail: Mail) -> dict[str, tuple[int, torch.dtype]]:
-        return {"reflection": (10, torch.float64)}
+        wanted = algorithm.lengths(10, mail.sender, mail.receiver, mail.seq)
+        whole = {"reflection", "values"}  # which are of the problem's type
+        return {n: (k, torch.float64 if n in whole else kind) for n, (k, kind) in wanted.items()}
 
     def initial(_: int) -> torch.Tensor:
         return torch.zeros(10, dtype=torch.float64)

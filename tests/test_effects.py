@@ -150,8 +150,8 @@ OTHER: dict[str, Value] = {
 }
 # Nothing but their refusal would come of these where the table says that they have no effect.
 REFUSED = {
-    "consensus.clip", "consensus.encrypt", "consensus.rho", "min-participants", "privacy.clients",
-    "privacy.samples",
+    "consensus.clip", "consensus.encrypt", "consensus.rho", "mail-precision", "min-participants",
+    "privacy.clients", "privacy.samples",
 }  # fmt: skip
 # Effects outside of what is looked at here: files, devices, processes, gradients, records ...
 # Whoever adds a key has it here, or in `footprint`, and another value of a text in OTHER.

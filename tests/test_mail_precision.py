@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fl_app.assemble import flat_model
-from fl_app.config import configure, resolve
+from fl_app.config import resolve
 from fl_app.record.run_dir import RunDirectory
 from strategies.errors import ConfigError
 from tests.harness import SMALL, run
@@ -60,8 +60,6 @@ def test_the_same_bits_for_any_number_of_nodes(tmp_path: Path) -> None:
     assert one["checksum"] == two["checksum"]
 
 
-def test_the_consensus_system_has_whole_numbers_only() -> None:
-    with pytest.raises(ConfigError, match=r"mail-precision=int8.*mode=distill or average"):
-        configure({"mode": "consensus", "mail-precision": "int8"})
+def test_precisions_are_named() -> None:
     with pytest.raises(ConfigError, match=r"mail-precision='int4'.*bfloat16"):
         resolve({"mail-precision": "int4"})

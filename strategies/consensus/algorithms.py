@@ -18,6 +18,7 @@ from strategies.consensus.descent import LocalSGD
 from strategies.consensus.ecl import ECL, CompressedECL, Penalty, fixed_penalty, isvr_penalty
 from strategies.consensus.held import HeldECL
 from strategies.consensus.outer_momentum import DecentLaM, QuasiGlobal
+from strategies.consensus.rounded import Rounded
 from strategies.consensus.topology import Topology
 
 PENALTIES = ("fixed", "isvr")
@@ -35,6 +36,7 @@ class Settings:
     keep: share of the coordinates that a compressed message has, chosen by `compression`.
     gamma: consensus step of CHOCO-SGD. seed: of the random coordinates.
     clip: how far from the own model mail may lie, see `Clipped`; 0 = anywhere.
+    mail_precision: one of `strategies.precision.PRECISIONS`, see `Rounded`.
 
     Raises ValueError for a value out of its range.
     """
@@ -55,6 +57,7 @@ class Settings:
     gamma: float
     seed: int
     clip: float = 0.0
+    mail_precision: str = "float32"
 
     def __post_init__(self) -> None:
         _require(self, "interval", self.interval >= 1, "at least 1 local step")
@@ -90,6 +93,7 @@ class Entry:
     trees_only, static_only: it needs a tree; a graph that is the same in every round.
     overrides: the settings that the name stands for.
     unclipped: why its mail cannot be clipped; "" if it can.
+    unrounded: why its mail cannot be rounded; "" if it can.
     """
 
     build: Callable[[Settings, Topology], Algorithm]
@@ -100,6 +104,7 @@ class Entry:
     static_only: bool = False
     overrides: Mapping[str, str | float] = field(default_factory=dict)
     unclipped: str = ""
+    unrounded: str = ""
 
 
 def _plain(algorithm: type[LocalSGD]) -> Callable[[Settings, Topology], Algorithm]:
@@ -157,12 +162,14 @@ def _preset(theta: float, penalty: str, published: str) -> Entry:
 
 _PARTS = "its mail has some coordinates only, and no distance from a model"
 _SUMS = "one mail that is not used as it was sent breaks the sums that it keeps, for good"
+_OTHERS = "its mail has other coordinates each time, of which nobody has an earlier value"
+_NO_MAIL = "it gets no mail"
 _KDD = "Niwa et al., KDD 2020"
 _ICML = "Niwa et al., ICML 2021"
 
 ALGORITHMS: dict[str, Entry] = {
     "ecl": Entry(_ecl, "random", exact=True),
-    "c-ecl": Entry(_compressed_ecl, "random", exact=True, unclipped=_PARTS),
+    "c-ecl": Entry(_compressed_ecl, "random", exact=True, unclipped=_PARTS, unrounded=_OTHERS),
     "pdmm-sgd": _preset(1.0, "fixed", _KDD),
     "admm-sgd": _preset(0.5, "fixed", _KDD),
     "pdmm-isvr": _preset(1.0, "isvr", _ICML),
@@ -171,27 +178,28 @@ ALGORITHMS: dict[str, Entry] = {
     "d-psgd": Entry(_plain(DPSGD), "synchronous", "Lian et al., NeurIPS 2017"),
     "gradient-tracking": Entry(
         _plain(MomentumTracking), "synchronous", "Nedic et al., SIAM J. Optim. 2017",
-        exact=True, overrides={"momentum": 0.0}, unclipped=_SUMS,
+        exact=True, overrides={"momentum": 0.0}, unclipped=_SUMS, unrounded=_SUMS,
     ),
     "momentum-tracking": Entry(
         _plain(MomentumTracking), "synchronous", "Takezawa et al., TMLR 2023", exact=True,
-        unclipped=_SUMS,
+        unclipped=_SUMS, unrounded=_SUMS,
     ),
     "momentum-tracking-cta": Entry(
         _plain(CombineFirst), "synchronous", "Takezawa et al., TMLR 2023", exact=True,
-        unclipped=_SUMS,
+        unclipped=_SUMS, unrounded=_SUMS,
     ),
     "qg-dsgdm": Entry(_quasi_global, "synchronous", "Lin et al., ICML 2021"),
     "decentlam": Entry(_plain(DecentLaM), "synchronous", "Yuan et al., ICCV 2021"),
     "choco-sgd": Entry(
         _choco_sgd, "synchronous", "Koloskova et al., ICML 2019", static_only=True,
-        unclipped=_PARTS,
+        unclipped=_PARTS, unrounded=_OTHERS,
     ),
     "relay-sgd": Entry(
         _plain(RelaySGD), "synchronous", "Vogels et al., NeurIPS 2021", trees_only=True,
         unclipped="its mail is the sum of a branch's models, in which a liar's cannot be told",
+        unrounded="its mail has the sum of a branch's models, each with the rounding of all before",
     ),
-    "isolated": Entry(_plain(LocalSGD), "random", unclipped="it gets no mail"),
+    "isolated": Entry(_plain(LocalSGD), "random", unclipped=_NO_MAIL, unrounded=_NO_MAIL),
 }  # fmt: skip
 
 
@@ -212,8 +220,12 @@ def make_algorithm(name: str, settings: Settings, topology: Topology) -> Algorit
     if entry.static_only and not topology.static:
         raise ValueError(f"{name} needs the same graph in every round, not {topology.name}")
     algorithm = entry.build(replace(settings, **entry.overrides), topology)  # type: ignore[arg-type]
-    if not settings.clip:
-        return algorithm
+    if settings.clip:
+        algorithm = _clipped(name, entry, settings, algorithm)
+    return _rounded(name, entry, settings, algorithm)
+
+
+def _clipped(name: str, entry: Entry, settings: Settings, algorithm: Algorithm) -> Algorithm:
     if entry.unclipped:
         others = ", ".join(sorted(n for n, each in ALGORITHMS.items() if not each.unclipped))
         raise ValueError(
@@ -221,3 +233,14 @@ def make_algorithm(name: str, settings: Settings, topology: Topology) -> Algorit
             f"clip are: {others}"
         )
     return Clipped(algorithm, settings.clip, settings.interval)
+
+
+def _rounded(name: str, entry: Entry, settings: Settings, algorithm: Algorithm) -> Algorithm:
+    if settings.mail_precision == "float32":
+        return algorithm
+    told = f"mail-precision={settings.mail_precision!r} must be 'float32'"
+    if entry.unrounded:
+        raise ValueError(f"{told} for {name}: {entry.unrounded}")
+    if settings.rho and isinstance(algorithm, ECL):
+        raise ValueError(f"{told} with consensus.rho={settings.rho}, whose mail has models, too")
+    return Rounded(algorithm, settings.mail_precision)
