@@ -134,7 +134,6 @@ class DistillConfig:
     forward_steps: Annotated[int, Within(1)]
     batch_size: Annotated[int, Within(2)]
     learning_rate: Annotated[float, Within(0, above=True)]
-    schedule: Annotated[str, OneOf("constant", "cosine")]
     weight_decay: Annotated[float, Within(0)]
     forward_learning_rate: Annotated[float, Within(0, above=True)]
     temperature: Annotated[float, Within(0, above=True)]

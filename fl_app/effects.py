@@ -194,7 +194,6 @@ EFFECTS: dict[str, tuple[Condition, ...]] = {
     "distill.forward-steps": (_FORWARD,),
     "distill.batch-size": ALWAYS,
     "distill.learning-rate": ALWAYS,
-    "distill.schedule": ALWAYS,
     "distill.weight-decay": ALWAYS,
     "distill.forward-learning-rate": (_FORWARD,),
     "distill.temperature": ALWAYS,

@@ -126,7 +126,6 @@ OTHER: dict[str, Value] = {
     "staleness-weight": "hinge",
     "distill.variant": "async-round",
     "distill.references": "small-average",
-    "distill.schedule": "constant",
     "consensus.algorithm": "gossip",
     "consensus.topology": "complete",
     "consensus.topology-file": "/other.txt",

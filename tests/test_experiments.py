@@ -129,7 +129,6 @@ def test_within_a_setting_only_the_row_differs(size: str) -> None:
         "distill.variant",
         "distill.lift",
         "distill.teacher-average",
-        "distill.schedule",
         "distill.references",
         "distill.reverse-steps",
         "cost.reverse-ratio",

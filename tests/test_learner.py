@@ -23,8 +23,7 @@ NOTHING_ON = {"distill.variant": "async-continuous"}  # no average, no lift
 def config_with(**overrides: Any) -> RunConfig:
     small = {"small-width": 2, "large-width": 4, "batch-size": 8}
     distill = {"distill.batch-size": 16, "distill.forward-steps": 3}
-    plain = {"distill.lift": "off", "distill.schedule": "constant"}
-    return resolve({**small, **distill, **plain, **overrides})
+    return resolve({**small, **distill, "distill.lift": "off", **overrides})
 
 
 def following(labelled: int = 30) -> Learner:
@@ -462,28 +461,3 @@ def test_the_same_version_again_moves_nothing() -> None:
     before = bits(learner.state()[0])
     with_teacher(learner)
     assert bits(learner.state()[0]) == before
-
-
-# ------------------------------------------------------------------------------------- schedule
-
-
-@pytest.mark.parametrize(("version", "share"), [(1, 1.0), (11, 0.5), (20, 0.0062)])
-def test_the_learning_rate_falls_from_version_to_version(version: int, share: float) -> None:
-    """(1 + cos(pi (v - 1) / 20)) / 2 of it: AdamW's first step moves a weight by its rate."""
-
-    def moved(schedule: str) -> np.ndarray:
-        values: dict[str, Any] = {
-            "distill.schedule": schedule,
-            "distill.weight-decay": 0.0,
-            **NOTHING_ON,
-        }
-        values["num-server-rounds"] = 20
-        learner = learner_with(config_with(**values), labelled=0)
-        learner.set_teacher(version, **small_vectors())
-        before = learner.state()[0]["weights"]
-        learner.reverse_step()
-        return np.abs(learner.state()[0]["weights"] - before)
-
-    assert np.median(moved("cosine")) == pytest.approx(
-        share * np.median(moved("constant")), rel=0.02
-    )

@@ -152,7 +152,7 @@ def test_steps_equal_the_reference() -> None:
         decay=config.distill.weight_decay,
     )
     for _ in range(2):
-        alone.learn(1)
+        alone.learn()
     arrays, told = alone.state()
     assert told["step"] == 2
     expected = {"weights": weights, "ema_weights": averages[-1].lerp(weights, 9 / 11)}
@@ -163,14 +163,14 @@ def test_steps_equal_the_reference() -> None:
 def test_a_successor_goes_on_with_equal_bits(tmp_path: Path) -> None:
     through = Alone(config_with(), "centralized-large", "cpu")
     for _ in range(3):
-        through.learn(1)
+        through.learn()
     stopped = Alone(config_with(), "centralized-large", "cpu")
-    stopped.learn(1)
+    stopped.learn()
     save_states(tmp_path / "state", {"centralized-large": stopped.state()}, 7)
     successor = Alone(config_with(), "centralized-large", "cpu")
     successor.load_state(*load_states(tmp_path / "state")["centralized-large"])
     for _ in range(2):
-        successor.learn(1)
+        successor.learn()
     assert successor.step == 3
     for name, array in through.state()[0].items():
         assert array.tobytes() == successor.state()[0][name].tobytes()

@@ -17,7 +17,6 @@ PAPER = ("sync-forward", "sync", "async-round", "async-continuous")
 MORE = 3
 STARVED = ("sync-forward", "sync")
 SYNCHRONOUS = (*STARVED, *(f"{row}-x{MORE}" for row in STARVED))
-INGREDIENTS = ("plus-no-lift", "plus-no-teacher-average", "plus-constant")
 BUFFERED = "plus-buffered"  # where some are slow: a version of every three updates that arrive
 
 _VALUES: dict[str, Values] = {
@@ -29,7 +28,6 @@ _VALUES: dict[str, Values] = {
         "distill.variant": "async-plus",
         "distill.teacher-average": "off",
     },
-    "plus-constant": {"distill.variant": "async-plus", "distill.schedule": "constant"},
     BUFFERED: {"distill.variant": "async-plus", "averaging": "buffered"},
 }
 ROWS = tuple(_VALUES)

@@ -91,10 +91,9 @@ and `{OURS}`, which is `async-plus` as it is by default.
 - Code: {code_line(results)}.
 - Hardware: {machine_line(results["hardware"])}.
 - Times are {times}.
-- Every row publishes its weight average and has the same schedule of the learning rate, and all
-  have the labels or none has. `-x{MORE}` takes {MORE} times the distillation steps a round, at
-  {MORE} times the cost. `plus-no-...` and `plus-constant` lack an ingredient; `plus-raw` is what
-  `{OURS}` would have published without the weight average.
+- Every row publishes its weight average, and all have the labels or none has. `-x{MORE}` takes
+  {MORE} times the distillation steps a round, at {MORE} times the cost. `plus-no-...` lacks an
+  ingredient; `plus-raw` is what `{OURS}` would have published without the weight average.
 - The controls are computed beside `{OURS}`: `small-average` is the weight average of the small
   model's versions, `server-alone` the large model, trained with as many steps on the server's
   labelled images alone, `centralized-large` the same on all data in one place.
@@ -102,15 +101,13 @@ and `{OURS}`, which is `async-plus` as it is by default.
   standard error. Differences are paired by seed. Step sizes and the like were chosen on validation
   images and with other seeds.
 - `after ... s` and `after ... steps` are the last evaluations up to the end of the run that is the
-  shortest. The learning rate of a row that goes on has not fallen to zero by then.
+  shortest.
 - A target is reached at the first evaluation at which the mean of {WINDOW} consecutive ones is at
   least the target. The targets whose times are compared are the first whole percent that the server
   alone reaches with no seed, and, if that is higher, the highest one that the paper's variants and
   `{OURS}` reach with every seed; the claim is about the latter.
 - A row has reached its plateau if the mean of its last fifth of evaluations is at most
-  {100 * PLATEAU:g} points above that of the fifth before, in the mean over the seeds. Where the
-  learning rate falls to zero a run flattens for that reason, too: a plateau then says that the run
-  is over, not that a longer one would not end higher."""
+  {100 * PLATEAU:g} points above that of the fifth before, in the mean over the seeds."""
 
 
 def _claims(claims: Sequence[Claim]) -> str:

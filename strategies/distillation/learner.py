@@ -89,9 +89,7 @@ class Learner:
         inputs, targets = self._batch("reverse", self.step, self._config.distill.batch_size)
         with torch.no_grad():
             taught = self._teacher.module(inputs)
-        self._training.step(
-            lambda: self._loss(self._student.module(inputs), taught, targets), self.teacher_version
-        )
+        self._training.step(lambda: self._loss(self._student.module(inputs), taught, targets))
         self.step += 1
 
     def forward_distil(

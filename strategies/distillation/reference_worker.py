@@ -60,14 +60,14 @@ class Alone:
         self._student = Student(config, self._model)
         self.step = 0
 
-    def learn(self, version: int) -> None:
-        """One minibatch, at the rate that G has with a teacher of this version."""
+    def learn(self) -> None:
+        """One minibatch."""
         generator = rng(self._config.seed, self._reference, self.step)
         drawn = generator.integers(0, len(self._examples), self._config.distill.batch_size)
         chosen = torch.from_numpy(drawn).to(self._examples.targets.device)
         inputs = prepared(self._prepare, self._examples.inputs[chosen], generator)
         targets = self._examples.targets[chosen]
-        self._student.step(lambda: self._task.loss(self._model.module(inputs), targets), version)
+        self._student.step(lambda: self._task.loss(self._model.module(inputs), targets))
         self.step += 1
 
     def state(self) -> tuple[Vectors, dict[str, Any]]:
@@ -127,7 +127,7 @@ class ReferenceWorker:
         for alone in self._alone.values():
             while alone.step < step:
                 self._parent.check()
-                alone.learn(round_)
+                alone.learn()
                 self._parent.say_step(alone.step)
         states = {name: alone.state() for name, alone in self._alone.items()}
         save_states(published_file(self._directory, round_), states, round_)

@@ -1,6 +1,5 @@
 """What is the same for every large model that is trained: optimiser, weight average, its state."""
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -32,9 +31,8 @@ class Student:
         self._ema_weights = self.model.weights.detach().clone()
         self._ema_buffers = self.model.buffers.detach().clone()
 
-    def step(self, loss: Callable[[], torch.Tensor], version: int) -> None:
-        """One step down the gradient of `loss`, in which the model is in training mode, at the
-        learning rate that belongs to this version of the small model."""
+    def step(self, loss: Callable[[], torch.Tensor]) -> None:
+        """One step down the gradient of `loss`, in which the model is in training mode."""
         self.model.module.train()
         self.model.zero_grad()
         with self.model.drawing(self._config.seed, "student", self._steps):
@@ -48,19 +46,11 @@ class Student:
             self._mean,
             self._square,
             self._steps,
-            learning_rate=distill.learning_rate * self._progress(version),
+            learning_rate=distill.learning_rate,
             weight_decay=distill.weight_decay,
         )
         self._ema_weights.lerp_(self.model.weights, 1 - decay)
         self._ema_buffers.lerp_(self.model.buffers, 1 - decay)
-
-    def _progress(self, version: int) -> float:
-        """The share of the learning rate at version v of V: (1 + cos(pi (v - 1) / V)) / 2 if it
-        is to fall as a cosine. Versions count the same on both clocks, where steps do not."""
-        if self._config.distill.schedule == "constant":
-            return 1.0
-        done = (version - 1) / self._config.num_server_rounds
-        return 0.5 * (1.0 + math.cos(math.pi * done))
 
     def move(self, before: Vectors, after: Vectors) -> None:
         """Move the model and its average by after - before, vectors of the same model: from
