@@ -146,6 +146,7 @@ FREE = (
         "sinks",
         "data-root",
         "data-path",
+        "table-target",
         "partition",
         "devices",
     }
