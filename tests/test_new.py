@@ -10,7 +10,7 @@ from flwr.cli.build import build_fab_from_disk
 from flwr.cli.config_utils import load_and_validate
 
 from fl_app.cli import main
-from fl_app.config import configure, defaults
+from fl_app.config import TASKS, configure, defaults
 from fl_app.launch import run as launch
 from fl_app.launch.bundle import own_app, settings_of, submitted
 from fl_app.new import create
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture
 def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    assert main(["new", "ecg"]) == 0
+    assert main(["new", "ecg", "--task", "tables"]) == 0
     monkeypatch.chdir(tmp_path / "ecg")
     return tmp_path / "ecg"
 
@@ -44,6 +44,17 @@ def test_flower_takes_it_and_a_run_of_each_mode_could_begin(app: Path) -> None:
         cwd=app, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert "ServerApp" in done.stdout, done.stderr
+
+
+def test_flower_installs_nothing_for_it(app: Path) -> None:
+    """What it depends on Flower would ask a registry for, before every run; and edge-fl is in none.
+    An older one, and who installs from elsewhere, may depend on it all the same."""
+    assert tomllib.loads((app / "pyproject.toml").read_text())["project"]["dependencies"] == []
+    text = (app / "pyproject.toml").read_text().replace("[tool.edge-fl]", "[tool.other]")
+    (app / "pyproject.toml").write_text(text)
+    assert own_app(app) is None
+    (app / "pyproject.toml").write_text(text.replace("= []", '= ["edge-fl>=0.1"]'))
+    assert own_app(app) == app
 
 
 def test_edge_fl_run_in_its_folder_is_a_run_of_it(
@@ -102,13 +113,29 @@ def test_a_key_that_there_is_not_is_named(app: Path) -> None:
         settings_of(app)
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_its_own_test_passes(task: str, tmp_path: Path) -> None:
+    """That of the task, too, which is a class in its folder."""
+    folder = create("heart-rate", tmp_path, task)
+    assert config_of(folder)["config.task"] == "task:HeartRate"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0"],
+        cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_word_of_the_language_is_no_class(tmp_path: Path) -> None:
+    assert "class TrueTask(Tables)" in (create("true", tmp_path, "tables") / "task.py").read_text()
+
+
 @pytest.mark.parametrize(
     ("name", "task", "complaint"),
     [
         ("a/b", "images", "is no name for an app"),
         ("1a", "images", "is no name for an app"),
         ("there", "images", "is there already"),
-        ("fine", "sounds", "choose one of: images, text, tables"),
+        ("fine", "sounds", "choose one of: images, tables, text"),
     ],
 )
 def test_what_cannot_be_made_is_refused(

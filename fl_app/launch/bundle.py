@@ -24,11 +24,12 @@ _CONFIG = "[tool.flwr.app.config"
 
 
 def own_app(folder: Path) -> Path | None:
-    """`folder`, if it has a Flower app that depends on edge-fl, as `edge-fl new` makes it."""
+    """`folder`, if it has a Flower app that is made of edge-fl, as `edge-fl new` makes it: it has a
+    table [tool.edge-fl], or depends on it."""
     project = _project(folder)
-    needs = project.get("project", {}).get("dependencies", ())
+    tools, needs = project.get("tool", {}), project.get("project", {}).get("dependencies", ())
     named = any(re.match(rf"{NAME}(?![\w.-])", str(each)) for each in needs)
-    return folder if named and "app" in project.get("tool", {}).get("flwr", {}) else None
+    return folder if (named or NAME in tools) and "app" in tools.get("flwr", {}) else None
 
 
 def settings_of(app: Path) -> dict[str, Value]:

@@ -1,0 +1,1 @@
+"""Walking, running or climbing stairs: from a sensor on the wrist."""
