@@ -9,6 +9,7 @@ import pytest
 from flwr.cli.build import build_fab_from_disk
 from flwr.cli.config_utils import load_and_validate
 
+from fl_app.assemble import preflight
 from fl_app.cli import main
 from fl_app.config import TASKS, configure, defaults
 from fl_app.launch import run as launch
@@ -113,16 +114,21 @@ def test_a_key_that_there_is_not_is_named(app: Path) -> None:
         settings_of(app)
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_its_own_test_passes(task: str, tmp_path: Path) -> None:
+def test_its_own_test_passes(app: Path) -> None:
     """That of the task, too, which is a class in its folder."""
-    folder = create("heart-rate", tmp_path, task)
-    assert config_of(folder)["config.task"] == "task:HeartRate"
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0"],
-        cwd=folder, capture_output=True, text=True, check=False,
+        cwd=app, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_task_of_each_kind_fits_every_mode(task: str, tmp_path: Path) -> None:
+    folder = create("heart-rate", tmp_path, task)
+    assert config_of(folder)["config.task"] == "task:HeartRate"
+    for mode in ("distill", "consensus"):
+        preflight(configure({"task": f"{folder / 'task.py'}:HeartRate", "mode": mode}))
 
 
 def test_a_word_of_the_language_is_no_class(tmp_path: Path) -> None:
