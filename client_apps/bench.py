@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from fl_app.assemble import flat_model, pick_device, split_of, train_set_of
+from fl_app.assemble import check_arithmetic, flat_model, pick_device, split_of, train_set_of
 from fl_app.config import RunConfig
 from fl_app.tasks import task_of
 from strategies.attacks import LABEL_FLIP, flipped_labels
@@ -31,6 +31,7 @@ def bench_of(config: RunConfig) -> Bench:
     # Here and not where the ClientApp is made: Ray's actors get that as a copy, and import nothing.
     keep_freed_memory()
     device = pick_device(config.device)
+    check_arithmetic(config, device)
     return Bench(flat_model(config, "small", device), task_of(config), device)
 
 

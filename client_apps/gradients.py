@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch.func import functional_call
 
+from strategies.arithmetic import allow_tf32, outputs_of
 from strategies.consensus.node import Node, Vectors
 from strategies.flat import FlatModel
 from strategies.randomness import rng
@@ -62,10 +63,8 @@ class Minibatches:
 
 
 def dtype_of(precision: str) -> torch.dtype:
-    """The type of the arithmetic of a precision, float32, tf32 or bf16. Whether a GPU may round
-    the factors of float32 products to TF32's ten bits is a setting of the process, made here."""
-    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    """The type of the arithmetic of a precision, float32, tf32 or bf16, which is allowed here."""
+    allow_tf32(precision)
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
@@ -138,11 +137,13 @@ class Gradients:
         for node, step in due:
             images, labels = self.minibatches([(node.index, step)])
             model.zero_grad()
-            if self.dtype == torch.float32:
+            if self.dtype == torch.float32 or images.device.type == "cpu":
                 model.weights.copy_(node.weights)
+                precision = "float32" if self.dtype == torch.float32 else "bf16"
                 with model.drawing(self._seed, node.index, step):
-                    self.loss(model.module(images), labels).backward()
-            else:
+                    outputs = outputs_of(model.module, images, precision)
+                    self.loss(outputs, labels).backward()
+            else:  # the operations of `row_gradients.on_streams`, for the same bits
                 parameters = {
                     name: own[0].requires_grad_()
                     for name, own in parameters_of(model, node.weights[None], self.dtype).items()

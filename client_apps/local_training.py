@@ -11,6 +11,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 
 from client_apps.bench import bench_of, check_data_set, shard_of
 from client_apps.failures import account_of
+from client_apps.gradients import dtype_of
 from client_apps.row_gradients import PASSES, Programs, everything
 from client_apps.secure_sum import hold
 from client_apps.side_by_side import Job, train_side_by_side
@@ -196,7 +197,8 @@ def _programs(
         for p, shard in shards.items()
     )
     prepare, loss = bench.task.prepare(augmented=True), bench.task.loss
-    return Programs(bench.model, images, labels, prepare, loss, PASSES["streams"]), begins
+    way, dtype = PASSES["streams"], dtype_of(config.precision)
+    return Programs(bench.model, images, labels, prepare, loss, way, dtype), begins
 
 
 def _forge(

@@ -8,6 +8,7 @@ import torch
 
 from client_apps.private_gradient import poisson_batches, private_gradient
 from fl_app.config import RunConfig
+from strategies.arithmetic import outputs_of
 from strategies.flat import FlatModel
 from strategies.optimisers import sgd_step
 from strategies.task import Examples, Loss, Prepare, prepared
@@ -46,7 +47,7 @@ def train_locally(
     velocity = torch.zeros_like(model.weights)
     model.module.train()
     total = torch.zeros((), device=model.weights.device)
-    batches, gradient = minibatches, partial(_gradient, model, loss)
+    batches, gradient = minibatches, partial(_gradient, model, loss, config.precision)
     if config.privacy.samples:
         batches = poisson_batches
         gradient = private_gradient(model, loss, len(examples), config, generator)
@@ -73,10 +74,10 @@ def train_locally(
 
 
 def _gradient(
-    model: FlatModel, loss: Loss, inputs: torch.Tensor, targets: torch.Tensor
+    model: FlatModel, loss: Loss, precision: str, inputs: torch.Tensor, targets: torch.Tensor
 ) -> torch.Tensor:
     """Put the gradient of the batch's mean loss into model.gradient; return that loss."""
     model.zero_grad()
-    value = loss(model.module(inputs), targets)
+    value = loss(outputs_of(model.module, inputs, precision), targets)
     value.backward()
     return value.detach()

@@ -14,6 +14,7 @@ from fl_app.config import RunConfig
 from fl_app.data import Dataset
 from fl_app.tasks import task_of, told_as
 from fl_app.tasks.images import Images
+from strategies.arithmetic import allow_tf32, lack
 from strategies.attacks import LABEL_FLIP
 from strategies.consensus.algorithm import Algorithm
 from strategies.consensus.algorithms import Settings, make_algorithm
@@ -48,6 +49,15 @@ def pick_device(name: str) -> str:
         return "cpu"
     torch.backends.cudnn.deterministic = True
     return "cuda"
+
+
+def check_arithmetic(config: RunConfig, device: str) -> None:
+    """Have PyTorch compute in the configured precision. Raises ConfigError where this machine's
+    `device` cannot."""
+    key = "consensus.precision" if config.agrees else "precision"
+    if why := lack(config.arithmetic, device):
+        raise ConfigError(f"{key}={config.arithmetic!r}: {why}; use {key}=float32")
+    allow_tf32(config.arithmetic)
 
 
 def dataset_of(config: RunConfig) -> Dataset:
@@ -308,7 +318,7 @@ def _check_privacy_needs(config: RunConfig, model: FlatModel) -> None:
 
 def preflight(config: RunConfig) -> None:
     """Try everything that can be wrong before anything starts; raises EdgeFlError."""
-    pick_device(config.device)
+    check_arithmetic(config, pick_device(config.device))
     if config.agrees:
         nodes_of(config, topology_text(config))
     elif config.virtual:

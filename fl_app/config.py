@@ -23,6 +23,7 @@ from fl_app.effects import PLACE, Value, complaint, has_effect
 from fl_app.models import MODELS, model_plan
 from fl_app.models.layers import NORMS
 from fl_app.record.run_dir import RunDirectory
+from strategies.arithmetic import ARITHMETICS
 from strategies.attacks import ATTACKS
 from strategies.averaging import STALENESS_WEIGHTS
 from strategies.consensus.algorithms import ALGORITHMS, COMPRESSIONS, PENALTIES
@@ -187,7 +188,7 @@ class ConsensusConfig:
     diagnosis: Annotated[str, OneOf(*SWITCH)]
     encrypt: bool
     engine: Annotated[str, OneOf("auto", "sequential", "stacked", "streams")]
-    precision: Annotated[str, OneOf("float32", "tf32", "bf16")]
+    precision: Annotated[str, OneOf(*ARITHMETICS)]
     step_seconds: Annotated[float, Within(1e-6)]
     speed_spread: Annotated[float, Within(0, 3)]
     delay_seconds: Annotated[float, Within(0)]
@@ -302,6 +303,7 @@ class RunConfig:
     weight_decay: Annotated[float, Within(0)]
     proximal_mu: Annotated[float, Within(0)]
     client_threads: Annotated[int, Within(1)]
+    precision: Annotated[str, OneOf(*ARITHMETICS)]
     mail_precision: Annotated[str, OneOf(*PRECISIONS)]
     secure_aggregation: bool
     best_metric: Annotated[str, OneOf("", "accuracy", "loss")]
@@ -349,6 +351,11 @@ class RunConfig:
     def agrees(self) -> bool:
         """Whether nodes agree among themselves: there is no central model then."""
         return self.mode == "consensus"
+
+    @property
+    def arithmetic(self) -> str:
+        """The precision in which models are trained, see strategies.arithmetic."""
+        return self.consensus.precision if self.agrees else self.precision
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -883,6 +890,11 @@ def _check_privacy(config: RunConfig) -> None:
         raise ConfigError(
             f"privacy.{name} is for mode='distill' and 'average': no server makes an average "
             f"here that could be given noise, and nodes train without it; see docs/privacy.md"
+        )
+    if config.privacy.samples and config.precision != "float32":
+        raise ConfigError(
+            f"privacy.samples=true cannot be with precision={config.precision!r}: gradients of "
+            f"single examples are float32's; use precision=float32"
         )
     if config.privacy.of_clients and config.averaging not in MEAN_RULES:
         reason = (

@@ -172,6 +172,7 @@ EFFECTS: dict[str, tuple[Condition, ...]] = {
     "weight-decay": (_AVERAGES,),
     "proximal-mu": (_AVERAGES,),
     "client-threads": ALWAYS,
+    "precision": (_AVERAGES,),
     "mail-precision": (_AVERAGES | (_AGREES & _ROUNDABLE),),
     "secure-aggregation": (_AVERAGES,),
     "best-metric": (_AVERAGES,),

@@ -119,6 +119,7 @@ OTHER: dict[str, Value] = {
     "large-model": "resnet20",
     "normalisation": "group",
     "proxy-labelled-examples": 5,
+    "precision": "bf16",
     "mail-precision": "int8",
     "best-metric": "loss",
     "evaluate-on": "validation",

@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from fl_app.config import RunConfig
+from strategies.arithmetic import outputs_of
 from strategies.distillation.growth import grow
 from strategies.distillation.losses import distillation_loss
 from strategies.distillation.proxy import ProxyData
@@ -88,8 +90,10 @@ class Learner:
         """One minibatch of reverse distillation; needs a teacher."""
         inputs, targets = self._batch("reverse", self.step, self._config.distill.batch_size)
         with torch.no_grad():
-            taught = self._teacher.module(inputs)
-        self._training.step(lambda: self._loss(self._student.module(inputs), taught, targets))
+            taught = self._outputs(self._teacher.module, inputs)
+        self._training.step(
+            lambda: self._loss(self._outputs(self._student.module, inputs), taught, targets)
+        )
         self.step += 1
 
     def forward_distil(
@@ -111,10 +115,11 @@ class Learner:
             for part in range(distill.forward_steps):
                 inputs, targets = self._batch("forward", version, size, part)
                 with torch.no_grad():
-                    taught = teacher(inputs)
+                    taught = self._outputs(teacher, inputs)
                 pupil.zero_grad()
                 with pupil.drawing(self._config.seed, "forward", version, part):
-                    self._loss(pupil.module(inputs), taught, targets).backward()
+                    outputs = self._outputs(pupil.module, inputs)
+                    self._loss(outputs, taught, targets).backward()
                 sgd_step(
                     pupil.weights,
                     pupil.gradient,
@@ -146,6 +151,9 @@ class Learner:
         self._lifted_version = metadata["lifted_version"]
         names = ("weights", "buffers") if self._lifted_version else ()
         self._lifted = {name: arrays[f"lifted_{name}"] for name in names}
+
+    def _outputs(self, module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+        return outputs_of(module, inputs, self._config.precision)
 
     def _loss(
         self, student: torch.Tensor, teacher: torch.Tensor, targets: torch.Tensor | None

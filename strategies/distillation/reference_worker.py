@@ -20,6 +20,7 @@ import torch
 from fl_app.assemble import flat_model, pick_device, proxy_data, split_of, train_set_of
 from fl_app.config import RunConfig
 from fl_app.tasks import task_of
+from strategies.arithmetic import allow_tf32, outputs_of
 from strategies.checkpoint import atomic_save, load_tensors
 from strategies.distillation.child import Parent, RunIsOver, do
 from strategies.distillation.mailbox import published_file, published_files
@@ -67,7 +68,8 @@ class Alone:
         chosen = torch.from_numpy(drawn).to(self._examples.targets.device)
         inputs = prepared(self._prepare, self._examples.inputs[chosen], generator)
         targets = self._examples.targets[chosen]
-        self._student.step(lambda: self._task.loss(self._model.module(inputs), targets))
+        module, precision = self._model.module, self._config.precision
+        self._student.step(lambda: self._task.loss(outputs_of(module, inputs, precision), targets))
         self.step += 1
 
     def state(self) -> tuple[Vectors, dict[str, Any]]:
@@ -106,6 +108,7 @@ class ReferenceWorker:
     def __init__(self, directory: Path, config: RunConfig) -> None:
         self._directory, self._parent = directory, Parent()
         device = pick_device(config.device)
+        allow_tf32(config.precision)
         if device == "cuda":
             torch.cuda.set_per_process_memory_fraction(config.distill.gpu_fraction)
         self._alone = {name: Alone(config, name, device) for name in config.trained_references}

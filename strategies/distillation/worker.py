@@ -17,6 +17,7 @@ import torch
 from fl_app.assemble import flat_model, pick_device, proxy_data
 from fl_app.config import RunConfig
 from fl_app.tasks import task_of
+from strategies.arithmetic import allow_tf32
 from strategies.checkpoint import atomic_save, load_tensors
 from strategies.distillation.child import Parent, RunIsOver, do
 from strategies.distillation.learner import Learner
@@ -42,6 +43,7 @@ class Worker:
         self._directory, self._config = directory, config
         self._parent = Parent()
         device = pick_device(config.device)
+        allow_tf32(config.precision)
         if device == "cuda":
             torch.cuda.set_per_process_memory_fraction(config.distill.gpu_fraction)
         self._learner = Learner(
