@@ -908,6 +908,23 @@ def _check_privacy(config: RunConfig) -> None:
         )
 
 
+def _check_rounded(config: RunConfig) -> None:
+    """Neighbours' mail may have fewer bits only where its limit is that of whole mail."""
+    c, entry = config.consensus, ALGORITHMS[config.consensus.algorithm]
+    told = f"mail-precision={config.mail_precision!r} must be 'float32' for {c.algorithm}"
+    if entry.unrounded:
+        others = ", ".join(sorted(name for name, e in ALGORITHMS.items() if not e.unrounded))
+        raise ConfigError(
+            f"{told}: {entry.unrounded}; those whose mail may be rounded are: {others}"
+        )
+    splits = c.algorithm != "gossip" and entry.exchange == "random"
+    if splits and c.synchronous and entry.overrides.get("theta", c.theta) == 1:
+        raise ConfigError(
+            f"{told} with theta=1 in synchronous rounds: there its mail never comes to rest, so no "
+            f"rounding vanishes; use consensus.exchange='random', or an algorithm with theta=0.5"
+        )
+
+
 def _check_consensus(config: RunConfig) -> None:
     c = config.consensus
     if config.of_images and config.normalisation == "batch":
@@ -925,12 +942,8 @@ def _check_consensus(config: RunConfig) -> None:
             f"consensus.steps={c.steps} are {config.rounds} windows of {c.window}: at most "
             f"{_MOST_WINDOWS}; use a larger consensus.window"
         )
-    if config.mail_precision != "float32" and (why := ALGORITHMS[c.algorithm].unrounded):
-        others = ", ".join(sorted(name for name, e in ALGORITHMS.items() if not e.unrounded))
-        raise ConfigError(
-            f"mail-precision={config.mail_precision!r} must be 'float32' for {c.algorithm}: {why}; "
-            f"those whose mail may be rounded are: {others}"
-        )
+    if config.mail_precision != "float32":
+        _check_rounded(config)
     _check_words("consensus.references", c.reference_list, REFERENCES)
     if ALGORITHMS[c.algorithm].exchange == "synchronous" and not c.synchronous:
         raise ConfigError(

@@ -199,7 +199,18 @@ def test_others_are_refused_with_the_reason() -> None:
         values = {"mode": "consensus", "consensus.algorithm": name, "mail-precision": "int8"}
         with pytest.raises(ConfigError, match=f"mail-precision='int8'.*for {name}: .* are: admm"):
             configure(values)
-    configure({"mode": "consensus", "mail-precision": "int8"})
+    allowed = {"mode": "consensus", "mail-precision": "int8"}
+    rounds = allowed | {"consensus.exchange": "synchronous"}
+    for values in (allowed, rounds, rounds | {"consensus.algorithm": "admm-sgd"}):
+        configure(values)
+    with pytest.raises(ConfigError, match="for pdmm-sgd with theta=1 in synchronous rounds"):
+        configure(rounds | {"consensus.algorithm": "pdmm-sgd"})
+
+
+def test_why_those_with_theta_1_are_refused_in_rounds() -> None:
+    """Nothing that disturbs them brings their mail to rest."""
+    assert error(few_bits("pdmm-isvr", size=4, synchronous=True).run(6)) > 1e-9
+    assert best_error(few_bits("admm-isvr", size=4, synchronous=True)) < 1e-9
 
 
 def test_liars_lie_before_their_mail_is_rounded() -> None:
