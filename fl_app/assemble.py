@@ -316,6 +316,16 @@ def _check_privacy_needs(config: RunConfig, model: FlatModel) -> None:
         )
 
 
+def _check_best_metric(config: RunConfig) -> None:
+    names = [each.name for each in task_of(config).metrics]
+    known = [*names, *([] if "loss" in names else ["loss"])]
+    if config.best_metric and config.best_metric not in known:
+        raise ConfigError(
+            f"best-metric={config.best_metric!r} is no metric of task={config.task!r}; choose one "
+            f"of: {', '.join(known)}"
+        )
+
+
 def preflight(config: RunConfig) -> None:
     """Try everything that can be wrong before anything starts; raises EdgeFlError."""
     check_arithmetic(config, pick_device(config.device))
@@ -335,6 +345,7 @@ def preflight(config: RunConfig) -> None:
             f"evaluate-examples={config.evaluate_examples}, but {config.data_source} has {tests} "
             f"test examples; use at most that, or 0 for all"
         )
+    _check_best_metric(config)
     if config.attack == LABEL_FLIP and not task_of(config).classes:
         raise ConfigError(f"attack={LABEL_FLIP!r} needs classes, and task={config.task!r} has none")
     split = split_of(config)

@@ -306,7 +306,7 @@ class RunConfig:
     precision: Annotated[str, OneOf(*ARITHMETICS)]
     mail_precision: Annotated[str, OneOf(*PRECISIONS)]
     secure_aggregation: bool
-    best_metric: Annotated[str, OneOf("", "accuracy", "loss")]
+    best_metric: str
     stop_patience: Annotated[int, Within(0)]
 
     averaging: Annotated[str, OneOf("buffered", *FLOWER_RULES)]

@@ -8,7 +8,7 @@ from fl_app.assemble import flat_model
 from fl_app.config import RunConfig
 from fl_app.record.run_dir import RunDirectory
 from fl_app.tasks import task_of
-from strategies.evaluation import MAIN, Candidate
+from strategies.evaluation import Candidate
 
 CHECKPOINT = "best"
 
@@ -25,8 +25,8 @@ class Best:
     ) -> None:
         self._config, self._run, self._tasks = config, run, tasks
         self._model = "global" if config.distils else "small"
-        larger = config.best_metric == MAIN and task_of(config).metric.higher_is_better
-        self._sign = 1.0 if larger else -1.0
+        larger = {each.name for each in task_of(config).metrics if each.higher_is_better}
+        self._sign = 1.0 if config.best_metric in larger else -1.0
         self.round, self._value = 0, -math.inf
         if run.checkpoint_path(CHECKPOINT).exists():
             _, metadata = run.load_checkpoint(CHECKPOINT)

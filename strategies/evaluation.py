@@ -173,7 +173,7 @@ class Evaluator:
                 if candidate.ema is not None:
                     ema = self._evaluate(candidate.role, candidate.ema)
                     fields[f"{MAIN}_ema"] = ema[main]
-                    fields |= {f"{k}_ema": v for k, v in ema.items() if k == BY_CLASS}
+                    fields |= {f"{name}_ema": value for name, value in ema.items()}
                 self._report(**fields)
                 if self._pending[_key(candidate)] is candidate:  # a round can be published again
                     del self._pending[_key(candidate)]

@@ -1,16 +1,18 @@
 """The best model is kept, and a run whose models get no better ends early."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fl_app.assemble import flat_model
+from fl_app.assemble import flat_model, preflight
 from fl_app.config import resolve
 from fl_app.record.export import trained_model
 from fl_app.record.metrics import of_kind
 from fl_app.record.run_dir import RunDirectory
 from strategies.best import Best
+from strategies.errors import ConfigError
 from strategies.evaluation import Candidate
 from tests.harness import SMALL, run
 
@@ -77,3 +79,34 @@ def test_without_patience_a_run_goes_on_to_the_end(tmp_path: Path) -> None:
     summary, _ = run(tmp_path, {**STILL, "stop-patience": 0}, FEW)
     assert (summary["rounds"], summary["stopped_early"]) == (4, None)
     assert summary["best"]["round"] >= 1
+
+
+OWN = """
+from strategies.task import ACCURACY, Metric
+from tests.some_tasks import Points
+
+class Sure(Points):
+    metrics = (
+        ACCURACY,
+        Metric("doubt", lambda outputs, _: -outputs.amax(1).double()),
+        Metric("sureness", lambda outputs, _: outputs.amax(1).double(), higher_is_better=True),
+    )
+"""
+
+
+@pytest.mark.parametrize(("metric", "best"), [("doubt", min), ("sureness", max)])
+def test_any_metric_of_the_task_may_be_the_one(
+    metric: str, best: Callable[[list[float]], float], tmp_path: Path
+) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    keys = {"task": f"{tmp_path / 'own.py'}:Sure", "best-metric": metric}
+    keys |= {"proxy-examples": 20, "validation-examples": 20}
+    _, directory = run(tmp_path / "runs", keys, FEW)
+    values = [event[metric] for event in of_kind(directory.events(), "evaluate")]
+    assert len(set(values)) > 1
+    assert directory.load_checkpoint("best")[1]["value"] == best(values)
+
+
+def test_what_the_task_does_not_measure_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"best-metric='rmse'.*task='images'.*: accuracy, loss"):
+        preflight(resolve({**FEW, "best-metric": "rmse"}))
