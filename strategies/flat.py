@@ -22,7 +22,8 @@ class FlatModel:
             the task has made of them, in every process.
         gradient: all gradients, (p,), same order; `backward` adds into it.
         buffers: all floating-point buffers (BatchNorm statistics), (q,). Integer buffers stay in
-            the module: nothing reads them while BatchNorm's momentum is a number.
+            the module: nothing reads them while BatchNorm's momentum is a number; and those that
+            are no part of its state dict, such as a table of positions: they are constants.
         draws: whether the module draws random numbers in training, as its layers tell (dropout).
 
     Convolution weights keep PyTorch's (out, in, height, width) order in the vector: a vector laid
@@ -38,11 +39,7 @@ class FlatModel:
         parameters = _trained(self.module)
         if not parameters:
             raise ValueError("no parameter requires gradients; there is nothing to learn")
-        buffers = {
-            name: buffer
-            for name, buffer in self.module.named_buffers()
-            if buffer.is_floating_point()
-        }
+        buffers = _statistics(self.module)
         for name, tensor in {**parameters, **buffers}.items():
             if tensor.dtype != torch.float32:
                 raise ValueError(f"{name} is {tensor.dtype}; a flat model takes torch.float32 only")
@@ -75,8 +72,7 @@ class FlatModel:
 
     def unflatten_buffers(self, buffers: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the floating-point buffers by name, as views into `buffers` (q,)."""
-        found = dict(self.module.named_buffers())
-        found = {name: buffer for name, buffer in found.items() if buffer.is_floating_point()}
+        found = _statistics(self.module)
         return dict(zip(found, _views(buffers, found.values()), strict=True))
 
     def load(self, weights: np.ndarray | torch.Tensor, buffers: np.ndarray | torch.Tensor) -> None:
@@ -139,6 +135,16 @@ def _draws(layer: nn.Module) -> bool:
 def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
     """By name, the parameters that require gradients; of those that are shared, each once."""
     return {name: each for name, each in module.named_parameters() if each.requires_grad}
+
+
+def _statistics(module: nn.Module) -> dict[str, torch.Tensor]:
+    """By name, the floating-point buffers that are a part of the module's state."""
+    kept = module.state_dict().keys()
+    return {
+        name: buffer
+        for name, buffer in module.named_buffers()
+        if name in kept and buffer.is_floating_point()
+    }
 
 
 def _flatten(tensors: Iterable[torch.Tensor], device: str | torch.device) -> torch.Tensor:
