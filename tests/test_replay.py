@@ -1,6 +1,7 @@
 """A run that has really happened can be simulated: the same rounds, and of the same data the same
 bits."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from fl_app.record.run_dir import RunDirectory
 from strategies.errors import ConfigError
 from tests.harness import SMALL, run
 
+DEPLOYMENT = Path(__file__).with_name("deployment.jsonl")
 REAL = {
     **SMALL,
     "mode": "average",
@@ -64,6 +66,39 @@ def test_a_recorded_run_has_the_same_rounds_and_bits_in_a_simulation(tmp_path: P
     with pytest.raises(ConfigError, match="it has a participant 2"):
         resolve({**values, "participants": 2}).trace()
     assert len(resolve({**values, "num-server-rounds": 2}).trace().aggregations) == 2
+
+
+def test_the_record_of_a_deployment_whose_device_lost_its_power_is_the_schedule(
+    tmp_path: Path,
+) -> None:
+    """tests/deployment.jsonl is of three devices under `make soak`: participant 0 was away."""
+    events = [json.loads(line) for line in DEPLOYMENT.read_text().splitlines()]
+    config = resolve({"mode": "average", "clock": "real", "participants": 3}).flat()
+    directory = RunDirectory.create(tmp_path, config, name="deployment")
+    with directory.held():
+        for event in events:
+            directory.emit(event.pop("event"), **event)
+    trace = resolve(replayed(directory, {})).trace()
+    used = [(e["round"], e["participant"], e["index"]) for e in events if e.get("status") == "ok"]
+    assert used == [
+        (each.version, job.participant, job.index)
+        for each in trace.aggregations
+        for job in each.jobs
+    ]
+    assert [each.t for each in trace.aggregations] == [e["t"] for e in events if "t" in e]
+    assert [[job.participant for job in each.lost] for each in trace.aggregations] == [[0]] * 5
+
+
+def test_a_record_of_another_version_lacks_what_is_unknown_here(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = RunDirectory.create(tmp_path, {**resolve({}).flat(), "distill.old": 3}, name="old")
+    with directory.held():
+        directory.emit("round", round=1, t=1.0)
+    values = replayed(directory, {})
+    assert "distill.old" not in values
+    assert values["num-server-rounds"] == 1
+    assert "--trace old: no keys of this version: distill.old=3" in capsys.readouterr().err
 
 
 def test_what_has_no_rounds_cannot_be_replayed(

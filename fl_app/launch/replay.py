@@ -1,8 +1,9 @@
 """A run that has really happened, on the virtual clock."""
 
+import sys
 from collections.abc import Mapping
 
-from fl_app.config import Value, with_effect
+from fl_app.config import Value, defaults, with_effect
 from fl_app.record.run_dir import RunDirectory, flatten
 from strategies.errors import ConfigError
 
@@ -12,7 +13,8 @@ _ITS_OWN = ("clock", "min-participants", "name", "output", "replay", "resume")
 
 def replayed(run: RunDirectory, given: Mapping[str, Value]) -> dict[str, Value]:
     """What a simulation with the configuration of `run`, and its rounds, is started with; `given`
-    wins. Raises ConfigError for a run of nodes without rounds, RunDirectoryError."""
+    wins. Says which keys of another version are left out. Raises ConfigError for a run of nodes
+    without rounds, RunDirectoryError."""
     with run.reading():
         found = {k: v for k, v in flatten(run.config()).items() if k not in _ITS_OWN}
         rounds = run.summary().get("rounds") or len(
@@ -25,6 +27,9 @@ def replayed(run: RunDirectory, given: Mapping[str, Value]) -> dict[str, Value]:
         )
     if not rounds:
         raise ConfigError(f"--trace {run.name}: it has recorded no round")
+    if unknown := sorted(found.keys() - defaults().keys()):
+        told = ", ".join(f"{key}={found.pop(key)!r}" for key in unknown)
+        print(f"edge-fl: --trace {run.name}: no keys of this version: {told}", file=sys.stderr)
     found["num-server-rounds"] = rounds
     found |= {"clock": "virtual", "replay": str(run.path.absolute())}
     return with_effect({**found, **given}, place="simulation") | dict(given)
