@@ -14,6 +14,7 @@ from fl_app.config import RunConfig
 from fl_app.data import Dataset
 from fl_app.tasks import task_of, told_as
 from fl_app.tasks.images import Images
+from fl_app.tasks.reference import function_of
 from strategies.arithmetic import allow_tf32, lack
 from strategies.attacks import LABEL_FLIP
 from strategies.consensus.algorithm import Algorithm
@@ -24,7 +25,7 @@ from strategies.consensus.topology import Topology, build_topology
 from strategies.distillation.proxy import ProxyData
 from strategies.errors import ConfigError, DataError
 from strategies.flat import FlatModel
-from strategies.partition import Split, make_split
+from strategies.partition import ADAPTER, PARTITIONS, Split, make_split
 from strategies.paths import read_text
 from strategies.pyproject import install
 from strategies.randomness import rng
@@ -95,8 +96,9 @@ def split_of(config: RunConfig) -> Split:
     """Who has which training examples. Raises ConfigError for a split that cannot be made."""
     train = train_set_of(config)
     groups = task_of(config).groups(train)
+    own = config.partition not in PARTITIONS and not config.partition.startswith(ADAPTER)
     if groups is None:
-        if config.partition != "iid":
+        if config.partition != "iid" and not own:
             raise ConfigError(
                 f"partition={config.partition!r} divides by class, and the examples of "
                 f"task={config.task!r} have none: use partition=iid"
@@ -123,7 +125,7 @@ def split_of(config: RunConfig) -> Split:
         return make_split(
             groups,
             num_partitions=config.participants,
-            scheme=config.partition,
+            scheme=function_of("partition", config.partition) if own else config.partition,
             seed=config.seed,
             proxy_size=proxy,
             validation_size=validation,
@@ -132,6 +134,12 @@ def split_of(config: RunConfig) -> Split:
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    except Exception as error:
+        if not own:
+            raise
+        raise ConfigError(
+            f"partition={config.partition!r} failed: {type(error).__name__}: {error}"
+        ) from error
 
 
 def module_of(config: RunConfig, role: str) -> torch.nn.Module:

@@ -760,9 +760,8 @@ def _check(config: RunConfig) -> None:
             f"distill.references={SERVER_ALONE!r} learns from labels of the distillation server, "
             f"which has none: use proxy-labelled-examples=N, or leave it out"
         )
-    if c.partition not in PARTITIONS and not c.partition.startswith("hf:"):
-        choices = ", ".join(sorted(PARTITIONS))
-        raise ConfigError(f"partition={c.partition!r} is unknown; choose one of: {choices}")
+    if not c.partition.startswith("hf:"):
+        _check_reference("partition", c.partition, sorted(PARTITIONS), "function")
     if c.buffered and c.distils and c.variant.policy == "sync":
         raise ConfigError(
             f"averaging='buffered' waits for nobody, but distill.variant={d.variant!r} makes "
@@ -819,7 +818,7 @@ def _check(config: RunConfig) -> None:
         )
     if len(set(c.device_list)) < len(c.device_list):
         raise ConfigError(f"devices={c.devices!r} names one twice")
-    _check_task(c.task)
+    _check_reference("task", c.task, TASKS, "Class")
     if c.of_images and c.dataset == FILES and not c.data_path:
         raise ConfigError(f"dataset={FILES!r} needs data-path=PATH (an .npz file or a folder)")
     for key in PATH_KEYS:
@@ -870,18 +869,19 @@ def task_path(reference: str) -> str:
     return place if place.endswith(".py") else ""
 
 
-def _check_task(reference: str) -> None:
-    place, colon, name = reference.rpartition(":")
-    if reference in TASKS:
+def _check_reference(key: str, value: str, choices: Sequence[str], what: str) -> None:
+    """Raise ConfigError for what is neither one of the app's own nor a reference to somebody's."""
+    place, colon, name = value.rpartition(":")
+    if value in choices:
         return
     module = all(part.isidentifier() for part in place.split("."))
-    if not colon or not name.isidentifier() or not (task_path(reference) or module):
+    if not colon or not name.isidentifier() or not (task_path(value) or module):
         raise ConfigError(
-            f"task={reference!r} is unknown; choose one of: {', '.join(TASKS)}, or name your own: "
-            f"package.module:Class or path/to/file.py:Class"
+            f"{key}={value!r} is unknown; choose one of: {', '.join(choices)}, or name your own: "
+            f"package.module:{what} or path/to/file.py:{what}"
         )
-    if (path := task_path(reference)) and not Path(path).is_absolute():
-        raise ConfigError(f"task={reference!r} must be an absolute path: the app runs elsewhere")
+    if (path := task_path(value)) and not Path(path).is_absolute():
+        raise ConfigError(f"{key}={value!r} must be an absolute path: the app runs elsewhere")
 
 
 def _check_privacy(config: RunConfig) -> None:

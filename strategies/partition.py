@@ -185,14 +185,19 @@ ADAPTER = "hf:"  # prefix of flwr-datasets' partitioners, see strategies/hf_part
 
 
 def partition(
-    labels: np.ndarray, scheme: str, num_partitions: int, seed: int, **params: Any
+    labels: np.ndarray,
+    scheme: str | Callable[..., Parts],
+    num_partitions: int,
+    seed: int,
+    **params: Any,
 ) -> Parts:
     """Return each participant's sample indices: int64, sorted, disjoint, none empty.
 
     Args:
         labels: (n,) class numbers.
         scheme: a key of `PARTITIONS`, or "hf:" and the name of a flwr-datasets partitioner, e.g.
-            "hf:DirichletPartitioner".
+            "hf:DirichletPartitioner"; or a function of somebody's own, called with labels,
+            num_partitions and a generator.
         params: the scheme's parameters. Those of other schemes are ignored, since one flat
             configuration holds them all.
 
@@ -200,6 +205,13 @@ def partition(
         ValueError: unknown scheme or parameter, or a partition that cannot be made, with what
             would work.
     """
+    if callable(scheme):
+        return _checked(
+            scheme(labels, num_partitions, rng(seed, "partition", "own")),
+            scheme.__name__,
+            len(labels),
+            num_partitions,
+        )
     if scheme not in PARTITIONS and not scheme.startswith(ADAPTER):
         choices = ", ".join(sorted(PARTITIONS))
         raise ValueError(f"partition={scheme!r} is unknown; choose one of: {choices}")
@@ -231,6 +243,25 @@ def partition(
     return [np.sort(part).astype(np.int64) for part in parts]
 
 
+def _checked(found: Any, name: str, samples: int, num_partitions: int) -> Parts:
+    """What somebody's function has returned, sorted. ValueError says what it lacks."""
+    parts = [np.asarray(part) for part in found]
+    if len(parts) != num_partitions:
+        raise ValueError(f"{name} returned {len(parts)} parts for {num_partitions} participants")
+    for participant, part in enumerate(parts):
+        if part.ndim != 1 or not len(part) or part.dtype.kind not in "iu":
+            raise ValueError(
+                f"{name} gave participant {participant} {part.dtype} {part.shape}; return the "
+                f"numbers of its samples, (n,), at least one"
+            )
+    taken = np.concatenate(parts)
+    if not 0 <= taken.min() <= taken.max() < samples or len(np.unique(taken)) < len(taken):
+        raise ValueError(
+            f"{name} returned a sample twice, or one that is not among the {samples} that it got"
+        )
+    return [np.sort(part).astype(np.int64) for part in parts]
+
+
 def _parameters(function: Callable[..., Parts]) -> list[str]:
     parameters = inspect.signature(function).parameters.values()
     return [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
@@ -257,7 +288,7 @@ def make_split(
     labels: np.ndarray,
     *,
     num_partitions: int,
-    scheme: str,
+    scheme: str | Callable[..., Parts],
     seed: int,
     proxy_size: int,
     validation_size: int,

@@ -333,3 +333,58 @@ def test_the_file_of_a_task_travels_in_the_bundle_for_devices(
     monkeypatch.setattr(reference, "bundled", lambda _: kept)
     found: Any = reference.class_of.__wrapped__(f"{path}:T")
     assert found.count == 7
+
+
+# ------------------------------------------------------------------------- a partition of one's own
+
+BY_SIZE = """
+import numpy as np
+
+def by_size(labels, participants, generator):
+    return np.split(np.arange(len(labels)), [5 * k for k in range(1, participants)])
+
+def empty(labels, participants, generator): return [[] for _ in range(participants)]
+def twice(labels, participants, generator): return [[0, 1]] * participants
+def few(labels, participants, generator): return [[0]]
+def far(labels, participants, generator): return [[k, 10**6 + k] for k in range(participants)]
+def raises(labels, participants, generator): 1 / 0
+"""
+
+
+def test_a_function_of_ones_own_divides_the_examples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same ones in every process, and its file travels to devices beside the task's."""
+    path = written(tmp_path, "sites.py", BY_SIZE)
+    split = split_of(of(POINTS, partition=f"{path}:by_size"))
+    assert [len(part) for part in split.participants] == [5, 5, 74]
+    assert all(np.all(np.diff(part) > 0) for part in split.participants)
+    assert not set(split.proxy) & set(np.concatenate(split.participants))
+    preflight(of(POINTS, partition=f"{path}:by_size"))
+    monkeypatch.chdir(tmp_path)
+    assert parse_assignments(["partition=sites.py:by_size"]) == {"partition": f"{path}:by_size"}
+    app = tmp_path / "edge-fl"
+    (app / "fl_app" / "tasks").mkdir(parents=True)
+    with with_task_file(app, POINTS, f"{path}:by_size", remote=True) as bundle:
+        [copy] = (bundle / "fl_app" / "tasks" / "own").iterdir()
+        assert copy.name == reference.bundled(Path(path)).name
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("empty", "empty gave participant 0 float64 (0,)"),
+        ("twice", "twice returned a sample twice"),
+        ("few", "few returned 1 parts for 3 participants"),
+        ("far", "far returned a sample twice, or one that is not among the 84"),
+        ("raises", "failed: ZeroDivisionError: division by zero"),
+        ("absent", "absent is not in"),
+        ("np", "np is no function"),
+    ],
+)
+def test_what_such_a_function_does_wrong_is_told_in_a_line(
+    name: str, message: str, tmp_path: Path
+) -> None:
+    path = written(tmp_path, "sites.py", BY_SIZE)
+    with pytest.raises(EdgeFlError, match=re.escape(message)):
+        preflight(of(POINTS, partition=f"{path}:{name}"))

@@ -259,7 +259,7 @@ def _submit(link: Link, overrides: Mapping[str, Value], size: Mapping[str, Value
     with (
         tempfile.NamedTemporaryFile("w", suffix=".toml", encoding="utf-8") as file,
         submitted(config, remote=remote, app=own_app(Path.cwd())) as bare,
-        with_task_file(bare, config.task, remote=remote) as app,
+        with_task_file(bare, config.task, config.partition, remote=remote) as app,
     ):
         file.write("\n".join(toml_lines(overrides)))
         file.flush()

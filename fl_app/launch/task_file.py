@@ -1,4 +1,4 @@
-"""How the file of a task gets to devices: inside the run's bundle."""
+"""How files of somebody's own - a task's, a partition's - get to devices: in the run's bundle."""
 
 import contextlib
 import shutil
@@ -11,21 +11,25 @@ from fl_app.tasks import reference
 
 
 @contextlib.contextmanager
-def with_task_file(app: Path, task: str, *, remote: bool) -> Iterator[Path]:
-    """The folder of which Flower is to make the bundle: `app`, or, where the task is a file and the
-    SuperLink is one of others (`remote`), a copy that has the file in it, too.
+def with_task_file(app: Path, task: str, partition: str = "iid", *, remote: bool) -> Iterator[Path]:
+    """The folder of which Flower is to make the bundle: `app`, or, where the task or the partition
+    is a file and the SuperLink is one of others (`remote`), a copy that has the files in it, too.
 
-    Raises ConfigError for a file that has no such task.
+    Raises ConfigError for a file that has no such task, or no such function.
     """
-    path = task_path(task)
-    if not (remote and path):
+    paths = [path for each in (task, partition) if (path := task_path(each))]
+    if not (remote and paths):
         yield app
         return
-    reference.class_of(task)
+    if task_path(task):
+        reference.class_of(task)
+    if task_path(partition):
+        reference.function_of("partition", partition)
     with tempfile.TemporaryDirectory(prefix="edge-fl-") as place:
         copy = Path(place, app.name)
         shutil.copytree(app, copy, ignore=shutil.ignore_patterns(".*", "__pycache__"))
-        inside = reference.bundled(Path(path)).relative_to(reference.APP)
-        (copy / inside).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, copy / inside)
+        for path in paths:
+            inside = reference.bundled(Path(path)).relative_to(reference.APP)
+            (copy / inside).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy / inside)
         yield copy

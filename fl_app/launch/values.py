@@ -28,7 +28,7 @@ def parse_assignments(words: Sequence[str]) -> dict[str, Value]:
         values[key] = _typed(text, type(default))
         if key in PATH_KEYS and text:
             values[key] = str(absolute(text, key))
-        if key == "task" and (path := task_path(text)):
+        if key in ("task", "partition") and (path := task_path(text)):
             values[key] = f"{absolute(path, key)}{text.removeprefix(path)}"
     return values
 
