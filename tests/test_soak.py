@@ -1,11 +1,14 @@
 """The verdict of a soak: what grows is found, and nothing else."""
 
+import os
+import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from experiments.soak.__main__ import judge, write
+from experiments.soak.__main__ import _samples, judge, write
 from experiments.soak.verdict import Sample, lines, read, theil_sen
 
 
@@ -53,3 +56,14 @@ def test_the_table_of_a_soak_that_was_cut_off(
     write(tmp_path / "samples.csv", life("leaks", 2, grows=20.0))
     assert judge(tmp_path) == 1
     assert "growing: pi-1: leaks 2 (memory, MB)" in capsys.readouterr().out
+
+
+def test_a_process_that_nobody_has_waited_for_is_no_sample() -> None:
+    """It is in /proc still, without memory."""
+    ended = subprocess.Popen(["true"])
+    stat = Path(f"/proc/{ended.pid}/stat")
+    while stat.read_text().rpartition(")")[2].split()[0] != "Z":
+        time.sleep(0.01)
+    found = list(_samples(1.0, "user", [ended.pid, 2**30, os.getpid()]))
+    ended.wait()
+    assert [sample.pid for sample in found] == [os.getpid()]

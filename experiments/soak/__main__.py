@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -148,16 +148,20 @@ class Soak:
     def _look(self, now: float) -> Iterator[Sample]:
         """All processes, and the folders that grow."""
         for name in (SERVER, *(name for name in DEVICES if name not in self._dark)):
-            for pid in self._site.pids(name):
-                with suppress(OSError, IndexError):
-                    yield _sample(now, name, pid)
-        with suppress(OSError, IndexError):
-            if self._run is not None:
-                yield _sample(now, "user", self._run.pid)
-            yield _sample(now, "user", os.getpid())
+            yield from _samples(now, name, self._site.pids(name))
+        run = [self._run.pid] if self._run is not None else []
+        yield from _samples(now, "user", [*run, os.getpid()])
         for folder in sorted(self._site.directory.iterdir()):
             size = sum(_size(path) for path in (folder, *folder.rglob("*")))
             yield Sample(now, "disk", folder.name, 0, size / _MEBIBYTE, 0, 0, 0.0)
+
+
+def _samples(now: float, machine: str, pids: Iterable[int]) -> Iterator[Sample]:
+    """Of those that are there: some have ended since they were listed, or are waited for by their
+    parents, and then have no files or no memory any more."""
+    for pid in pids:
+        with suppress(OSError, LookupError):
+            yield _sample(now, machine, pid)
 
 
 def _sample(now: float, machine: str, pid: int) -> Sample:
