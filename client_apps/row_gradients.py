@@ -19,6 +19,7 @@ from torch.func import grad_and_value, vmap
 
 from client_apps.gradients import Gradients, as_type, loss_of, parameters_of
 from strategies.consensus.node import Node
+from strategies.cuda_graph import record, send
 from strategies.flat import FlatModel
 from strategies.task import Loss, Prepare
 
@@ -26,7 +27,6 @@ _LOG = logging.getLogger(__name__)
 
 MOST = 64  # models in one program, so that its memory has a bound
 _STREAMS = 16
-_WARM_UP = 3  # runs before the recording: libraries choose their kernels in the first ones
 
 
 @dataclass(frozen=True)
@@ -219,19 +219,7 @@ class _Program:
             state = (self._weights, self._buffers)
             fill(Batch(*state, inputs, labels, self._gradients, self._losses))
 
-        if self._device.type != "cuda":
-            self._replay = compute
-            return
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            for _ in range(_WARM_UP):
-                compute()
-        torch.cuda.current_stream().wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):  # type: ignore[arg-type]
-            compute()
-        self.pool, self._replay = graph.pool(), graph.replay
+        self._replay, self.pool = record(compute, self._device, pool=pool)
 
     def run(
         self,
@@ -244,16 +232,11 @@ class _Program:
         self._weights[:count] = torch.stack(list(weights))
         if self._buffers.shape[1]:
             self._buffers[:count] = torch.stack(list(buffers))
-        self._send(chosen, self._chosen[:count])
+        send(chosen, self._chosen[:count])
         if len(moves):
-            self._send(moves, self._moves[:, : moves.shape[1]])
+            send(moves, self._moves[:, : moves.shape[1]])
         self._replay()
         return Computed(self._gradients[:count], self._buffers[:count], self._losses[:count])
-
-    def _send(self, source: torch.Tensor, target: torch.Tensor) -> None:
-        """To the device, for which nobody waits."""
-        on_gpu = self._device.type == "cuda"
-        target.copy_(source.pin_memory() if on_gpu else source, non_blocking=on_gpu)
 
 
 def _padded(length: int) -> int:

@@ -49,3 +49,35 @@ def adamw_step(
     square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
     denominator = square.sqrt().div_(math.sqrt(1 - second**step)).add_(epsilon)
     weights.addcdiv_(mean, denominator, value=-learning_rate / (1 - first**step))
+
+
+def adamw_numbers(
+    step: int,
+    learning_rate: float,
+    weight_decay: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+) -> list[float]:
+    """What is different in each step of AdamW: 1 - lr wd, sqrt(1 - b2^n) and -lr / (1 - b1^n)."""
+    first, second = betas
+    length = -learning_rate / (1 - first**step)
+    return [1 - learning_rate * weight_decay, math.sqrt(1 - second**step), length]
+
+
+def adamw_step_by(
+    numbers: torch.Tensor,
+    weights: torch.Tensor,
+    gradient: torch.Tensor,
+    mean: torch.Tensor,
+    square: torch.Tensor,
+    betas: tuple[float, float] = (0.9, 0.999),
+    epsilon: float = 1e-8,
+) -> None:
+    """`adamw_step` by its `adamw_numbers`, (3,) on the device: nothing in it is a number of the
+    CPU's that changes, so that a GPU can replay it."""
+    first, second = betas
+    shrink, root, length = numbers.unbind()
+    weights.mul_(shrink)
+    mean.lerp_(gradient, 1 - first)
+    square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
+    denominator = square.sqrt().div_(root).add_(epsilon)
+    weights.addcmul_(mean / denominator, length)

@@ -11,6 +11,7 @@ from client_apps.engines import ENGINES
 from fl_app.record.metrics import latest
 from tests.harness import run as distil
 from tests.test_consensus import SYSTEMS, checksum, run, weights_of
+from tests.test_learner import bits, config_with, steps_of
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -55,6 +56,18 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path: Path) -> None:
     [path] = (tmp_path / "killed").iterdir()
     resumed = run(tmp_path / "killed", {**config, "resume": str(path)})
     assert checksum(resumed) == checksum(expected)
+
+
+@pytest.mark.parametrize("overrides", [{}, {"precision": "bf16"}], ids=["float32", "bf16"])
+def test_the_distillation_servers_step_is_a_graph(overrides: dict[str, Any]) -> None:
+    """It repeats bit by bit, and does what steps one by one do there."""
+    config = config_with(**overrides)
+    plain, graph, again = (
+        steps_of(records, config, device="cuda") for records in (False, True, True)
+    )
+    assert bits(graph) == bits(again)
+    for name, vector in plain.items():
+        np.testing.assert_allclose(graph[name], vector, rtol=1e-2, atol=1e-3, err_msg=name)
 
 
 def test_distillation_gives_equal_bits(tmp_path: Path) -> None:

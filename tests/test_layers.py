@@ -44,6 +44,7 @@ MACHINE = {
     "strategies.distillation.child",
     "strategies.distillation.learner",
     "strategies.distillation.mailbox",
+    "strategies.distillation.recorded",
     "strategies.distillation.reference_worker",
     "strategies.distillation.student",
     "strategies.distillation.supervisor",

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from fl_app.assemble import flat_model
 from fl_app.config import VARIANTS, RunConfig, resolve
@@ -12,6 +13,7 @@ from fl_app.data import Preparation, augment, normalise
 from fl_app.tasks import task_of
 from strategies.distillation.learner import Learner, Vectors
 from strategies.distillation.proxy import ProxyData
+from strategies.flat import FlatModel
 from strategies.randomness import rng
 from tests import oracle
 
@@ -45,14 +47,21 @@ def proxy(labelled: int = 30) -> ProxyData:
     return ProxyData(images(60), labels(labelled), PREPARE)
 
 
-def learner_with(config: RunConfig | None = None, labelled: int = 30) -> Learner:
+def learner_with(
+    config: RunConfig | None = None,
+    labelled: int = 30,
+    *,
+    records: bool | None = None,
+    device: str = "cpu",
+) -> Learner:
     config = config or config_with()
     return Learner(
         config,
         task_of(config),
-        flat_model(config, "large"),
-        flat_model(config, "small"),
-        proxy(labelled),
+        flat_model(config, "large", device),
+        flat_model(config, "small", device),
+        proxy(labelled).to(device),
+        records=records,
     )
 
 
@@ -175,11 +184,12 @@ def test_of_a_minibatch_as_much_has_labels_as_of_the_images_and_a_share_at_least
     labelled throughout teaches with every image."""
     pixels = torch.arange(60, dtype=torch.uint8).reshape(60, 1, 1, 1)
     data = ProxyData(pixels, torch.arange(labelled), PREPARE)
-    drawn, labels = data.draw(np.random.default_rng(0), 20, share)
+    drawn = data.draw(np.random.default_rng(0), 20, share)
+    inputs, labels = data.batch(drawn)
     assert labels is not None
-    assert (len(drawn), len(labels)) == (20, first)
-    assert drawn.flatten()[:first].tolist() == labels.tolist()
-    rest = [data.draw(np.random.default_rng(s), 20, share)[0][first:] for s in range(20)]
+    assert (len(inputs), len(labels), drawn.known) == (20, first, first)
+    assert drawn.chosen[:first].tolist() == labels.tolist()
+    rest = [data.draw(np.random.default_rng(s), 20, share).chosen[first:] for s in range(20)]
     assert first == 20 or int(torch.cat(rest).max()) >= labelled
 
 
@@ -461,3 +471,48 @@ def test_the_same_version_again_moves_nothing() -> None:
     before = bits(learner.state()[0])
     with_teacher(learner)
     assert bits(learner.state()[0]) == before
+
+
+def steps_of(records: bool, config: RunConfig, labelled: int = 30, device: str = "cpu") -> Vectors:
+    """What four reverse steps make of the state; after two of them the teacher is another one, and
+    so is the student."""
+    learner = learner_with(config, labelled, records=records, device=device)
+    for version in (1, 2):
+        learner.set_teacher(version, **small_vectors(config, seed=version))
+        for _ in range(2):
+            learner.reverse_step()
+    arrays, metadata = learner.state()
+    assert metadata["step"] == metadata["optimiser_steps"] == 4 or config.switch("lift")
+    return arrays
+
+
+@pytest.mark.parametrize(
+    ("overrides", "labelled"),
+    [({}, 30), ({}, 0), ({"distill.lift": "on"}, 30), ({"normalisation": "group"}, 30),
+     ({"precision": "bf16"}, 30)],
+    ids=["plain", "no labels", "lift", "group", "bf16"],
+)  # fmt: skip
+def test_a_recorded_step_does_what_steps_one_by_one_do(
+    overrides: dict[str, Any], labelled: int
+) -> None:
+    """The same minibatches, optimiser and averages, but for the rounding of AdamW's numbers."""
+    config = config_with(**overrides)
+    plain, recorded, again = (
+        steps_of(records, config, labelled) for records in (False, True, True)
+    )
+    assert bits(recorded) == bits(again)
+    assert plain.keys() == recorded.keys()
+    for name, vector in plain.items():
+        np.testing.assert_allclose(recorded[name], vector, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def test_a_model_that_draws_is_not_recorded() -> None:
+    """A graph would draw the same numbers in every step."""
+    learner = learner_with(records=True)
+    assert learner._records
+    config = config_with()
+    large = FlatModel(nn.Sequential(nn.Dropout(0.5), nn.Linear(3, 2)), "cpu")
+    drawing = Learner(
+        config, task_of(config), large, flat_model(config, "small"), proxy(), records=True
+    )
+    assert not drawing._records

@@ -20,7 +20,6 @@ from strategies.consensus.node import Node
 from strategies.distillation.losses import distillation_loss, ema_decay
 from strategies.memory import keep_freed_memory
 from strategies.randomness import rng
-from strategies.task import prepared
 
 _WARM_UP = 5  # steps before the clock starts
 _ORPHANED_SECONDS = 2.0  # between two looks whether somebody is still there
@@ -219,8 +218,7 @@ def _distillation(values: dict[str, Value], steps: int) -> Loop:
     generator = rng(config.seed, "bare")
 
     def step(number: int) -> None:
-        chosen, labels = proxy.draw(generator, distill.batch_size, distill.labelled_share)
-        x = prepared(proxy.prepare, chosen, generator)
+        x, labels = proxy.batch(proxy.draw(generator, distill.batch_size, distill.labelled_share))
         with torch.no_grad():
             target = teacher(x)
         optimizer.zero_grad()

@@ -21,6 +21,11 @@ arithmetic: a step of all nodes without gradients, by one with them.
 average: one round of federated averaging, participants side by side and one after the other; with
     100 participants, 5 epochs of 10 minibatches of 50 images and a LeNet of 0.25 MB it is a round
     of BlazeFL's benchmark (documentation of 1.1: 1.4 to 3.7 rounds a minute on an A100).
+distill: the distillation server's steps a second, default models and embedded images: one by one,
+    and as a recorded program; by how much of what they have changed the models differ then, and
+    whether the program repeats bit by bit.
+full: the time that the row `ecl` of experiments.consensus --size full takes: ResNet-20, ring of 8,
+    20,400 steps of each node, on noise; as many of them as there is time for, and so all.
 accuracy: the application's default consensus run, by engine and precision: test accuracy of its
     nodes and the consensus distance in the end.
 """
@@ -49,11 +54,12 @@ from client_apps.row_gradients import PASSES, Programs, RowGradients, everything
 from client_apps.side_by_side import Job, train_side_by_side
 from client_apps.training import train_locally
 from experiments.benchmarks.output import rounded
-from fl_app.assemble import flat_model, nodes_of
+from fl_app.assemble import flat_model, nodes_of, proxy_data
 from fl_app.config import resolve
 from fl_app.data import ImageSet, Preparation, normalise
 from fl_app.models import build_model
 from fl_app.provenance import provenance
+from fl_app.tasks import task_of
 from fl_app.tasks.images import examples_of
 from strategies.consensus.algorithms import Settings, make_algorithm
 from strategies.consensus.host import Host
@@ -62,6 +68,7 @@ from strategies.consensus.participant import Participant
 from strategies.consensus.rates import rate_of
 from strategies.consensus.schedule import Conditions, Timetable
 from strategies.consensus.topology import build_topology
+from strategies.distillation.learner import Learner
 from strategies.evaluation import evaluation_set
 from strategies.flat import FlatModel
 from strategies.randomness import rng
@@ -432,6 +439,70 @@ def _round(name: str, norm: str, participants: int, precision: str, device: str)
     return row
 
 
+def distill(bench: Bench) -> None:
+    for precision in PRECISIONS if bench.device == "cuda" else ("float32", "bf16"):
+        if bench.over:
+            return
+        bench.say("distill", [_distilled(precision, bench.device)])
+
+
+def _distilled(precision: str, device: str) -> dict[str, Any]:
+    precise(precision)
+    config = resolve({"precision": precision})
+    start = torch.from_numpy(flat_model(config, "large").state()["weights"])
+    learners = {
+        name: Learner(
+            config,
+            task_of(config),
+            flat_model(config, "large", device),
+            flat_model(config, "small", device),
+            proxy_data(config).to(device),
+            records=name != "one by one",
+        )
+        for name in ("one by one", "recorded", "again")
+    }
+    steps = 50 if device == "cuda" else 2
+    row: dict[str, Any] = {"precision": precision}
+    changes, teacher = {}, flat_model(config, "small").state()
+    for name, learner in learners.items():
+        learner.set_teacher(1, **teacher)
+        learner.reverse_step()
+        wait(device)
+        began = time.perf_counter()
+        for _ in range(steps):
+            learner.reverse_step()
+        wait(device)
+        if name != "again":
+            row[f"steps_a_second_{name.replace(' ', '_')}"] = steps / (time.perf_counter() - began)
+        changes[name] = torch.from_numpy(learner.state()[0]["weights"]) - start
+    plain, recorded, again = changes.values()
+    difference = float((recorded - plain).norm() / plain.norm())
+    return {**row, "difference": difference, "repeats": torch.equal(recorded, again)}
+
+
+FULL_STEPS = 20_400  # of each node
+
+
+def full(bench: Bench) -> None:
+    on_gpu = bench.device == "cuda"
+    # The first to its end, of the others as much as says how long they take.
+    for precision, most in (("bf16", 150.0), ("float32", 30.0), ("tf32", 30.0)) if on_gpu else (
+        ("float32", 1.0),
+    ):  # fmt: skip
+        ring, window = Ring("resnet20", 8, "streams", precision, bench.device), 120 if on_gpu else 1
+        ring.run(window, 1)
+        began, done = time.perf_counter(), 0
+        while done < FULL_STEPS and not bench.over and time.perf_counter() - began < most:
+            ring.run(window, 2 + done // window)
+            done += window
+        seconds = time.perf_counter() - began
+        if done:
+            bench.say("full", [{
+                "engine": "streams", "precision": precision, "steps": done, "seconds": seconds,
+                "seconds_of_all": seconds * FULL_STEPS / done,
+            }])  # fmt: skip
+
+
 def accuracy(bench: Bench) -> None:
     """Three seeds of each precision, on streams: see what `agree` says of one node after the other,
     which takes twenty times as long."""
@@ -516,6 +587,8 @@ def _accuracies(
 PARTS: Mapping[str, Callable[[Bench], None]] = {
     "card": card,
     "agree": agree,
+    "distill": distill,
+    "full": full,
     "average": average,
     "accuracy": accuracy,
     "arithmetic": arithmetic,

@@ -11,12 +11,13 @@ from fl_app.config import RunConfig
 from strategies.arithmetic import outputs_of
 from strategies.distillation.growth import grow
 from strategies.distillation.losses import distillation_loss
-from strategies.distillation.proxy import ProxyData
+from strategies.distillation.proxy import Drawn, ProxyData
+from strategies.distillation.recorded import RecordedStep
 from strategies.distillation.student import Student, Vectors, holding
 from strategies.flat import FlatModel
 from strategies.optimisers import sgd_step
 from strategies.randomness import rng
-from strategies.task import Task, prepared
+from strategies.task import Task
 
 # Noise on the lifted weights, as a fraction of a tensor's root mean square: without it, the copies
 # of a channel would have equal gradients and stay copies.
@@ -34,6 +35,8 @@ class Learner:
     the teacher S computes (Net2Net), D is what the reverse steps have changed. The first teacher
     sets G to L(S), with a little noise; each later one, S', moves G by L(S') - L(S). So G need not
     learn again what the participants have averaged.
+
+    records: whether reverse steps are a recorded program (by default on a GPU), see `recorded`.
     """
 
     def __init__(
@@ -43,10 +46,15 @@ class Learner:
         large: FlatModel,
         small: FlatModel,
         proxy: ProxyData,
+        *,
+        records: bool | None = None,
     ) -> None:
         self._config, self._task, self._proxy = config, task, proxy
         self._student, self._teacher = large, small
         self._training = Student(config, large)
+        self._records = large.weights.device.type == "cuda" if records is None else records
+        self._records = self._records and not large.draws
+        self._recorded: RecordedStep | None = None
         self.step = 0
         self.teacher_version = 0
         self._lifted: Vectors = {}  # L(S) of the teacher
@@ -88,13 +96,22 @@ class Learner:
 
     def reverse_step(self) -> None:
         """One minibatch of reverse distillation; needs a teacher."""
-        inputs, targets = self._batch("reverse", self.step, self._config.distill.batch_size)
+        drawn = self._drawn("reverse", self.step, self._config.distill.batch_size)
+        if self._records:
+            if self._recorded is None:
+                self._recorded = RecordedStep(
+                    self._training, self._proxy, self._reverse_loss, drawn
+                )
+            self._recorded(drawn)
+        else:
+            inputs, targets = self._proxy.batch(drawn)
+            self._training.step(lambda: self._reverse_loss(inputs, targets))
+        self.step += 1
+
+    def _reverse_loss(self, inputs: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
         with torch.no_grad():
             taught = self._outputs(self._teacher.module, inputs)
-        self._training.step(
-            lambda: self._loss(self._outputs(self._student.module, inputs), taught, targets)
-        )
-        self.step += 1
+        return self._loss(self._outputs(self._student.module, inputs), taught, targets)
 
     def forward_distil(
         self,
@@ -168,7 +185,8 @@ class Learner:
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """A random batch of proxy inputs, and the targets of the first of them where the server
         has targets."""
-        proxy = self._proxy
+        return self._proxy.batch(self._drawn(purpose, number, size, part))
+
+    def _drawn(self, purpose: str, number: int, size: int, part: int = 0) -> Drawn:
         generator = rng(self._config.seed, purpose, number, part)
-        chosen, targets = proxy.draw(generator, size, self._config.distill.labelled_share)
-        return prepared(proxy.prepare, chosen, generator), targets
+        return self._proxy.draw(generator, size, self._config.distill.labelled_share)

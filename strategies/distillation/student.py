@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fl_app.config import RunConfig
 from strategies.distillation.losses import ema_decay
 from strategies.flat import FlatModel
-from strategies.optimisers import adamw_step
+from strategies.optimisers import adamw_numbers, adamw_step, adamw_step_by
 
 Vectors = dict[str, np.ndarray]
 
@@ -21,15 +21,19 @@ class Student:
 
     def __init__(self, config: RunConfig, model: FlatModel) -> None:
         self._config, self.model = config, model
+        self._mean, self._square, self._ema_weights = (
+            torch.empty_like(model.weights) for _ in range(3)
+        )
+        self._ema_buffers = torch.empty_like(model.buffers)
         self.start_over()
 
     def start_over(self) -> None:
         """A fresh optimiser and weight average, from the model as it is."""
-        self._mean = torch.zeros_like(self.model.weights)
-        self._square = torch.zeros_like(self.model.weights)
+        self._mean.zero_()
+        self._square.zero_()
         self._steps = 0  # of the optimiser and of the weight average
-        self._ema_weights = self.model.weights.detach().clone()
-        self._ema_buffers = self.model.buffers.detach().clone()
+        self._ema_weights.copy_(self.model.weights)
+        self._ema_buffers.copy_(self.model.buffers)
 
     def step(self, loss: Callable[[], torch.Tensor]) -> None:
         """One step down the gradient of `loss`, in which the model is in training mode."""
@@ -51,6 +55,38 @@ class Student:
         )
         self._ema_weights.lerp_(self.model.weights, 1 - decay)
         self._ema_buffers.lerp_(self.model.buffers, 1 - decay)
+
+    # -- the same with numbers that are in tensors, for a step that is recorded --------------------
+
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """What a step changes."""
+        integers = [b for b in self.model.module.buffers() if not b.is_floating_point()]
+        own = [self.model.weights, self.model.buffers, self._mean, self._square]
+        return [*own, self._ema_weights, self._ema_buffers, *integers]
+
+    def numbers(self) -> list[float]:
+        """What of the next step differs from others': AdamW's numbers, and one less the weight
+        average's decay."""
+        distill = self._config.distill
+        rate, decay = distill.learning_rate, distill.weight_decay
+        return [*adamw_numbers(self._steps + 1, rate, decay), 1 - ema_decay(self._steps)]
+
+    def count(self) -> None:
+        """A recorded step has been done."""
+        self._steps += 1
+
+    def step_by(self, numbers: torch.Tensor, loss: Callable[[], torch.Tensor]) -> None:
+        """As `step`, by what `numbers` returns; of a model that draws nothing."""
+        model = self.model
+        model.module.train()
+        own = [each for each in model.module.parameters() if each.requires_grad]
+        gradients = torch.autograd.grad(loss(), own, materialize_grads=True)
+        torch.cat([gradient.flatten() for gradient in gradients], out=model.gradient)
+        of_adamw, blend = numbers[:-1], numbers[-1]
+        adamw_step_by(of_adamw, model.weights, model.gradient, self._mean, self._square)
+        self._ema_weights.lerp_(model.weights, blend)
+        self._ema_buffers.lerp_(model.buffers, blend)
 
     def move(self, before: Vectors, after: Vectors) -> None:
         """Move the model and its average by after - before, vectors of the same model: from
