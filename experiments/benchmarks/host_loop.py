@@ -131,10 +131,10 @@ def null(values: dict[str, Value], windows: int) -> dict[str, float]:
     with the steps in between). models: vectors of the model's size that a node keeps; bytes: by how
     much the process has grown for all nodes.
     """
-    before = _resident()
+    before = resident()
     nodes = Nodes(values, idle=True)
     nodes.run_window()
-    grown, first = _resident() - before, nodes.tally
+    grown, first = resident() - before, nodes.tally
     seconds = sum(nodes.run_window() for _ in range(windows))
     last, people = nodes.tally, len(nodes.participants)
     return {
@@ -174,7 +174,7 @@ def _nothing(parameters: int) -> Gradients:
     return gradients
 
 
-def _resident() -> int:
+def resident() -> int:
     """Bytes of this process in memory (Linux)."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
