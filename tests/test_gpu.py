@@ -67,7 +67,7 @@ def test_the_distillation_servers_step_is_a_graph(overrides: dict[str, Any]) -> 
     )
     assert bits(graph) == bits(again)
     for name, vector in plain.items():
-        np.testing.assert_allclose(graph[name], vector, rtol=1e-2, atol=1e-3, err_msg=name)
+        assert np.linalg.norm(graph[name] - vector) <= 0.02 * np.linalg.norm(vector), name
 
 
 def test_distillation_gives_equal_bits(tmp_path: Path) -> None:
