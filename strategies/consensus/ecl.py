@@ -197,8 +197,8 @@ class CompressedECL(ECL):
         of the neighbour's anchor (degree more vectors), and sends where that is most wrong, indices
         and values. The copy misses what gets lost; so a quarter of the coordinates are random ones.
 
-    There is no quantisation: an anchor would keep its rounding error, and to send only differences
-    to what the receiver has, as other methods do, needs links that lose nothing.
+    There is no quantisation: it is exact of differences to an earlier mail (see `rounded`), and
+    here each mail has other coordinates.
     """
 
     keep: float = 1.0
