@@ -10,7 +10,8 @@ eighth of CIFAR-10).
 hosts: `flwr run` (a SuperLink of its own, Ray) with one and with two hosts of one thread each,
     against a *bare loop* that does the same SGD steps on the same data with the same augmentation,
     in as many processes: the gradient of a plain PyTorch model and SGD with momentum on one flat
-    vector; no exchange, no messages, no files. From the end of the run's first window on, run and
+    vector, in float32 whatever --precision
+    the runs have; no exchange, no messages, no files. From the end of the run's first window on, run and
     loop have the cores in turn, four seconds each: the processes of the run are stopped while the
     loop goes on, so that what else happens to the machine meets both. The run's *steady state* are
     the windows after the first: the seconds from the end of the first to the end of the last, less
@@ -57,6 +58,7 @@ from fl_app.launch.superlink import Link, local_superlink
 from fl_app.record.environment import describe
 from fl_app.record.metrics import Event, latest, of_kind
 from fl_app.record.run_dir import RunDirectory
+from strategies.arithmetic import ARITHMETICS
 from strategies.randomness import rng
 
 WARM_UP_WINDOWS = 1
@@ -218,7 +220,8 @@ def against_bare(bench: Bench, name: str, hosts: int, changes: Values) -> dict[s
     """A run beside the bare loop that does the same steps."""
     values = bench.configuration({**changes, "name": name})
     steps = bench.windows * int(values["consensus.window"])
-    state, sampler, loops = bench.run(values, hosts, node_loops(values, hosts, steps))
+    plain: Values = {**values, "consensus.precision": "float32"}
+    state, sampler, loops = bench.run(values, hosts, node_loops(plain, hosts, steps))
     loop = total(loops)
     return {
         "windows": state["windows"],
@@ -360,6 +363,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             random_images(images)
             data = {"dataset": "files", "data-path": str(images)}
         values: Values = {**SETTINGS, **data, "output": directory}
+        values["consensus.precision"] = arguments.precision
         submitted = time.time()
         with local_superlink() as link:
             bench = Bench(link, values, arguments, submitted)
@@ -371,7 +375,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         parameters = parameters_of(bench.configuration({}))
     return {
         "hardware": hardware(describe()),
-        "settings": {**SETTINGS, "dataset": data["dataset"]},
+        "settings": {
+            **SETTINGS,
+            "dataset": data["dataset"],
+            "consensus.precision": arguments.precision,
+        },
         "parameters": parameters,
         **found,
         "startup": startups[0] if startups else None,  # the only one with that of the SuperLink
@@ -386,6 +394,7 @@ def parser() -> argparse.ArgumentParser:
     add("--only", type=_parts, default=list(PARTS), help=f"parts of {','.join(PARTS)}")
     add("--repeats", type=int, default=2, help="runs and loops for each number of hosts")
     add("--windows", type=int, default=3, help="windows of a run that count")
+    add("--precision", choices=ARITHMETICS, default="float32", help="of the runs; loops: float32")
     add("--nodes", type=int, default=1000, help="nodes of the large ring")
     add("--data-root", default="", help="where CIFAR-10 is; without it, images of noise are used")
     return made

@@ -7,7 +7,8 @@ noise, four of 3x32x32 a node and minibatch: so few that the cost of a node besi
 seen. Timetable, host, gradients, algorithm, mail; no evaluation, no files; one process with one
 thread, for each ring a process of its own, in seconds of the processor. ratio: a node-step of the
 large ring by one of eight nodes. gib: by how much the process has grown for all nodes. At 10,000
-nodes it takes 12 GiB: weights, momentum and two corrections are 9.2.
+nodes weights, momentum and two corrections are 9.2 GiB; while nodes become rows of matrices, a
+process that keeps the memory that it frees has twice that.
 """
 
 import argparse
