@@ -10,15 +10,14 @@ eighth of CIFAR-10).
 hosts: `flwr run` (a SuperLink of its own, Ray) with one and with two hosts of one thread each,
     against a *bare loop* that does the same SGD steps on the same data with the same augmentation,
     in as many processes: the gradient of a plain PyTorch model and SGD with momentum on one flat
-    vector, in float32 whatever --precision
-    the runs have; no exchange, no messages, no files. From the end of the run's first window on, run and
-    loop have the cores in turn, four seconds each: the processes of the run are stopped while the
-    loop goes on, so that what else happens to the machine meets both. The run's *steady state* are
-    the windows after the first: the seconds from the end of the first to the end of the last, less
-    those of evaluation and those in which it was stopped. ratio = these seconds / those of the loop
-    until all its processes have ended. What is left out stands beside it: evaluation, start-up by
-    phases, peak memory. window_gap_seconds: what of a window is not its hosts' work (Flower's way
-    to them and back, the server's checkpoint).
+    vector, in float32 whatever --precision the runs have; no exchange, no messages, no files. From
+    the end of the run's first window on, run and loop have the cores in turn, four seconds each:
+    the processes of the run are stopped while the loop goes on, so that what else happens to the
+    machine meets both. The run's *steady state* are the windows after the first: the seconds from
+    the end of the first to the end of the last, less those of evaluation and those in which it was
+    stopped. ratio = these seconds / those of the loop until all its processes have ended. What is
+    left out stands beside it: evaluation, start-up by phases, peak memory. window_gap_seconds: what
+    of a window is not its hosts' work (Flower's way to them and back, the server's checkpoint).
 arithmetic: what the algorithm itself takes of a step, in one process without Flower: share is that
     of step, message and receipt; beyond_sgd leaves out what SGD without any exchange takes there.
 null: the cost without gradients, in one process in seconds of the processor. host: vectors of the
