@@ -4,6 +4,7 @@
 #   make lint    ruff and pyright          make bench    benchmarks, JSON on stdout
 #   make setup   only set up               make clean    remove .venv and caches
 #   make test-edge     devices under systemd, in a container, on ARM, on a slow link; as root, on Debian
+#   make test-wheel    the wheel alone in an empty environment, both systems; FLWR=1.42.0 takes that Flower
 #   make docs          the documentation as a site, in site/
 #   make soak HOURS=2  a deployment on this machine for hours: does anything grow? (ARGS="--out DIRECTORY")
 #   make deploy-demo   a server and four devices on this machine, both systems, and a device that dies
@@ -21,10 +22,10 @@ MADE := .venv/.made-$(PLACE)
 READY := .venv/.ready-$(PLACE)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup environment run test test-edge lint bench docs soak deploy-demo clean
+.PHONY: help setup environment run test test-edge test-wheel lint bench docs soak deploy-demo clean
 
 help:
-	@sed -n '2,9s/^# //p' Makefile
+	@sed -n '2,10s/^# //p' Makefile
 
 setup: $(READY)
 	@:
@@ -73,6 +74,9 @@ test: setup
 # Each says what is missing if it cannot be tried here.
 test-edge: setup
 	@$(BIN)/python -m pytest -n 0 -m edge -s tests/edge $(ARGS)
+
+test-wheel: setup
+	@FLWR="$(FLWR)" .ci/wheel
 
 lint: setup
 	@$(BIN)/ruff check .
