@@ -172,8 +172,8 @@ class Evaluator:
                 fields = {**candidate.fields, **found, MAIN: found[main], f"{MAIN}_ema": None}
                 if candidate.ema is not None:
                     ema = self._evaluate(candidate.role, candidate.ema)
-                    fields[f"{MAIN}_ema"] = ema[main]
                     fields |= {f"{name}_ema": value for name, value in ema.items()}
+                    fields[f"{MAIN}_ema"] = ema[main]  # last: another metric may be called so
                 self._report(**fields)
                 if self._pending[_key(candidate)] is candidate:  # a round can be published again
                     del self._pending[_key(candidate)]

@@ -134,3 +134,16 @@ def test_a_task_without_classes_is_not() -> None:
     told = told_of(config, ema=False)
     assert told["perplexity"] > 1
     assert not {"per_class", "per_class_ema"} & told.keys()
+
+
+def test_the_main_metric_has_its_field_whatever_the_others_are_called() -> None:
+    """A text's is its perplexity, and one of the others is its accuracy; of the running average,
+    too."""
+    config = resolve({"mode": "average", "task": "text", "evaluate-examples": 10})
+    reports: list[dict[str, Any]] = []
+    evaluator = Evaluator(config, lambda **fields: reports.append(fields))
+    state = flat_model(config, "small").state()
+    evaluator.put(Candidate("small", state, state, {"model": "small", "round": 1}))
+    evaluator.close()
+    [told] = reports
+    assert told["accuracy_ema"] == told["accuracy"] == told["perplexity"] > 100
