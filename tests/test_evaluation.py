@@ -14,6 +14,7 @@ from fl_app.tasks import task_of
 from strategies import evaluation
 from strategies.errors import ConfigError
 from strategies.evaluation import Candidate, Evaluator, evaluation_set
+from strategies.task import ACCURACY, PERPLEXITY
 
 CONFIG = resolve({"mode": "average", "evaluate-examples": 10})
 
@@ -136,10 +137,12 @@ def test_a_task_without_classes_is_not() -> None:
     assert not {"per_class", "per_class_ema"} & told.keys()
 
 
-def test_the_main_metric_has_its_field_whatever_the_others_are_called() -> None:
-    """A text's is its perplexity, and one of the others is its accuracy; of the running average,
-    too."""
-    config = resolve({"mode": "average", "task": "text", "evaluate-examples": 10})
+def test_the_main_metric_has_its_field_whatever_the_others_are_called(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A text's is its perplexity; of the running average, too."""
+    task = task_of(config := resolve({"mode": "average", "task": "text", "evaluate-examples": 10}))
+    monkeypatch.setattr(task, "metrics", (PERPLEXITY, ACCURACY), raising=False)
     reports: list[dict[str, Any]] = []
     evaluator = Evaluator(config, lambda **fields: reports.append(fields))
     state = flat_model(config, "small").state()

@@ -72,6 +72,11 @@ def test_a_name_that_is_no_task_is_refused(task: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
+        (
+            "from tests.some_tasks import Points\nfrom strategies.task import *\n"
+            "class T(Points): metrics = (PERPLEXITY, ACCURACY)",
+            "the metric 'accuracy' of T must be the first, or have another name",
+        ),
         ("import nothing_of_the_kind", "cannot be imported: ModuleNotFoundError: No module named"),
         ("1 / 0", "cannot be imported: ZeroDivisionError: division by zero (own.py, line 1)"),
         ("def", "cannot be imported: SyntaxError"),
@@ -212,7 +217,7 @@ def test_an_even_guess_among_bytes_has_a_perplexity_of_256() -> None:
     model.weights.zero_()
     found = measured(text, model, text.test_set.take(np.arange(20)))
     assert found["perplexity"] == pytest.approx(256)
-    assert found.keys() == {"perplexity", "accuracy", "loss"}
+    assert found.keys() == {"perplexity", "byte_accuracy", "loss"}
 
 
 # ------------------------------------------------------------------------------------------- text

@@ -38,6 +38,12 @@ def class_of(reference: str) -> type[Task]:
             f"task={reference!r}: {name}.metrics is empty; give the metrics by which its models "
             f"are judged, the main one first"
         )
+    # By these names records have the main metric, whatever its own, and the loss.
+    if taken := {"accuracy", "loss"} & {metric.name for metric in found.metrics[1:]}:
+        raise ConfigError(
+            f"task={reference!r}: the metric {min(taken)!r} of {name} must be the first, or have "
+            f"another name: dataclasses.replace(ACCURACY, name='right')"
+        )
     return found
 
 

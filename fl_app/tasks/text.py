@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ class Text(Classification):
     """The task `text`: what Python's documentation says of the language, in 78 texts, or the user's
     own texts: a file, or a folder of files (*.txt)."""
 
-    metrics = (PERPLEXITY, ACCURACY)
+    metrics = (PERPLEXITY, replace(ACCURACY, name="byte_accuracy"))
 
     def model(self, role: str) -> nn.Module:
         return ByteModel(*_WIDTHS[role])
