@@ -69,7 +69,7 @@ run: setup
 	@$(BIN)/edge-fl run $(ARGS)
 
 test: setup
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Each says what is missing if it cannot be tried here.
 test-edge: setup

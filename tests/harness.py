@@ -11,6 +11,7 @@ from fl_app.record.books import recorded
 from fl_app.record.run_dir import RunDirectory
 from strategies.distillation.strategy import Distillation
 from tests.fake_grid import FakeGrid
+from tests.forked import forked
 
 SMALL = {
     "num-server-rounds": 4,
@@ -30,6 +31,14 @@ def run(
     output: Path, overrides: dict[str, Any], settings: Mapping[str, Any] = SMALL, **grid: Any
 ) -> tuple[dict, RunDirectory]:
     """Run to the end with `settings` and `overrides`; returns the summary and the run directory."""
+    with forked():
+        return run_with_its_own(output, overrides, settings, **grid)
+
+
+def run_with_its_own(
+    output: Path, overrides: dict[str, Any], settings: Mapping[str, Any] = SMALL, **grid: Any
+) -> tuple[dict, RunDirectory]:
+    """`run` with processes as the app starts them, which can be found and killed."""
     torch.set_num_threads(1)
     config = resolve({**settings, "output": str(output), **overrides})
     with recorded(config) as directory:

@@ -27,7 +27,7 @@ from strategies.distillation.supervisor import DistillationServer
 from strategies.errors import ConfigError, EdgeFlError
 from strategies.roster import Host
 from tests.fake_grid import FakeGrid
-from tests.harness import SMALL, run
+from tests.harness import SMALL, run, run_with_its_own
 
 
 def evaluations(directory: RunDirectory, model: str) -> dict[int, tuple]:
@@ -426,7 +426,7 @@ def test_killed_worker_is_restarted(clock: str, undisturbed: Undisturbed, tmp_pa
         return reply
 
     config = {**LONG, "clock": clock}
-    summary, directory = run(tmp_path / "disturbed", config, tamper=kill_once)
+    summary, directory = run_with_its_own(tmp_path / "disturbed", config, tamper=kill_once)
     assert killed
     assert summary["status"] == "completed"
     events = directory.events()
@@ -477,7 +477,7 @@ def test_a_worker_that_is_stuck_is_replaced(
         give_up(server, why)
 
     monkeypatch.setattr(DistillationServer, "give_up", give_up_once)
-    summary, directory = run(tmp_path, {}, tamper=stop_once)
+    summary, directory = run_with_its_own(tmp_path, {}, tamper=stop_once)
     assert stopped
     assert summary["status"] == "completed"
     assert set(evaluations(directory, "global")) == {1, 2, 3, 4}
@@ -510,7 +510,7 @@ def test_killed_run_resumes_with_equal_bits(
     expected, whole = undisturbed(config)
     output = tmp_path / "killed"
     context = multiprocessing.get_context("spawn")
-    process = context.Process(target=run, args=(output, config), daemon=True)
+    process = context.Process(target=run_with_its_own, args=(output, config), daemon=True)
     process.start()
     directory = wait_for(lambda: round_reached(output, 3))
     os.kill(process.pid or 0, signal.SIGKILL)
@@ -548,7 +548,7 @@ def test_buffered_run_resumes_on_the_real_clock(tmp_path: Path) -> None:
     }
     output = tmp_path / "killed"
     context = multiprocessing.get_context("spawn")
-    process = context.Process(target=run, args=(output, config), daemon=True)
+    process = context.Process(target=run_with_its_own, args=(output, config), daemon=True)
     process.start()
     directory = wait_for(lambda: round_reached(output, 4))
     os.kill(process.pid or 0, signal.SIGKILL)

@@ -28,7 +28,7 @@ from strategies.divergence import record_evaluation
 from strategies.errors import ConfigError
 from strategies.randomness import rng
 from tests import oracle, record_events
-from tests.harness import run
+from tests.harness import run, run_with_its_own
 from tests.test_distill import needs_proc, processes, round_reached, wait_for
 
 ALL = "small-average, server-alone, centralized-large"
@@ -203,7 +203,7 @@ def test_they_are_at_the_models_steps_whatever_dies(tmp_path: Path) -> None:
 
     output = tmp_path / "killed"
     context = multiprocessing.get_context("spawn")
-    process = context.Process(target=run, args=(output, LABELLED), daemon=True)
+    process = context.Process(target=run_with_its_own, args=(output, LABELLED), daemon=True)
     process.start()
     [child] = wait_for(lambda: processes("reference_worker", output))
     wait_for(lambda: round_reached(output, 1))
@@ -228,7 +228,7 @@ def test_a_run_goes_on_when_their_process_dies_for_good(tmp_path: Path) -> None:
         return reply
 
     config = {**LABELLED, "distill.references": "server-alone", "distill.restarts": 0}
-    summary, directory = run(tmp_path, config, tamper=kill)
+    summary, directory = run_with_its_own(tmp_path, config, tamper=kill)
     assert killed
     assert summary["status"] == "completed"
     [warning] = [e["message"] for e in of_kind(directory.events(), "warning")]
