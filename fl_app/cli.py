@@ -131,7 +131,7 @@ def show(arguments: argparse.Namespace) -> int:
     from fl_app.assemble import split_of, train_set_of
     from fl_app.config import configure
     from fl_app.launch.values import parse_assignments
-    from fl_app.record.figures import to_png
+    from fl_app.record.figures import printed
     from fl_app.record.label_figure import label_figure
     from fl_app.tasks import task_of
     from strategies.partition import label_histogram
@@ -148,7 +148,8 @@ def show(arguments: argparse.Namespace) -> int:
     for line in task.unused:
         print(line)
     title = f"{settings.data_source}, partition {settings.partition}, seed {settings.seed}"
-    print(write_png(arguments.out, to_png(label_figure(histogram, names, title))))
+    drawn = printed(lambda: label_figure(histogram, names, title))
+    print(write_png(arguments.out, drawn))
     return 0
 
 
@@ -209,7 +210,7 @@ def models(_arguments: argparse.Namespace) -> int:
 
 def topology(arguments: argparse.Namespace) -> int:
     """describe who is whose neighbour in mode=consensus, and draw it"""
-    from fl_app.record.figures import to_png
+    from fl_app.record.figures import printed
     from fl_app.record.topology_figure import topology_figure
     from strategies.consensus.topology import build_topology
 
@@ -234,8 +235,10 @@ def topology(arguments: argparse.Namespace) -> int:
         edges = ", ".join(str(len(active)) for active in built.rounds)
         print(f"rounds: {len(built.rounds)}, over and over, of {edges} edges")
     title = f"{name}, {built.size} nodes, {len(built.edges)} edges"
-    figure = topology_figure(name, built.size, built.edges, title, names=built.names)
-    print(write_png(arguments.out, to_png(figure)))
+    drawn = printed(
+        lambda: topology_figure(name, built.size, built.edges, title, names=built.names)
+    )
+    print(write_png(arguments.out, drawn))
     return 0
 
 

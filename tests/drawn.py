@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fl_app.record.figures import to_png
+from fl_app.record.figures import DOTS, to_png
 
 
 def curves(axes: Any) -> dict[str, np.ndarray]:
@@ -41,4 +41,4 @@ def bars(axes: Any) -> dict[tuple[str, int], float]:
 
 def pixels(figure: Any) -> tuple[int, int]:
     """(width, height) of the picture as it is saved."""
-    return Image.open(io.BytesIO(to_png(figure))).size
+    return Image.open(io.BytesIO(to_png(figure, DOTS))).size

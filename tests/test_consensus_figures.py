@@ -31,7 +31,7 @@ few_and_many = pytest.mark.parametrize(("windows", "nodes"), SHAPES)
 @pytest.mark.parametrize("name", FIGURES)
 @few_and_many
 def test_a_picture_has_a_size_that_can_be_looked_at(name: str, windows: int, nodes: int) -> None:
-    assert 300 <= pixels(drawn(name, consensus_events(windows, nodes)))[1] <= 1800
+    assert 300 <= pixels(drawn(name, consensus_events(windows, nodes)))[1] <= 3000
 
 
 @few_and_many

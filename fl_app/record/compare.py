@@ -85,8 +85,10 @@ def compare(runs: Sequence[RunDirectory], out: Path) -> str:
     except OSError as error:
         raise RunDirectoryError(f"cannot write to {out}: {error.strerror or error}") from error
     several = any(len(group.runs) > 1 for group in groups)
-    figure = _draw_groups(groups, loaded, notes) if several else _draw(loaded, notes)
-    atomic_write(out / "compare.png", figures.to_png(figure))
+    picture = figures.printed(
+        lambda: _draw_groups(groups, loaded, notes) if several else _draw(loaded, notes)
+    )
+    atomic_write(out / "compare.png", picture)
     atomic_write(out / "compare.csv", _csv(groups, loaded).encode())
     atomic_write(out / "compare.md", table.encode())
     return table
@@ -145,10 +147,10 @@ def _draw_groups(groups: Sequence[Group], runs: Sequence[_Run], notes: Sequence[
     scale, sign = metric.scale, -1 if metric.higher else 1
     drawn = [(group, found) for group in groups if (found := band(group))]
     best = sorted(drawn, key=lambda pair: sign * float(pair[1][1][-1]))[:_MOST_LINES]
-    figure, axes = figures.new_figure(7, 4.2 + 0.24 * len(best))
+    figure, axes = figures.new_figure(figures.COLUMN, 2.3 + 0.14 * len(best))
     for (group, (times, mean, error)), colour, dash in zip(best, _COLORS, _DASHES, strict=False):
         label = f"{group.label}, {len(group.runs)} seed{'s'[: len(group.runs) != 1]}"
-        axes.plot(times, scale * mean, color=colour, ls=dash, lw=2, label=label)
+        axes.plot(times, scale * mean, color=colour, ls=dash, lw=1.2, label=label)
         low, high = scale * (mean - error), scale * (mean + error)
         axes.fill_between(times, low, high, color=colour, alpha=0.2, lw=0)
     figures.finish_accuracy_axes(axes, _time_label(clocks), metric)
@@ -244,9 +246,9 @@ def _draw(runs: Sequence[_Run], notes: Sequence[str]) -> Any:
     clocks, metric = sorted({run.clock for run in runs}), metric_of(runs[0].events)
     sign = -1 if metric.higher else 1
     dashed: list[str] = []
-    figure, axes = figures.new_figure(9, 5 + 0.24 * len(runs))
     known = [run for run in runs if run.grouped.final is not None]
     best = sorted(known, key=lambda run: sign * float(run.grouped.final or 0))[:_MOST_LINES]
+    figure, axes = figures.new_figure(figures.COLUMN, 2.3 + 0.14 * len(best))
     for index, run in enumerate(run for run in runs if run in best):
         style = {"color": _COLORS[index % len(_COLORS)], "marker": _MARKERS[index % len(_MARKERS)]}
         main, companion = run.view.accuracy(run.events), run.view.comparison.companion(run.events)
@@ -254,11 +256,11 @@ def _draw(runs: Sequence[_Run], notes: Sequence[str]) -> Any:
             label = _label(run, mixed=len(clocks) > 1)
             figures.draw_line(axes, main, metric, label=label, **style)
         if companion and companion != main:
-            thin = {**style, "marker": "", "ls": "--", "lw": 1.0, "alpha": 0.7}
+            thin = {**style, "marker": "", "ls": "--", "lw": 0.6, "alpha": 0.7}
             figures.draw_line(axes, companion, metric, **thin)
             dashed.append(run.view.comparison.companion_label)
     if dashed:
-        axes.plot([], [], color=figures.GREY, ls="--", lw=1.0, label=" / ".join(_once(dashed)))
+        axes.plot([], [], color=figures.GREY, ls="--", lw=0.6, label=" / ".join(_once(dashed)))
     figures.finish_accuracy_axes(axes, _time_label(clocks), metric)
     measured = " / ".join(_once(evaluation_of(run.config) for run in runs)).capitalize()
     of = " / ".join(_once(run.view.accuracy_of for run in runs))

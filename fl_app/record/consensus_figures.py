@@ -16,6 +16,7 @@ from fl_app.record.figures import (
     BLACK,
     BLUE,
     CLOCK_AXIS,
+    COLUMN,
     GREEN,
     ORANGE,
     PURPLE,
@@ -61,20 +62,20 @@ def accuracy(events: Sequence[Event], clock: str, targets: Sequence[float]) -> F
     mean = node_series(events)
     if not mean:
         return None
-    figure, axes = new_figure(8.5, 5.0)
+    figure, axes = new_figure(COLUMN, 3.3)
     metric = metric_of(events)
     _draw_nodes(axes, events, metric)
-    draw_line(axes, mean, metric, label="mean of the nodes", color=BLUE, lw=2.4, zorder=5)
+    draw_line(axes, mean, metric, label="mean of the nodes", color=BLUE, lw=1.5, zorder=5)
     if average := series(events, "average"):
-        draw_line(axes, average, metric, label=DIAGNOSIS, color=ORANGE, lw=1.4, ls="--", zorder=6)
+        draw_line(axes, average, metric, label=DIAGNOSIS, color=ORANGE, lw=1.0, ls="--", zorder=6)
     for name, points in references(events).items():
         label, style = REFERENCES[name]
-        draw_line(axes, points, metric, label=label, lw=1.3, zorder=4, **style)
+        draw_line(axes, points, metric, label=label, lw=0.9, zorder=4, **style)
     _mark_settling(axes, events)
     finish_accuracy_axes(axes, CLOCK_AXIS[clock], metric)
     mark_targets(axes, mean, targets, metric)
     axes.set_title(f"{evaluated_on(events).capitalize()} {metric.name}", loc="left")
-    legend_below(figure, axes, 2)
+    legend_below(figure, axes, 1)
     return figure
 
 
@@ -93,7 +94,7 @@ def _draw_nodes(axes: Axes, events: Sequence[Event], metric: Metric) -> None:
         LineCollection(
             [np.column_stack([t, of_node]) for of_node in values.T],
             colors=BLUE,
-            linewidths=0.8 if values.shape[1] <= 30 else 0.3,
+            linewidths=0.4 if values.shape[1] <= 30 else 0.2,
             alpha=0.5 if values.shape[1] <= 30 else 0.3,
             label="each node",
             zorder=2,
@@ -106,7 +107,7 @@ def _mark_settling(axes: Axes, events: Sequence[Event]) -> None:
     settling = [e["t"] for e in of_kind(events, "nodes") if settled(e)]
     trained = [e["t"] for e in of_kind(events, "nodes") if not settled(e)]
     if settling and trained:
-        style: dict[str, Any] = {"color": PURPLE, "lw": 1.0, "ls": "-.", "zorder": 1}
+        style: dict[str, Any] = {"color": PURPLE, "lw": 0.7, "ls": "-.", "zorder": 1}
         axes.axvline(max(trained), label="from here on the nodes settle", **style)
 
 
@@ -115,10 +116,10 @@ def distance(events: Sequence[Event], clock: str, _: Sequence[float]) -> Figure 
     points = [(e["t"], e["distance"]) for e in of_kind(events, "round") if e.get("distance")]
     if not points:
         return None
-    figure, axes = new_figure(8.5, 3.8)
+    figure, axes = new_figure(COLUMN, 2.2)
     _draw_outages(axes, of_kind(events, "incident"))
     _mark_settling(axes, events)
-    axes.plot(*zip(*points, strict=True), color=PURPLE, lw=2, marker="" if points[40:] else "o")
+    axes.plot(*zip(*points, strict=True), color=PURPLE, lw=1.2, marker="" if points[40:] else "o")
     axes.set_yscale("log")
     axes.set_xlim(left=0)
     axes.set_xlabel(CLOCK_AXIS[clock])
@@ -126,7 +127,7 @@ def distance(events: Sequence[Event], clock: str, _: Sequence[float]) -> Figure 
     axes.grid(which="both", alpha=0.3, lw=0.6)
     axes.set_title("How far the nodes are from each other", loc="left")
     if axes.get_legend_handles_labels()[0]:
-        legend_below(figure, axes, 2)
+        legend_below(figure, axes, 1)
     return figure
 
 
@@ -139,7 +140,7 @@ def _draw_outages(axes: Axes, incidents: Sequence[Event]) -> None:
     shown = [event for event in incidents if event["kind"] in _OUTAGES]
     # A forest of lines would say less than the list of incidents does.
     for event in shown if len(shown) <= _OUTAGES_SHOWN else ():
-        axes.axvline(event["t"], lw=1.0, zorder=1, **_OUTAGES[event["kind"]])
+        axes.axvline(event["t"], lw=0.6, zorder=1, **_OUTAGES[event["kind"]])
 
 
 def topology(events: Sequence[Event], _clock: str, _: Sequence[float]) -> Figure | None:

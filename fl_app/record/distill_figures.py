@@ -21,6 +21,7 @@ from fl_app.record.figures import (
     BLACK,
     BLUE,
     CLOCK_AXIS,
+    COLUMN,
     ORANGE,
     PURPLE,
     SKY,
@@ -40,12 +41,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_JOBS_SHOWN = 20  # bars of one participant that are still readable side by side
+_JOBS_SHOWN = 12  # bars of one participant that are still readable side by side
 _BINS = 40
 
 _CURVES = (  # label, model, field, style
     ("small model, newest", "small", "accuracy", {"color": ORANGE, "ls": "--", "marker": "s"}),
-    ("global model, raw", "global", "accuracy", {"color": SKY, "lw": 1.2, "marker": "."}),
+    ("global model, raw", "global", "accuracy", {"color": SKY, "lw": 0.7, "marker": "."}),
     ("global model, EMA", "global", "accuracy_ema", {"color": BLUE, "marker": "o"}),
 )
 
@@ -67,17 +68,17 @@ def accuracy(events: Sequence[Event], clock: str, targets: Sequence[float]) -> F
     ]
     if not curves:
         return None
-    figure, axes = new_figure(8.5, 4.6)
+    figure, axes = new_figure(COLUMN, 2.9)
     metric = metric_of(events)
     for label, points, style in curves:
         draw_line(axes, points, metric, label=label, **style)
     for name, points in references(events).items():
-        style = {"lw": 1.3, "marker": "", "zorder": 2, **_REFERENCE_STYLES[name]}
+        style = {"lw": 0.9, "marker": "", "zorder": 2, **_REFERENCE_STYLES[name]}
         draw_line(axes, points, metric, label=REFERENCES[name], **style)
     finish_accuracy_axes(axes, CLOCK_AXIS[clock], metric)
     mark_targets(axes, published(events), targets, metric)
     axes.set_title(f"{evaluated_on(events).capitalize()} {metric.name}", loc="left")
-    legend_below(figure, axes, 2)
+    legend_below(figure, axes, 1)
     return figure
 
 
@@ -92,8 +93,7 @@ def gantt(events: Sequence[Event], clock: str, _: Sequence[float]) -> Figure | N
     lanes = participants(events)
     whole = max(event["t_end"] for event in (*jobs, *segments))
     until = _readable_until(jobs, whole)
-    height = 0.34 * (len(lanes) + 1) + 2.1
-    figure, axes = new_figure(12, max(height, 3.0))
+    figure, axes = new_figure(COLUMN, 0.17 * (len(lanes) + 1) + 1.3)
     position = {participant: row for row, participant in enumerate(lanes)}
     for (label, color, hatch), bars in _participant_bars(events, position, until).items():
         # Downloads and uploads are slivers: drawn last, and only the others get an edge.
@@ -115,7 +115,7 @@ def gantt(events: Sequence[Event], clock: str, _: Sequence[float]) -> Figure | N
     axes.grid(axis="x", alpha=0.3, lw=0.6)
     axes.set_axisbelow(True)
     axes.set_title(_gantt_title(events, until, whole), loc="left")
-    legend_below(figure, axes, 4)
+    legend_below(figure, axes, 2)
     return figure
 
 
@@ -131,11 +131,8 @@ def _gantt_title(events: Sequence[Event], until: float, whole: float) -> str:
     rounds = of_kind(events, "round")
     shown = sum(event["t"] <= until for event in rounds)
     if until >= whole:
-        return f"Who was busy when: the whole run, {len(rounds)} round{'s'[: len(rounds) != 1]}"
-    return (
-        f"Who was busy when: the first {until:.0f} s of {whole:.0f} s "
-        f"({shown} of {len(rounds)} rounds)"
-    )
+        return f"Who was busy: the whole run, {len(rounds)} round{'s'[: len(rounds) != 1]}"
+    return f"Who was busy: {until:.0f} of {whole:.0f} s, {shown} of {len(rounds)} rounds"
 
 
 _PHASES = (  # label, start, end, colour
@@ -200,7 +197,7 @@ def _draw_segments(
             linewidth=0.4,
             hatch="\\\\\\" if forward else "",
         )
-        if not forward and end - start > 0.028 * until:
+        if not forward and end - start > 0.04 * until:
             light = sum(color[:3]) > 1.5
             axes.text(
                 (start + end) / 2,
@@ -208,7 +205,7 @@ def _draw_segments(
                 f"{segment['teacher_version']}",
                 ha="center",
                 va="center",
-                fontsize=8,
+                fontsize="x-small",
                 color="black" if light else "white",
             )
     if any(segment["kind"] == "forward" for segment in segments):
@@ -219,7 +216,7 @@ def _draw_segments(
     if min(versions) == max(versions):
         return
     bar = figure.colorbar(ScalarMappable(scale, palette), ax=axes, pad=0.01, fraction=0.025)
-    bar.set_label("teacher's version", fontsize=9)
+    bar.set_label("teacher's version")
     bar.locator = whole_numbers()
     bar.update_ticks()
 
@@ -246,7 +243,7 @@ def staleness(events: Sequence[Event], _clock: str, _: Sequence[float]) -> Figur
     panels = [panel for panel in panels if sum(panel[2].values())]
     if not panels:
         return None
-    figure, axes = new_figure(6.4 * len(panels), 4.2, columns=len(panels))
+    figure, axes = new_figure(COLUMN * len(panels), 2.1, columns=len(panels))
     for single, (title, label, histogram, color) in zip(each(axes), panels, strict=True):
         _draw_histogram(single, histogram, color)
         mean = sum(age * weight for age, weight in histogram.items()) / sum(histogram.values())

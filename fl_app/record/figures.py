@@ -1,12 +1,14 @@
 """What all pictures of a run share: colours, axes of accuracy over time, legends, PNGs.
 
-Colours are those of Okabe and Ito, told apart by everybody.
+Colours are those of Okabe and Ito, told apart by everybody; dashes and markers tell lines apart
+without colours. The pictures of a run are as wide as a column of print.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from fl_app.record.metrics import Metric, Point, time_to_target
@@ -20,7 +22,16 @@ GREEN, BLUE, VERMILION, PURPLE = "#009E73", "#0072B2", "#D55E00", "#CC79A7"
 
 CLOCK_AXIS = {"virtual": "virtual time (s)", "real": "time (s)"}
 ACCURACY = Metric()
-_MARKED = 40  # points of a line that still get a marker each
+_MARKED = 20  # points of a line that still get a marker each
+COLUMN, DOTS = 3.4, 300  # inches, and dots per inch
+# Letters and lines of a picture that is printed at its own size.
+_PRINTED: dict[Any, float] = {
+    "font.size": 7.0, "axes.titlesize": 7.5, "axes.labelsize": 7.0, "legend.fontsize": 6.5,
+    "xtick.labelsize": 6.5, "ytick.labelsize": 6.5, "axes.linewidth": 0.6, "hatch.linewidth": 0.5,
+    "lines.linewidth": 0.9, "lines.markersize": 3.2, "legend.handlelength": 2.6,
+    "xtick.major.size": 2.5, "ytick.major.size": 2.5, "figure.constrained_layout.h_pad": 0.02,
+    "figure.constrained_layout.w_pad": 0.02,
+}  # fmt: skip
 
 
 def legend_below(figure: Figure, axes: Axes, columns: int, magnified: float = 1.0) -> None:
@@ -44,8 +55,11 @@ def draw_line(axes: Axes, points: Sequence[Point], metric: Metric = ACCURACY, **
     """Draw (t, value) as a line in the metric's unit; with markers only while they stay apart."""
     if len(points) > _MARKED:
         style["marker"] = ""
+    from matplotlib import rcParams
+
     times, values = zip(*points, strict=True)
-    defaults = {"lw": 2.0, "ms": 4.5, "zorder": 3}
+    sizes = {"lw": 4 / 3 * rcParams["lines.linewidth"], "ms": 0.75 * rcParams["lines.markersize"]}
+    defaults = {**sizes, "zorder": 3}
     axes.plot(times, [metric.scale * value for value in values], **{**defaults, **style})
 
 
@@ -79,18 +93,33 @@ def mark_targets(
         when = "not reached" if reached is None else f"{reached:.0f} s"
         labels.append(f"{metric.at(target)}: {when}")
     right = axes.secondary_yaxis("right")
-    right.set_yticks(ticks, labels, fontsize=8.5, color="#444444")
+    right.set_yticks(ticks, labels, fontsize="small", color="#444444")
     right.tick_params(length=0)
     right.spines["right"].set_visible(False)
 
 
-def to_png(figure: Figure) -> bytes:
-    """Return the figure as a PNG of 150 dots per inch."""
+@contextmanager
+def for_print() -> Iterator[None]:
+    """Within it, small letters and thin lines."""
+    import matplotlib
+
+    with matplotlib.rc_context(_PRINTED):
+        yield
+
+
+def printed(draw: Callable[[], Figure]) -> bytes:
+    """Return what `draw` draws `for_print` as a PNG."""
+    with for_print():
+        return to_png(draw(), DOTS)
+
+
+def to_png(figure: Figure, dots: int = 150) -> bytes:
+    """Return the figure as a PNG of so many dots per inch."""
     for legend in (*figure.legends, *(axes.get_legend() for axes in figure.axes)):
         for text in legend.get_texts() if legend else ():
             text.set_parse_math(False)  # the names of people's classes and runs may hold a $
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
+    figure.savefig(buffer, format="png", dpi=dots)
     return buffer.getvalue()
 
 
@@ -116,4 +145,4 @@ def whole_numbers() -> Any:
     """Return a locator of ticks at whole numbers only."""
     from matplotlib.ticker import MaxNLocator
 
-    return MaxNLocator(integer=True)
+    return MaxNLocator(integer=True, nbins=6)

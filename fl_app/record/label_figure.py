@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fl_app.record.figures import new_figure
+from fl_app.record.figures import COLUMN, legend_below, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,7 +24,7 @@ def label_figure(
 
     participants = len(histogram)
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 1, len(classes)))
-    figure, axes = new_figure(8.5, 1.6 + 0.35 * min(participants, _ROWS))
+    figure, axes = new_figure(COLUMN, 1.5 + 0.12 * min(participants, _ROWS))
     left, height = np.zeros(participants), 0.8 if participants <= 2 * _ROWS else 1.0
     for name, counts, colour in zip(classes, histogram.T, colours, strict=True):
         axes.barh(range(participants), counts, left=left, color=colour, label=name, height=height)
@@ -35,5 +35,5 @@ def label_figure(
     axes.set_ylabel(who)
     axes.set_title(title, loc="left")
     if len(classes) <= _LEGEND:
-        figure.legend(loc="outside right upper", fontsize=8, frameon=False, title="class")
+        legend_below(figure, axes, 3)
     return figure

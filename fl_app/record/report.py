@@ -22,13 +22,15 @@ def render(run: RunDirectory) -> Path:
     absent = []
     (run.path / FIGURES).mkdir(exist_ok=True)
     for name, drawing in view_of(config).page.figures.items():
-        figure = drawing.draw(events, clock, targets)
+        with figures.for_print():
+            figure = drawing.draw(events, clock, targets)
+            picture = figure and figures.to_png(figure, figures.DOTS)
         path = run.path / FIGURES / f"{name}.png"
-        if figure is None:
+        if picture is None:
             absent.append(drawing.absent)
             path.unlink(missing_ok=True)  # one of an earlier state would contradict the page
         else:
-            atomic_write(path, figures.to_png(figure))
+            atomic_write(path, picture)
     path = run.path / REPORT
     path.unlink(missing_ok=True)  # nor may the report, where there can be no new one
     atomic_write(path, page(snapshot(run, events) | {"absent": absent}).encode())

@@ -12,6 +12,7 @@ from fl_app.record.consensus_metrics import node_names
 from fl_app.record.figures import (
     BLUE,
     CLOCK_AXIS,
+    COLUMN,
     GREY,
     ORANGE,
     PURPLE,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _NAMED = 40  # lanes that can each have a name
-_HEIGHTS = (3.4, 11.0)  # inches of a picture of few and of many lanes
+_HEIGHTS = (1.9, 8.0)  # inches of a picture of few and of many lanes
 _LOST = 0.4  # share of its way that lost mail is drawn to go
 
 
@@ -74,8 +75,8 @@ def spacetime(events: Sequence[Event], clock: str, _: Sequence[float]) -> Figure
     moments = [m for m in moments if m.t <= end]  # nodes go and come after the slice too
     crowd = min(1.0, 16 / size) ** 0.5  # marks shrink as lanes close up
     low, high = _HEIGHTS
-    figure, axes = new_figure(12, min(high, max(low, 1.4 + 0.36 * size)))
-    axes.hlines(range(size), start, end, color=GREY, lw=0.8 * crowd, alpha=0.6, zorder=1)
+    figure, axes = new_figure(COLUMN, min(high, max(low, 1.1 + 0.18 * size)))
+    axes.hlines(range(size), start, end, color=GREY, lw=0.5 * crowd, alpha=0.6, zorder=1)
     _draw_steps(axes, moments, crowd)
     _draw_absences(axes, moments, start, end)
     _draw_mail(axes, moments, crowd)
@@ -88,8 +89,8 @@ def spacetime(events: Sequence[Event], clock: str, _: Sequence[float]) -> Figure
     margin = 0.01 * (end - start) or 1.0  # of a single moment
     axes.set_xlim(start - margin, end + margin)
     axes.set_xlabel(CLOCK_AXIS[clock])
-    axes.set_title(f"Who stepped and who wrote to whom, {start:.2f} s to {end:.2f} s", loc="left")
-    legend_below(figure, axes, 6, magnified=1 / crowd)
+    axes.set_title(f"Who stepped and wrote to whom, {start:.2f} to {end:.2f} s", loc="left")
+    legend_below(figure, axes, 2, magnified=1 / crowd)
     return figure
 
 
@@ -97,8 +98,8 @@ def _draw_steps(axes: Axes, moments: Sequence[_Moment], crowd: float) -> None:
     steps = [(m.t, m.node) for m in moments if m.kind == "step"]
     if steps:
         t, node = zip(*steps, strict=True)
-        size = 110 * crowd**2
-        axes.scatter(t, node, s=size, c="#555555", marker="|", lw=1.1 * crowd, label="local step")
+        size = 24 * crowd**2
+        axes.scatter(t, node, s=size, c="#555555", marker="|", lw=0.5 * crowd, label="local step")
 
 
 def _draw_absences(axes: Axes, moments: Sequence[_Moment], start: float, end: float) -> None:
@@ -132,10 +133,10 @@ def _draw_mail(axes: Axes, moments: Sequence[_Moment], crowd: float) -> None:
             continue
         paths = [_path(m, flight) for m in mail]
         axes.add_collection(
-            LineCollection(paths, linewidths=1.1 * crowd, alpha=0.7, zorder=3, **line)
+            LineCollection(paths, linewidths=0.5 * crowd, alpha=0.7, zorder=3, **line)
         )
         x, y = zip(*(path[1] for path in paths), strict=True)
-        axes.scatter(x, y, s=26 * crowd**2, lw=1.3 * crowd, zorder=4, label=label, **marker)
+        axes.scatter(x, y, s=5 * crowd**2, lw=0.6 * crowd, zorder=4, label=label, **marker)
 
 
 def _path(m: _Moment, flight: float) -> list[tuple[float, float]]:

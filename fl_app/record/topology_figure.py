@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fl_app.record.figures import ACCURACY, BLUE, GREY, VERMILION, new_figure
+from fl_app.record.figures import ACCURACY, BLUE, COLUMN, GREY, VERMILION, new_figure
 from fl_app.record.metrics import Metric
 from strategies.consensus.topology import Edge, grid_sides
 
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_SIDES = (4.5, 9.0)  # inches of a picture of few and of many nodes
-_DIAMETERS = (4.0, 26.0)  # points of a node
+_SIDES = (2.6, 9.0)  # inches of a picture of few and of many nodes
+_FEW = 16  # nodes find room in a column of print
+_DIAMETERS = (3.0, 20.0)  # points of a node
 _READABLE = 5.5  # points of the smallest letters
 _APART = 9  # points between nodes beside which labels still find room
 _ROW = 16  # nodes of a chain in one row
@@ -46,11 +47,11 @@ def topology_figure(
     """
     places = positions(family, size, edges)
     places = places / max(np.ptp(places, axis=0).max(), 1e-9)
-    side = min(_SIDES[1], _SIDES[0] + size / 30)
+    side = min(_SIDES[1], _SIDES[0] + max(0, size - _FEW) / 15)
     width, height = side * (np.ptp(places, axis=0) + 0.16)
     # A colour bar needs room even beside a flat graph.
-    height = max(height, 2.4 if values else 1.2) + (0.7 if ages else 0.0) + 0.4
-    figure, axes = new_figure(max(5.0, width + (1.0 if values else 0.0)), height)
+    height = max(height, 1.8 if values else 0.9) + (0.5 if ages else 0.0) + 0.3
+    figure, axes = new_figure(max(COLUMN, width + (0.7 if values else 0.0)), height)
     axes.set_axis_off()
     axes.set_aspect("equal")
     apart = 72 * side * _spacing(places)
@@ -62,7 +63,7 @@ def topology_figure(
     low, high = places.min(axis=0) - 0.08, places.max(axis=0) + 0.08
     axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     if axes.get_legend_handles_labels()[0]:
-        figure.legend(loc="outside lower right", ncols=2, fontsize=9, frameon=False)
+        figure.legend(loc="outside lower right", ncols=2, frameon=False)
     axes.set_title(title, loc="left")
     return figure
 
@@ -180,7 +181,7 @@ def _draw_edges(
     bar = figure.colorbar(
         ScalarMappable(scale, greys), ax=axes, location="bottom", shrink=0.6, pad=0.02, aspect=40
     )
-    bar.set_label("seconds since the last exchange", fontsize=9)
+    bar.set_label("seconds since the last exchange")
 
 
 def _lines(places: np.ndarray, edges: Sequence[Edge]) -> list[np.ndarray]:
@@ -230,7 +231,7 @@ def _draw_nodes(
         bar = figure.colorbar(
             ScalarMappable(scale, "cividis"), ax=axes, pad=0.02, shrink=0.7, aspect=30
         )
-        bar.set_label(metric.label, fontsize=9)
+        bar.set_label(metric.label)
     axes.scatter(
         *places.T,
         s=diameter**2,
