@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fl_app.cli import main, parser
+from fl_app.cli import parser
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "experiments" / "README.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -58,18 +58,6 @@ def test_every_module_that_the_pages_run_is_there() -> None:
     found = set(re.findall(r"python -m ((?:experiments|fl_app)[\w.]*)", text))
     assert len(found) > 5
     assert [name for name in sorted(found) if importlib.util.find_spec(name) is None] == []
-
-
-@pytest.mark.parametrize(
-    "words",
-    [words for words in named("edge-fl") if words[0] in ("config", "topology", "models")],
-    ids=" ".join,
-)
-def test_what_needs_no_run_does_what_it_is_shown_for(
-    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert main(words) == 0
 
 
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
