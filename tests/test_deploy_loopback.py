@@ -20,7 +20,7 @@ from flwr.superlink.routers.control.router import router as control_router
 from flwr.superlink.routers.fleet.router import router
 
 from fl_app.deploy import directory as deployment
-from fl_app.deploy import gate, serve
+from fl_app.deploy import gate, loopback, serve
 from fl_app.deploy.gate import Gate, Scope, allowed
 from fl_app.deploy.loopback import Loopback
 from fl_app.deploy.nodes import register
@@ -155,6 +155,22 @@ def test_devices_are_registered_however_long_the_superlink_takes(
     assert next(answers, "all") == "all"
     told = capsys.readouterr().err.splitlines()
     assert told == ["edge-fl: no answer; trying again", "edge-fl: away; trying again"]
+
+
+def test_a_superlink_that_does_not_answer_yet_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([EdgeFlError("no answer"), [], ["pi-1"]])
+
+    def nodes(_: Path) -> list[str]:
+        answer = next(answers)
+        if isinstance(answer, EdgeFlError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(loopback, "list_nodes", nodes)
+    started = Loopback(tmp_path, ("pi-1",))
+    assert [started._registered() for _ in range(3)] == [False, False, True]
 
 
 @pytest.fixture(scope="module")
