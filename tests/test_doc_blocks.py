@@ -220,11 +220,7 @@ def reader(
     monkeypatch.undo()
 
 
-# What docs/tasks.md shows is tried by test_tasks, and waits for runs of few steps of tables here.
-RUN = [page for page in PAGES if page.name != "tasks.md"]
-
-
-@pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_what_a_page_shows_is_run(page: Path, reader: Reader) -> None:
     pytest.importorskip("cryptography")
     for block in blocks(page):
