@@ -124,7 +124,8 @@ def still_valid(results: Mapping[str, Any], runs: Sequence[P]) -> dict[str, dict
     """Of earlier results, the entries of runs that are planned just so, by the runs' labels.
 
     A run is if every key that was there then, is there now and has an effect has the value that it
-    had: a key that has come since then does by default what was done without it.
+    had: a key that has come since then does by default what was done without it. What a key did
+    that is gone since then is not known, unless it is of the other system.
     """
     then: dict[str, Value] = results.get("defaults", {})
     entries = {_words_of(entry): entry for entry in results.get("runs", ())}
@@ -134,6 +135,9 @@ def still_valid(results: Mapping[str, Any], runs: Sequence[P]) -> dict[str, dict
         if then and entry is not None:
             was = then | entry["settings"]
             now = with_effect({**defaults(), **planned.values})
+            gone = was.keys() - defaults().keys()
+            if any("." not in key or key.startswith(f"{was['mode']}.") for key in gone):
+                continue
             if all(was[key] == now[key] for key in now if key in was and key not in _PLACES):
                 found[label_of(planned)] = entry
     return found

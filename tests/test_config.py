@@ -147,6 +147,7 @@ FREE = (
         "data-root",
         "data-path",
         "table-target",
+        "best-metric",  # of the task: see test_best
         "partition",
         "devices",
     }
@@ -255,7 +256,8 @@ def test_an_unknown_partition_names_all() -> None:
     with pytest.raises(ConfigError) as caught:
         resolve({"partition": "dirichlett"})
     expected = f"partition='dirichlett' is unknown; choose one of: {', '.join(sorted(PARTITIONS))}"
-    assert str(caught.value) == expected
+    own = "or name your own: package.module:function or path/to/file.py:function"
+    assert str(caught.value) == f"{expected}, {own}"
     assert resolve({"partition": "hf:DirichletPartitioner"}).partition.startswith("hf:")
 
 

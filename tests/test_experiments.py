@@ -495,6 +495,9 @@ def test_results_of_another_configuration_are_done_again(tiny: tuple[Planned, Pa
         assert bool(still_valid(then, [planned])) == valid
     then = {**results, "defaults": {k: v for k, v in defaults().items() if k != "learning-rate"}}
     assert still_valid(then, [planned])  # a key that has come since then
+    for key, valid in (("consensus.gone", True), ("distill.gone", False), ("gone", False)):
+        then = {**results, "defaults": {**results["defaults"], key: 1}}
+        assert bool(still_valid(then, [planned])) == valid
 
 
 def test_the_recorded_command_is_a_flwr_run_of_the_same_configuration() -> None:
