@@ -10,7 +10,7 @@ _LIBRARY = {
     "Consensus": "fl_app.library",
     "Distillation": "fl_app.library",
     "load": "fl_app.record.export",
-    "mount": "client_apps.mount",
+    "mount": "fl_app.client_app",
 }
 
 

@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from client_apps.bench import Bench, bench_of, check_own_data, own_digest, shard_of
+from client_apps.device import Device
 from client_apps.engines import SEQUENTIAL, Engine, engine_of
 from client_apps.node_store import NODES, PARKED, NodeStore
-from fl_app.assemble import nodes_of, settling_of
-from fl_app.config import RunConfig, resolve
 from strategies.attacks import FORGERIES
 from strategies.consensus import ray_exchange
 from strategies.consensus.agreement import fixed_point
@@ -37,6 +36,8 @@ from strategies.consensus.node import Node
 from strategies.consensus.participant import Participant, Tally
 from strategies.consensus.ray_exchange import RayExchange
 from strategies.consensus.rounded import beneath
+from strategies.consensus.settings import NodesRun
+from strategies.consensus.shared import nodes_of, settling_of
 from strategies.consensus.state import pack, unpack
 from strategies.consensus.topology import Topology
 from strategies.consensus.zenoh_exchange import ZenohExchange
@@ -44,6 +45,7 @@ from strategies.evaluation import evaluation_set, measured
 from strategies.link.line import Line, current_line
 from strategies.link.sealing import Sealing
 from strategies.paths import runs_root
+from strategies.problem import Problem, flat_model
 from strategies.task import Examples
 
 # A neighbour's host that sends nothing for so long is not there: see `run_window`.
@@ -53,7 +55,7 @@ _ADOPT_SECONDS = 10.0  # a newcomer waits so long for a neighbour's model
 _MOST_EVENTS = 1500  # of a host, in the slice of the trace that is drawn
 
 
-def meet(message: Message, context: Context) -> Message:
+def meet(message: Message, device: Device) -> Message:
     """Say how many of the asked hosts answer at one time: in a simulation hosts may have to take
     turns, and one that waits for another's mail would then wait for ever."""
     order: Any = message.content["config"]
@@ -61,7 +63,7 @@ def meet(message: Message, context: Context) -> Message:
     return Message(RecordDict({"config": ConfigRecord({"here": here})}), reply_to=message)
 
 
-def run_window(message: Message, context: Context) -> Message:
+def run_window(message: Message, device: Device) -> Message:
     """Run the nodes named in the message to the end of a window.
 
     In: config window, nodes, host, carrier ("", "grid", "ray" or "zenoh"), broker (its door, of
@@ -80,34 +82,34 @@ def run_window(message: Message, context: Context) -> Message:
 
     When mail that it cannot do without does not come, it parks its nodes and answers done = False.
     """
-    config = resolve(dict(context.run_config))
-    torch.set_num_threads(config.client_threads)
-    return _Window(config, message, context).run()
+    settings = device.settings.nodes
+    torch.set_num_threads(settings.client_threads)
+    return _Window(settings, message, device).run()
 
 
 @lru_cache(maxsize=1)
-def _engine(config: RunConfig, nodes: tuple[int, ...], own_data: str, engine: str) -> Engine:
-    return engine_of(engine, config, nodes, own_data)
+def _engine(settings: NodesRun, nodes: tuple[int, ...], own_data: str, engine: str) -> Engine:
+    return engine_of(engine, settings, nodes, own_data)
 
 
 @lru_cache(maxsize=1)
-def _evaluation_set(config: RunConfig) -> Examples:
-    return evaluation_set(config, bench_of(config).device)
+def _evaluation_set(settings: NodesRun) -> Examples:
+    return evaluation_set(settings.problem, bench_of(settings.problem).device)
 
 
 @lru_cache(maxsize=1)
-def _initial(config: RunConfig, device: str) -> torch.Tensor:
-    return bench_of(config).model.weights.clone()  # asked for before anything has been trained
+def _initial(problem: Problem, device: str) -> torch.Tensor:
+    return flat_model(problem, "small", device).weights  # not that of the bench, which is trained
 
 
 @lru_cache(maxsize=1)
 def _zenoh_exchange(
-    config: RunConfig, topology: str, line: Line, names: tuple[str, ...]
+    settings: NodesRun, topology: str, line: Line, names: tuple[str, ...]
 ) -> ZenohExchange:
     """Kept from window to window, so that mail can come between them."""
-    graph, algorithm, _ = nodes_of(config, topology)
+    graph, algorithm, _ = nodes_of(settings, topology)
     node = names.index(line.site.name)
-    parameters = len(bench_of(config).model.weights)
+    parameters = len(bench_of(settings.problem).model.weights)
     return ZenohExchange(
         line.connection,
         line.run,
@@ -115,7 +117,7 @@ def _zenoh_exchange(
         names=dict(enumerate(names)),
         expected=lambda mail: expected_vectors(mail, algorithm, parameters),
         neighbours={node: graph.neighbours[node]},
-        sealing=Sealing(line.site, line.run) if config.consensus.encrypt else None,
+        sealing=Sealing(line.site, line.run) if settings.consensus.encrypt else None,
         parameters=parameters,
     )
 
@@ -138,27 +140,29 @@ class _Journal:
 class _Window:
     """One window of one host."""
 
-    def __init__(self, config: RunConfig, message: Message, context: Context) -> None:
+    def __init__(self, settings: NodesRun, message: Message, device: Device) -> None:
         order: Any = message.content["config"]
-        self._config, self._message, self._order = config, message, order
+        self._settings, self._message, self._order = settings, message, order
         self._window: int = order["window"]
         self._nodes: list[int] = list(order["nodes"])
-        self._own_data = str(context.node_config.get("data-path", ""))
-        self._bench: Bench = bench_of(config)
-        self._initial = _initial(config, self._bench.device)
-        self._topology, self._algorithm, self._timetable = nodes_of(config, order["topology"])
+        self._own_data = device.own_data
+        self._bench: Bench = bench_of(settings.problem)
+        self._initial = _initial(settings.problem, self._bench.device)
+        self._topology, self._algorithm, self._timetable = nodes_of(settings, order["topology"])
         self._settling: int = order["settling"]
         if self._settling:
-            self._algorithm, self._timetable = settling_of(config, order["topology"])
-        alone = Topology("alone", config.participants + len(config.consensus.reference_list), ({},))
-        c = config.consensus
+            self._algorithm, self._timetable = settling_of(settings, order["topology"])
+        alone = Topology(
+            "alone", settings.participants + len(settings.consensus.reference_list), ({},)
+        )
+        c = settings.consensus
         self._reference = LocalSGD(alone, c.momentum, c.weight_decay)
-        simulated = int(context.node_config.get("partition-id", -1)) >= 0
+        simulated = device.simulated
         run = Path(order["directory"])
-        self._diagnosed = config.consensus.diagnosis in ("on", "auto" if simulated else "on")
+        self._diagnosed = settings.consensus.diagnosis in ("on", "auto" if simulated else "on")
         own = runs_root().parent / NODES / order["states"]
         self._store = NodeStore(run / NODES if simulated else own)
-        self._live = not simulated and not config.virtual
+        self._live = not simulated and not settings.virtual
         self._line = current_line() if order["carrier"] == "zenoh" else None
         self._newcomers: list[int] = []
 
@@ -194,7 +198,9 @@ class _Window:
         place = self._window if done else self._parked(self._order["stops"] + 1)
         for participant in participants:
             state, metadata = pack(participant)
-            metadata["data"] = own_digest(self._config, participant.node.index, self._own_data)
+            metadata["data"] = own_digest(
+                self._settings.problem, participant.node.index, self._own_data
+            )
             metadata["window"] = self._window
             durable = done and bool(self._order["durable"])
             self._store.save(place, participant.node.index, state, metadata, durable=durable)
@@ -221,10 +227,10 @@ class _Window:
 
     def _participant(self, node: int) -> Participant:
         """The node as it was left, or as it starts."""
-        n = self._config.participants
+        n = self._settings.participants
         algorithm = self._algorithm if node < n else self._reference
-        if (attack := self._config.attack_of(node)) in FORGERIES:
-            options = attack, self._config.attack_scale, self._config.seed
+        if (attack := self._settings.attack_of(node)) in FORGERIES:
+            options = attack, self._settings.attack_scale, self._settings.seed
             algorithm = beneath(algorithm, Attacker, *options)
         neighbours = self._topology.neighbours[node] if node < n else ()
         weight = self._weight(node) if node < n else 1.0
@@ -242,7 +248,7 @@ class _Window:
             elif self._live:
                 participant.part()
             return participant
-        check_own_data(self._config, node, self._own_data, found[1].get("data"))
+        check_own_data(self._settings.problem, node, self._own_data, found[1].get("data"))
         participant = unpack(
             *found,
             algorithm,
@@ -253,7 +259,7 @@ class _Window:
         if settles and not participant.settles:
             # A device that was away in the end of the training has an old model.
             trained = found[1].get("window", self._window - 1)
-            participant.settle(guest=trained < self._config.rounds)
+            participant.settle(guest=trained < self._settings.rounds)
         return participant
 
     def _saved(self, node: int) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
@@ -272,7 +278,7 @@ class _Window:
 
     def _weight(self, node: int) -> float:
         """p_i = N n_i / sum_j n_j, so that sum_i p_i f_i is the loss on all data in one place."""
-        if self._config.consensus.weights == "equal":
+        if self._settings.consensus.weights == "equal":
             return 1.0
         examples: list[int] = list(self._order["examples"])
         examples[node] = self._examples(node)  # of a device, the server may not know it yet
@@ -280,7 +286,7 @@ class _Window:
         return len(known) * examples[node] / sum(known)
 
     def _examples(self, node: int) -> int:
-        return len(shard_of(self._config, node, self._own_data))
+        return len(shard_of(self._settings.problem, node, self._own_data))
 
     def _exchange(self) -> Exchange | None:
         if self._order["carrier"] == "ray":
@@ -288,7 +294,7 @@ class _Window:
             return RayExchange(order["broker"], order["host"], order["collected"])
         if self._line is not None:
             names = tuple(self._order["names"])
-            return _zenoh_exchange(self._config, self._order["topology"], self._line, names)
+            return _zenoh_exchange(self._settings, self._order["topology"], self._line, names)
         if self._order["carrier"] == "grid":
             arrays: Any = self._message.content["arrays"]
             received = {name: array.numpy() for name, array in arrays.items()}
@@ -306,20 +312,20 @@ class _Window:
     ) -> bool:
         """Whether they have come to the end of the window."""
         nodes, name = tuple(self._nodes), self._order["engine"]
-        engine: Any = _engine(self._config, nodes, self._own_data, name)
-        silence = self._config.consensus.silence_seconds
+        engine: Any = _engine(self._settings, nodes, self._own_data, name)
+        silence = self._settings.consensus.silence_seconds
         options: dict[str, Any] = {
             "initial": lambda _: self._initial,
             "exchange": exchange,
             # Who exchanges with nobody cannot tell whether anybody is there.
             "silence": silence if math.isfinite(self._timetable.interval) else math.inf,
-            "adopts": not self._config.consensus.clip,
+            "adopts": not self._settings.consensus.clip,
             "listener": listener,
         }
-        if not self._config.virtual:
+        if not self._settings.virtual:
             self._run_freely(FreeHost(participants, engine, **options), began)
             return True
-        n, timetable = self._config.participants, self._timetable
+        n, timetable = self._settings.participants, self._timetable
         # Side by side all that can step together do.
         most = None if name == SEQUENTIAL else len(participants)
         return Host(participants, engine, most=most, **options).run(
@@ -342,28 +348,28 @@ class _Window:
         if self._settling:
             self._settle_freely(host, now)
             return
-        length = self._config.consensus.window
+        length = self._settings.consensus.window
         steps = range((self._window - 1) * length, self._window * length)
         host.run_freely(
             dict.fromkeys(self._nodes, steps),
             self._timetable.interval,
             now,
-            self._config.seed,
+            self._settings.seed,
             link=self._timetable.conditions,
             over=lambda: line is not None and line.window > self._window,
         )
 
     def _settle_freely(self, host: FreeHost, now: Callable[[], float]) -> None:
-        config, rounds = self._config, self._settling
-        first = config.consensus.steps + (self._window - config.rounds - 1) * rounds
+        settings, rounds = self._settings, self._settling
+        first = settings.consensus.steps + (self._window - settings.rounds - 1) * rounds
         # Mail that rides in messages does not come before the next one.
         waits = self._order["carrier"] != "grid"
         # Well before the server takes this host for one that does not answer.
-        patience = min(config.consensus.silence_seconds, config.round_timeout / 4)
+        patience = min(settings.consensus.silence_seconds, settings.round_timeout / 4)
         host.settle_freely(
             range(first, first + rounds),
             now,
-            config.seed,
+            settings.seed,
             link=self._timetable.conditions,
             patience=(patience, _ROUND_SECONDS) if waits else (0.0, 0.0),
         )
@@ -374,9 +380,11 @@ class _Window:
         """The nodes that are on at the end of the window; references are no nodes."""
         t = self._timetable.border(self._window)
         on: Callable[[int], bool] = (
-            (lambda i: self._timetable.present(i, t)) if self._config.virtual else (lambda i: True)
+            (lambda i: self._timetable.present(i, t))
+            if self._settings.virtual
+            else (lambda i: True)
         )
-        n = self._config.participants
+        n = self._settings.participants
         return [p for p in participants if p.node.index < n and on(p.node.index)]
 
     def _evaluated(
@@ -384,8 +392,8 @@ class _Window:
     ) -> Mapping[str, Any]:
         """Numbers of every node; metric and loss of those that are `present`, and of references."""
         began = time.monotonic()
-        present = present | {i for i in self._nodes if i >= self._config.participants}
-        data, model, task = _evaluation_set(self._config), self._bench.model, self._bench.task
+        present = present | {i for i in self._nodes if i >= self._settings.participants}
+        data, model, task = _evaluation_set(self._settings), self._bench.model, self._bench.task
         metrics, losses, norms = [], [], []
         for participant in participants:
             weights = participant.node.weights

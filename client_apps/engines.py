@@ -9,9 +9,9 @@ import torch
 from client_apps.bench import bench_of, shard_of
 from client_apps.gradients import Gradients, dtype_of
 from client_apps.row_gradients import PASSES, RowGradients
-from fl_app.config import RunConfig
 from strategies.consensus.host import Gradients as Engine
 from strategies.consensus.node import Node
+from strategies.consensus.settings import NodesRun
 
 SEQUENTIAL = "sequential"
 ENGINES = (SEQUENTIAL, *PASSES)
@@ -19,27 +19,27 @@ _WARM_UP = 3  # rounds before a clock starts: a GPU loads what it runs when it i
 _ROUNDS = 10
 
 
-def one_by_one(config: RunConfig, nodes: Sequence[int], own_data: str = "") -> Gradients:
+def one_by_one(run: NodesRun, nodes: Sequence[int], own_data: str = "") -> Gradients:
     """The gradients of `nodes` at their own data, one node after the other."""
-    bench, c = bench_of(config), config.consensus
-    everybody = config.participants
+    bench, c = bench_of(run.problem), run.consensus
+    everybody = run.participants
     return Gradients(
         bench.model,
-        {node: shard_of(config, node, own_data) for node in nodes},
+        {node: shard_of(run.problem, node, own_data, run.attack_of(node)) for node in nodes},
         {
-            node: c.batch_size * (everybody if config.reference_of(node) == "same-samples" else 1)
+            node: c.batch_size * (everybody if run.reference_of(node) == "same-samples" else 1)
             for node in nodes
         },
-        seed=config.seed,
+        seed=run.seed,
         prepare=bench.task.prepare(c.augment),
         loss=bench.task.loss,
         dtype=dtype_of(c.precision),
     )
 
 
-def engine_of(name: str, config: RunConfig, nodes: Sequence[int], own_data: str = "") -> Engine:
+def engine_of(name: str, run: NodesRun, nodes: Sequence[int], own_data: str = "") -> Engine:
     """The engine of that name, for `nodes` at their own data."""
-    sequential = one_by_one(config, nodes, own_data)
+    sequential = one_by_one(run, nodes, own_data)
     return sequential if name == SEQUENTIAL else RowGradients(sequential, PASSES[name])
 
 

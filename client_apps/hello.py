@@ -2,15 +2,16 @@
 
 from pathlib import Path
 
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 
+from client_apps.device import Device
 from strategies.fingerprint import fingerprint
 
 
-def hello(message: Message, context: Context) -> Message:
+def hello(message: Message, device: Device) -> Message:
     """Answer with the node's place in the simulation (partition-id, or -1 on a device), whether it
     has data of its own, and the fingerprint and place of the code it runs."""
-    node = context.node_config
+    node = device.context.node_config
     answer = {
         "partition-id": int(node.get("partition-id", -1)),
         "name": str(node.get("name", "")),

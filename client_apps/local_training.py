@@ -1,50 +1,52 @@
 """A window of work for one host: local training of the participants it hosts."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from client_apps.bench import bench_of, check_data_set, shard_of
+from client_apps.device import Device
 from client_apps.failures import account_of
 from client_apps.gradients import dtype_of
 from client_apps.row_gradients import PASSES, Programs, everything
 from client_apps.secure_sum import hold
+from client_apps.settings import TrainingSettings
 from client_apps.side_by_side import Job, train_side_by_side
 from client_apps.training import train_locally
-from fl_app.config import RunConfig, resolve
 from strategies.attacks import FORGERIES
 from strategies.condition import condition, shortage
 from strategies.errors import EdgeFlError
 from strategies.precision import restored, rounded
 from strategies.privacy import noise_generator
 from strategies.randomness import rng
+from strategies.task import Examples
 
 
-def prepare(message: Message, context: Context) -> Message:
+def prepare(message: Message, device: Device) -> Message:
     """Load the model and the data of the participants named in the message.
 
     In: config participants, and data: the digest of the run's data set on the server. Out: config
     fault, "" or what is wrong with them, or with this device; examples, how many examples each has;
     unused, what of the device's own data is not read; and of a device its condition.
     """
-    config = resolve(dict(context.run_config))
+    problem = device.settings.training.problem
     order: Any = message.content["config"]
-    own_data = str(context.node_config.get("data-path", ""))
+    own_data = device.own_data
     how: dict[str, str | float] = {}
     fault, shards = "", []
     try:
-        model = bench_of(config).model
-        if "site" in context.node_config:  # of a simulation it is the server's own machine
+        model = bench_of(problem).model
+        if "site" in device.context.node_config:  # of a simulation it is the server's own machine
             how = condition() | {"data": "own" if own_data else "its share"}
             if lack := shortage(how, model.weights.nbytes):
                 raise EdgeFlError(lack)
-        check_data_set(config, own_data, order["data"])
-        shards = [shard_of(config, p, own_data) for p in order["participants"]]
+        check_data_set(problem, own_data, order["data"])
+        shards = [shard_of(problem, p, own_data) for p in order["participants"]]
     except EdgeFlError as error:
         fault = str(error)
     unused = list(dict.fromkeys(line for shard in shards for line in shard.unused))
@@ -53,7 +55,7 @@ def prepare(message: Message, context: Context) -> Message:
     return Message(RecordDict({"config": answer}), reply_to=message)
 
 
-def train(message: Message, context: Context) -> Message:
+def train(message: Message, device: Device) -> Message:
     """Do every job named in the message, each from the model in it.
 
     In: arrays weights (p,) and buffers (q,), config participants and indices (a job is the index-th
@@ -65,8 +67,8 @@ def train(message: Message, context: Context) -> Message:
     mail-precision other than float32, in place of weights: the parts of `rounded`, which come back
     as codes.J ... of the change that training has made.
     """
-    config = resolve(dict(context.run_config))
-    torch.set_num_threads(config.client_threads)
+    settings = device.settings.training
+    torch.set_num_threads(settings.client_threads)
     # Any: Flower's signatures do not tell which values a record of which kind has.
     arrays: Any = message.content["arrays"]
     order: Any = message.content["config"]
@@ -74,35 +76,35 @@ def train(message: Message, context: Context) -> Message:
     buffers = received["buffers"]
     weights = received.get("weights")
     if weights is None:
-        length = len(bench_of(config).model.weights)
-        weights = restored(received, config.mail_precision, length)
-    own_data = str(context.node_config.get("data-path", ""))
+        length = len(bench_of(settings.problem).model.weights)
+        weights = restored(received, settings.mail_precision, length)
+    own_data = device.own_data
     results: dict[str, Array] = {}
     metrics: dict[str, Any] = {}
     errors: dict[str, Any] = {}
     jobs = list(zip(order["participants"], order["indices"], strict=True))
     began = time.monotonic()
-    together = _train_together(config, jobs, weights, buffers, own_data)
+    together = _train_together(settings, jobs, weights, buffers, own_data)
     shared = (time.monotonic() - began) / len(jobs) if together else 0.0
     for participant, index in jobs:
         start, job = time.monotonic(), f"{participant}.{index}"
         try:
             loss, examples, state = together.get((participant, index)) or _train_one(
-                config, participant, index, weights, buffers, own_data
+                settings, participant, index, weights, buffers, own_data
             )
-            _forge(config, participant, index, state, weights)
+            _forge(settings, participant, index, state, weights)
         except Exception as error:  # whatever it is, the server must hear of it
             errors[f"error.{job}"] = account_of(error)
             continue
-        if config.secure_aggregation:
+        if settings.secure_aggregation:
             received = {"weights": weights, "buffers": buffers}
             change = {name: vector - received[name] for name, vector in state.items()}
-            hold(context, participant, index, change)
+            hold(device.context, participant, index, change)
             state = {}
-        elif config.mail_precision != "float32":
+        elif settings.mail_precision != "float32":
             change = state.pop("weights") - weights
-            generator = rng(config.seed, "mail", participant, index)
-            state |= rounded(change, config.mail_precision, generator)
+            generator = rng(settings.seed, "mail", participant, index)
+            state |= rounded(change, settings.mail_precision, generator)
         for name, vector in state.items():
             results[f"{name}.{job}"] = Array(vector)
         metrics[f"loss.{job}"] = loss
@@ -119,24 +121,25 @@ def train(message: Message, context: Context) -> Message:
 
 
 def _train_one(
-    config: RunConfig,
+    settings: TrainingSettings,
     participant: int,
     index: int,
     weights: np.ndarray,
     buffers: np.ndarray,
     own_data: str,
 ) -> tuple[float, int, dict[str, Any]]:
-    bench = bench_of(config)
-    shard = shard_of(config, participant, own_data)
+    bench = bench_of(settings.problem)
+    attack = settings.attack_of(participant)
+    shard = shard_of(settings.problem, participant, own_data, attack)
     bench.model.load(weights, buffers)
-    generator = rng(config.seed, "batches", participant, index)
-    if config.privacy.samples:  # its batches, too, have to stay secret
-        seed = config.seed if config.virtual else None
+    generator = rng(settings.seed, "batches", participant, index)
+    if settings.privacy.samples:  # its batches, too, have to stay secret
+        seed = settings.seed if settings.virtual else None
         generator = noise_generator(seed, "samples", participant, index)
     loss = train_locally(
         bench.model,
         shard.to(bench.device),
-        config,
+        settings,
         generator,
         prepare=bench.task.prepare(augmented=True),
         loss=bench.task.loss,
@@ -145,7 +148,7 @@ def _train_one(
 
 
 def _train_together(
-    config: RunConfig,
+    settings: TrainingSettings,
     jobs: Sequence[tuple[int, int]],
     weights: np.ndarray,
     buffers: np.ndarray,
@@ -154,23 +157,23 @@ def _train_together(
     """What `_train_one` makes of each job (participant, index), all of them at the same time; of
     none where that is no faster, or where something is wrong, be it that they do not fit into the
     GPU's memory: one by one it will be seen with whom."""
-    bench = bench_of(config)
-    if bench.device != "cuda" or len(jobs) == 1 or config.privacy.samples or bench.model.draws:
+    bench = bench_of(settings.problem)
+    if bench.device != "cuda" or len(jobs) == 1 or settings.privacy.samples or bench.model.draws:
         return {}
     try:
         bench.model.load(weights, buffers)  # checks them
-        shards = {p: shard_of(config, p, own_data) for p, _ in jobs}
-        programs, begins = _programs(config, tuple(sorted(shards)), own_data)
+        shards = _shards(settings, [p for p, _ in jobs], own_data)
+        programs, begins = _programs(settings, tuple(sorted(shards)), own_data)
         found = train_side_by_side(
             programs,
             [
                 Job(
                     weights, buffers, begins[p], len(shards[p]),
-                    rng(config.seed, "batches", p, index),
+                    rng(settings.seed, "batches", p, index),
                 )
                 for p, index in jobs
             ],
-            config,
+            settings,
         )  # fmt: skip
     except (EdgeFlError, ValueError, RuntimeError):
         return {}
@@ -180,14 +183,20 @@ def _train_together(
     }
 
 
+def _shards(
+    settings: TrainingSettings, participants: Iterable[int], own_data: str
+) -> dict[int, Examples]:
+    return {p: shard_of(settings.problem, p, own_data, settings.attack_of(p)) for p in participants}
+
+
 @lru_cache(maxsize=2)
 def _programs(
-    config: RunConfig, participants: tuple[int, ...], own_data: str
+    settings: TrainingSettings, participants: tuple[int, ...], own_data: str
 ) -> tuple[Programs, dict[int, int]]:
     """Programs for these participants, and where the images of each begin."""
-    bench = bench_of(config)
+    bench = bench_of(settings.problem)
     bench.model.module.train()
-    shards = {p: shard_of(config, p, own_data) for p in participants}
+    shards = _shards(settings, participants, own_data)
     images, labels, begins = everything(
         (
             p,
@@ -197,15 +206,19 @@ def _programs(
         for p, shard in shards.items()
     )
     prepare, loss = bench.task.prepare(augmented=True), bench.task.loss
-    way, dtype = PASSES["streams"], dtype_of(config.precision)
+    way, dtype = PASSES["streams"], dtype_of(settings.precision)
     return Programs(bench.model, images, labels, prepare, loss, way, dtype), begins
 
 
 def _forge(
-    config: RunConfig, participant: int, index: int, state: dict[str, Any], weights: np.ndarray
+    settings: TrainingSettings,
+    participant: int,
+    index: int,
+    state: dict[str, Any],
+    weights: np.ndarray,
 ) -> None:
     """Put in place of an attacker's weights what it sends."""
-    if (attack := config.attack_of(participant)) in FORGERIES:
-        generator = rng(config.seed, "attack", participant, index)
+    if (attack := settings.attack_of(participant)) in FORGERIES:
+        generator = rng(settings.seed, "attack", participant, index)
         change = state["weights"] - weights
-        state["weights"] = weights + FORGERIES[attack](change, config.attack_scale, generator)
+        state["weights"] = weights + FORGERIES[attack](change, settings.attack_scale, generator)

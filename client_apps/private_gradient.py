@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.func import functional_call, grad_and_value, vmap
 
-from fl_app.config import RunConfig
+from client_apps.settings import TrainingSettings
 from strategies.flat import FlatModel
 from strategies.task import Loss
 
@@ -75,15 +75,15 @@ def private_gradient(
     model: FlatModel,
     loss: Loss,
     examples: int,
-    config: RunConfig,
+    settings: TrainingSettings,
     generator: np.random.Generator,
 ) -> PrivateGradient:
     """That of a participant with so many examples, as the configuration has it."""
     return PrivateGradient(
         model,
         loss,
-        clipping_norm=config.privacy.sample_clipping_norm,
-        noise_multiplier=config.privacy.sample_noise_multiplier,
-        expected=min(config.batch_size, examples),
+        clipping_norm=settings.privacy.sample_clipping_norm,
+        noise_multiplier=settings.privacy.sample_noise_multiplier,
+        expected=min(settings.batch_size, examples),
         generator=generator,
     )

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
+from client_apps.device import Device
 from strategies.errors import EdgeFlError
 from strategies.link.identity import Identity, key_statement
 from strategies.link.wire import WireError
@@ -22,7 +23,7 @@ def hold(context: Context, participant: int, index: int, change: Mapping[str, np
     context.state[_held(participant, index)] = ArrayRecord(arrays)
 
 
-def take_part(message: Message, context: Context) -> Message:
+def take_part(message: Message, device: Device) -> Message:
     """Do a stage of a sum for participants that have trained here.
 
     In: config stage, about (which sum it is), own (the participants), and of the stages but the
@@ -37,7 +38,7 @@ def take_part(message: Message, context: Context) -> Message:
     for participant in order["own"]:
         try:
             stage = _STAGES[order["stage"]]
-            found, vectors = stage(participant, order, context)
+            found, vectors = stage(participant, order, device.context)
         except (EdgeFlError, SecureError, WireError, KeyError, ValueError) as error:
             answer[f"error.{participant}"] = f"{error}"
             continue

@@ -16,8 +16,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 
+from client_apps.device import Device
 from strategies.errors import EdgeFlError
 from strategies.site import Site, device_site
 
@@ -30,7 +31,7 @@ _MOST_SHORT = 3  # so many of them in a row are no accident
 _PAUSES = (0.0, 2.0, 8.0)  # seconds, after a first, second ... short life
 
 
-def serve(message: Message, context: Context) -> Message:
+def serve(message: Message, device: Device) -> Message:
     """Have the device's process serve until the server says that the run is over, or is silent for
     too long.
 
@@ -41,20 +42,21 @@ def serve(message: Message, context: Context) -> Message:
     order: Any = message.content["config"]
     served, why = 0, ""
     try:
-        site = device_site(context.node_config)
+        site = device_site(device.context.node_config)
         if site is None:
             raise EdgeFlError("its node configuration has no `site`")
         if site.name in order["names"]:
-            served, why = _kept_alive(site, _errand(order, context))
+            served, why = _kept_alive(site, _errand(order, device))
     except EdgeFlError as error:
         why = str(error)
-    name = str(context.node_config.get("name", ""))
+    name = str(device.context.node_config.get("name", ""))
     answer = ConfigRecord({"name": name, "served": served, "why": why})
     return Message(RecordDict({"config": answer}), reply_to=message)
 
 
-def _errand(order: Any, context: Context) -> dict[str, Any]:
+def _errand(order: Any, device: Device) -> dict[str, Any]:
     """All that the process needs, as JSON."""
+    context = device.context
     return {
         "run": order["run"],
         "patience": order["patience"],
@@ -65,6 +67,7 @@ def _errand(order: Any, context: Context) -> dict[str, Any]:
         "node_id": context.node_id,
         "node_config": dict(context.node_config),
         "run_config": dict(context.run_config),
+        "application": device.application,
     }
 
 

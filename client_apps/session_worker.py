@@ -113,16 +113,8 @@ def _serve(site: Site, errand: dict[str, Any]) -> int:
 
 def _lacking(errand: dict[str, Any]) -> dict[str, tuple[Path, str]]:
     """Files of the run's data set that the device reads and has not: in `fetch`'s terms."""
-    from fl_app.config import resolve
-    from fl_app.data import embedded
-
-    config = resolve(errand["run_config"])
-    # Nodes of the consensus system are evaluated where they are, on the test images.
-    reads = config.agrees or not errand["node_config"].get("data-path")
-    if not config.of_images or config.dataset != "embedded" or not reads:
-        return {}
-    names = [name for name in embedded.FILES if embedded.find(name) is None]
-    return {name: (embedded.kept(name), embedded.FILES[name]) for name in names}
+    application: Any = import_module(errand["application"])
+    return application.lacking(errand["run_config"], errand["node_config"])
 
 
 def _done(order: Any, errand: dict[str, Any], state: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -131,13 +123,14 @@ def _done(order: Any, errand: dict[str, Any], state: Any) -> tuple[dict[str, Any
     from flwr.app import Context, Message, Metadata
 
     from client_apps import HANDLERS
+    from client_apps.device import Device
     from client_apps.failures import account_of
     from strategies.link.records import content_of, parts_of
 
     node, run = errand["node_id"], errand["run_id"]
     try:
         module, name = HANDLERS[order.kind].split(":")
-        handle: Callable[[Message, Context], Message] = getattr(import_module(module), name)
+        handle: Callable[[Message, Device], Message] = getattr(import_module(module), name)
         metadata = Metadata(
             run_id=run,
             message_id=str(order.number),
@@ -152,7 +145,8 @@ def _done(order: Any, errand: dict[str, Any], state: Any) -> tuple[dict[str, Any
         content = content_of(order.header, order.arrays)
         message = Message(content, metadata=metadata)  # type: ignore[call-overload]
         context = Context(run, node, errand["node_config"], state, errand["run_config"])
-        return parts_of(handle(message, context).content)
+        device = Device(context, errand["application"])
+        return parts_of(handle(message, device).content)
     except Exception as error:  # whatever it is, the server must hear of it
         return {"error": account_of(error)}, {}
 

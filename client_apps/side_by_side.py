@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from client_apps.row_gradients import Programs
+from client_apps.settings import TrainingSettings
 from client_apps.training import minibatches
-from fl_app.config import RunConfig
 from strategies.optimisers import sgd_step
 
 
@@ -33,31 +33,33 @@ class Trained:
     state: dict[str, np.ndarray]
 
 
-def train_side_by_side(programs: Programs, jobs: Sequence[Job], config: RunConfig) -> list[Trained]:
+def train_side_by_side(
+    programs: Programs, jobs: Sequence[Job], settings: TrainingSettings
+) -> list[Trained]:
     """What `train_locally` does for each job, in the order of the jobs: the same minibatches, the
     same arithmetic, no per-image privacy."""
     found: dict[int, Trained] = {}
     sizes: dict[int, list[int]] = defaultdict(list)
     for number, job in enumerate(jobs):
-        sizes[min(config.batch_size, job.examples)].append(number)
+        sizes[min(settings.batch_size, job.examples)].append(number)
     for numbers in sizes.values():  # only minibatches of one size are of one program
         for some in programs.split(len(numbers)):
             part = numbers[some]
-            trained = _train(programs, [jobs[i] for i in part], config)
+            trained = _train(programs, [jobs[i] for i in part], settings)
             found |= zip(part, trained, strict=True)
     return [found[number] for number in range(len(jobs))]
 
 
-def _train(programs: Programs, jobs: Sequence[Job], config: RunConfig) -> list[Trained]:
+def _train(programs: Programs, jobs: Sequence[Job], settings: TrainingSettings) -> list[Trained]:
     weights = torch.from_numpy(np.stack([job.weights for job in jobs])).to(programs.device)
     buffers = torch.from_numpy(np.stack([job.buffers for job in jobs])).to(programs.device)
-    start = weights.clone() if config.proximal_mu else None
+    start = weights.clone() if settings.proximal_mu else None
     velocity, total = torch.zeros_like(weights), weights.new_zeros(len(jobs))
     draws = [
-        minibatches(job.examples, config.batch_size, config.local_steps, job.generator)
+        minibatches(job.examples, settings.batch_size, settings.local_steps, job.generator)
         for job in jobs
     ]
-    for _ in range(config.local_steps):
+    for _ in range(settings.local_steps):
         chosen, moves = [], []
         for job, draw in zip(jobs, draws, strict=True):
             indices = next(draw)
@@ -71,16 +73,16 @@ def _train(programs: Programs, jobs: Sequence[Job], config: RunConfig) -> list[T
         )
         buffers.copy_(computed.buffers)
         if start is not None:
-            computed.gradients.add_(weights - start, alpha=config.proximal_mu)
+            computed.gradients.add_(weights - start, alpha=settings.proximal_mu)
         sgd_step(
             weights,
             computed.gradients,
             velocity,
-            learning_rate=config.learning_rate,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
+            learning_rate=settings.learning_rate,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
         )
         total += computed.losses
-    losses = [each / config.local_steps for each in total.tolist()]  # as one alone does it
+    losses = [each / settings.local_steps for each in total.tolist()]  # as one alone does it
     rows = zip(losses, weights.cpu().numpy(), buffers.cpu().numpy(), strict=True)
     return [Trained(loss, {"weights": w.copy(), "buffers": b.copy()}) for loss, w, b in rows]

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from client_apps.private_gradient import poisson_batches, private_gradient
-from fl_app.config import RunConfig
+from client_apps.settings import TrainingSettings
 from strategies.arithmetic import outputs_of
 from strategies.flat import FlatModel
 from strategies.optimisers import sgd_step
@@ -30,47 +30,47 @@ def minibatches(
 def train_locally(
     model: FlatModel,
     examples: Examples,
-    config: RunConfig,
+    settings: TrainingSettings,
     generator: np.random.Generator,
     *,
     prepare: Prepare,
     loss: Loss,
 ) -> float:
-    """Train `model` in place for config.local_steps minibatches; return the mean loss.
+    """Train `model` in place for settings.local_steps minibatches; return the mean loss.
 
     examples: on the model's device, as stored; prepare makes the model's inputs of them. To the
-    task's `loss` comes mu / 2 |w - w_0|^2 with mu = config.proximal_mu (FedProx, Li et al. 2020).
+    task's `loss` comes mu / 2 |w - w_0|^2 with mu = settings.proximal_mu (FedProx, Li et al. 2020).
     The momentum starts at zero in every call, so a participant keeps no state between rounds. With
-    config.privacy.samples gradients are those of `PrivateGradient`, and batches Poisson's.
+    settings.privacy.samples gradients are those of `PrivateGradient`, and batches Poisson's.
     """
-    start = model.weights.clone() if config.proximal_mu else None
+    start = model.weights.clone() if settings.proximal_mu else None
     velocity = torch.zeros_like(model.weights)
     model.module.train()
     total = torch.zeros((), device=model.weights.device)
-    batches, gradient = minibatches, partial(_gradient, model, loss, config.precision)
-    if config.privacy.samples:
+    batches, gradient = minibatches, partial(_gradient, model, loss, settings.precision)
+    if settings.privacy.samples:
         batches = poisson_batches
-        gradient = private_gradient(model, loss, len(examples), config, generator)
+        gradient = private_gradient(model, loss, len(examples), settings, generator)
     # Of the generator's own seed, so that what the model draws takes nothing from it.
     stream = int(generator.bit_generator.seed_seq.generate_state(1)[0])  # type: ignore[attr-defined]
-    drawn = batches(len(examples), config.batch_size, config.local_steps, generator)
+    drawn = batches(len(examples), settings.batch_size, settings.local_steps, generator)
     for step, chosen in enumerate(drawn):
         indices = torch.from_numpy(chosen).to(examples.targets.device)
         inputs = prepared(prepare, examples.inputs[indices], generator)
         with model.drawing(stream, step):
             value = gradient(inputs, examples.targets[indices])
         if start is not None:
-            model.gradient.add_(model.weights - start, alpha=config.proximal_mu)
+            model.gradient.add_(model.weights - start, alpha=settings.proximal_mu)
         sgd_step(
             model.weights,
             model.gradient,
             velocity,
-            learning_rate=config.learning_rate,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
+            learning_rate=settings.learning_rate,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
         )
         total += value
-    return total.item() / config.local_steps
+    return total.item() / settings.local_steps
 
 
 def _gradient(

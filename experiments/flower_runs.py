@@ -9,7 +9,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from importlib import import_module
 from pathlib import Path
 
 from flwr.app import Context, Message, RecordDict
@@ -23,7 +22,7 @@ from fl_app.launch.superlink import Link
 from fl_app.launch.values import toml_lines
 from fl_app.record.books import recorded
 from fl_app.record.run_dir import RunDirectory
-from strategies import STRATEGIES
+from fl_app.strategy import strategy_of
 from strategies.errors import EdgeFlError
 
 APP = Path(__file__).resolve().parents[1]
@@ -111,8 +110,7 @@ def in_process_run(values: Mapping[str, Value]) -> RunDirectory:
     torch.set_num_threads(1)
     config = resolve(values)
     with recorded(config) as run:
-        module, name = STRATEGIES[config.mode].split(":")
-        getattr(import_module(module), name)(config, run).start(OneNodeGrid(values))
+        strategy_of(config, run).start(OneNodeGrid(values))
     return run
 
 

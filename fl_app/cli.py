@@ -11,6 +11,7 @@ from typing import Any
 from fl_app.deploy.commands import add_commands
 from fl_app.launch.screen import JSON, LINES, QUIET, Screen
 from fl_app.manage import commands as managing
+from fl_app.problem import problem_of
 from fl_app.streams import say, written_out
 from fl_app.task_commands import add_check
 from fl_app.watch import commands as watching
@@ -128,16 +129,17 @@ def report(arguments: argparse.Namespace) -> int:
 
 def show(arguments: argparse.Namespace) -> int:
     """draw which participant holds how many examples of which class"""
-    from fl_app.assemble import split_of, train_set_of
     from fl_app.config import configure
     from fl_app.launch.values import parse_assignments
     from fl_app.record.figures import printed
     from fl_app.record.label_figure import label_figure
-    from fl_app.tasks import task_of
     from strategies.partition import label_histogram
+    from strategies.problem import split_of, task_of, train_set_of
 
     settings = configure(parse_assignments(arguments.values))
-    task, train, parts = task_of(settings), train_set_of(settings), split_of(settings).participants
+    problem = problem_of(settings)
+    task, train = task_of(problem), train_set_of(problem)
+    parts = split_of(problem).participants
     groups = task.groups(train)
     if groups is None:
         raise ConfigError(f"the examples of task={settings.task!r} have no classes to be shown")

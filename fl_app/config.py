@@ -26,25 +26,28 @@ from fl_app.record.run_dir import RunDirectory
 from strategies.arithmetic import ARITHMETICS
 from strategies.attacks import ATTACKS
 from strategies.averaging import STALENESS_WEIGHTS
-from strategies.consensus.algorithms import ALGORITHMS, COMPRESSIONS, PENALTIES
-from strategies.consensus.rates import MOMENTUM_FORMS, RATES, step_size
-from strategies.consensus.topology import TOPOLOGIES
+from strategies.averaging_settings import PrivacySettings
+from strategies.consensus.algorithms import ALGORITHMS
+from strategies.consensus.settings import ConsensusSettings
 from strategies.distillation.growth import obstacle
+from strategies.distillation.settings import (
+    CENTRALIZED,
+    SERVER_ALONE,
+    SMALL_AVERAGE,
+    VARIANTS,
+    DistillSettings,
+    Variant,
+)
+from strategies.distillation.trace import DistillationPlan, Schedule
 from strategies.errors import ConfigError
 from strategies.machines import Machines, read_availability, read_machines
 from strategies.partition import PARTITIONS
 from strategies.paths import read_text
 from strategies.precision import PRECISIONS
 from strategies.pyproject import PATH, pyproject
+from strategies.ranges import SWITCH, OneOf, Within, words
 from strategies.recorded import recorded_rounds
-from strategies.schedule import (
-    Aggregation,
-    CostModel,
-    DistillationPlan,
-    Trace,
-    cohort,
-    distillation_trace,
-)
+from strategies.schedule import Aggregation, CostModel, Trace, cohort
 from strategies.secure import LEAST_MEMBERS
 
 MODES = ("average", "consensus", "distill")
@@ -61,187 +64,7 @@ MEAN_RULES = ("fedadam", "fedavg", "fedprox", "fedyogi")
 _ENOUGH = {"krum": (2, 3, "Blanchard et al. 2017"), "multikrum": (2, 3, "Blanchard et al. 2017"),
            "bulyan": (4, 3, "El Mhamdi et al. 2018")}  # fmt: skip
 SINKS = ("mlflow", "tensorboard", "wandb")
-CARRIERS = ("grid", "ray", "zenoh")  # of neighbours' mail: see strategies.consensus.exchange
 REFERENCES = ("same-samples", "same-steps")  # of the consensus system
-SMALL_AVERAGE, SERVER_ALONE, CENTRALIZED = "small-average", "server-alone", "centralized-large"
-SWITCH = ("auto", "off", "on")
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A variant of the distill system: the distillation server's policy and default switches."""
-
-    policy: str
-    forward: bool = False
-    improved: bool = False  # what the switches that are "auto" become
-
-
-VARIANTS: dict[str, Variant] = {
-    "sync-forward": Variant("sync", forward=True),
-    "sync": Variant("sync"),
-    "async-round": Variant("round"),
-    "async-continuous": Variant("continuous"),
-    "async-plus": Variant("continuous", improved=True),
-}
-
-
-class OneOf:
-    """The valid values of a text."""
-
-    def __init__(self, *choices: str) -> None:
-        self.choices = sorted(choices)
-
-    def check(self, key: str, value: Any) -> None:
-        if value not in self.choices:
-            choices = ", ".join(self.choices)
-            raise ConfigError(f"{key}={value!r} is unknown; choose one of: {choices}")
-
-    def __str__(self) -> str:
-        return ", ".join(self.choices)
-
-
-# Where nothing else is said: no run needs more, and sums and products of such numbers are finite.
-_MOST = 10**9
-
-
-class Within:
-    """A number in [least, most], or in (least, most] if `above`."""
-
-    def __init__(self, least: float, most: float = _MOST, *, above: bool = False) -> None:
-        self.least, self.most, self.above = least, most, above
-
-    def check(self, key: str, value: Any) -> None:
-        # Written so that NaN and infinity fail too.
-        if not self.least <= value <= self.most or (self.above and value == self.least):
-            lower = f"above {self.least}" if self.above else f"at least {self.least}"
-            finite = not isinstance(value, float) or math.isfinite(value)
-            raise ConfigError(
-                f"{key}={value} must be {'' if finite else 'finite and '}{lower} and at most "
-                f"{self.most}"
-            )
-
-    def __str__(self) -> str:
-        most = f" to {self.most:g}" if self.most < _MOST else ""
-        least = f"above {self.least:g}" if self.above else f"{self.least:g}"
-        return f"{least}{most}" if most else f"{least}{'' if self.above else ' or more'}"
-
-
-@dataclass(frozen=True)
-class DistillConfig:
-    """What the distillation server does; see RunConfig for the rest."""
-
-    variant: Annotated[str, OneOf(*VARIANTS)]
-    reverse_steps: Annotated[int, Within(1)]
-    forward_steps: Annotated[int, Within(1)]
-    batch_size: Annotated[int, Within(2)]
-    learning_rate: Annotated[float, Within(0, above=True)]
-    weight_decay: Annotated[float, Within(0)]
-    forward_learning_rate: Annotated[float, Within(0, above=True)]
-    temperature: Annotated[float, Within(0, above=True)]
-    label_weight: Annotated[float, Within(0)]
-    labelled_share: Annotated[float, Within(0, 1, above=True)]
-    publish_ema: Annotated[str, OneOf(*SWITCH)]
-    lift: Annotated[str, OneOf(*SWITCH)]
-    teacher_average: Annotated[str, OneOf(*SWITCH)]
-    references: str
-    threads: Annotated[int, Within(1)]
-    gpu_fraction: Annotated[float, Within(0, 1, above=True)]
-    restarts: Annotated[int, Within(0)]
-
-
-@dataclass(frozen=True)
-class ConsensusConfig:
-    """What the nodes of the consensus system do; see RunConfig for the rest."""
-
-    algorithm: Annotated[str, OneOf(*ALGORITHMS)]
-    topology: Annotated[str, OneOf(*TOPOLOGIES)]
-    topology_file: str
-    degree: Annotated[int, Within(1)]
-    probability: Annotated[float, Within(0, 1)]
-    exchange: Annotated[str, OneOf("auto", "random", "synchronous")]
-    interval: Annotated[float, Within(1)]
-    steps: Annotated[int, Within(1)]
-    window: Annotated[int, Within(1, 100_000)]
-    settle: Annotated[int, Within(0, 10_000)]
-    batch_size: Annotated[int, Within(1)]
-    learning_rate: Annotated[float, Within(0, above=True)]
-    schedule: Annotated[str, OneOf(*RATES)]
-    momentum: Annotated[float, Within(0, 0.9999)]
-    momentum_form: Annotated[str, OneOf(*MOMENTUM_FORMS)]
-    weight_decay: Annotated[float, Within(0)]
-    augment: bool
-    hold: bool
-    forget: Annotated[float, Within(0)]
-    theta: Annotated[float, Within(0, 1, above=True)]
-    kappa: Annotated[float, Within(0, 1)]
-    mult: Annotated[float, Within(0, above=True)]
-    penalty: Annotated[str, OneOf(*PENALTIES)]
-    alpha: Annotated[float, Within(0, above=True)]
-    rho: Annotated[float, Within(0)]
-    compression: Annotated[str, OneOf(*COMPRESSIONS)]
-    keep: Annotated[float, Within(0, 1, above=True)]
-    gamma: Annotated[float, Within(0, 1, above=True)]
-    weights: Annotated[str, OneOf("equal", "examples")]
-    silence_seconds: Annotated[float, Within(0, above=True)]
-    references: str
-    carrier: Annotated[str, OneOf("auto", *CARRIERS)]
-    diagnosis: Annotated[str, OneOf(*SWITCH)]
-    encrypt: bool
-    engine: Annotated[str, OneOf("auto", "sequential", "stacked", "streams")]
-    precision: Annotated[str, OneOf(*ARITHMETICS)]
-    step_seconds: Annotated[float, Within(1e-6)]
-    speed_spread: Annotated[float, Within(0, 3)]
-    delay_seconds: Annotated[float, Within(0)]
-    loss: Annotated[float, Within(0, 1)]
-    duplication: Annotated[float, Within(0, 1)]
-    one_way: bool
-    outages: str
-    clip: Annotated[float, Within(0)]
-
-    @property
-    def reference_list(self) -> tuple[str, ...]:
-        return _words(self.references)
-
-    @property
-    def settling_rounds(self) -> int:
-        """Rounds of settling; none where nodes do not exchange. Where mail is clipped, one liar
-        could take the average, which has no clip, wherever it likes."""
-        return 0 if self.algorithm == "isolated" or self.clip else self.settle
-
-    @property
-    def synchronous(self) -> bool:
-        """Whether everybody exchanges in rounds; "auto" is what the algorithm is made for."""
-        if self.exchange != "auto":
-            return self.exchange == "synchronous"
-        return ALGORITHMS[self.algorithm].exchange == "synchronous"
-
-    @property
-    def step_size(self) -> float:
-        """eta at a schedule's factor of 1."""
-        momentum = ALGORITHMS[self.algorithm].overrides.get("momentum", self.momentum)
-        return step_size(self.learning_rate, float(momentum), self.momentum_form)
-
-
-@dataclass(frozen=True)
-class PrivacyConfig:
-    """Differential privacy of whole participants, and of single images; see docs/privacy.md."""
-
-    clients: Annotated[str, OneOf("adaptive", "fixed", "off")]
-    noise_multiplier: Annotated[float, Within(0, above=True)]
-    clipping_norm: Annotated[float, Within(0, above=True)]
-    clipping_quantile: Annotated[float, Within(0, 1)]
-    samples: bool
-    sample_noise_multiplier: Annotated[float, Within(0, above=True)]
-    sample_clipping_norm: Annotated[float, Within(0, above=True)]
-    delta: Annotated[float, Within(0, 0.1, above=True)]
-
-    @property
-    def of_clients(self) -> bool:
-        return self.clients != "off"
-
-    @property
-    def on(self) -> bool:
-        return self.of_clients or self.samples
 
 
 @dataclass(frozen=True)
@@ -324,9 +147,9 @@ class RunConfig:
     attackers: Annotated[int, Within(0)]
     attack_scale: Annotated[float, Within(0, 1e38, above=True)]  # of a float32
 
-    distill: DistillConfig
-    consensus: ConsensusConfig
-    privacy: PrivacyConfig
+    distill: DistillSettings
+    consensus: ConsensusSettings
+    privacy: PrivacySettings
     cost: CostModel
 
     @property
@@ -363,25 +186,8 @@ class RunConfig:
         if not self.distils:
             return ()
         if self.distill.references != "auto":
-            return _words(self.distill.references)
+            return words(self.distill.references)
         return (SMALL_AVERAGE, SERVER_ALONE) if self.proxy_labelled_examples else (SMALL_AVERAGE,)
-
-    @property
-    def trained_references(self) -> tuple[str, ...]:
-        """Those of the references that are trained, in a process of their own."""
-        return tuple(name for name in self.references if name != SMALL_AVERAGE)
-
-    def reference_of(self, node: int) -> str:
-        """The reference that `node` is; "" for a participant. References are numbered after the
-        participants: they train like a node, on all data, and exchange with nobody."""
-        position = node - self.participants
-        return self.consensus.reference_list[position] if position >= 0 else ""
-
-    def attack_of(self, node: int) -> str:
-        """What `node` does to harm the others, "" for an honest one: attackers are the last of the
-        participants."""
-        last = self.participants - self.attackers <= node < self.participants
-        return self.attack if last else ""
 
     @property
     def cohort(self) -> int:
@@ -412,31 +218,33 @@ class RunConfig:
             return value == "on"
         return _AUTO[name](self)
 
-    @property
-    def plan(self) -> DistillationPlan:
-        """The distillation server's policy in the schedule's terms."""
-        if not self.distils:
-            return DistillationPlan("none", 1)
-        steps = self.distill.forward_steps if self.variant.forward else 0
-        return DistillationPlan(self.variant.policy, self.distill.reverse_steps, steps)
-
     def trace(self) -> Trace:
         """The whole run on the virtual clock. ConfigError for costs that cannot be."""
         try:
-            return distillation_trace(
-                self.cost,
-                self.plan,
-                participants=self.participants,
-                rounds=self.num_server_rounds,
-                seed=self.seed,
-                fraction=self.fraction_train,
-                buffer_size=self.buffer_size if self.buffered else 0,
-                recorded=self._recorded() if self.replay else (),
-                machines=self.machines,
-            )
+            return self.schedule.trace()
         except ValueError as error:
             where = f"replay={self.replay!r}: " if self.replay else ""
             raise ConfigError(f"{where}{error}") from error
+
+    @property
+    def schedule(self) -> Schedule:
+        """What the trace follows from. ConfigError for files that cannot be used."""
+        if self.distils:
+            steps = self.distill.forward_steps if self.variant.forward else 0
+            plan = DistillationPlan(self.variant.policy, self.distill.reverse_steps, steps)
+        else:
+            plan = DistillationPlan("none", 1)
+        return Schedule(
+            self.cost,
+            plan,
+            participants=self.participants,
+            rounds=self.num_server_rounds,
+            seed=self.seed,
+            fraction=self.fraction_train,
+            buffer_size=self.buffer_size if self.buffered else 0,
+            recorded=self._recorded() if self.replay else (),
+            machines=self.machines,
+        )
 
     @property
     def machines(self) -> Machines:
@@ -477,19 +285,11 @@ class RunConfig:
 
     @property
     def sink_list(self) -> tuple[str, ...]:
-        return _words(self.sinks)
+        return words(self.sinks)
 
     @property
     def device_list(self) -> tuple[str, ...]:
-        return _words(self.devices)
-
-    def partition_parameters(self) -> dict[str, Value]:
-        """The parameters of the partition scheme, by the names it knows."""
-        return {
-            "alpha": self.alpha,
-            "num_classes_per_partition": self.num_classes_per_partition,
-            "num_shards_per_partition": self.num_shards_per_partition,
-        }
+        return words(self.devices)
 
     def flat(self) -> dict[str, Value]:
         """All keys with their values, as pyproject.toml and the command line spell them."""
@@ -499,10 +299,6 @@ class RunConfig:
         """`flat`, with "on" or "off" for switches that are automatic."""
         switches = {name: "on" if self.switch(name) else "off" for name in _AUTO}
         return self.flat() | {f"distill.{k.replace('_', '-')}": v for k, v in switches.items()}
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _lifts(config: RunConfig) -> bool:
@@ -737,16 +533,6 @@ def _check_words(key: str, words: Sequence[str], choices: Sequence[str]) -> None
             raise ConfigError(f"{key}={word!r} is unknown; choose from: {', '.join(choices)}")
     if len(set(words)) < len(words):
         raise ConfigError(f"{key}={', '.join(words)!r} names one twice")
-
-
-def check_references_of_devices(config: RunConfig) -> None:
-    """Raise ConfigError for a reference that only a simulation can have."""
-    if CENTRALIZED in config.references:
-        others = ",".join(name for name in config.references if name != CENTRALIZED)
-        raise ConfigError(
-            f"distill.references={CENTRALIZED!r} needs all data in one place, and devices keep "
-            f"theirs: use distill.references={others!r}"
-        )
 
 
 def _check(config: RunConfig) -> None:

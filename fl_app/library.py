@@ -1,7 +1,6 @@
 """The two systems as strategies for anybody's ServerApp: settings by name, no run directory."""
 
 import contextlib
-import tempfile
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -11,16 +10,18 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
-from fl_app.assemble import flat_model
 from fl_app.config import RunConfig, Value, configure
+from fl_app.problem import problem_of
 from fl_app.record.books import recorded
-from fl_app.record.run_dir import RunDirectory
+from fl_app.settings import consensus_run_of, distillation_run_of
 from strategies.consensus.strategy import Consensus as RecordedConsensus
 from strategies.distillation.strategy import Distillation as RecordedDistillation
 from strategies.errors import ConfigError
 from strategies.flat import FlatModel
 from strategies.grids import PlainGrid, SettingsGrid, load_state, state_record
 from strategies.own_course import OwnCourse
+from strategies.problem import flat_model
+from strategies.recorder import Recorder, unrecorded
 
 Evaluate = Callable[[int, ArrayRecord], MetricRecord | None]
 MOUNTED, PLAIN = "mounted", "plain"
@@ -52,15 +53,13 @@ class _System(OwnCourse):
         """The checked configuration of a run of so many rounds."""
 
     @contextlib.contextmanager
-    def _books(self, config: RunConfig) -> Iterator[RunDirectory]:
+    def _books(self, config: RunConfig) -> Iterator[Recorder]:
         if self._record is not None:
             with recorded(config) as run:
                 yield run
             return
-        with tempfile.TemporaryDirectory(prefix="edge-fl-") as place:
-            run = RunDirectory.create(Path(place).resolve(), config.flat(), name="run")
-            with contextlib.closing(run):
-                yield run
+        with unrecorded() as memory:
+            yield memory
 
     def _resolved(self, values: Mapping[str, Value]) -> RunConfig:
         place = {} if self._record is None else {"output": str(Path(self._record).absolute())}
@@ -116,7 +115,7 @@ class Distillation(_System):
             raise ConfigError("evaluate_config: no client evaluates here; use evaluate_fn")
         if train_config and self._clients == MOUNTED:
             raise ConfigError("train_config is for clients='plain'; give mounted ones settings")
-        model = flat_model(config, "small")
+        model = flat_model(problem_of(config), "small")
         if initial_arrays is not None:
             _load(model, initial_arrays)
         first = model.state()
@@ -127,7 +126,7 @@ class Distillation(_System):
 
         begun = evaluate(0, first)
         with self._books(config) as run:
-            inner = RecordedDistillation(config, run)
+            inner = RecordedDistillation(distillation_run_of(config), run)
             result = inner.start(
                 self._around(grid, config, train_config or ConfigRecord()),
                 _vectors(first),
@@ -136,7 +135,7 @@ class Distillation(_System):
                 ),
             )
             name, role = ("global", "large") if config.distils else ("small", "small")
-            published = flat_model(config, role)
+            published = flat_model(problem_of(config), role)
             vectors, _ = run.load_checkpoint(name)
             published.load(vectors["weights"], vectors["buffers"])
             self.published = state_record(published)
@@ -157,7 +156,7 @@ class Distillation(_System):
 
     def _around(self, grid: Grid, config: RunConfig, order: ConfigRecord) -> Grid:
         if self._clients == PLAIN:
-            return PlainGrid(grid, flat_model(config, "small"), order)
+            return PlainGrid(grid, flat_model(problem_of(config), "small"), order)
         return SettingsGrid(grid, config.flat())
 
 
@@ -193,8 +192,8 @@ class Consensus(_System):
         config = self._config(num_rounds, timeout)
         with self._books(config) as run:
             around = SettingsGrid(grid, config.flat())
-            result = RecordedConsensus(config, run).start(around)
-        model = flat_model(config, "small")
+            result = RecordedConsensus(consensus_run_of(config), run).start(around)
+        model = flat_model(problem_of(config), "small")
         model.load(result.arrays["average"].numpy(), np.zeros(0, np.float32))
         result.arrays = state_record(model)
         if evaluate_fn and (measured := evaluate_fn(num_rounds, result.arrays)) is not None:

@@ -3,19 +3,18 @@
 import logging
 import threading
 from collections.abc import Callable
-from importlib import import_module
 
 import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fl_app import flower
-from fl_app.assemble import preflight
-from fl_app.config import RunConfig, configure
+from fl_app.config import configure
 from fl_app.launch.opening import linked
 from fl_app.launch.surroundings import check_simulation
+from fl_app.preflight import preflight
 from fl_app.record.books import recorded
-from strategies import STRATEGIES
+from fl_app.strategy import strategy_of
 from strategies.errors import EdgeFlError
 from strategies.memory import keep_freed_memory
 
@@ -45,7 +44,7 @@ def main(grid: Grid, context: Context) -> None:
     # One thread: the server's own work is small, and the cores belong to those who train.
     torch.set_num_threads(1)
     with recorded(config, _when_told) as run, linked(grid, config, run) as devices:
-        _strategy(config)(config, run).start(devices)
+        strategy_of(config, run).start(devices)
 
 
 def _when_told(close: Callable[[], None]) -> None:
@@ -58,8 +57,3 @@ def _when_told(close: Callable[[], None]) -> None:
         closing.join(CLOSING_SECONDS)
 
     flower.part("add_exit_handler")(close_in_time, run_before_force_exit=True)
-
-
-def _strategy(config: RunConfig):
-    module, name = STRATEGIES[config.mode].split(":")
-    return getattr(import_module(module), name)

@@ -7,13 +7,21 @@ import torch
 from torch.func import vmap
 
 from client_apps.gradients import loss_of
-from fl_app.assemble import flat_model, pick_device, preflight, test_set_of, train_set_of
 from fl_app.config import RunConfig, resolve
-from fl_app.tasks import task_of
+from fl_app.preflight import preflight
+from fl_app.problem import problem_of
 from strategies.errors import ConfigError, EdgeFlError
 from strategies.evaluation import measured
 from strategies.flat import FlatModel
 from strategies.optimisers import sgd_step
+from strategies.problem import (
+    flat_model,
+    make_task,
+    pick_device,
+    task_of,
+    test_set_of,
+    train_set_of,
+)
 from strategies.randomness import rng
 from strategies.task import Examples, Task, prepared
 
@@ -25,25 +33,28 @@ _EVALUATED = 200  # examples at most
 def try_out(config: RunConfig) -> Iterator[str]:
     """A line about each thing that was tried, in its order. Raises ConfigError or DataError for
     what keeps the task from being learnt."""
-    task, device = task_of(config), pick_device(config.device)
+    task, device = task_of(problem_of(config)), pick_device(config.device)
     yield from _data(config, task)
-    batch = _batch(task, train_set_of(config), device)
+    batch = _batch(task, train_set_of(problem_of(config)), device)
     roles = ("small", "large") if config.distils else ("small",)
     for role in roles:
-        model = flat_model(config, role, device)
+        model = flat_model(problem_of(config), role, device)
         yield f"{role} model: {len(model.weights):,} trained parameters{_frozen(model)}"
         yield from _model(config, task, role, model, batch)
     preflight(config)
     yield f"mode={config.mode}: everything fits"
     if not config.agrees and not config.of_images:
         yield _consensus(config)
-    yield _side_by_side(flat_model(config, "small", device), task, batch)
+    yield _side_by_side(flat_model(problem_of(config), "small", device), task, batch)
 
 
 def _data(config: RunConfig, task: Task) -> Iterator[str]:
-    for name, examples in (("training", train_set_of(config)), ("test", test_set_of(config))):
+    for name, examples in (
+        ("training", train_set_of(problem_of(config))),
+        ("test", test_set_of(problem_of(config))),
+    ):
         yield f"{name}: {len(examples)} examples; {_shapes(examples)}"
-    again = task_of.__wrapped__(config)
+    again = make_task.__wrapped__(problem_of(config).task)
     if again.digest != task.digest:
         raise ConfigError(
             "training() or test() returned other examples when asked again; they must follow from "
@@ -74,7 +85,7 @@ def _frozen(model: FlatModel) -> str:
 def _model(
     config: RunConfig, task: Task, role: str, model: FlatModel, batch: Examples
 ) -> Iterator[str]:
-    if flat_model(config, role).checksum() != model.checksum():
+    if flat_model(problem_of(config), role).checksum() != model.checksum():
         raise ConfigError(
             f"model({role!r}) has other initial values when asked again; draw them from PyTorch's "
             f"generator, which is seeded"
@@ -112,7 +123,7 @@ def _model(
 
 
 def _test(config: RunConfig, task: Task, device: torch.device) -> Examples:
-    examples, generator = test_set_of(config), rng(0, "check", "test")
+    examples, generator = test_set_of(problem_of(config)), rng(0, "check", "test")
     some = examples.take(generator.permutation(len(examples))[:_EVALUATED]).to(device)
     return Examples(prepared(task.prepare(augmented=False), some.inputs, generator), some.targets)
 

@@ -30,3 +30,9 @@ FORGERIES: dict[str, Callable[[np.ndarray, float, np.random.Generator], np.ndarr
 }
 LABEL_FLIP = "label-flip"
 ATTACKS = (LABEL_FLIP, *FORGERIES)
+
+
+def attack_of(participant: int, participants: int, attack: str, attackers: int) -> str:
+    """What `participant` does to harm the others, "" if it is honest: attackers are the last of
+    the participants."""
+    return attack if participants - attackers <= participant < participants else ""

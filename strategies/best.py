@@ -4,11 +4,10 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fl_app.assemble import flat_model
-from fl_app.config import RunConfig
-from fl_app.record.run_dir import RunDirectory
-from fl_app.tasks import task_of
+from strategies.distillation.settings import DistillationRun
 from strategies.evaluation import Candidate
+from strategies.problem import flat_model, task_of
+from strategies.recorder import Recorder
 
 CHECKPOINT = "best"
 
@@ -21,15 +20,18 @@ class Best:
     """
 
     def __init__(
-        self, config: RunConfig, run: RunDirectory, tasks: Callable[[str], Mapping[int, Candidate]]
+        self,
+        run: DistillationRun,
+        recorder: Recorder,
+        tasks: Callable[[str], Mapping[int, Candidate]],
     ) -> None:
-        self._config, self._run, self._tasks = config, run, tasks
-        self._model = "global" if config.distils else "small"
-        larger = {each.name for each in task_of(config).metrics if each.higher_is_better}
-        self._sign = 1.0 if config.best_metric in larger else -1.0
+        self._run, self._recorder, self._tasks = run, recorder, tasks
+        self._model = "global" if run.distils else "small"
+        larger = {each.name for each in task_of(run.problem).metrics if each.higher_is_better}
+        self._sign = 1.0 if run.best_metric in larger else -1.0
         self.round, self._value = 0, -math.inf
-        if run.checkpoint_path(CHECKPOINT).exists():
-            _, metadata = run.load_checkpoint(CHECKPOINT)
+        if recorder.has_checkpoint(CHECKPOINT):
+            _, metadata = recorder.load_checkpoint(CHECKPOINT)
             self.round, self._value = metadata["round"], self._sign * metadata["value"]
 
     def see(self, fields: Mapping[str, Any]) -> None:
@@ -37,7 +39,7 @@ class Best:
         published, and the metric is known of that, the weight average."""
         if fields["model"] != self._model:
             return
-        metric, round_ = self._config.best_metric, fields["round"]
+        metric, round_ = self._run.best_metric, fields["round"]
         averaged = fields.get(f"{metric}_ema") if fields.get("published") == "ema" else None
         value = self._sign * float(fields[metric] if averaged is None else averaged)
         if not (value > self._value or round_ == self.round):
@@ -45,14 +47,14 @@ class Best:
         task = self._tasks(self._model)[round_]
         vectors = task.vectors if averaged is None or task.ema is None else task.ema
         self.round, self._value = round_, value
-        model = flat_model(self._config, task.role)
+        model = flat_model(self._run.problem, task.role)
         model.load(vectors["weights"], vectors["buffers"])
         told = {"round": round_, "metric": metric, "value": self._sign * value}
         metadata = {"role": task.role, "schema": model.schema(), "checksum": model.checksum()}
-        self._run.save_checkpoint(CHECKPOINT, vectors, {**metadata, **told})
-        self._run.emit("best", model=self._model, **told)
+        self._recorder.save_checkpoint(CHECKPOINT, vectors, {**metadata, **told})
+        self._recorder.emit("best", model=self._model, **told)
 
     def is_old(self, round_: int) -> bool:
         """Whether it has been the best for `stop-patience` rounds, if that ends the run."""
-        patience = self._config.stop_patience
+        patience = self._run.stop_patience
         return bool(patience) and round_ - self.round >= patience

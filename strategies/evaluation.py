@@ -5,17 +5,23 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from fl_app.assemble import flat_model, pick_device, split_of, test_set_of, train_set_of
-from fl_app.config import RunConfig
-from fl_app.tasks import task_of
 from strategies.averaging import Vectors
 from strategies.flat import FlatModel
+from strategies.problem import (
+    Problem,
+    flat_model,
+    pick_device,
+    split_of,
+    task_of,
+    test_set_of,
+    train_set_of,
+)
 from strategies.randomness import rng
 from strategies.task import Examples, Task, prepared
 
@@ -76,18 +82,18 @@ def _by_class(task: Task, each: torch.Tensor, targets: torch.Tensor) -> dict[str
     }
 
 
-def evaluation_set(config: RunConfig, device: str) -> Examples:
+def evaluation_set(problem: Problem, device: str) -> Examples:
     """What is evaluated on, prepared for the model: evaluate-examples of the test examples, or all;
     or training examples that are held out from everybody."""
-    if config.evaluate_on == "validation":
-        source, chosen = train_set_of(config), split_of(config).validation
+    if problem.evaluate_on == "validation":
+        source, chosen = train_set_of(problem), split_of(problem).validation
     else:
-        source = test_set_of(config)
+        source = test_set_of(problem)
         # At random, because many test sets are sorted by class, but the same for every seed.
         order = rng(0, "evaluation").permutation(len(source))
-        chosen = order[: config.evaluate_examples or len(source)]
+        chosen = order[: problem.evaluate_examples or len(source)]
     examples = source.take(chosen).to(device)
-    prepare = task_of(config).prepare(augmented=False)
+    prepare = task_of(problem).prepare(augmented=False)
     return Examples(prepared(prepare, examples.inputs, rng(0, "prepare")), examples.targets)
 
 
@@ -105,22 +111,23 @@ class Candidate:
 class Evaluator:
     """A thread that evaluates what it is given, in order, and reports by `report(**fields)`.
 
-    warn: is told, once, that those who put models have to wait, because they come too fast.
+    roles: of the models that there will be. warn: is told, once, that those who put models have to
+    wait, because they come too fast.
     """
 
     def __init__(
         self,
-        config: RunConfig,
+        problem: Problem,
+        roles: Sequence[str],
         report: Callable[..., None],
         warn: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._report, self._warn, self._warned = report, warn, False
-        self._number = _NUMBER_OF[config.evaluate_on]
-        device = pick_device(config.device)
-        self._task = task_of(config)
-        self._examples = evaluation_set(config, device)
-        roles = ("small", "large") if config.distils else ("small",)
-        self._models = {role: flat_model(config, role, device) for role in roles}
+        self._number = _NUMBER_OF[problem.evaluate_on]
+        device = pick_device(problem.device)
+        self._task = task_of(problem)
+        self._examples = evaluation_set(problem, device)
+        self._models = {role: flat_model(problem, role, device) for role in roles}
         self._queue: queue.Queue[Candidate | None] = queue.Queue(_MOST_WAITING)
         self._pending: dict[tuple[str, int], Candidate] = {}
         self._error: BaseException | None = None

@@ -1,6 +1,5 @@
 """Grids around Flower's, for apps whose run configuration has none of our keys."""
 
-import json
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,9 +11,9 @@ from flwr.serverapp import Grid
 
 from strategies.fingerprint import fingerprint
 from strategies.flat import FlatModel
+from strategies.messages import SETTINGS
 
 _LOSSES = ("train_loss", "train-loss", "loss")
-SETTINGS = "settings"  # the record of a message that has them
 
 
 class Around(Grid):
@@ -50,16 +49,16 @@ class Around(Grid):
 
 
 class SettingsGrid(Around):
-    """Gives every message the settings of the run along; see `client_apps.mount`."""
+    """Gives every message the settings of the run along; see `client_apps.mounting`."""
 
     def __init__(self, grid: Grid, settings: Mapping[str, Any]) -> None:
         super().__init__(grid)
-        self._settings = json.dumps(dict(settings))
+        self._settings = dict(settings)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         sent = list(messages)
         for message in sent:
-            message.content[SETTINGS] = ConfigRecord({"json": self._settings})
+            message.content[SETTINGS] = ConfigRecord(self._settings)
         return self.inner.push_messages(sent)
 
 

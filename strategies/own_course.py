@@ -6,6 +6,19 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from strategies.errors import ConfigError
+
+
+def check_rounds(num_rounds: int, configured: int, setting: str) -> None:
+    """Raise ConfigError unless `num_rounds`, with which a strategy is started, is 0 or what is
+    configured: the schedule, its steps' sizes and the end of a run all come from that. setting:
+    the one that makes them equal."""
+    if num_rounds not in (0, configured):
+        raise ConfigError(
+            f"start(num_rounds={num_rounds}), but the run is configured for {configured}: "
+            f"configure it with {setting}, or leave num_rounds out"
+        )
+
 
 class OwnCourse(Strategy):
     """What Flower's own `start` would ask for, and this one does not: messages of a round, and what

@@ -8,16 +8,13 @@ from typing import Any
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from fl_app.assemble import expected_devices
-from fl_app.config import RunConfig
-from fl_app.tasks import task_of
 from strategies.checks import last_line
 from strategies.condition import told
 from strategies.dispatch import NOT_TAKEN, Dispatcher, online
 from strategies.errors import ConfigError, DataError, EdgeFlError
 from strategies.fingerprint import fingerprint
 from strategies.link.sessions import SessionGrid
-from strategies.site import server_site
+from strategies.problem import Problem, task_of
 
 _POLL_SECONDS = 0.05
 _REMIND_SECONDS = 30.0
@@ -54,21 +51,27 @@ class Host:
 
 
 def gather(
-    grid: Grid, config: RunConfig, timeout: float, emit: Callable[..., object]
+    grid: Grid,
+    problem: Problem,
+    timeout: float,
+    emit: Callable[..., object],
+    *,
+    names: Sequence[str] = (),
+    others: Collection[str] = (),
+    least: int = 0,
 ) -> tuple[tuple[Host, ...], dict[int, int]]:
     """The hosts that a run's participants have, each prepared, and how many training images every
     participant has. What is to be said is emitted as warnings, and how the devices are as an event
-    "devices". Raises what `assemble_roster` and `prepare_hosts` raise."""
+    "devices". names, others, least: see `assemble_roster`, which raises, as `prepare_hosts` does,
+    what this raises."""
 
     def say(message: str) -> None:
         emit("warning", message=message)
 
     found: dict[str, Mapping[str, Any]] = {}
-    participants, least = config.participants, config.min_participants
-    names, site = expected_devices(config), server_site()
-    others = set(site.devices if site else ()) - set(names)
+    participants = problem.participants
     hosts = assemble_roster(grid, participants, timeout, say, least, names, others)
-    data = task_of(config).digest
+    data = task_of(problem).digest
     examples = prepare_hosts(grid, hosts, participants, timeout, say, least, data, found)
     if found:
         emit("devices", devices=found)

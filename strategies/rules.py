@@ -25,7 +25,6 @@ from flwr.serverapp.strategy import (
     Strategy,
 )
 
-from fl_app.config import RunConfig
 from strategies.averaging import (
     STALENESS_WEIGHTS,
     Vectors,
@@ -33,6 +32,7 @@ from strategies.averaging import (
     mix,
     weighted_average,
 )
+from strategies.averaging_settings import AveragingSettings
 from strategies.privacy import adapted_norm, noise_generator, private_mean, split_noise
 from strategies.schedule import Job
 
@@ -68,22 +68,22 @@ class Rule(Protocol):
 # name -> (Flower's strategy, its parameters). An adaptive rule (FedOpt) divides by the size of past
 # steps; normalisation statistics are no parameters and a variance could become negative, so there
 # the buffers are averaged instead.
-def _flower_strategy(config: RunConfig) -> tuple[Strategy, bool]:
-    adaptive = {"eta": config.server_learning_rate, "tau": config.server_tau}
-    malicious = {"num_malicious_nodes": config.num_malicious_nodes}
-    honest = max(1, config.cohort - config.num_malicious_nodes)
+def _flower_strategy(settings: AveragingSettings) -> tuple[Strategy, bool]:
+    adaptive = {"eta": settings.server_learning_rate, "tau": settings.server_tau}
+    malicious = {"num_malicious_nodes": settings.num_malicious_nodes}
+    honest = max(1, settings.cohort - settings.num_malicious_nodes)
     table: dict[str, tuple[type[Strategy], dict[str, Any], bool]] = {
         "fedavg": (FedAvg, {}, False),
-        "fedprox": (FedProx, {"proximal_mu": config.proximal_mu}, False),
+        "fedprox": (FedProx, {"proximal_mu": settings.proximal_mu}, False),
         "fedadam": (FedAdam, adaptive, True),
         "fedyogi": (FedYogi, adaptive, True),
         "krum": (Krum, malicious, False),
         "multikrum": (MultiKrum, {**malicious, "num_nodes_to_select": honest}, False),
         "bulyan": (Bulyan, malicious, False),
         "fedmedian": (FedMedian, {}, False),
-        "fedtrimmedavg": (FedTrimmedAvg, {"beta": config.trim_fraction}, False),
+        "fedtrimmedavg": (FedTrimmedAvg, {"beta": settings.trim_fraction}, False),
     }
-    cls, parameters, is_adaptive = table[config.averaging]
+    cls, parameters, is_adaptive = table[settings.averaging]
     return cls(**parameters), is_adaptive
 
 
@@ -93,8 +93,8 @@ class FlowerRule:
     The model stays as it was where the strategy makes nothing of so few updates (Bulyan).
     """
 
-    def __init__(self, config: RunConfig) -> None:
-        self._strategy, self._adaptive = _flower_strategy(config)
+    def __init__(self, settings: AveragingSettings) -> None:
+        self._strategy, self._adaptive = _flower_strategy(settings)
 
     def combine(
         self,
@@ -131,8 +131,8 @@ class BufferedRule:
     """Buffered asynchronous averaging: of one update FedAsync, of several FedBuff; an old update
     counts less. Buffers, which are no parameters, are averaged with the same weights."""
 
-    def __init__(self, config: RunConfig) -> None:
-        self._config = config
+    def __init__(self, settings: AveragingSettings) -> None:
+        self._settings = settings
 
     def combine(
         self,
@@ -141,21 +141,21 @@ class BufferedRule:
         updates: Sequence[Update],
         bases: Mapping[int, Vectors],
     ) -> Vectors:
-        config = self._config
-        weigh = STALENESS_WEIGHTS[config.staleness_weight]
+        settings = self._settings
+        weigh = STALENESS_WEIGHTS[settings.staleness_weight]
         weights = [
             weigh(
                 version - 1 - update.job.base_version,
-                config.staleness_exponent,
-                config.staleness_bound,
+                settings.staleness_exponent,
+                settings.staleness_bound,
             )
             for update in updates
         ]
         vectors = [update.vectors for update in updates]
-        if config.buffer_size == 1:
-            return mix(model, vectors[0], config.mixing * weights[0])
+        if settings.buffer_size == 1:
+            return mix(model, vectors[0], settings.mixing * weights[0])
         base = [bases[update.job.base_version] for update in updates]
-        rate = config.server_learning_rate
+        rate = settings.server_learning_rate
         result = buffered_update(model, vectors, base, weights, rate)
         # A variance plus the difference of two old ones can be negative. Buffers move towards the
         # updates' own instead, at most all the way: they stay between what there was.
@@ -181,9 +181,9 @@ class PrivateRule:
     norm when too many are clipped, and gives noise for the next round's norm.
     """
 
-    def __init__(self, config: RunConfig, rule: Rule) -> None:
-        self._config, self._rule = config, rule
-        self._norm = config.privacy.clipping_norm
+    def __init__(self, settings: AveragingSettings, rule: Rule) -> None:
+        self._settings, self._rule = settings, rule
+        self._norm = settings.privacy.clipping_norm
 
     def combine(
         self,
@@ -192,26 +192,26 @@ class PrivateRule:
         updates: Sequence[Update],
         bases: Mapping[int, Vectors],
     ) -> Vectors:
-        config, norm, z = self._config, self._norm, self._config.privacy.noise_multiplier
+        settings, norm, z = self._settings, self._norm, self._settings.privacy.noise_multiplier
         changes = [u.vectors["weights"] - bases[u.job.base_version]["weights"] for u in updates]
-        generator = noise_generator(config.seed if config.virtual else None, version)
-        if config.privacy.clients == "adaptive":
-            z, count_noise = split_noise(z, config.cohort)
+        generator = noise_generator(settings.seed, version)
+        if settings.privacy.clients == "adaptive":
+            z, count_noise = split_noise(z, settings.cohort)
             self._norm = adapted_norm(
                 norm,
                 changes,
-                config.privacy.clipping_quantile,
+                settings.privacy.clipping_quantile,
                 count_noise,
-                config.cohort,
+                settings.cohort,
                 generator,
             )
-        mean = private_mean(changes, norm, z, config.cohort, generator)
+        mean = private_mean(changes, norm, z, settings.cohort, generator)
         vectors = {**model, "weights": model["weights"] + mean}
         one = replace(updates[0], examples=1, vectors=vectors)
         return self._rule.combine(version, model, [one], bases)
 
     def state(self) -> Vectors:
-        adaptive = self._config.privacy.clients == "adaptive"
+        adaptive = self._settings.privacy.clients == "adaptive"
         norm = {"clipping": np.array([self._norm])} if adaptive else {}
         return {**self._rule.state(), **norm}
 
@@ -222,10 +222,10 @@ class PrivateRule:
         self._rule.load_state(rest)
 
 
-def make_rule(config: RunConfig) -> Rule:
+def make_rule(settings: AveragingSettings) -> Rule:
     """The rule that `averaging` names, with noise where the configuration asks for it."""
-    rule = BufferedRule(config) if config.buffered else FlowerRule(config)
-    return PrivateRule(config, rule) if config.privacy.of_clients else rule
+    rule = BufferedRule(settings) if settings.buffered else FlowerRule(settings)
+    return PrivateRule(settings, rule) if settings.privacy.of_clients else rule
 
 
 def _reply(update: Update, keys: Sequence[str]) -> Message:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from fl_app.config import RunConfig
 from strategies.averaging import STALENESS_WEIGHTS, Vectors
+from strategies.averaging_settings import AveragingSettings
 from strategies.checks import last_line
 from strategies.dispatch import Dispatcher
 from strategies.rules import Rule, Update
@@ -219,17 +219,17 @@ def _hex(text: Any) -> bytes:
 # -- the next model --------------------------------------------------------------------------------
 
 
-def weights_of(config: RunConfig, version: int, updates: Sequence[Update]) -> list[float]:
+def weights_of(settings: AveragingSettings, version: int, updates: Sequence[Update]) -> list[float]:
     """What each update counts, before all are 1 together: its images, or by its staleness."""
-    if not config.buffered:
+    if not settings.buffered:
         return [float(update.examples) for update in updates]
-    weigh = STALENESS_WEIGHTS[config.staleness_weight]
-    exponent, bound = config.staleness_exponent, config.staleness_bound
+    weigh = STALENESS_WEIGHTS[settings.staleness_weight]
+    exponent, bound = settings.staleness_exponent, settings.staleness_bound
     return [weigh(version - 1 - u.job.base_version, exponent, bound) for u in updates]
 
 
 def next_model(
-    config: RunConfig,
+    settings: AveragingSettings,
     rule: Rule,
     version: int,
     model: Vectors,
@@ -241,13 +241,13 @@ def next_model(
     the only update; with a buffer it is FedBuff's step (see `BufferedRule`)."""
     size = len(model["weights"])
     change = {"weights": mean[:size], "buffers": mean[size:]}
-    if not config.buffered:
+    if not settings.buffered:
         base = bases[updates[0].job.base_version]
         vectors = {key: (base[key] + change[key]).astype(np.float32) for key in model}
         one = replace(updates[0], examples=1, vectors=vectors)
         return rule.combine(version, model, [one], bases)
-    weights = weights_of(config, version, updates)
-    rate = config.server_learning_rate
+    weights = weights_of(settings, version, updates)
+    rate = settings.server_learning_rate
     counts = sum(weights) / len(updates)
     step = rate * counts * change["weights"]
     # Buffers move towards the updates' own: see `BufferedRule`.

@@ -9,6 +9,7 @@ import torch
 from fl_app.config import resolve
 from fl_app.record.books import recorded
 from fl_app.record.run_dir import RunDirectory
+from fl_app.settings import distillation_run_of
 from strategies.distillation.strategy import Distillation
 from tests.fake_grid import FakeGrid
 from tests.forked import forked
@@ -42,5 +43,5 @@ def run_with_its_own(
     torch.set_num_threads(1)
     config = resolve({**settings, "output": str(output), **overrides})
     with recorded(config) as directory:
-        Distillation(config, directory).start(FakeGrid(config.flat(), **grid))
+        Distillation(distillation_run_of(config), directory).start(FakeGrid(config.flat(), **grid))
     return directory.summary(), directory

@@ -9,11 +9,14 @@ from torch.nn import functional
 
 from client_apps.bench import bench_of
 from client_apps.training import train_locally
-from fl_app.assemble import flat_model, preflight
 from fl_app.config import RunConfig, resolve
 from fl_app.data import Preparation
+from fl_app.preflight import preflight
+from fl_app.problem import problem_of
+from fl_app.settings import training_of
 from strategies.arithmetic import ARITHMETICS, lack, outputs_of
 from strategies.errors import ConfigError
+from strategies.problem import flat_model
 from strategies.randomness import rng
 from strategies.task import Examples
 from tests.test_learner import learner_with, small_vectors
@@ -32,12 +35,14 @@ BOTH = pytest.mark.parametrize(
 
 def trained(config: RunConfig) -> torch.Tensor:
     """A participant's model."""
-    model = flat_model(config, "small")
+    model = flat_model(problem_of(config), "small")
     images = torch.from_numpy(rng(0, "i").integers(0, 256, (40, 1, 28, 28), dtype=np.uint8))
     examples = Examples(images, torch.arange(40) % 10)
     loss = functional.cross_entropy
-    train_locally(model, examples, config, rng(0, "batches"), prepare=PREPARE, loss=loss)
-    return model.weights - flat_model(config, "small").weights
+    train_locally(
+        model, examples, training_of(config), rng(0, "batches"), prepare=PREPARE, loss=loss
+    )
+    return model.weights - flat_model(problem_of(config), "small").weights
 
 
 def distilled(config: RunConfig) -> torch.Tensor:
@@ -46,7 +51,10 @@ def distilled(config: RunConfig) -> torch.Tensor:
     learner.set_teacher(1, **small_vectors(config))
     for _ in range(3):
         learner.reverse_step()
-    return torch.from_numpy(learner.state()[0]["weights"]) - flat_model(config, "large").weights
+    return (
+        torch.from_numpy(learner.state()[0]["weights"])
+        - flat_model(problem_of(config), "large").weights
+    )
 
 
 def forward_distilled(config: RunConfig) -> torch.Tensor:
@@ -86,11 +94,11 @@ def test_a_processor_without_instructions_for_it_refuses_bfloat16(
     """On the server before anything starts, and on a device, whose processor may be another."""
     without_instructions(monkeypatch)
     config = resolve({**values, key: "bf16", "device": "cpu"})
-    for check in (preflight, bench_of):
+    for check in (preflight, lambda c: bench_of(problem_of(c))):
         with pytest.raises(ConfigError, match=rf"^{key}='bf16': .*AVX512-BF16.*{key}=float32"):
             check(config)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-    bench_of(config)
+    bench_of(problem_of(config))
 
 
 @BOTH

@@ -6,14 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fl_app.assemble import flat_model, preflight
 from fl_app.config import resolve
+from fl_app.preflight import preflight
+from fl_app.problem import problem_of
 from fl_app.record.export import trained_model
 from fl_app.record.metrics import of_kind
 from fl_app.record.run_dir import RunDirectory
+from fl_app.settings import distillation_run_of
 from strategies.best import Best
 from strategies.errors import ConfigError
 from strategies.evaluation import Candidate
+from strategies.problem import flat_model
 from tests.harness import SMALL, run
 
 FEW = {**SMALL, "mode": "average", "small-width": 4, "participants": 2, "evaluate-examples": 100}
@@ -26,9 +29,9 @@ def seen(tmp_path: Path, metric: str, values: list[float]) -> tuple[Best, RunDir
     directory = RunDirectory.create(tmp_path, config.flat(), name="run")
     tasks: dict[int, Candidate] = {}
     with directory.held():
-        best = Best(config, directory, lambda model: tasks)
+        best = Best(distillation_run_of(config), directory, lambda model: tasks)
         for round_, value in enumerate(values, start=1):
-            vectors = flat_model(config, "small").state()
+            vectors = flat_model(problem_of(config), "small").state()
             vectors["weights"] = np.full_like(vectors["weights"], round_)
             told = {"model": "small", "round": round_, metric: value}
             tasks = {round_: Candidate("small", vectors, None, told)}

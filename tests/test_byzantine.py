@@ -11,7 +11,9 @@ import torch
 
 from client_apps.bench import shard_of
 from fl_app.config import resolve
+from fl_app.problem import problem_of
 from fl_app.record.consensus_metrics import measure
+from fl_app.settings import averaging_of, training_of
 from strategies.attacks import ATTACKS, FORGERIES, flipped_labels
 from strategies.consensus.algorithms import ALGORITHMS, make_algorithm
 from strategies.consensus.byzantine import Attacker, Clipped
@@ -56,15 +58,26 @@ def test_what_attackers_send() -> None:
 
 def test_the_last_participants_attack_and_references_do_not() -> None:
     config = resolve({"participants": 5, "attackers": 2, "attack": "noise"})
-    assert [config.attack_of(n) for n in range(7)] == ["", "", "", "noise", "noise", "", ""]
-    assert resolve().attack_of(2) == ""
+    assert [training_of(config).attack_of(n) for n in range(7)] == [
+        "",
+        "",
+        "",
+        "noise",
+        "noise",
+        "",
+        "",
+    ]
+    assert training_of(resolve()).attack_of(2) == ""
 
 
 def test_labels_are_flipped_at_the_attackers_alone() -> None:
     honest = resolve({"participants": 3})
     config = resolve({"participants": 3, "attackers": 1, "attack": "label-flip"})
     for participant in range(4):
-        expected, found = (shard_of(c, participant, "") for c in (honest, config))
+        expected, found = (
+            shard_of(problem_of(c), participant, "", training_of(c).attack_of(participant))
+            for c in (honest, config)
+        )
         labels = 9 - expected.targets if participant == 2 else expected.targets
         assert found.targets.tolist() == labels.tolist()
         assert np.array_equal(found.inputs, expected.inputs)
@@ -225,7 +238,10 @@ def far_from_honest(averaging: str, attack: str) -> float:
         job = Job(p, 0, 0, 0.0, 0.0, 0.0, 0.0)
         vectors = {"weights": base["weights"] + change, "buffers": base["buffers"]}
         updates.append(Update(job, 1, 0.5, vectors))
-    result = make_rule(config).combine(1, base, updates, {0: base})["weights"] - base["weights"]
+    result = (
+        make_rule(averaging_of(config)).combine(1, base, updates, {0: base})["weights"]
+        - base["weights"]
+    )
     mean = np.mean(honest, axis=0)
     return float(np.linalg.norm(result - mean) / np.linalg.norm(mean))
 
@@ -244,7 +260,7 @@ def test_bulyan_of_too_few_leaves_the_model_as_it_was() -> None:
     config = resolve({"mode": "average", "averaging": "bulyan", "participants": 3})
     base = {"weights": np.ones(4, np.float32), "buffers": np.zeros(0, np.float32)}
     update = Update(Job(0, 0, 0, 0.0, 0.0, 0.0, 0.0), 1, 0.5, {k: v + 1 for k, v in base.items()})
-    result = make_rule(config).combine(1, base, [update], {0: base})
+    result = make_rule(averaging_of(config)).combine(1, base, [update], {0: base})
     assert result["weights"].tolist() == [1, 1, 1, 1]
     assert result["weights"] is not base["weights"]
 

@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl_app.assemble import flat_model
 from fl_app.cli import main
 from fl_app.config import defaults, resolve
 from fl_app.launch import run as launch
+from fl_app.problem import problem_of
 from fl_app.record.export import load
 from fl_app.record.find import find_run
 from fl_app.record.run_dir import RunDirectory
 from strategies import pyproject
 from strategies.consensus.topology import TOPOLOGIES
 from strategies.errors import EdgeFlError, RunDirectoryError
+from strategies.problem import flat_model
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -38,7 +39,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         run.emit("round", round=1, t=1.0, staleness=0.0, contributions=2, rejected=0, lost=0)
         run.emit("evaluate", round=1, t=1.0, model="global", accuracy=0.5, loss=1.0, step=3)
         run.close()
-    run.save_checkpoint("global", flat_model(config, "large").state())
+    run.save_checkpoint("global", flat_model(problem_of(config), "large").state())
     run.write_summary({"status": "completed", "final": {"published": 0.5}})
     return root
 
@@ -235,7 +236,7 @@ def test_models_are_listed_with_their_sizes(capsys: pytest.CaptureFixture[str]) 
     assert main(["models"]) == 0
     rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
     small = resolve({"small-model": "cnn6", "dataset": "mnist"})
-    assert rows["cnn6"][-1] == f"{flat_model(small, 'small').weights.numel():,}"
+    assert rows["cnn6"][-1] == f"{flat_model(problem_of(small), 'small').weights.numel():,}"
 
 
 def test_topology_describes_and_draws(

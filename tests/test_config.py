@@ -9,18 +9,15 @@ from typing import Any
 import pytest
 
 from fl_app import config as module
-from fl_app.assemble import preflight
-from fl_app.config import (
-    FLOWER_RULES,
-    VARIANTS,
-    RunConfig,
-    defaults,
-    resolve,
-)
+from fl_app.config import FLOWER_RULES, RunConfig, defaults, resolve
+from fl_app.preflight import preflight
+from fl_app.problem import problem_of
+from fl_app.settings import nodes_run_of
 from strategies.consensus.algorithms import ALGORITHMS
+from strategies.distillation.settings import VARIANTS
+from strategies.distillation.trace import DistillationPlan
 from strategies.errors import ConfigError
 from strategies.partition import PARTITIONS
-from strategies.schedule import DistillationPlan
 
 KEYS = sorted(defaults())
 # Defaults that stand for "automatic", and what they become in the distill system.
@@ -572,7 +569,7 @@ def test_references_are_numbered_after_the_participants() -> None:
         {"mode": "consensus", "participants": 4, "consensus.references": "same-samples,same-steps"}
     )
     assert config.consensus.reference_list == ("same-samples", "same-steps")
-    assert [config.reference_of(n) for n in range(6)] == [
+    assert [nodes_run_of(config).reference_of(n) for n in range(6)] == [
         "",
         "",
         "",
@@ -624,7 +621,7 @@ def test_automatic_switches(overrides: dict[str, Any], on: set[str]) -> None:
     ],
 )
 def test_the_distillation_servers_plan(overrides: dict[str, Any], plan: DistillationPlan) -> None:
-    assert resolve(overrides).plan == plan
+    assert resolve(overrides).schedule.plan == plan
 
 
 def test_the_trace_is_the_configurations() -> None:
@@ -647,7 +644,7 @@ def test_what_mode_clock_and_averaging_say() -> None:
 
 def test_partition_parameters() -> None:
     config = resolve({"alpha": 0.7, "num-classes-per-partition": 3, "num-shards-per-partition": 4})
-    assert config.partition_parameters() == {
+    assert dict(problem_of(config).parameters) == {
         "alpha": 0.7, "num_classes_per_partition": 3, "num_shards_per_partition": 4
     }  # fmt: skip
 

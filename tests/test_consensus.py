@@ -13,19 +13,22 @@ from flwr.app import Error, Message
 from torch.nn import functional
 
 from client_apps.node_store import NODES, NodeStore
-from fl_app.assemble import dataset_of, module_of, split_of
+from fl_app.assemble import dataset_of
 from fl_app.config import resolve
 from fl_app.data import normalise, spec_of
+from fl_app.problem import problem_of
 from fl_app.record import consensus_metrics as summary
 from fl_app.record.export import trained_model
 from fl_app.record.metrics import of_kind
 from fl_app.record.report import render
 from fl_app.record.run_dir import RunDirectory
+from fl_app.settings import consensus_run_of
 from strategies.consensus import fleet
 from strategies.consensus.rates import rate_of
 from strategies.consensus.strategy import Consensus
 from strategies.errors import ConfigError, EdgeFlError
 from strategies.evaluation import Evaluator
+from strategies.problem import module_of, split_of
 from strategies.randomness import rng
 from tests.fake_grid import FakeGrid, Tamper
 from tests.frozen import frozen
@@ -87,7 +90,7 @@ def run(
     )
     connection = Dying(config.flat(), nodes=nodes, **grid)
     connection.dies = dies
-    Consensus(config, directory).start(connection)
+    Consensus(consensus_run_of(config), directory).start(connection)
     return directory
 
 
@@ -329,7 +332,7 @@ def test_what_a_kill_left_unevaluated_is_evaluated_by_the_resumed_run(
 @pytest.mark.parametrize("clock", ["virtual", "real"])
 def test_other_rounds_than_the_configured_are_refused(clock: str, tmp_path: Path) -> None:
     config = resolve({**TINY, "clock": clock})
-    strategy = Consensus(config, RunDirectory.create(tmp_path, config.flat()))
+    strategy = Consensus(consensus_run_of(config), RunDirectory.create(tmp_path, config.flat()))
     for rounds in (1, 3):
         with pytest.raises(ConfigError, match=f"configured for 2: .*consensus.steps={6 * rounds}"):
             strategy.start(FakeGrid(config.flat()), num_rounds=rounds)
@@ -354,7 +357,9 @@ def test_a_device_that_is_unregistered_stops_nobody(
     config = resolve(values)
     directory = RunDirectory.create(tmp_path, config.flat())
     devices = [{"name": f"device-{i}"} for i in range(3)]
-    Consensus(config, directory).start(Unregistered(config.flat(), node_configs=devices))
+    Consensus(consensus_run_of(config), directory).start(
+        Unregistered(config.flat(), node_configs=devices)
+    )
     events = directory.events()
     assert len(of_kind(events, "round")) == 4
     reasons = {e["participant"]: e["reason"] for e in of_kind(events, "rejected")}
@@ -519,12 +524,12 @@ def test_a_reference_is_training_with_all_data_in_one_place(reference: str, tmp_
     config = resolve({**TINY, **overrides})
 
     spec, train = spec_of("embedded", ""), dataset_of(config).train
-    chosen = np.concatenate(split_of(config).participants)
+    chosen = np.concatenate(split_of(problem_of(config)).participants)
     images = normalise(torch.from_numpy(train.images[chosen]), spec.mean, spec.std)
     labels = torch.from_numpy(train.labels[chosen])
     size = 8 if reference == "same-steps" else 32
     order = rng(config.seed, "epoch", 4, 0).permutation(len(labels))
-    module = module_of(config, "small")
+    module = module_of(problem_of(config), "small")
     momenta = [torch.zeros_like(p) for p in module.parameters()]
     module.train()
     for step in range(12):
@@ -568,9 +573,11 @@ def test_nodes_count_by_their_examples(tmp_path: Path) -> None:
     by_examples = run(tmp_path, {**alone, "consensus.weights": "examples"})
     equally = run(tmp_path, {**alone, "consensus.weights": "equal"})
     config = resolve({**TINY, **alone})
-    sizes = [len(part) for part in split_of(config).participants]
+    sizes = [len(part) for part in split_of(problem_of(config)).participants]
     assert len(set(sizes)) > 1
-    start = torch.cat([p.detach().flatten() for p in module_of(config, "small").parameters()])
+    start = torch.cat(
+        [p.detach().flatten() for p in module_of(problem_of(config), "small").parameters()]
+    )
     for node, size in enumerate(sizes):
         step, plain = (start.numpy() - weights_of(d, node, 1) for d in (by_examples, equally))
         assert np.allclose(step, 4 * size / sum(sizes) * plain, atol=1e-6)
@@ -594,7 +601,7 @@ def test_what_a_run_tells(tmp_path: Path) -> None:
     assert 0 < topology["spectral_gap"] <= 1
 
     [labels] = of_kind(events, "labels")
-    train, parts = dataset_of(config).train, split_of(config).participants
+    train, parts = dataset_of(config).train, split_of(problem_of(config)).participants
     assert labels["histogram"] == [
         np.bincount(train.labels[part], minlength=10).tolist() for part in parts
     ]

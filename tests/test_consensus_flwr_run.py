@@ -9,6 +9,7 @@ import pytest
 from fl_app.config import resolve
 from fl_app.launch.run import run as launch
 from fl_app.record.run_dir import RunDirectory
+from fl_app.settings import consensus_run_of
 from strategies.consensus.strategy import Consensus
 from tests.fake_grid import FakeGrid
 from tests.wheel import ROOT, edge_fl
@@ -30,7 +31,7 @@ def in_one_process(output: Path) -> str:
     """The checksum of the same run on a single host, without SuperLink and Ray."""
     config = resolve({**TINY, "output": str(output)})
     run = RunDirectory.create(output, config.flat())
-    Consensus(config, run).start(FakeGrid(config.flat(), nodes=1))
+    Consensus(consensus_run_of(config), run).start(FakeGrid(config.flat(), nodes=1))
     return run.load_checkpoint("nodes")[1]["checksum"]
 
 

@@ -13,6 +13,7 @@ from fl_app.config import resolve
 from fl_app.deploy import devices
 from fl_app.deploy import directory as deployment
 from fl_app.deploy.nodes import Node
+from fl_app.problem import problem_of
 from fl_app.record.books import recorded
 from fl_app.record.run_dir import METRICS
 from strategies.condition import condition, shortage, told
@@ -68,7 +69,7 @@ def gathered(monkeypatch: pytest.MonkeyPatch, **found: float) -> list[dict]:
     def emit(kind: str, **fields: Any) -> None:
         events.append({"event": kind, **fields})
 
-    gather(FakeGrid(config.flat(), node_configs=places), config, 60.0, emit)
+    gather(FakeGrid(config.flat(), node_configs=places), problem_of(config), 60.0, emit)
     return events
 
 

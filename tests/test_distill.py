@@ -16,12 +16,14 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from client_apps import local_training
-from fl_app.config import VARIANTS, resolve
+from fl_app.config import resolve
 from fl_app.record.books import recorded
 from fl_app.record.metrics import of_kind
 from fl_app.record.run_dir import RunDirectory
+from fl_app.settings import distillation_run_of
 from strategies.distillation import publisher, supervisor
 from strategies.distillation.mailbox import forward_file
+from strategies.distillation.settings import VARIANTS
 from strategies.distillation.strategy import Distillation
 from strategies.distillation.supervisor import DistillationServer
 from strategies.errors import ConfigError, EdgeFlError
@@ -317,7 +319,9 @@ def test_a_device_that_is_unregistered_stops_nobody(averaging: str, tmp_path: Pa
     config = resolve(values)
     devices = [{"name": f"device-{i}"} for i in range(3)]
     with recorded(config) as directory:
-        Distillation(config, directory).start(Unregistered(config.flat(), node_configs=devices))
+        Distillation(distillation_run_of(config), directory).start(
+            Unregistered(config.flat(), node_configs=devices)
+        )
     assert directory.summary()["status"] == "completed"
     events = directory.events()
     reasons = {e["participant"]: e["reason"] for e in of_kind(events, "rejected")}
@@ -331,7 +335,9 @@ def test_jobs_that_waited_too_long_for_a_host_are_given_up(tmp_path: Path) -> No
     """What they were to start from may be gone by the time at which a host is free."""
     values = {"clock": "real", "averaging": "buffered", "buffer-size": 1, "participants": 3}
     config = resolve({**SMALL, **values, "mode": "average", "round-timeout": 10.0})
-    strategy = Distillation(config, RunDirectory.create(tmp_path, config.flat()))
+    strategy = Distillation(
+        distillation_run_of(config), RunDirectory.create(tmp_path, config.flat())
+    )
     strategy._begin(None)
 
     def handed_out(now: float) -> list[Any]:
@@ -358,7 +364,7 @@ def test_other_rounds_than_the_configured_are_refused(
 ) -> None:
     config = resolve({"mode": mode, "clock": clock, "num-server-rounds": 2})
     run_directory = RunDirectory.create(tmp_path, config.flat())
-    strategy = Distillation(config, run_directory)
+    strategy = Distillation(distillation_run_of(config), run_directory)
     with pytest.raises(ConfigError, match=rf"configured for 2: .*num-server-rounds={rounds}"):
         strategy.start(FakeGrid(config.flat()), num_rounds=rounds)
 

@@ -9,15 +9,17 @@ import pytest
 import torch
 from flwr.app import Message
 
-from fl_app.assemble import flat_model
 from fl_app.config import resolve
+from fl_app.problem import problem_of
 from fl_app.record.books import recorded
 from fl_app.record.metrics import latest, of_kind
 from fl_app.record.run_dir import RunDirectory, list_runs
+from fl_app.settings import consensus_run_of
 from strategies.consensus.agreement import average, consensus_distance, fixed_point
 from strategies.consensus.strategy import Consensus
 from strategies.errors import ConfigError, DivergedError
 from strategies.evaluation import measured
+from strategies.problem import flat_model
 from strategies.task import Examples
 from tests.fake_grid import FakeGrid
 from tests.frozen import frozen
@@ -59,7 +61,7 @@ def test_opposite_nodes_are_infinitely_far_from_their_average_of_zero() -> None:
 def test_a_model_that_is_not_finite_has_no_accuracy(value: float, position: int) -> None:
     """It would answer one class for everything, and be right in a tenth of the cases. -inf, as a
     bias before a ReLU, does not even show in the answers; 1e38 in each of them does."""
-    model = flat_model(resolve({"small-width": 2}), "small")
+    model = flat_model(problem_of(resolve({"small-width": 2})), "small")
     examples = Examples(torch.randn(20, 1, 28, 28), torch.arange(20) % 10)
     assert 0 <= measured(Points(), model, examples)["accuracy"] <= 1
     model.weights[position] = value
@@ -78,7 +80,7 @@ def consensus(output: Path, overrides: dict[str, Any], **grid: Any) -> RunDirect
     torch.set_num_threads(1)
     config = resolve({**TINY, "output": str(output), **overrides})
     with recorded(config) as directory:
-        Consensus(config, directory).start(FakeGrid(config.flat(), **grid))
+        Consensus(consensus_run_of(config), directory).start(FakeGrid(config.flat(), **grid))
     return directory
 
 

@@ -20,17 +20,8 @@ from experiments.consensus import plan as consensus_plan
 from experiments.distillation import plan as distillation_plan
 from experiments.planned_runs import values_of
 from fl_app import server_app
-from fl_app.assemble import flat_model, nodes_of
 from fl_app.cli import main
-from fl_app.config import (
-    FLOWER_RULES,
-    VARIANTS,
-    RunConfig,
-    configure,
-    defaults,
-    resolve,
-    with_effect,
-)
+from fl_app.config import FLOWER_RULES, RunConfig, configure, defaults, resolve, with_effect
 from fl_app.data import Preparation
 from fl_app.deploy import demo
 from fl_app.effects import (
@@ -44,14 +35,18 @@ from fl_app.effects import (
 )
 from fl_app.launch import run as launch
 from fl_app.launch.values import parse_assignments
-from fl_app.tasks import task_of
+from fl_app.problem import problem_of
+from fl_app.settings import averaging_of, distillation_run_of, nodes_run_of, training_of
 from strategies.attacks import FORGERIES
 from strategies.consensus.algorithms import ALGORITHMS
 from strategies.consensus.rates import rate_of
+from strategies.consensus.shared import nodes_of
 from strategies.distillation.learner import Learner
 from strategies.distillation.proxy import ProxyData
+from strategies.distillation.settings import VARIANTS
 from strategies.errors import ConfigError
 from strategies.partition import make_split
+from strategies.problem import flat_model, task_of
 from strategies.rules import Update, make_rule
 from strategies.schedule import Job
 from strategies.task import Examples
@@ -191,10 +186,10 @@ def of_averaging(c: RunConfig) -> Iterator[Any]:
     if c.virtual:
         yield c.trace()
     elif c.distils:
-        yield c.plan
+        yield c.schedule.plan
     yield c.cohort if not c.buffered else c.buffer_size
     yield c.num_server_rounds
-    rule, bases = make_rule(c), {version: vectors(version) for version in range(8)}
+    rule, bases = make_rule(averaging_of(c)), {version: vectors(version) for version in range(8)}
     count = 1 if c.buffered and c.buffer_size == 1 else 7
     jobs = [Job(p, 0, [7, 1][p % 2], 0.0, 0.0, 0.0, 0.0) for p in range(count)]
     updates = [Update(job, 3 + job.participant, 0.5, vectors(20 + job.participant)) for job in jobs]
@@ -202,14 +197,14 @@ def of_averaging(c: RunConfig) -> Iterator[Any]:
         updates = [Update(Job(0, 0, 1, 0.0, 0.0, 0.0, 0.0), 3, 0.5, vectors(20))]
     yield from rule.combine(8, bases[7], updates, bases).values()
     yield from rule.combine(9, bases[7], updates, bases).values()
-    model, generator = flat_model(c, "small"), np.random.default_rng(0)
+    model, generator = flat_model(problem_of(c), "small"), np.random.default_rng(0)
     images = torch.from_numpy(generator.integers(0, 256, (20, 1, 28, 28), dtype=np.uint8))
     labels = torch.from_numpy(generator.integers(0, 10, 20))
     if not (c.privacy.samples and c.normalisation == "batch"):  # which is refused
         yield train_locally(
             model,
             Examples(images, labels),
-            c,
+            training_of(c),
             generator,
             prepare=Preparation((0.3,), (0.4,), augmented=True),
             loss=functional.cross_entropy,
@@ -230,9 +225,9 @@ def of_distillation(c: RunConfig) -> Iterator[Any]:
     known = len(labels) if known == -1 else known
     prepare = Preparation((0.3,), (0.4,), augmented=True)
     proxy = ProxyData(images(20), labels[:known] if known else None, prepare)
-    large, small = flat_model(c, "large"), flat_model(c, "small")
+    large, small = flat_model(problem_of(c), "large"), flat_model(problem_of(c), "small")
     state = small.state()
-    learner = Learner(c, task_of(c), large, small, proxy)
+    learner = Learner(distillation_run_of(c), task_of(problem_of(c)), large, small, proxy)
     learner.set_teacher(1, state["weights"], state["buffers"])
     learner.reverse_step()
     learner.set_teacher(2, state["weights"], state["buffers"])
@@ -244,7 +239,7 @@ def of_distillation(c: RunConfig) -> Iterator[Any]:
 
 
 def of_consensus(c: RunConfig) -> Iterator[Any]:
-    topology, algorithm, timetable = nodes_of(c, "")
+    topology, algorithm, timetable = nodes_of(nodes_run_of(c), "")
     yield topology.rounds
     yield algorithm
     yield c.consensus.settling_rounds
@@ -277,11 +272,11 @@ def _footprint(c: RunConfig) -> list[bytes | str]:
         proxy_size=0 if c.agrees else c.proxy_examples,
         validation_size=c.validation_examples if not c.agrees or held else 0,
         labelled_size=c.proxy_labelled_examples if c.distils else 0,
-        **c.partition_parameters(),
+        **dict(problem_of(c).parameters),
     )
     found: list[Any] = [*split.participants, split.proxy, split.validation]
     found.append(c.evaluate_examples if c.evaluate_on == "test" else c.evaluate_on)
-    if (attack := c.attack_of(c.participants - 1)) in FORGERIES:
+    if (attack := training_of(c).attack_of(c.participants - 1)) in FORGERIES:
         found.append(FORGERIES[attack](np.ones(3), c.attack_scale, np.random.default_rng(0)))
     found += of_consensus(c) if c.agrees else of_averaging(c)
     return [item.tobytes() if isinstance(item, np.ndarray) else repr(item) for item in found]
@@ -338,10 +333,10 @@ def test_what_an_algorithm_uses_is_what_the_table_says(algorithm: str) -> None:
         "forget", "theta", "kappa", "mult", "alpha", "momentum", "weight-decay", "keep",
         "compression", "gamma",
     )]  # fmt: skip
-    before = nodes_of(resolve({**SMALL, **context}), "")[1]
+    before = nodes_of(nodes_run_of(resolve({**SMALL, **context})), "")[1]
     for key in settings:
         other_values = changed(context, key)
-        after = nodes_of(resolve({**SMALL, **other_values}), "")[1]
+        after = nodes_of(nodes_run_of(resolve({**SMALL, **other_values})), "")[1]
         assert (after != before) == has_effect(key, values_in(other_values)), key
 
 

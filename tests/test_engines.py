@@ -12,9 +12,11 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from client_apps import engine_query, engines
 from client_apps.bench import bench_of
+from client_apps.device import Device
 from client_apps.engine_query import choose
 from client_apps.engines import race
 from fl_app.config import resolve
+from fl_app.problem import problem_of
 from fl_app.record.metrics import latest
 from strategies.consensus.node import Node
 from tests.test_consensus import TINY, checksum, run, weights_of
@@ -75,13 +77,15 @@ def ask(nodes: Sequence[int]) -> dict[str, Any]:
     content = RecordDict({"config": ConfigRecord({"nodes": list(nodes)})})
     message = Message(content, 11, "query.engine")
     context = Context(1, 11, {"partition-id": 0}, RecordDict(), dict(config))
-    return dict(choose(message, context).content["config"])
+    return dict(choose(message, Device(context, "fl_app.device")).content["config"])
 
 
 def test_on_a_cpu_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_query, "race", None)
     monkeypatch.setattr(
-        engine_query, "bench_of", lambda config: replace(bench_of(config), device="cpu")
+        engine_query,
+        "bench_of",
+        lambda problem: replace(bench_of(problem), device="cpu"),
     )
     assert ask(range(8)) == {"engine": "sequential", "gain": 0.0}
 
@@ -101,7 +105,7 @@ def test_elsewhere_the_fastest_one_is_taken(
     seconds = {"sequential": 2.0, "stacked": stacked, "streams": streams}
     monkeypatch.setattr(engine_query, "race", lambda *_: seconds)
     monkeypatch.setattr(
-        engine_query, "bench_of", lambda config: replace(bench_of(config), device="?")
+        engine_query, "bench_of", lambda problem: replace(bench_of(problem), device="?")
     )
     assert ask(range(8)) == {"engine": engine, "gain": gain}
 
@@ -111,7 +115,7 @@ def test_what_is_measured_are_gradients_of_the_nodes_of_the_host(
 ) -> None:
     """And not of models that somebody still trains."""
     raced: list[list[int]] = []
-    weights = bench_of(resolve(TINY)).model.weights.clone()
+    weights = bench_of(problem_of(resolve(TINY))).model.weights.clone()
 
     def watched(pair: dict[str, Any], nodes: Sequence[Node], *rounds: int) -> dict[str, float]:
         raced.append([node.index for node in nodes])
@@ -121,7 +125,7 @@ def test_what_is_measured_are_gradients_of_the_nodes_of_the_host(
 
     monkeypatch.setattr(engine_query, "race", watched)
     monkeypatch.setattr(
-        engine_query, "bench_of", lambda config: replace(bench_of(config), device="?")
+        engine_query, "bench_of", lambda problem: replace(bench_of(problem), device="?")
     )
     answer = ask([2, 3, 4])
     assert raced == [[2, 3, 4]]

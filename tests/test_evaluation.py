@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl_app.assemble import dataset_of, flat_model, preflight, split_of
+from fl_app.assemble import dataset_of
 from fl_app.config import RunConfig, resolve
-from fl_app.tasks import task_of
+from fl_app.preflight import preflight
+from fl_app.problem import problem_of
 from strategies import evaluation
 from strategies.errors import ConfigError
 from strategies.evaluation import Candidate, Evaluator, evaluation_set
+from strategies.problem import flat_model, split_of, task_of
 from strategies.task import ACCURACY, PERPLEXITY
 
 CONFIG = resolve({"mode": "average", "evaluate-examples": 10})
@@ -47,7 +49,12 @@ def wait(done: Callable[[], bool]) -> None:
 def test_a_slow_evaluation_is_waited_for_and_told(gate: threading.Event) -> None:
     reports: list[int] = []
     said: list[str] = []
-    evaluator = Evaluator(CONFIG, lambda **fields: reports.append(fields["round"]), said.append)
+    evaluator = Evaluator(
+        problem_of(CONFIG),
+        ("small",),
+        lambda **fields: reports.append(fields["round"]),
+        said.append,
+    )
     rounds = list(range(40))
     thread = threading.Thread(
         target=lambda: [evaluator.put(candidate(r)) for r in rounds], daemon=True
@@ -69,8 +76,8 @@ def test_a_slow_evaluation_is_waited_for_and_told(gate: threading.Event) -> None
 
 
 def test_an_evaluation_that_fails_ends_the_run_and_not_only_at_its_end() -> None:
-    evaluator = Evaluator(CONFIG, lambda **_: None)
-    vectors = flat_model(CONFIG, "small").state()
+    evaluator = Evaluator(problem_of(CONFIG), ("small",), lambda **_: None)
+    vectors = flat_model(problem_of(CONFIG), "small").state()
     evaluator.put(
         Candidate("small", vectors | {"weights": np.zeros(3)}, None, {"model": "small", "round": 1})
     )
@@ -87,8 +94,8 @@ def test_validation_images_are_training_images_that_nobody_else_sees(mode: str) 
     values = {"mode": mode, "evaluate-on": "validation", "validation-examples": 200}
     config = resolve(values)
     preflight(config)
-    train, split = dataset_of(config).train, split_of(config)
-    measured = evaluation_set(config, "cpu")
+    train, split = dataset_of(config).train, split_of(problem_of(config))
+    measured = evaluation_set(problem_of(config), "cpu")
     assert measured.targets.tolist() == train.labels[split.validation].tolist()
     assert np.bincount(measured.targets).tolist() == [20] * 10
     others = np.concatenate([*split.participants, split.proxy])
@@ -96,7 +103,7 @@ def test_validation_images_are_training_images_that_nobody_else_sees(mode: str) 
     assert len(others) + 200 == len(train.labels)
     # Participants and server have the same images, wherever accuracies are measured; where nobody
     # chooses anything by the server's model, images are held out on demand only.
-    before = split_of(resolve({**values, "evaluate-on": "test"}))
+    before = split_of(problem_of(resolve({**values, "evaluate-on": "test"})))
     assert np.array_equal(before.proxy, split.proxy)
     assert np.array_equal(before.validation, [] if mode == "consensus" else split.validation)
 
@@ -109,8 +116,8 @@ def test_too_many_validation_images_are_refused() -> None:
 
 def told_of(config: RunConfig, ema: bool) -> dict[str, Any]:
     reports: list[dict[str, Any]] = []
-    evaluator = Evaluator(config, lambda **fields: reports.append(fields))
-    state = flat_model(config, "small").state()
+    evaluator = Evaluator(problem_of(config), ("small",), lambda **fields: reports.append(fields))
+    state = flat_model(problem_of(config), "small").state()
     fields = {"model": "small", "round": 1}
     evaluator.put(Candidate("small", state, state if ema else None, fields))
     evaluator.close()
@@ -122,8 +129,8 @@ def test_a_task_with_classes_is_told_by_class() -> None:
     the model's accuracy."""
     config = resolve({"mode": "average", "evaluate-examples": 30, "small-width": 2})
     told = told_of(config, ema=True)
-    counts = np.bincount(evaluation_set(config, "cpu").targets, minlength=10)
-    names = task_of(config).classes
+    counts = np.bincount(evaluation_set(problem_of(config), "cpu").targets, minlength=10)
+    names = task_of(problem_of(config)).classes
     assert set(told["per_class"]) == {n for n, count in zip(names, counts, strict=True) if count}
     weighted = sum(told["per_class"].get(n, 0) * c for n, c in zip(names, counts, strict=True))
     assert weighted / 30 == pytest.approx(told["accuracy"], abs=1e-3)
@@ -141,11 +148,12 @@ def test_the_main_metric_has_its_field_whatever_the_others_are_called(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A text's is its perplexity; of the running average, too."""
-    task = task_of(config := resolve({"mode": "average", "task": "text", "evaluate-examples": 10}))
+    config = resolve({"mode": "average", "task": "text", "evaluate-examples": 10})
+    task = task_of(problem_of(config))
     monkeypatch.setattr(task, "metrics", (PERPLEXITY, ACCURACY), raising=False)
     reports: list[dict[str, Any]] = []
-    evaluator = Evaluator(config, lambda **fields: reports.append(fields))
-    state = flat_model(config, "small").state()
+    evaluator = Evaluator(problem_of(config), ("small",), lambda **fields: reports.append(fields))
+    state = flat_model(problem_of(config), "small").state()
     evaluator.put(Candidate("small", state, state, {"model": "small", "round": 1}))
     evaluator.close()
     [told] = reports

@@ -9,12 +9,13 @@ import torch
 
 from client_apps.node_store import NODES, NodeStore
 from fl_app import cli
-from fl_app.assemble import flat_model
 from fl_app.config import resolve
 from fl_app.data import load_dataset
+from fl_app.problem import problem_of
 from fl_app.record.export import FORMATS, export, load
 from fl_app.record.run_dir import RunDirectory
 from strategies.errors import ExportError
+from strategies.problem import flat_model
 
 TINY: dict[str, Any] = {"small-width": 2, "large-width": 4}
 
@@ -24,7 +25,7 @@ def distilled(tmp_path: Path) -> RunDirectory:
     config = resolve({**TINY, "seed": 3})
     run = RunDirectory.create(tmp_path / "runs", config.flat(), name="distilled")
     for name, role in (("global", "large"), ("small", "small")):
-        run.save_checkpoint(name, flat_model(config, role).state())
+        run.save_checkpoint(name, flat_model(problem_of(config), role).state())
     return run
 
 
@@ -60,7 +61,7 @@ def test_the_published_model_is_the_one_that_nobody_names(distilled: RunDirector
 def test_a_node_of_consensus_is_exported(tmp_path: Path) -> None:
     config = resolve({"mode": "consensus", "small-width": 2, "consensus.settle": 0})
     run = RunDirectory.create(tmp_path / "runs", config.flat(), name="agreed")
-    weights = flat_model(config, "small").state()["weights"] + 1
+    weights = flat_model(problem_of(config), "small").state()["weights"] + 1
     NodeStore(run.path / NODES).save(config.rounds, 2, {"weights": weights}, {}, durable=False)
     _, place = export(run, "node-2", "safetensors", tmp_path / "node.safetensors")
     module, facts = load(place)

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from fl_app.config import resolve
 from fl_app.record.run_dir import RunDirectory
+from fl_app.settings import consensus_run_of, nodes_run_of
 from strategies.checks import last_line, updates_of
 from strategies.consensus.algorithms import Settings, make_algorithm
 from strategies.consensus.answers import METRICS, Answer, read_reply
@@ -229,7 +230,7 @@ def fleet_of(server: Server, **changes: Any) -> Fleet:
     """A consensus run on the server's devices."""
     values = {"mode": "consensus", "clock": "real", "participants": 3, "consensus.references": ""}
     return Fleet(
-        resolve(values | changes),
+        nodes_run_of(resolve(values | changes)),
         RING,
         server.grid,
         [Host(node + 1, name, node) for node, name in NAMES.items()],
@@ -467,7 +468,7 @@ def consensus(tmp_path_factory: pytest.TempPathFactory) -> Consensus:
     values = {"mode": "consensus", "clock": "real", "participants": 3, "consensus.references": ""}
     config = resolve({**values, "checkpoint-every": 10**6, "consensus.window": 84})
     run = RunDirectory.create(tmp_path_factory.mktemp("runs"), config.flat())
-    strategy = Consensus(config, run)
+    strategy = Consensus(consensus_run_of(config), run)
     strategy._examples = [0] * 3
     return strategy
 

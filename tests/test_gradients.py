@@ -17,6 +17,7 @@ from client_apps.row_gradients import PASSES, Batch, RowGradients
 from fl_app.config import resolve
 from fl_app.data import ImageSet, Preparation, normalise
 from fl_app.models import build_model
+from fl_app.problem import problem_of
 from fl_app.tasks.images import examples_of
 from strategies.consensus.node import Node
 from strategies.flat import FlatModel
@@ -346,13 +347,13 @@ def test_models_with_buffers_cannot_be_stacked() -> None:
 
 def test_a_reference_has_the_images_of_all_participants() -> None:
     config = resolve({"mode": "consensus", "participants": 3, "small-width": 2})
-    parts = [shard_of(config, i, "") for i in range(3)]
-    everything = shard_of(config, 3, "")
+    parts = [shard_of(problem_of(config), i, "") for i in range(3)]
+    everything = shard_of(problem_of(config), 3, "")
     assert np.array_equal(everything.targets, np.concatenate([p.targets for p in parts]))
     assert np.array_equal(everything.inputs, np.concatenate([p.inputs for p in parts]))
 
 
 def test_a_bench_is_made_once_a_process() -> None:
     config = resolve({"mode": "consensus", "small-width": 2})
-    assert bench_of(config) is bench_of(config)
-    assert len(bench_of(config).model.buffers) == 0
+    assert bench_of(problem_of(config)) is bench_of(problem_of(config))
+    assert len(bench_of(problem_of(config)).model.buffers) == 0

@@ -7,13 +7,15 @@ import pytest
 import torch
 
 from client_apps.training import train_locally
-from fl_app.assemble import dataset_of, flat_model, split_of, train_set_of
+from fl_app.assemble import dataset_of
 from fl_app.config import resolve
 from fl_app.data import normalise
 from fl_app.models import CNN, build_model, model_plan
-from fl_app.tasks import task_of
+from fl_app.problem import problem_of
+from fl_app.settings import training_of
 from strategies.distillation.growth import grow, obstacle, stages
 from strategies.flat import FlatModel
+from strategies.problem import flat_model, split_of, task_of, train_set_of
 from strategies.randomness import rng
 
 SMALL, LARGE = model_plan("cnn6"), model_plan("cnn12")
@@ -125,15 +127,15 @@ def test_noise_tells_duplicated_channels_apart() -> None:
 def trained() -> tuple[FlatModel, torch.Tensor, torch.Tensor]:
     """A small model after 120 steps on the embedded data; test images and labels."""
     config = resolve({"small-width": 4, "large-width": 8, "local-steps": 120})
-    dataset, model = dataset_of(config), flat_model(config, "small")
-    own = split_of(config).participants[0]
+    dataset, model = dataset_of(config), flat_model(problem_of(config), "small")
+    own = split_of(problem_of(config)).participants[0]
     train_locally(
         model,
-        train_set_of(config).take(own),
-        config,
+        train_set_of(problem_of(config)).take(own),
+        training_of(config),
         rng(0, "batches"),
-        prepare=task_of(config).prepare(augmented=True),
-        loss=task_of(config).loss,
+        prepare=task_of(problem_of(config)).prepare(augmented=True),
+        loss=task_of(problem_of(config)).loss,
     )
     # At random: a batch of one class only would have misleading statistics.
     chosen = rng(0, "test").permutation(len(dataset.test.labels))[:500]
@@ -147,7 +149,7 @@ def test_a_trained_models_accuracy_is_inherited(
 ) -> None:
     model, test, labels = trained
     config = resolve({"small-width": 4, "large-width": 8})
-    large = flat_model(config, "large")
+    large = flat_model(problem_of(config), "large")
 
     def accuracy(module: torch.nn.Module) -> float:
         with torch.no_grad():
@@ -163,7 +165,7 @@ def test_the_grown_model_can_be_trained(trained: Any) -> None:
     """In train mode, with batch statistics, its answers are sensible and its gradients finite: the
     identity layers' normalisation is calibrated, not a fixed point of running statistics only."""
     model, test, labels = trained
-    large = flat_model(resolve({"small-width": 4, "large-width": 8}), "large")
+    large = flat_model(problem_of(resolve({"small-width": 4, "large-width": 8})), "large")
     grow(model.module, large.module, test[:256], rng(0, "growth"))
     answers = large.module.train()(test[256:384])
     assert (answers.argmax(1) == labels[256:384]).float().mean() > 0.4

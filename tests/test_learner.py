@@ -7,13 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from fl_app.assemble import flat_model
-from fl_app.config import VARIANTS, RunConfig, resolve
+from fl_app.config import RunConfig, resolve
 from fl_app.data import Preparation, augment, normalise
-from fl_app.tasks import task_of
+from fl_app.problem import problem_of
+from fl_app.settings import distillation_run_of
 from strategies.distillation.learner import Learner, Vectors
 from strategies.distillation.proxy import ProxyData
+from strategies.distillation.settings import VARIANTS
 from strategies.flat import FlatModel
+from strategies.problem import flat_model, task_of
 from strategies.randomness import rng
 from tests import oracle
 
@@ -56,10 +58,10 @@ def learner_with(
 ) -> Learner:
     config = config or config_with()
     return Learner(
-        config,
-        task_of(config),
-        flat_model(config, "large", device),
-        flat_model(config, "small", device),
+        distillation_run_of(config),
+        task_of(problem_of(config)),
+        flat_model(problem_of(config), "large", device),
+        flat_model(problem_of(config), "small", device),
         proxy(labelled).to(device),
         records=records,
     )
@@ -67,7 +69,7 @@ def learner_with(
 
 def small_vectors(config: RunConfig | None = None, seed: int = 5) -> Vectors:
     """The small model, as if trained: with running statistics of its own."""
-    state = flat_model(config or config_with(), "small").state()
+    state = flat_model(problem_of(config or config_with()), "small").state()
     generator = np.random.default_rng(seed)
     for name, vector in state.items():
         noise = generator.random(vector.shape, dtype=np.float32)
@@ -102,8 +104,8 @@ def test_reverse_steps_equal_the_reference(overrides: dict[str, Any], labelled: 
     config = config_with(**{"distill.weight-decay": 1.0, **overrides})
     learner = with_teacher(learner_with(config, labelled), 3)
     data, distill = proxy(labelled), config.distill
-    student = flat_model(config, "large")
-    teacher = flat_model(config, "small")
+    student = flat_model(problem_of(config), "large")
+    teacher = flat_model(problem_of(config), "small")
     teacher.load(**small_vectors())
     teacher.module.eval()
     student.module.train()
@@ -153,7 +155,9 @@ def test_reverse_steps_equal_the_reference(overrides: dict[str, Any], labelled: 
     expected |= {f"ema_{name}": value for name, value in averages.items()}
     for name, value in expected.items():
         torch.testing.assert_close(torch.from_numpy(arrays[name]), value, rtol=0, atol=2e-5)
-    assert not np.allclose(arrays["weights"], flat_model(config, "large").weights, atol=1e-3)
+    assert not np.allclose(
+        arrays["weights"], flat_model(problem_of(config), "large").weights, atol=1e-3
+    )
 
 
 def test_unlabelled_proxy_images_suffice() -> None:
@@ -213,7 +217,10 @@ def test_a_step_approaches_the_teacher() -> None:
     images = augment(data.inputs, np.random.default_rng(0), mean=MEAN, std=STD, flip=False, shift=0)
 
     def loss() -> float:
-        student, teacher = flat_model(config, "large"), flat_model(config, "small")
+        student, teacher = (
+            flat_model(problem_of(config), "large"),
+            flat_model(problem_of(config), "small"),
+        )
         state = learner.state()[0]
         student.load(state["weights"], state["buffers"])
         teacher.load(**small_vectors())
@@ -333,7 +340,11 @@ def test_forward_distillation_equals_the_reference(publish_ema: str) -> None:
     learner = with_teacher(learner_with(config, labelled=0), 2)
     arrays = learner.state()[0]
     prefix = "ema_" if publish_ema == "on" else ""
-    big, pupil, data = flat_model(config, "large"), flat_model(config, "small"), proxy()
+    big, pupil, data = (
+        flat_model(problem_of(config), "large"),
+        flat_model(problem_of(config), "small"),
+        proxy(),
+    )
     big.load(arrays[f"{prefix}weights"], arrays[f"{prefix}buffers"])
     pupil.load(**small_vectors(seed=9))
     big.module.eval()
@@ -374,7 +385,7 @@ def test_forward_distillation_equals_the_reference(publish_ema: str) -> None:
 def answers_of(learner: Learner, prefix: str = "") -> torch.Tensor:
     """What G, or its average, answers to the images that its calibration has not seen."""
     config, data = config_with(), proxy()
-    arrays, model = learner.state()[0], flat_model(config, "large")
+    arrays, model = learner.state()[0], flat_model(problem_of(config), "large")
     model.load(arrays[f"{prefix}weights"], arrays[f"{prefix}buffers"])
     with torch.no_grad():
         return model.module.eval()(normalise(data.inputs, MEAN, STD))
@@ -382,7 +393,7 @@ def answers_of(learner: Learner, prefix: str = "") -> torch.Tensor:
 
 def lively_vectors(seed: int) -> Vectors:
     """Of a small model whose answers depend on the image: no layer is dead."""
-    model = flat_model(config_with(), "small")
+    model = flat_model(problem_of(config_with()), "small")
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for block in model.module.blocks:  # type: ignore[union-attr]
@@ -397,7 +408,7 @@ def lively_vectors(seed: int) -> Vectors:
 
 
 def answers_of_small(seed: int) -> torch.Tensor:
-    data, model = proxy(), flat_model(config_with(), "small")
+    data, model = proxy(), flat_model(problem_of(config_with()), "small")
     model.load(**lively_vectors(seed))
     with torch.no_grad():
         return model.module.eval()(normalise(data.inputs, MEAN, STD))
@@ -449,7 +460,7 @@ def test_variances_stay_positive_whatever_the_teachers_do() -> None:
     training has made of them, the difference would make variances negative."""
     learner = following()
     wide, narrow = small_vectors(), small_vectors()
-    small = flat_model(config_with(), "small")
+    small = flat_model(problem_of(config_with()), "small")
     for vectors, variance in ((wide, 50.0), (narrow, 1e-9)):
         buffers = torch.from_numpy(vectors["buffers"])
         for name, buffer in small.unflatten_buffers(buffers).items():
@@ -512,6 +523,11 @@ def test_a_model_that_draws_is_not_recorded() -> None:
     config = config_with()
     large = FlatModel(nn.Sequential(nn.Dropout(0.5), nn.Linear(3, 2)), "cpu")
     drawing = Learner(
-        config, task_of(config), large, flat_model(config, "small"), proxy(), records=True
+        distillation_run_of(config),
+        task_of(problem_of(config)),
+        large,
+        flat_model(problem_of(config), "small"),
+        proxy(),
+        records=True,
     )
     assert not drawing._records

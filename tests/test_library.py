@@ -10,12 +10,13 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from client_apps.mount import mount
 from edge_fl import Consensus, Distillation
-from fl_app.assemble import flat_model
+from fl_app.client_app import mount
 from fl_app.config import resolve
+from fl_app.problem import problem_of
 from fl_app.record.run_dir import list_runs
 from strategies.errors import ConfigError, EdgeFlError
+from strategies.problem import flat_model
 from tests import fake_grid
 from tests.fake_grid import FakeGrid
 from tests.harness import run
@@ -70,14 +71,14 @@ def test_the_tutorial_does_what_it_says(tmp_path: Path, monkeypatch: pytest.Monk
     page("server_app.py")["main"](FakeGrid({}), None)
     for name, role in (("small", "small"), ("global", "large")):
         state = torch.load(f"{name}.pt", weights_only=True)
-        flat_model(resolve({"small-width": 2}), role).module.load_state_dict(state)
+        flat_model(problem_of(resolve({"small-width": 2})), role).module.load_state_dict(state)
     monkeypatch.setattr(fake_grid, "client_app", plain())
     result = page("plain_server_app.py")["main"](FakeGrid({}), None)
     assert len(result.train_metrics_clientapp) == 2
 
 
 def weights(record: ArrayRecord, settings: dict[str, Any]) -> np.ndarray:
-    model = flat_model(resolve(settings), "small")
+    model = flat_model(problem_of(resolve(settings)), "small")
     model.module.load_state_dict(record.to_torch_state_dict())
     return model.state()["weights"]
 
@@ -91,7 +92,7 @@ def test_plain_clients_of_another_app_are_averaged(monkeypatch: pytest.MonkeyPat
         return MetricRecord({"first": seen[-1][1]})
 
     strategy = Distillation(AVERAGE, clients="plain")
-    first = flat_model(resolve(AVERAGE), "small").weights.numpy()
+    first = flat_model(problem_of(resolve(AVERAGE)), "small").weights.numpy()
     result = strategy.start(
         FakeGrid({}), num_rounds=3, train_config=ConfigRecord({"lr": 0.1}), evaluate_fn=evaluate
     )
@@ -105,7 +106,7 @@ def test_plain_clients_of_another_app_are_averaged(monkeypatch: pytest.MonkeyPat
 
 def test_a_run_starts_from_the_arrays_that_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fake_grid, "client_app", plain())
-    model = flat_model(resolve(AVERAGE), "small")
+    model = flat_model(problem_of(resolve(AVERAGE)), "small")
     model.weights.fill_(7.0)
     strategy = Distillation(AVERAGE, clients="plain")
     initial = ArrayRecord(model.module.state_dict())

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl_app.assemble import flat_model
 from fl_app.config import resolve
+from fl_app.problem import problem_of
 from fl_app.record.run_dir import RunDirectory
 from strategies.errors import ConfigError
+from strategies.problem import flat_model
 from tests.harness import SMALL, run
 
 FEW = {**SMALL, "mode": "average", "small-width": 4, "num-server-rounds": 3, "participants": 2}
@@ -36,7 +37,7 @@ def test_bytes_are_those_that_travel_and_the_model_is_nearly_the_same(tmp_path: 
         assert summaries["bfloat16"][way] == 2 * parameters * messages + rest
         steps = 4 * -(-parameters // 256)
         assert summaries["int8"][way] == (parameters + steps) * messages + rest
-    initial = flat_model(resolve(FEW), "small").state()["weights"]
+    initial = flat_model(problem_of(resolve(FEW)), "small").state()["weights"]
     moved = np.linalg.norm(models["float32"] - initial)
     assert 0 < np.linalg.norm(models["bfloat16"] - models["float32"]) < 0.3 * moved
     assert 0 < np.linalg.norm(models["int8"] - models["float32"]) < 0.6 * moved
@@ -48,7 +49,7 @@ def test_no_rounding_of_the_model_adds_up(precision: str, tmp_path: Path) -> Non
     rounded: the server adds changes to its own."""
     still = {"learning-rate": 1e-9, "weight-decay": 0.0, "momentum": 0.0}
     _, directory = trained(tmp_path, precision, **still)
-    initial = flat_model(resolve(FEW), "small").state()["weights"]
+    initial = flat_model(problem_of(resolve(FEW)), "small").state()["weights"]
     np.testing.assert_allclose(model_of(directory), initial, atol=1e-6)
 
 

@@ -7,9 +7,10 @@ import pytest
 from flwr.app import Message
 from torch import nn
 
-from fl_app.assemble import flat_model
 from fl_app.config import resolve
+from fl_app.problem import problem_of
 from fl_app.trial import try_out
+from strategies.problem import flat_model
 from tests import harness, some_tasks
 
 TINY_AVERAGE = {
@@ -67,7 +68,7 @@ def test_mail_is_no_larger_than_the_adapter(task: str, tmp_path: Path) -> None:
     if task == LORA:
         for package in ("transformers", "peft"):
             pytest.importorskip(package, reason="needs the extra `lora`")
-    module = flat_model(resolve({"task": task}), "small").module
+    module = flat_model(problem_of(resolve({"task": task})), "small").module
     adapter = {name: p for name, p in module.named_parameters() if p.requires_grad}
     assert all("lora_" in name for name in adapter) or task != LORA
     numbers = sum(each.numel() for each in adapter.values())

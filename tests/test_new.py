@@ -9,12 +9,12 @@ import pytest
 from flwr.cli.build import build_fab_from_disk
 from flwr.cli.config_utils import load_and_validate
 
-from fl_app.assemble import preflight
 from fl_app.cli import main
 from fl_app.config import TASKS, configure, defaults
 from fl_app.launch import run as launch
 from fl_app.launch.bundle import own_app, settings_of, submitted
 from fl_app.new import create
+from fl_app.preflight import preflight
 from fl_app.record.run_dir import flatten
 from strategies.errors import ConfigError
 

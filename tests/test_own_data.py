@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fl_app.assemble import split_of
 from fl_app.config import resolve
 from fl_app.data import (
     Dataset,
@@ -24,9 +23,11 @@ from fl_app.data import (
     sets,
     spec_of,
 )
+from fl_app.problem import problem_of
 from fl_app.record.figures import to_png
 from fl_app.record.label_figure import label_figure
 from strategies.errors import ConfigError, DataError
+from strategies.problem import split_of
 from tests.own_files import COLOUR, GREY, both_sets, pixels, use, whole, write_folder
 
 
@@ -525,4 +526,4 @@ def test_a_set_too_small_for_what_the_server_holds_out_names_the_keys(tmp_path: 
     both_sets(tmp_path, ["cat", "dog"])
     config = resolve({"dataset": "files", "data-path": str(tmp_path)})
     with pytest.raises(ConfigError, match=r"proxy-examples=1 and validation-examples=1 .* 2 "):
-        split_of(config)
+        split_of(problem_of(config))

@@ -16,11 +16,13 @@ from torch.nn import functional
 
 from client_apps.private_gradient import PrivateGradient, poisson_batches
 from client_apps.training import train_locally
-from fl_app.assemble import flat_model, preflight
 from fl_app.config import MEAN_RULES, RunConfig, resolve
 from fl_app.data import Preparation
+from fl_app.preflight import preflight
+from fl_app.problem import problem_of
 from fl_app.record.metrics import of_kind
 from fl_app.record.privacy import spent
+from fl_app.settings import averaging_of, training_of
 from strategies.averaging import Vectors
 from strategies.errors import ConfigError
 from strategies.privacy import (
@@ -31,6 +33,7 @@ from strategies.privacy import (
     private_mean,
     split_noise,
 )
+from strategies.problem import flat_model
 from strategies.randomness import rng
 from strategies.rules import Update, _reply, make_rule
 from strategies.schedule import Job
@@ -65,7 +68,7 @@ def combine(config: RunConfig, changes: list[np.ndarray], version: int = 1) -> n
     start = model()
     updates = [update(p, start["weights"] + change) for p, change in enumerate(changes)]
     return (
-        make_rule(config).combine(version, start, updates, {0: start})["weights"]
+        make_rule(averaging_of(config)).combine(version, start, updates, {0: start})["weights"]
         - (start["weights"])
     )
 
@@ -127,12 +130,12 @@ def test_every_rule_of_means_gets_the_noisy_mean(averaging: str) -> None:
         update(p, start["weights"] + change, examples=1 + 50 * p)
         for p, change in enumerate(changes)
     ]
-    result = make_rule(config).combine(3, start, updates, {0: start})["weights"]
+    result = make_rule(averaging_of(config)).combine(3, start, updates, {0: start})["weights"]
     found = [u.vectors["weights"] - start["weights"] for u in updates]
     mean = private_mean(found, 1.0, 0.5, 3, noise_generator(0, 3))
     plain = resolve({**TINY, "averaging": averaging})
     one = [update(0, start["weights"] + mean)]
-    expected = make_rule(plain).combine(3, start, one, {0: start})["weights"]
+    expected = make_rule(averaging_of(plain)).combine(3, start, one, {0: start})["weights"]
     np.testing.assert_array_equal(result, expected)
 
 
@@ -183,7 +186,7 @@ def test_sum_and_count_together_spend_what_was_asked_for(z: float, expected: int
 def test_this_rounds_noise_is_for_this_rounds_norm() -> None:
     """All are longer than C = 1: C grows, for the next round, and this one's noise is for 1."""
     config = config_with(privacy__clients="adaptive", participants=3)
-    rule, start = make_rule(config), model()
+    rule, start = make_rule(averaging_of(config)), model()
     updates = [update(p, start["weights"] + vector(p, 50.0)) for p in range(3)]
     first = rule.combine(1, start, updates, {0: start})["weights"] - start["weights"]
     mean = sum(clipped(vector(p, 50.0), 1.0) for p in range(3)) / 3
@@ -194,13 +197,13 @@ def test_this_rounds_noise_is_for_this_rounds_norm() -> None:
 
 def test_the_norm_goes_on_from_a_checkpoint() -> None:
     config = config_with(privacy__clients="adaptive", averaging="fedadam")
-    start, rule, resumed = model(), make_rule(config), make_rule(config)
+    start, rule, resumed = model(), make_rule(averaging_of(config)), make_rule(averaging_of(config))
     updates = [update(p, start["weights"] + vector(p, 2.0)) for p in range(3)]
     rule.combine(1, start, updates, {0: start})
     resumed.load_state({key: value.copy() for key, value in rule.state().items()})
     second, same = (each.combine(2, start, updates, {0: start}) for each in (rule, resumed))
     assert second["weights"].tobytes() == same["weights"].tobytes()
-    forgetful = make_rule(config).combine(2, start, updates, {0: start})
+    forgetful = make_rule(averaging_of(config)).combine(2, start, updates, {0: start})
     assert forgetful["weights"].tobytes() != same["weights"].tobytes()
 
 
@@ -283,7 +286,7 @@ def images_and_labels(count: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def small_model() -> Any:
-    return flat_model(resolve({**TINY, "small-width": 2}), "small")
+    return flat_model(problem_of(resolve({**TINY, "small-width": 2})), "small")
 
 
 def private(model: Any, norm: float, z: float, expected: float) -> PrivateGradient:
@@ -366,7 +369,8 @@ def test_private_training_repeats_with_its_generator_and_still_learns() -> None:
         model.load(**start)
         for part in range(2):
             loss = train_locally(
-                model, Examples(images, torch.from_numpy(labels)), config, rng(part, "b"),
+                model, Examples(images, torch.from_numpy(labels)), training_of(config),
+                rng(part, "b"),
                 prepare=Preparation((0.3,), (0.4,), augmented=True), loss=functional.cross_entropy,
             )  # fmt: skip
             losses.append(loss)
@@ -414,7 +418,7 @@ def test_running_statistics_are_refused(kind: dict[str, Any]) -> None:
 def test_without_opacus_the_extra_is_named_before_anything_starts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("fl_app.assemble.find_spec", lambda name: None)
+    monkeypatch.setattr("fl_app.preflight.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="pip install 'opacus>="):
         preflight(resolve({"privacy.samples": True, "normalisation": "group"}))
     preflight(resolve())

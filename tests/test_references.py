@@ -14,18 +14,22 @@ import torch
 from flwr.app import Message
 from torch.nn import functional
 
-from fl_app.assemble import dataset_of, flat_model, split_of
-from fl_app.config import RunConfig, check_references_of_devices, resolve
+from fl_app.assemble import dataset_of
+from fl_app.config import RunConfig, resolve
 from fl_app.data import augment
+from fl_app.problem import problem_of
 from fl_app.record.console import console_listener
 from fl_app.record.distill_figures import accuracy
 from fl_app.record.metrics import of_kind, targets_of
 from fl_app.record.modes import VIEWS
 from fl_app.record.run_dir import RunDirectory
+from fl_app.settings import distillation_run_of, suspects_of
 from strategies.averaging import VERSIONS_DECAY, running_average
 from strategies.distillation.reference_worker import Alone, examples_of, load_states, save_states
+from strategies.distillation.settings import check_references_of_devices
 from strategies.divergence import record_evaluation
 from strategies.errors import ConfigError
+from strategies.problem import flat_model, split_of
 from strategies.randomness import rng
 from tests import oracle, record_events
 from tests.harness import run, run_with_its_own
@@ -60,7 +64,8 @@ def test_auto_is_what_exists_in_the_run_and_costs_no_data_of_others(
     overrides: dict[str, Any], references: tuple[str, ...], trained: tuple[str, ...]
 ) -> None:
     config = resolve(overrides)
-    assert (config.references, config.trained_references) == (references, trained)
+    run = distillation_run_of(config)
+    assert (run.references, run.trained_references) == (references, trained)
 
 
 @pytest.mark.parametrize(
@@ -80,20 +85,20 @@ def test_a_reference_that_cannot_be_is_refused(references: str, message: str) ->
 
 
 def test_devices_keep_their_data() -> None:
-    check_references_of_devices(resolve({}))
+    check_references_of_devices(resolve({}).references)
     with pytest.raises(ConfigError, match=r"use distill.references='small-average,server-alone'"):
-        check_references_of_devices(config_with())
+        check_references_of_devices(config_with().references)
 
 
 def test_what_they_learn_from() -> None:
     """The server's labelled images; all training images but those that are measured on."""
     config = config_with(**{"evaluate-on": "validation"})
-    train, split = dataset_of(config).train, split_of(config)
-    known = examples_of(config, "server-alone")
+    train, split = dataset_of(config).train, split_of(problem_of(config))
+    known = examples_of(distillation_run_of(config), "server-alone")
     images, labels = known.inputs, known.targets
     assert np.array_equal(images.numpy(), train.images[split.proxy[:60]])
     assert np.array_equal(labels.numpy(), train.labels[split.proxy[:60]])
-    everything = examples_of(config, "centralized-large")
+    everything = examples_of(distillation_run_of(config), "centralized-large")
     images, labels = everything.inputs, everything.targets
     rest = np.setdiff1d(np.arange(len(train.labels)), split.validation)
     assert np.array_equal(np.bincount(labels), np.bincount(train.labels[rest]))
@@ -124,9 +129,12 @@ def test_steps_equal_the_reference() -> None:
     """AdamW on the cross entropy, from G's initial weights, and the average with decays 1/10, 2/11
     (see test_learner for the tolerance)."""
     config = config_with()
-    alone, model = Alone(config, "server-alone", "cpu"), flat_model(config, "large")
+    alone, model = (
+        Alone(distillation_run_of(config), "server-alone", "cpu"),
+        flat_model(problem_of(config), "large"),
+    )
     data = dataset_of(config)
-    known = examples_of(config, "server-alone")
+    known = examples_of(distillation_run_of(config), "server-alone")
     images, labels = known.inputs, known.targets
     averages = [model.weights.clone()]
 
@@ -161,13 +169,13 @@ def test_steps_equal_the_reference() -> None:
 
 
 def test_a_successor_goes_on_with_equal_bits(tmp_path: Path) -> None:
-    through = Alone(config_with(), "centralized-large", "cpu")
+    through = Alone(distillation_run_of(config_with()), "centralized-large", "cpu")
     for _ in range(3):
         through.learn()
-    stopped = Alone(config_with(), "centralized-large", "cpu")
+    stopped = Alone(distillation_run_of(config_with()), "centralized-large", "cpu")
     stopped.learn()
     save_states(tmp_path / "state", {"centralized-large": stopped.state()}, 7)
-    successor = Alone(config_with(), "centralized-large", "cpu")
+    successor = Alone(distillation_run_of(config_with()), "centralized-large", "cpu")
     successor.load_state(*load_states(tmp_path / "state")["centralized-large"])
     for _ in range(2):
         successor.learn()
@@ -248,7 +256,7 @@ def test_a_reference_that_diverges_ends_no_run(tmp_path: Path) -> None:
     config = config_with()
     directory = RunDirectory.create(tmp_path, config.flat())
     told = {"round": 1, "t": 1.0, "accuracy": math.nan, "loss": math.nan, "accuracy_ema": None}
-    record_evaluation(config, directory, model="server_alone", **told)
+    record_evaluation(suspects_of(config), directory, model="server_alone", **told)
     [event] = of_kind(directory.events(), "evaluate")
     assert event["accuracy"] is None
 

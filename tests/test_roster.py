@@ -10,6 +10,7 @@ from fl_app.assemble import devices_of, expected_devices
 from fl_app.config import resolve
 from fl_app.launch.opening import linked
 from fl_app.record.run_dir import RunDirectory
+from fl_app.settings import distillation_run_of
 from strategies.errors import ConfigError, DataError
 from strategies.roster import Host, assemble_roster, gather, prepare_hosts
 from strategies.site import Site, read_site
@@ -63,7 +64,8 @@ def test_who_takes_no_part_is_sent_nothing(site: Site, monkeypatch: pytest.Monke
     # The last of them was registered by hand, under no name of the site's: it may be any device.
     names = ["bob", "ann", "dan", "cyd", "pi"]
     grid = FakeGrid(values, node_configs=[{"name": name} for name in names])
-    hosts, _ = gather(grid, resolve(values), 60.0, print)
+    told = distillation_run_of(resolve(values))
+    hosts, _ = gather(grid, told.problem, 60.0, print, names=told.devices, others=told.others)
     assert [host.name for host in hosts] == ["cyd", "ann"]
     asked = {
         grid.contexts[message.metadata.dst_node_id].node_config["name"] for message in grid.sent

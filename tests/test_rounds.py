@@ -7,16 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from strategies.distillation.trace import DistillationPlan, distillation_trace
 from strategies.rounds import Live, Replay
-from strategies.schedule import (
-    Aggregation,
-    CostModel,
-    DistillationPlan,
-    Job,
-    Trace,
-    cohort,
-    distillation_trace,
-)
+from strategies.schedule import Aggregation, CostModel, Job, Trace, cohort
 
 COST = CostModel(
     client_seconds=10.0,

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from client_apps.training import train_locally
-from fl_app.assemble import flat_model, split_of, train_set_of
 from fl_app.config import FLOWER_RULES, RunConfig, resolve
-from fl_app.tasks import task_of
+from fl_app.problem import problem_of
+from fl_app.settings import averaging_of, training_of
 from strategies.averaging import Vectors, weighted_average
 from strategies.evaluation import evaluation_set, measured
+from strategies.problem import flat_model, split_of, task_of, train_set_of
 from strategies.randomness import rng
 from strategies.rules import Rule, Update, make_rule
 from strategies.schedule import Job
@@ -67,7 +68,9 @@ class TestEveryRule:
     def test_vectors_of_the_models_shape_and_type(self, averaging: str) -> None:
         model, updates = model_of(), random_updates(0)
         before = {k: v.copy() for k, v in model.items()}
-        result = make_rule(config_with(averaging)).combine(1, model, updates, {0: model})
+        result = make_rule(averaging_of(config_with(averaging))).combine(
+            1, model, updates, {0: model}
+        )
         assert result.keys() == model.keys()
         for key, value in result.items():
             assert value.dtype == np.float32
@@ -79,12 +82,14 @@ class TestEveryRule:
     def test_one_update_is_enough(self, averaging: str) -> None:
         """All others were lost or rejected."""
         model, updates = model_of(), random_updates(0, 1)
-        result = make_rule(config_with(averaging)).combine(1, model, updates, {0: model})
+        result = make_rule(averaging_of(config_with(averaging))).combine(
+            1, model, updates, {0: model}
+        )
         assert all(np.isfinite(value).all() for value in result.values())
 
     def test_equal_inputs_give_equal_bits(self, averaging: str) -> None:
         def run() -> bytes:
-            rule, model = make_rule(config_with(averaging)), model_of()
+            rule, model = make_rule(averaging_of(config_with(averaging))), model_of()
             for version in (1, 2, 3):
                 model = rule.combine(version, model, random_updates(version), {0: model_of()})
             return model["weights"].tobytes() + model["buffers"].tobytes()
@@ -100,7 +105,7 @@ class TestEveryRule:
             return model
 
         def fresh() -> Rule:
-            return make_rule(config_with(averaging, server_learning_rate=0.05))
+            return make_rule(averaging_of(config_with(averaging, server_learning_rate=0.05)))
 
         through = rounds(fresh(), model_of(), range(1, 5))
         first = fresh()
@@ -119,7 +124,7 @@ class TestEveryRule:
 
     def test_state_fits_a_checkpoint(self, averaging: str) -> None:
         """Arrays of float32 under names of text, and none before the first round."""
-        rule = make_rule(config_with(averaging))
+        rule = make_rule(averaging_of(config_with(averaging)))
         assert rule.state() == {}
         rule.load_state({})
         rule.combine(1, model_of(), random_updates(0), {0: model_of()})
@@ -129,7 +134,9 @@ class TestEveryRule:
     def test_flowers_log_stays_as_it_was(self, averaging: str) -> None:
         logger = logging.getLogger("flwr")
         level = logger.level
-        make_rule(config_with(averaging)).combine(1, model_of(), random_updates(0), {0: model_of()})
+        make_rule(averaging_of(config_with(averaging))).combine(
+            1, model_of(), random_updates(0), {0: model_of()}
+        )
         assert logger.level == level
 
 
@@ -140,7 +147,7 @@ class TestEveryRule:
 def test_federated_averaging(averaging: str) -> None:
     """FedProx differs on the client only. Buffers are averaged as the weights are."""
     updates = random_updates(0)
-    result = make_rule(config_with(averaging)).combine(1, model_of(), updates, {})
+    result = make_rule(averaging_of(config_with(averaging))).combine(1, model_of(), updates, {})
     ours = weighted_average([u.vectors for u in updates], sizes(updates))
     for key in ("weights", "buffers"):
         expected = oracle.federated_average(parts(updates, key), sizes(updates))
@@ -154,7 +161,7 @@ def test_krum_by_hand() -> None:
     is taken as it is, sizes do not count."""
     values = [1.0, 1.1, 1.25, 2.0, 100.0]
     updates = [update(p, [v], [2 * v], examples=p + 1) for p, v in enumerate(values)]
-    rule = make_rule(config_with("krum", num_malicious_nodes=1, participants=5))
+    rule = make_rule(averaging_of(config_with("krum", num_malicious_nodes=1, participants=5)))
     result = rule.combine(1, model_of(), updates, {})
     assert result["weights"].tolist() == [f32(1.1)[0]]
     assert result["buffers"].tolist() == [f32(2.2)[0]]
@@ -164,7 +171,9 @@ def test_krum_by_hand() -> None:
 def test_krum_equals_the_paper(byzantine: int) -> None:
     updates = random_updates(4, 7)
     together = [np.concatenate([u.vectors["weights"], u.vectors["buffers"]]) for u in updates]
-    rule = make_rule(config_with("krum", num_malicious_nodes=byzantine, participants=7))
+    rule = make_rule(
+        averaging_of(config_with("krum", num_malicious_nodes=byzantine, participants=7))
+    )
     result = rule.combine(1, model_of(), updates, {})
     expected = oracle.krum(together, byzantine)
     np.testing.assert_array_equal(np.concatenate([result["weights"], result["buffers"]]), expected)
@@ -175,7 +184,9 @@ def test_trimmed_mean_by_hand() -> None:
     in the second coordinate (5 + 5 + 8) / 3 = 6."""
     values = [(1, 5), (2, 5), (3, 8), (-50, 99), (70, 0)]
     updates = [update(p, v, [v[0]], examples=p + 1) for p, v in enumerate(values)]
-    result = make_rule(config_with("fedtrimmedavg")).combine(1, model_of(), updates, {})
+    result = make_rule(averaging_of(config_with("fedtrimmedavg"))).combine(
+        1, model_of(), updates, {}
+    )
     assert result["weights"].tolist() == [2.0, 6.0]
     assert result["buffers"].tolist() == [2.0]
 
@@ -183,7 +194,7 @@ def test_trimmed_mean_by_hand() -> None:
 @pytest.mark.parametrize("beta", [0.0, 0.1, 0.2, 0.45])
 def test_trimmed_mean_equals_the_paper(beta: float) -> None:
     updates = random_updates(5, 9)
-    result = make_rule(config_with("fedtrimmedavg", trim_fraction=beta)).combine(
+    result = make_rule(averaging_of(config_with("fedtrimmedavg", trim_fraction=beta))).combine(
         1, model_of(), updates, {}
     )
     for key in ("weights", "buffers"):
@@ -202,7 +213,7 @@ def test_trimmed_mean_equals_the_paper(beta: float) -> None:
 def test_the_first_adaptive_step_by_hand(averaging: str, expected: float) -> None:
     """From 5 to an average of 7: delta = 2, m = 0.1 x 2 = 0.2, v = 0.01 x 4 = 0.04, sqrt(v) = 0.2
     (Yogi: v = 0 - 0.01 x 4 x sign(0 - 4) = 0.04 too)."""
-    rule = make_rule(config_with(averaging, server_learning_rate=0.1))
+    rule = make_rule(averaging_of(config_with(averaging, server_learning_rate=0.1)))
     updates = [update(0, [6], [1], examples=1), update(1, [7.5], [3], examples=2)]
     result = rule.combine(1, {"weights": f32(5), "buffers": f32(9)}, updates, {})
     assert result["weights"][0] == pytest.approx(expected, rel=1e-6)
@@ -213,7 +224,9 @@ def test_the_first_adaptive_step_by_hand(averaging: str, expected: float) -> Non
 @pytest.mark.parametrize("averaging", ADAPTIVE)
 def test_adaptive_rules_equal_the_paper_over_rounds(averaging: str) -> None:
     rate, tau = 0.03, 0.01
-    rule = make_rule(config_with(averaging, server_learning_rate=rate, server_tau=tau))
+    rule = make_rule(
+        averaging_of(config_with(averaging, server_learning_rate=rate, server_tau=tau))
+    )
     reference = oracle.Adaptive(rate, tau, yogi=averaging == "fedyogi")
     model = model_of()
     expected = model["weights"].astype(np.float64)
@@ -231,7 +244,7 @@ def test_adaptive_rules_equal_the_paper_over_rounds(averaging: str) -> None:
 def test_variances_stay_positive(averaging: str) -> None:
     """Normalisation divides by their roots. An adaptive step from 1.0 towards 0.01 would overshoot:
     its size is that of the rate."""
-    rule = make_rule(config_with(averaging, server_learning_rate=1.0))
+    rule = make_rule(averaging_of(config_with(averaging, server_learning_rate=1.0)))
     model = {"weights": f32(0), "buffers": f32(1.0)}
     for version in range(1, 5):
         updates = [update(p, [0], [0.01 * (p + 1)]) for p in range(3)]
@@ -245,7 +258,7 @@ def test_variances_stay_positive(averaging: str) -> None:
 def test_fedasync_by_hand() -> None:
     """Version 9 from an update of version 5: staleness 8 - 5 = 3, s = (1 + 3)^-1/2 = 0.5, weight
     0.6 x 0.5 = 0.3; 0.7 x 10 + 0.3 x 20 = 13."""
-    rule = make_rule(config_with("buffered", buffer_size=1))
+    rule = make_rule(averaging_of(config_with("buffered", buffer_size=1)))
     model = {"weights": f32(10), "buffers": f32(1)}
     result = rule.combine(9, model, [update(0, [20], [2], base=5)], {5: model_of()})
     assert result["weights"][0] == pytest.approx(13.0)
@@ -255,7 +268,7 @@ def test_fedasync_by_hand() -> None:
 def test_fedbuff_by_hand() -> None:
     """Version 5 from updates of versions 4 (fresh) and 1 (staleness 3, s = 0.5), rate 2:
     10 + 2 / 2 x (1 x (13 - 11) + 0.5 x (4 - 8)) = 10."""
-    rule = make_rule(config_with("buffered", buffer_size=2, server_learning_rate=2.0))
+    rule = make_rule(averaging_of(config_with("buffered", buffer_size=2, server_learning_rate=2.0)))
     model = {"weights": f32(10), "buffers": f32(1)}
     bases = {
         1: {"weights": f32(8), "buffers": f32(1)},
@@ -284,7 +297,7 @@ def test_fedbuff_equals_the_paper(weight: str) -> None:
         "hinge": [1.0, 1 / (0.7 * 1 + 1), 1 / (0.7 * 4 + 1), 1.0],
     }[weight]
     model = model_of()
-    result = make_rule(config).combine(6, model, updates, bases)
+    result = make_rule(averaging_of(config)).combine(6, model, updates, bases)
     # Buffers are measured from the model itself: see the variances below.
     own = [model["buffers"]] * 4
     expected = oracle.fedbuff(model["buffers"], parts(updates, "buffers"), own, s, 0.8)
@@ -301,7 +314,7 @@ def test_fedbuff_equals_the_paper(weight: str) -> None:
 
 def test_fresh_updates_in_a_buffer_are_averaged() -> None:
     model, updates = model_of(), random_updates(2, 3)
-    result = make_rule(config_with("buffered")).combine(1, model, updates, {0: model})
+    result = make_rule(averaging_of(config_with("buffered"))).combine(1, model, updates, {0: model})
     for key in ("weights", "buffers"):
         np.testing.assert_allclose(
             result[key], np.mean(parts(updates, key), axis=0), rtol=1e-4, atol=1e-6
@@ -314,7 +327,9 @@ def test_buffered_variances_stay_between_what_there_was(buffer_size: int, rate: 
     """A variance of 1 in version 0 has become 0.05. Now a straggler comes back that started from
     version 0 and found 0.05, too: its difference of -0.95, weighted 0.7 and shared by 3, would make
     0.05 - 0.22 = -0.17 of it, and normalisation with a negative variance NaN."""
-    rule = make_rule(config_with("buffered", buffer_size=buffer_size, server_learning_rate=rate))
+    rule = make_rule(
+        averaging_of(config_with("buffered", buffer_size=buffer_size, server_learning_rate=rate))
+    )
     bases = {
         0: {"weights": f32(0), "buffers": f32(1.0)},
         1: {"weights": f32(0), "buffers": f32(0.05)},
@@ -334,21 +349,25 @@ def trained(averaging: str, **overrides: Any) -> tuple[Vectors, float]:
     torch.set_num_threads(1)
     small = {"small_width": 4, "participants": 4, "local_steps": 10, "batch_size": 32}
     config = config_with(averaging, **{**small, **overrides})
-    train, split, model = train_set_of(config), split_of(config), flat_model(config, "small")
-    task = task_of(config)
-    rule, versions = make_rule(config), [model.state()]
+    train, split, model = (
+        train_set_of(problem_of(config)),
+        split_of(problem_of(config)),
+        flat_model(problem_of(config), "small"),
+    )
+    task = task_of(problem_of(config))
+    rule, versions = make_rule(averaging_of(config)), [model.state()]
     how: dict[str, Any] = {"prepare": task.prepare(augmented=True), "loss": task.loss}
     for version in range(1, 7):
         updates = []
         for participant, part in enumerate(split.participants):
             model.load(**versions[-1])
             generator = rng(0, "batches", participant, version)
-            loss = train_locally(model, train.take(part), config, generator, **how)
+            loss = train_locally(model, train.take(part), training_of(config), generator, **how)
             job = Job(participant, version - 1, version - 1, 0.0, 0.0, 0.0, 0.0)
             updates.append(Update(job, len(part), loss, model.state()))
         versions.append(rule.combine(version, versions[-1], updates, dict(enumerate(versions))))
     model.load(**versions[-1])
-    seen = evaluation_set(config_with(averaging, evaluate_examples=500), "cpu")
+    seen = evaluation_set(problem_of(config_with(averaging, evaluate_examples=500)), "cpu")
     return versions[-1], measured(task, model, seen)["loss"]
 
 

@@ -9,19 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from strategies.distillation.trace import DistillationPlan, Order, distillation_trace, orders
 from strategies.randomness import rng
-from strategies.schedule import (
-    Aggregation,
-    CostModel,
-    DistillationPlan,
-    Job,
-    Order,
-    Trace,
-    cohort,
-    distillation_trace,
-    idle_times,
-    orders,
-)
+from strategies.schedule import Aggregation, CostModel, Job, Trace, cohort, idle_times
 from tests import oracle
 
 POLICIES = ("sync", "round", "continuous")

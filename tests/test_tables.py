@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from fl_app.assemble import preflight, split_of
 from fl_app.cli import main
 from fl_app.config import resolve
 from fl_app.data.table import EMBEDDED, Encoding, Table, embedded, read_csv
+from fl_app.preflight import preflight
+from fl_app.problem import problem_of
 from fl_app.record.metrics import latest, of_kind
 from fl_app.record.report import render
-from fl_app.tasks import task_of
 from fl_app.tasks.tables import Tables
 from strategies.errors import EdgeFlError
 from strategies.evaluation import measured
 from strategies.flat import FlatModel
+from strategies.problem import split_of, task_of
 from tests import harness, test_consensus
 from tests.test_tasks import NODES, TINY
 
@@ -36,7 +37,7 @@ def written(text: str, folder: Path, name: str = "own.csv") -> Path:
 
 
 def of(path: Path | str = "", **more: Any) -> Tables:
-    made = task_of(resolve({"task": "tables", "data-path": str(path), **more}))
+    made = task_of(problem_of(resolve({"task": "tables", "data-path": str(path), **more})))
     assert isinstance(made, Tables)
     return made
 
@@ -182,7 +183,7 @@ def test_errors_of_numbers_are_in_their_own_unit() -> None:
 @pytest.mark.parametrize("partition", ["iid", "dirichlet", "halves", "shards"])
 def test_embedded_tables_can_be_divided_unequally(name: str, partition: str) -> None:
     config = resolve({"task": "tables", "table": name, "partition": partition, "alpha": 1.0})
-    task, parts = task_of(config), split_of(config).participants
+    task, parts = task_of(problem_of(config)), split_of(problem_of(config)).participants
     groups = task.groups(task.train_set)
     assert groups is not None
     assert len(np.unique(groups)) == (len(task.classes) or 10)

@@ -11,17 +11,19 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fl_app.assemble import flat_model, preflight, split_of
 from fl_app.config import RunConfig, resolve
 from fl_app.launch.task_file import with_task_file
 from fl_app.launch.values import parse_assignments
+from fl_app.preflight import preflight
+from fl_app.problem import problem_of
 from fl_app.record.metrics import latest, of_kind
-from fl_app.tasks import reference, task_of
 from fl_app.tasks.text import Text
 from fl_app.trial import try_out
+from strategies import task_reference
 from strategies.errors import EdgeFlError
 from strategies.evaluation import measured
 from strategies.flat import FlatModel
+from strategies.problem import flat_model, split_of, task_of
 from strategies.task import ACCURACY, MAE, PERPLEXITY, RMSE, Examples
 from tests import harness, test_consensus
 from tests.some_tasks import Points
@@ -141,7 +143,7 @@ def test_batch_norm_is_for_distill_and_not_for_consensus(tmp_path: Path) -> None
 
 def test_a_small_set_leaves_something_for_everybody() -> None:
     """A quarter for the distillation server, a twentieth for choices, of 120."""
-    split = split_of(of(POINTS))
+    split = split_of(problem_of(of(POINTS)))
     assert (len(split.proxy), len(split.validation)) == (30, 6)
     assert [len(part) for part in split.participants] == [28, 28, 28]
 
@@ -151,7 +153,9 @@ def test_a_small_set_leaves_something_for_everybody() -> None:
 
 def test_initial_values_follow_from_the_seed_and_leave_the_global_generator_alone() -> None:
     before = torch.get_rng_state()
-    first, again, other = (flat_model(of(POINTS, seed=seed), "small") for seed in (0, 0, 1))
+    first, again, other = (
+        flat_model(problem_of(of(POINTS, seed=seed)), "small") for seed in (0, 0, 1)
+    )
     assert torch.equal(torch.get_rng_state(), before)
     assert first.checksum() == again.checksum() != other.checksum()
 
@@ -310,7 +314,7 @@ def test_examples_have_a_target_each() -> None:
             Examples(torch.zeros(inputs, 2), torch.zeros(targets))
     points = Points().train_set
     assert points.digest == Points().train_set.digest != Points().test_set.digest
-    assert task_of(of(POINTS)) is task_of(of(POINTS))
+    assert task_of(problem_of(of(POINTS))) is task_of(problem_of(of(POINTS)))
 
 
 def test_the_file_of_a_task_travels_in_the_bundle_for_devices(
@@ -319,14 +323,14 @@ def test_the_file_of_a_task_travels_in_the_bundle_for_devices(
     """The copy there is taken, and not what a device has at the same path."""
     path = written(tmp_path, "own.py", "from tests.some_tasks import Points\nclass T(Points): pass")
     app = tmp_path / "edge-fl"
-    (app / "fl_app" / "tasks").mkdir(parents=True)
+    (app / "strategies").mkdir(parents=True)
     with with_task_file(app, f"{path}:T", remote=False) as bundle:
         assert bundle == app
     with with_task_file(app, POINTS, remote=True) as bundle:
         assert bundle == app
     with with_task_file(app, f"{path}:T", remote=True) as bundle:
-        [copy] = (bundle / "fl_app" / "tasks" / "own").iterdir()
-        assert copy.name == reference.bundled(Path(path)).name
+        [copy] = (bundle / "strategies" / "own").iterdir()
+        assert copy.name == task_reference.bundled(Path(path)).name
         assert copy.read_text() == Path(path).read_text()
     with (
         pytest.raises(EdgeFlError, match="U is not in"),
@@ -335,8 +339,8 @@ def test_the_file_of_a_task_travels_in_the_bundle_for_devices(
         pass
     kept = tmp_path / "kept.py"
     kept.write_text("from tests.some_tasks import Points\nclass T(Points): count = 7")
-    monkeypatch.setattr(reference, "bundled", lambda _: kept)
-    found: Any = reference.class_of.__wrapped__(f"{path}:T")
+    monkeypatch.setattr(task_reference, "bundled", lambda _: kept)
+    found: Any = task_reference.class_of.__wrapped__(f"{path}:T")
     assert found.count == 7
 
 
@@ -372,7 +376,7 @@ def test_a_function_of_ones_own_divides_the_examples(
     (app / "fl_app" / "tasks").mkdir(parents=True)
     with with_task_file(app, POINTS, f"{path}:by_size", remote=True) as bundle:
         [copy] = (bundle / "fl_app" / "tasks" / "own").iterdir()
-        assert copy.name == reference.bundled(Path(path)).name
+        assert copy.name == task_reference.bundled(Path(path)).name
 
 
 @pytest.mark.parametrize(

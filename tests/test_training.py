@@ -14,10 +14,12 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from client_apps.row_gradients import PASSES, Programs, everything
 from client_apps.side_by_side import Job, train_side_by_side
 from client_apps.training import minibatches, train_locally
-from fl_app.assemble import flat_model
 from fl_app.config import RunConfig, resolve
 from fl_app.data import Preparation
 from fl_app.data.augment import augment
+from fl_app.problem import problem_of
+from fl_app.settings import training_of
+from strategies.problem import flat_model
 from strategies.randomness import rng
 from strategies.task import Examples
 from tests import oracle
@@ -72,7 +74,7 @@ def literal_training(
     config: RunConfig, images: torch.Tensor, labels: torch.Tensor
 ) -> tuple[torch.Tensor, float]:
     """The same on an ordinary module, by autograd and the reference's loop: weights, mean loss."""
-    module = flat_model(config, "small").module.train()
+    module = flat_model(problem_of(config), "small").module.train()
     generator = rng(7, "batches")
     batches = minibatches(len(labels), config.batch_size, config.local_steps, generator)
     losses = []
@@ -113,9 +115,11 @@ def literal_training(
 def test_equals_a_literal_sgd_loop(overrides: dict[str, Any]) -> None:
     config = config_with(**overrides)
     images, labels = data()
-    model = flat_model(config, "small")
+    model = flat_model(problem_of(config), "small")
     start = model.weights.clone()
-    loss = train_locally(model, Examples(images, labels), config, rng(7, "batches"), **HOW)
+    loss = train_locally(
+        model, Examples(images, labels), training_of(config), rng(7, "batches"), **HOW
+    )
     expected, expected_loss = literal_training(config, images, labels)
     torch.testing.assert_close(model.weights, expected, rtol=1e-4, atol=1e-6)
     assert loss == pytest.approx(expected_loss, rel=1e-5)
@@ -126,10 +130,10 @@ def test_the_proximal_term_keeps_the_model_near_its_start() -> None:
     images, labels = data()
 
     def distance(mu: float) -> float:
-        model = flat_model(config_with(), "small")
+        model = flat_model(problem_of(config_with()), "small")
         start = model.weights.clone()
         config = config_with(proximal_mu=mu, weight_decay=0.0, local_steps=20)
-        train_locally(model, Examples(images, labels), config, rng(0, "b"), **HOW)
+        train_locally(model, Examples(images, labels), training_of(config), rng(0, "b"), **HOW)
         return (model.weights - start).norm().item()
 
     assert distance(0.0) > distance(1.0) > distance(10.0)
@@ -138,12 +142,14 @@ def test_the_proximal_term_keeps_the_model_near_its_start() -> None:
 def test_training_follows_from_its_generator_and_keeps_no_state() -> None:
     """Equal starts give equal bits, also right after other training with the same model."""
     images, labels = data()
-    config, model = config_with(), flat_model(config_with(), "small")
+    config, model = config_with(), flat_model(problem_of(config_with()), "small")
     start = model.state()
     results = []
     for seed in (1, 2, 1):
         model.load(**start)
-        train_locally(model, Examples(images, labels), config, rng(seed, "batches"), **HOW)
+        train_locally(
+            model, Examples(images, labels), training_of(config), rng(seed, "batches"), **HOW
+        )
         results.append(model.checksum())
     assert results[0] == results[2] != results[1]
 
@@ -154,13 +160,13 @@ def test_training_learns_and_moves_the_running_statistics() -> None:
     generator = np.random.default_rng(0)
     labels = generator.integers(0, 2, 64)
     images = generator.integers(0, 50, (64, 1, 28, 28)) + 180 * labels[:, None, None, None]
-    model = flat_model(config_with(), "small")
+    model = flat_model(problem_of(config_with()), "small")
     before = model.buffers.clone()
     losses = [
         train_locally(
             model,
             Examples(torch.from_numpy(images.astype(np.uint8)), torch.from_numpy(labels)),
-            config_with(local_steps=30),
+            training_of(config_with(local_steps=30)),
             rng(i, "batches"),
             **HOW,
         )
@@ -173,8 +179,8 @@ def test_training_learns_and_moves_the_running_statistics() -> None:
 
 def test_training_leaves_the_global_generators_alone() -> None:
     torch_state = torch.get_rng_state()
-    model, config = flat_model(config_with(), "small"), config_with()
-    train_locally(model, Examples(*data()), config, rng(0, "b"), **HOW)
+    model, config = flat_model(problem_of(config_with()), "small"), config_with()
+    train_locally(model, Examples(*data()), training_of(config), rng(0, "b"), **HOW)
     assert torch.equal(torch.get_rng_state(), torch_state)
 
 
@@ -191,7 +197,7 @@ def test_participants_side_by_side_have_the_bits_that_they_have_alone(
     config = config_with(averaging=rule, proximal_mu=proximal_mu, normalisation=normalisation)
     shards = [data(50), data(20), data(5), data(50)]
     images, labels, begins = everything((i, *shard) for i, shard in enumerate(shards))
-    model = flat_model(config, "small")
+    model = flat_model(problem_of(config), "small")
     start = model.state()
     model.module.train()
     programs = Programs(model, images, labels, **HOW, way=PASSES["streams"])
@@ -199,10 +205,10 @@ def test_participants_side_by_side_have_the_bits_that_they_have_alone(
         Job(start["weights"], start["buffers"], begins[i], len(shard[1]), rng(i, "batches"))
         for i, shard in enumerate(shards)
     ]
-    found = train_side_by_side(programs, jobs, config)
+    found = train_side_by_side(programs, jobs, training_of(config))
     for i, (own, each) in enumerate(zip(shards, found, strict=True)):
-        alone = flat_model(config, "small")
-        loss = train_locally(alone, Examples(*own), config, rng(i, "batches"), **HOW)
+        alone = flat_model(problem_of(config), "small")
+        loss = train_locally(alone, Examples(*own), training_of(config), rng(i, "batches"), **HOW)
         assert each.loss == loss
         assert each.state["weights"].tobytes() == alone.state()["weights"].tobytes()
         assert each.state["buffers"].tobytes() == alone.state()["buffers"].tobytes()

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from fl_app.assemble import topology_of, topology_text
+from fl_app.assemble import topology_text
 from fl_app.cli import main
 from fl_app.config import PATH_KEYS, RunConfig, configure, defaults, resolve
 from fl_app.launch import run as launch
 from fl_app.launch.values import parse_assignments, toml_lines
 from strategies.consensus.graph_file import parse_graph
+from strategies.consensus.shared import topology_of
 from strategies.errors import ConfigError, EdgeFlError
 from strategies.paths import absolute, read_text
 
@@ -181,7 +182,9 @@ def test_a_topology_file_is_read_as_any_editor_writes_it(content: bytes, tmp_pat
     path = tmp_path / "sites"
     path.write_bytes(content)
     config = with_file(path)
-    topology = topology_of(config, topology_text(config))
+    topology = topology_of(
+        config.consensus, config.participants, config.seed, topology_text(config)
+    )
     assert topology.names == ("café", "lab", "yard")
     assert topology.edges == ((0, 1), (0, 2))
 

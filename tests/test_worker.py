@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl_app.assemble import flat_model
 from fl_app.config import RunConfig, resolve
+from fl_app.problem import problem_of
+from fl_app.settings import distillation_run_of
 from strategies.checkpoint import load_tensors
 from strategies.distillation.mailbox import LatestSlot, VersionStore, published_file
 from strategies.distillation.supervisor import DistillationServer
+from strategies.problem import flat_model
 from tests.harness import SMALL
 
 WAIT = 60.0
@@ -40,11 +42,11 @@ class Listener:
 def make(directory: Path, **overrides: Any) -> tuple[RunConfig, DistillationServer]:
     values = {**SMALL, "clock": "real", "distill.lift": "off", "distill.restarts": 0}
     config = resolve({**values, **{k.replace("_", "-"): v for k, v in overrides.items()}})
-    return config, DistillationServer(config, directory)
+    return config, DistillationServer(distillation_run_of(config), directory)
 
 
 def mail(config: RunConfig) -> dict[str, np.ndarray]:
-    vectors = flat_model(config, "small").state()
+    vectors = flat_model(problem_of(config), "small").state()
     return {**vectors, **{f"teacher_{name}": value for name, value in vectors.items()}}
 
 
@@ -133,9 +135,12 @@ def test_death_without_restarts_is_final_and_says_why(tmp_path: Path) -> None:
 
 def test_a_process_that_cannot_start_gives_its_last_words(tmp_path: Path) -> None:
     _, server = make(tmp_path / "worker")
-    (tmp_path / "worker" / "config.json").write_text('{"mode": "nonsense"}')
+    (tmp_path / "worker" / "run.json").write_text('{"mode": "nonsense"}')
     server.start()
-    assert "mode='nonsense' is unknown" in Listener(server).until("died")["reason"]
+    assert (
+        "run.json cannot be read: problem: Field required"
+        in Listener(server).until("died")["reason"]
+    )
     server.stop()
 
 

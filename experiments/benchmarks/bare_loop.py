@@ -11,14 +11,16 @@ import torch
 from torch.nn import functional
 
 from client_apps.engines import one_by_one
-from fl_app.assemble import dataset_of, flat_model, module_of, proxy_data, split_of
+from fl_app.assemble import dataset_of
 from fl_app.config import Value, resolve
 from fl_app.data.augment import augment
-from fl_app.tasks import task_of
+from fl_app.problem import problem_of
+from fl_app.settings import nodes_run_of
 from strategies.consensus.fleet import spread
 from strategies.consensus.node import Node
 from strategies.distillation.losses import distillation_loss, ema_decay
 from strategies.memory import keep_freed_memory
+from strategies.problem import flat_model, module_of, proxy_data, split_of, task_of
 from strategies.randomness import rng
 
 _WARM_UP = 5  # steps before the clock starts
@@ -163,10 +165,10 @@ def timed(step: Callable[[int], None], steps: int) -> Loop:
 def _clients(values: dict[str, Value], steps: int) -> Loop:
     """Local training of one participant: SGD with momentum on augmented minibatches."""
     config = resolve(values)
-    dataset, part = dataset_of(config), split_of(config).participants[0]
+    dataset, part = dataset_of(config), split_of(problem_of(config)).participants[0]
     images = torch.from_numpy(dataset.train.images[part])
     labels = torch.from_numpy(dataset.train.labels[part])
-    model = module_of(config, "small").train()
+    model = module_of(problem_of(config), "small").train()
     optimizer = torch.optim.SGD(
         model.parameters(), config.learning_rate, config.momentum, weight_decay=config.weight_decay
     )
@@ -192,8 +194,8 @@ def _nodes(values: dict[str, Value], nodes: Sequence[int], steps: int) -> Loop:
     With ordinary parameters and torch.optim, the step would take longer than with one vector.
     """
     config = resolve(values)
-    gradients = one_by_one(config, nodes)
-    own = [Node(node, flat_model(config, "small").weights) for node in nodes]
+    gradients = one_by_one(nodes_run_of(config), nodes)
+    own = [Node(node, flat_model(problem_of(config), "small").weights) for node in nodes]
     momenta = [torch.zeros_like(node.weights) for node in own]
     keep, rate = config.consensus.momentum, config.consensus.step_size
 
@@ -209,8 +211,15 @@ def _nodes(values: dict[str, Value], nodes: Sequence[int], steps: int) -> Loop:
 def _distillation(values: dict[str, Value], steps: int) -> Loop:
     """Reverse distillation: AdamW towards the teacher's logits, and the weights' average."""
     config = resolve(values)
-    distill, proxy, task = config.distill, proxy_data(config), task_of(config)
-    teacher, student = module_of(config, "small").eval(), module_of(config, "large").train()
+    distill, proxy, task = (
+        config.distill,
+        proxy_data(problem_of(config)),
+        task_of(problem_of(config)),
+    )
+    teacher, student = (
+        module_of(problem_of(config), "small").eval(),
+        module_of(problem_of(config), "large").train(),
+    )
     optimizer = torch.optim.AdamW(
         student.parameters(), distill.learning_rate, weight_decay=distill.weight_decay
     )

@@ -51,13 +51,14 @@ from experiments.benchmarks.output import benchmark, rounded
 from experiments.benchmarks.turns import Interval, Turns, overlap
 from experiments.benchmarks.watching import Sampler, epoch_of_run, phases
 from experiments.flower_runs import flower_run, hardware, say
-from fl_app.assemble import flat_model, pick_device
 from fl_app.config import Value, resolve
 from fl_app.launch.superlink import Link, local_superlink
+from fl_app.problem import problem_of
 from fl_app.record.environment import describe
 from fl_app.record.metrics import Event, latest, of_kind
 from fl_app.record.run_dir import RunDirectory
 from strategies.arithmetic import ARITHMETICS
+from strategies.problem import flat_model, pick_device
 from strategies.randomness import rng
 
 WARM_UP_WINDOWS = 1
@@ -340,7 +341,7 @@ def _bytes_of_host(measured: dict[str, Any]) -> float:
 
 
 def parameters_of(values: Values) -> int:
-    return len(flat_model(resolve(values), "small").weights)
+    return len(flat_model(problem_of(resolve(values)), "small").weights)
 
 
 PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {

@@ -33,6 +33,7 @@ def measure(name: str) -> dict[str, float]:
     from fl_app.config import resolve
     from fl_app.data import Preparation
     from fl_app.models import build_model
+    from fl_app.settings import training_of
     from strategies.flat import FlatModel
     from strategies.memory import keep_freed_memory
     from strategies.randomness import rng
@@ -50,7 +51,7 @@ def measure(name: str) -> dict[str, float]:
     for number in range(1 + _PASSES):
         began = time.perf_counter()
         train_locally(
-            *(model, examples, config, rng(0, "batches", number)),
+            *(model, examples, training_of(config), rng(0, "batches", number)),
             prepare=Preparation((0.5,) * 3, (0.25,) * 3, flip=True, augmented=True),
             loss=functional.cross_entropy,
         )

@@ -54,12 +54,12 @@ from client_apps.row_gradients import PASSES, Programs, RowGradients, everything
 from client_apps.side_by_side import Job, train_side_by_side
 from client_apps.training import train_locally
 from experiments.benchmarks.output import rounded
-from fl_app.assemble import flat_model, nodes_of, proxy_data
 from fl_app.config import resolve
 from fl_app.data import ImageSet, Preparation, normalise
 from fl_app.models import build_model
+from fl_app.problem import problem_of
 from fl_app.provenance import provenance
-from fl_app.tasks import task_of
+from fl_app.settings import distillation_run_of, nodes_run_of, training_of
 from fl_app.tasks.images import examples_of
 from strategies.consensus.algorithms import Settings, make_algorithm
 from strategies.consensus.host import Host
@@ -67,10 +67,12 @@ from strategies.consensus.node import Node
 from strategies.consensus.participant import Participant
 from strategies.consensus.rates import rate_of
 from strategies.consensus.schedule import Conditions, Timetable
+from strategies.consensus.shared import nodes_of
 from strategies.consensus.topology import build_topology
 from strategies.distillation.learner import Learner
 from strategies.evaluation import evaluation_set
 from strategies.flat import FlatModel
+from strategies.problem import flat_model, proxy_data, task_of
 from strategies.randomness import rng
 from strategies.task import Examples
 
@@ -408,13 +410,13 @@ def _round(name: str, norm: str, participants: int, precision: str, device: str)
             Job(state["weights"], state["buffers"], begins[p], images, rng(0, "batches", p))
             for p in everybody
         ]
-        trained = train_side_by_side(programs, jobs, config)
+        trained = train_side_by_side(programs, jobs, training_of(config))
         np.mean([each.state["weights"] for each in trained], axis=0)
 
     def alone() -> None:
         model.load(state["weights"], state["buffers"])
         train_locally(
-            model, Examples(pixels, labels), config, rng(0, "batches", 0),
+            model, Examples(pixels, labels), training_of(config), rng(0, "batches", 0),
             prepare=prepare, loss=LOSS,
         )  # fmt: skip
 
@@ -449,21 +451,21 @@ def distill(bench: Bench) -> None:
 def _distilled(precision: str, device: str) -> dict[str, Any]:
     precise(precision)
     config = resolve({"precision": precision})
-    start = torch.from_numpy(flat_model(config, "large").state()["weights"])
+    start = torch.from_numpy(flat_model(problem_of(config), "large").state()["weights"])
     learners = {
         name: Learner(
-            config,
-            task_of(config),
-            flat_model(config, "large", device),
-            flat_model(config, "small", device),
-            proxy_data(config).to(device),
+            distillation_run_of(config),
+            task_of(problem_of(config)),
+            flat_model(problem_of(config), "large", device),
+            flat_model(problem_of(config), "small", device),
+            proxy_data(problem_of(config)).to(device),
             records=name != "one by one",
         )
         for name in ("one by one", "recorded", "again")
     }
     steps = 50 if device == "cuda" else 2
     row: dict[str, Any] = {"precision": precision}
-    changes, teacher = {}, flat_model(config, "small").state()
+    changes, teacher = {}, flat_model(problem_of(config), "small").state()
     for name, learner in learners.items():
         learner.set_teacher(1, **teacher)
         learner.reverse_step()
@@ -524,20 +526,20 @@ def _default_run(precision: str, seed: int, bench: Bench) -> dict[str, Any]:
         values |= {"consensus.steps": 84}
     config = resolve(values)
     c, everybody = config.consensus, range(config.participants)
-    topology, algorithm, timetable = nodes_of(config, "")
-    kit = bench_of(config)
-    model = flat_model(config, "small", bench.device)
+    topology, algorithm, timetable = nodes_of(nodes_run_of(config), "")
+    kit = bench_of(problem_of(config))
+    model = flat_model(problem_of(config), "small", bench.device)
     initial = model.weights.clone()
     gradients = Gradients(
         model,
-        {i: shard_of(config, i, "") for i in everybody},
+        {i: shard_of(problem_of(config), i, "") for i in everybody},
         dict.fromkeys(everybody, c.batch_size),
         seed=seed,
         prepare=kit.task.prepare(c.augment),
         loss=kit.task.loss,
         dtype=dtype,
     )
-    examples = [len(shard_of(config, i, "")) for i in everybody]
+    examples = [len(shard_of(problem_of(config), i, "")) for i in everybody]
     people = [
         Participant(
             Node(i, initial.clone()), algorithm, topology.neighbours[i],
@@ -560,7 +562,7 @@ def _default_run(precision: str, seed: int, bench: Bench) -> dict[str, Any]:
         )
     wait(bench.device)
     seconds = time.perf_counter() - began
-    test = evaluation_set(config, bench.device)
+    test = evaluation_set(problem_of(config), bench.device)
     weights = torch.stack([p.node.weights for p in people])
     model.module.eval()
     shares = list(_accuracies(model, weights, test.inputs, test.targets))

@@ -11,11 +11,14 @@ import torch
 
 from client_apps.bench import bench_of
 from client_apps.engines import ENGINES, SEQUENTIAL, engine_of, one_by_one, race
-from fl_app.assemble import flat_model, nodes_of
 from fl_app.config import Value, resolve
+from fl_app.problem import problem_of
+from fl_app.settings import nodes_run_of
 from strategies.consensus.host import Gradients, Host
 from strategies.consensus.node import Node
 from strategies.consensus.participant import Participant, Tally
+from strategies.consensus.shared import nodes_of
+from strategies.problem import flat_model
 
 
 class Stopwatch:
@@ -52,9 +55,9 @@ class Nodes:
 
     def __init__(self, values: dict[str, Value], *, idle: bool = False) -> None:
         config = resolve(values)
-        self.topology, algorithm, self.timetable = nodes_of(config, "")
+        self.topology, algorithm, self.timetable = nodes_of(nodes_run_of(config), "")
         self.stopwatch = Stopwatch(algorithm)
-        initial = flat_model(config, "small").weights
+        initial = flat_model(problem_of(config), "small").weights
         self.parameters = len(initial)
         self.participants = [self._start(i, initial) for i in range(config.participants)]
         for participant in self.participants:
@@ -62,7 +65,7 @@ class Nodes:
         everybody = range(config.participants)
         self.host = Host(
             self.participants,
-            _nothing(self.parameters) if idle else one_by_one(config, everybody),
+            _nothing(self.parameters) if idle else one_by_one(nodes_run_of(config), everybody),
             initial=lambda _: initial,
         )
         self._window = 0
@@ -153,9 +156,9 @@ def engines(values: dict[str, Value], rounds: int) -> dict[str, float]:
     of the others is.
     """
     config = resolve(values)
-    everybody, weights = range(config.participants), bench_of(config).model.weights
+    everybody, weights = range(config.participants), bench_of(problem_of(config)).model.weights
     nodes = [Node(i, weights.clone()) for i in everybody]
-    found = {name: engine_of(name, config, everybody) for name in ENGINES}
+    found = {name: engine_of(name, nodes_run_of(config), everybody) for name in ENGINES}
     each = {name: 1000 * spent for name, spent in race(found, nodes, rounds).items()}
     others = min(spent for name, spent in each.items() if name != SEQUENTIAL)
     return {**each, "gain": each[SEQUENTIAL] / others}

@@ -12,13 +12,13 @@ from client_apps.node_store import NODES, NodeStore
 from experiments.consensus.plan import Planned
 from experiments.flower_runs import in_process_run, load_json, say
 from experiments.planned_runs import Values, missing, run_in_parallel
-from fl_app.assemble import flat_model, pick_device
 from fl_app.config import resolve
 from fl_app.launch.sizing import count_cores, count_gpus
+from fl_app.problem import problem_of
 from fl_app.record.run_dir import RunDirectory
-from fl_app.tasks import task_of
 from strategies.consensus.strategy import MODELS
 from strategies.evaluation import evaluation_set, measured
+from strategies.problem import flat_model, pick_device, task_of
 
 _FINAL = "final.json"
 
@@ -61,8 +61,11 @@ def evaluate(run: RunDirectory, examples: int = 0) -> dict[str, Any]:
     has left them, "settled": [...] as they have settled, [] if they have not, "average": a,
     "reference": {name: a}, "examples": how many}."""
     config = resolve({**run.config(), "evaluate-examples": examples})
-    model = flat_model(config, "small", pick_device(config.device))
-    data, task = evaluation_set(config, str(model.weights.device)), task_of(config)
+    model = flat_model(problem_of(config), "small", pick_device(config.device))
+    data, task = (
+        evaluation_set(problem_of(config), str(model.weights.device)),
+        task_of(problem_of(config)),
+    )
 
     def accuracy(weights: np.ndarray) -> float:
         model.weights.copy_(torch.from_numpy(weights))

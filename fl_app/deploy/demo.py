@@ -22,6 +22,7 @@ from fl_app.launch.run import FAILED, Stopped, stop
 from fl_app.launch.run import run as edge_fl_run
 from fl_app.launch.sizing import count_cores
 from fl_app.launch.supervise import heed
+from fl_app.problem import problem_of
 from fl_app.record.formatting import duration, megabytes, share
 from fl_app.record.metrics import of_kind
 from fl_app.record.modes import view_of
@@ -217,10 +218,10 @@ def _step_seconds(batch_size: int) -> float:
 
     config = resolve(CONSENSUS)
     torch.set_num_threads(1)
-    bench = bench_of(config)
+    bench = bench_of(problem_of(config))
     gradients = Gradients(
         bench.model,
-        {0: shard_of(config, 0, "")},
+        {0: shard_of(problem_of(config), 0, "")},
         {0: batch_size},
         seed=0,
         prepare=bench.task.prepare(config.consensus.augment),

@@ -7,13 +7,17 @@ from importlib.util import find_spec
 
 from flwr.serverapp import Grid
 
-from fl_app.assemble import devices_of, flat_model, topology_of, topology_text
-from fl_app.config import RunConfig, check_references_of_devices
+from fl_app.assemble import devices_of, topology_text
+from fl_app.config import RunConfig
 from fl_app.data import embedded
+from fl_app.problem import problem_of
 from fl_app.record.run_dir import RunDirectory
+from strategies.consensus.shared import topology_of
+from strategies.distillation.settings import check_references_of_devices
 from strategies.errors import ConfigError, EdgeFlError
 from strategies.link.sessions import SessionGrid
 from strategies.link.transport import MESSAGE_LIMIT
+from strategies.problem import flat_model
 from strategies.pyproject import install
 from strategies.site import Site, server_site
 
@@ -44,7 +48,7 @@ def linked(grid: Grid, config: RunConfig, run: RunDirectory) -> Iterator[Grid]:
             "consensus.references need all data in one place; on devices use "
             'consensus.references=""'
         )
-    check_references_of_devices(config)
+    check_references_of_devices(config.references)
     names = devices_of(config, site)
     why = _obstacle(config, site)
     sessions = None
@@ -106,10 +110,12 @@ def _open(
 ) -> SessionGrid:
     neighbours: dict[str, list[str]] = {}
     if config.agrees:
-        topology = topology_of(config, topology_text(config))
+        topology = topology_of(
+            config.consensus, config.participants, config.seed, topology_text(config)
+        )
         for node, others in enumerate(topology.neighbours):
             neighbours[names[node]] = [names[other] for other in others]
-    model = flat_model(config, "small")
+    model = flat_model(problem_of(config), "small")
     state = model.state()
     vectors = 4 * sum(vector.nbytes for vector in state.values())
     return SessionGrid(

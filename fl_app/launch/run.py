@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
-from fl_app.assemble import preflight
 from fl_app.config import RunConfig, Value, configure, resolve
 from fl_app.launch.bundle import own_app, settings_of, submitted
 from fl_app.launch.log import LogReader
@@ -26,6 +25,7 @@ from fl_app.launch.supervise import ENDING, heed
 from fl_app.launch.surroundings import check_workers
 from fl_app.launch.task_file import with_task_file
 from fl_app.launch.values import toml_lines
+from fl_app.preflight import preflight
 from fl_app.record.books import check_resumable, close_books, write_up
 from fl_app.record.run_dir import CHECKPOINTS, METRICS, RunDirectory, release, reserve
 from fl_app.record.sinks import check_sinks

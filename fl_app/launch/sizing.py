@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from fl_app.assemble import pick_device
 from fl_app.config import RunConfig, Value
 from fl_app.launch.cluster import resources_of
+from strategies.problem import pick_device
 
 
 def simulation_size(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fl_app.config import task_path
-from fl_app.tasks import reference
+from strategies import task_reference
 
 
 @contextlib.contextmanager
@@ -22,14 +22,14 @@ def with_task_file(app: Path, task: str, partition: str = "iid", *, remote: bool
         yield app
         return
     if task_path(task):
-        reference.class_of(task)
+        task_reference.class_of(task)
     if task_path(partition):
-        reference.function_of("partition", partition)
+        task_reference.function_of("partition", partition)
     with tempfile.TemporaryDirectory(prefix="edge-fl-") as place:
         copy = Path(place, app.name)
         shutil.copytree(app, copy, ignore=shutil.ignore_patterns(".*", "__pycache__"))
         for path in paths:
-            inside = reference.bundled(Path(path)).relative_to(reference.APP)
+            inside = task_reference.bundled(Path(path)).relative_to(task_reference.APP)
             (copy / inside).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy / inside)
         yield copy

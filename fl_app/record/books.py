@@ -8,6 +8,7 @@ from typing import Any
 
 from fl_app.assemble import topology_text
 from fl_app.config import RunConfig
+from fl_app.problem import problem_of
 from fl_app.provenance import provenance
 from fl_app.record.console import console_listener
 from fl_app.record.metrics import codes_of, latest, link_counts, targets_of
@@ -17,9 +18,9 @@ from fl_app.record.report import render
 from fl_app.record.run_dir import RunDirectory
 from fl_app.record.sinks import SINKS
 from fl_app.streams import say
-from fl_app.tasks import task_of
 from strategies.errors import ConfigError, DataError, DivergedError, RunDirectoryError
 from strategies.paths import runs_root
+from strategies.problem import task_of
 
 # Keys that may differ when a run is resumed: they do not change what is computed.
 _FREE_ON_RESUME = {
@@ -89,7 +90,7 @@ def open_books(run: RunDirectory, config: RunConfig) -> None:
     run.listeners += [SINKS[name](run) for name in config.sink_list]
     if not config.resume:
         run.emit("run_started", config=config.flat(), metric=_metric_of(config), **_digests(config))
-        for line in task_of(config).unused:
+        for line in task_of(problem_of(config)).unused:
             run.emit("warning", message=line)
     run.emit("code", **provenance())
 
@@ -135,7 +136,7 @@ def _check_resumable(run: RunDirectory, config: RunConfig) -> None:
 
 def _metric_of(config: RunConfig) -> dict[str, str]:
     """What the events' field "accuracy" is the value of, and which values are better."""
-    metric = task_of(config).metric
+    metric = task_of(problem_of(config)).metric
     return {
         "name": metric.name,
         "unit": "%" if metric.percent else "",
@@ -147,7 +148,7 @@ def _digests(config: RunConfig) -> dict[str, str]:
     """The sha256 of what a run reads from files, besides its configuration."""
     text = topology_text(config)
     return {
-        "data": task_of(config).digest,
+        "data": task_of(problem_of(config)).digest,
         "topology_file": hashlib.sha256(text.encode()).hexdigest() if text else "",
     }
 

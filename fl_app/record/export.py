@@ -13,14 +13,15 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from client_apps.node_store import NODES, NodeStore
-from fl_app.assemble import flat_model
 from fl_app.config import RunConfig, resolve
 from fl_app.data import spec_of
 from fl_app.models import build_model
+from fl_app.problem import problem_of
 from fl_app.record.run_dir import RunDirectory
 from strategies.checkpoint import atomic_write
 from strategies.errors import ExportError, RunDirectoryError
 from strategies.flat import FlatModel
+from strategies.problem import flat_model
 from strategies.pyproject import install
 
 ABOUT = "edge-fl"  # the key of the metadata, a JSON text
@@ -41,7 +42,7 @@ def trained_model(run: RunDirectory, config: RunConfig, name: str) -> tuple[str,
     name = name or names[0]
     if name not in names:
         raise ExportError(f"{run.name} has no model {name!r}; choose one of: {', '.join(names)}")
-    model = flat_model(config, _role(config, name))
+    model = flat_model(problem_of(config), _role(config, name))
     if config.agrees:
         store = NodeStore(run.path / NODES)
         node, last = int(name.removeprefix("node-")), config.rounds

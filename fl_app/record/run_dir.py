@@ -1,6 +1,7 @@
 """The directory of one run: configuration, events, checkpoints and summary on disk."""
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -147,6 +148,12 @@ class RunDirectory:
     def name(self) -> str:
         return self.path.name
 
+    @property
+    def identity(self) -> str:
+        """The name, and a trace of when it was started: names are taken again."""
+        started = str(self.environment().get("started"))
+        return f"{self.name}-{hashlib.sha256(started.encode()).hexdigest()[:8]}"
+
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Within it this process alone writes the run. Raises RunDirectoryError that says who does,
@@ -223,6 +230,9 @@ class RunDirectory:
     def load_checkpoint(self, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Return (arrays, metadata); RunDirectoryError names a missing or damaged file."""
         return load_tensors(self.checkpoint_path(name))
+
+    def has_checkpoint(self, name: str) -> bool:
+        return self.checkpoint_path(name).exists()
 
     def checkpoint_path(self, name: str) -> Path:
         return self.path / CHECKPOINTS / f"{name}.safetensors"

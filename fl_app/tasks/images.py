@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from fl_app.config import RunConfig
 from fl_app.data import Dataset, ImageSet, Preparation, Spec, load_dataset, load_shard, spec_of
 from fl_app.data.sets import FILES
 from fl_app.models import build_model
@@ -22,38 +21,53 @@ def examples_of(images: ImageSet) -> Examples:
 class Images(Classification):
     """The task `images`: cross entropy and accuracy on the run's data set."""
 
-    def __init__(self, config: RunConfig) -> None:
-        super().__init__(config.seed, config.data_path)
-        self._config = config
-        self.spec: Spec = spec_of(config.dataset, config.data_path)
+    def __init__(
+        self,
+        seed: int = 0,
+        data_path: str = "",
+        *,
+        dataset: str,
+        data_root: str,
+        allow_missing_classes: bool,
+        small_model: str,
+        small_width: int,
+        large_model: str,
+        large_width: int,
+        normalisation: str,
+    ) -> None:
+        super().__init__(seed, data_path)
+        self._source, self._data_root = dataset, data_root
+        self._missing_allowed = allow_missing_classes
+        self._models = {"small": (small_model, small_width), "large": (large_model, large_width)}
+        self._normalisation = normalisation
+        self.own_by_training = dataset == FILES  # they say which classes there are
+        self.spec: Spec = spec_of(dataset, data_path)
         self.classes = self.spec.class_names
-        self.own_by_training = config.dataset == FILES
 
     @property
     def dataset(self) -> Dataset:
         """The run's data set, read once a process. Raises DataError, also for a class of somebody's
         own of which the training set or the test set has nothing, unless that is allowed."""
-        config = self._config
-        dataset = load_dataset(config.dataset, config.data_root, config.data_path)
-        if config.dataset == FILES and dataset.one_sided and not config.allow_missing_classes:
+        dataset = load_dataset(self._source, self._data_root, self.data_path)
+        if self._source == FILES and dataset.one_sided and not self._missing_allowed:
             raise DataError(
-                f"{config.data_path}: only one of the two sets has images of class "
+                f"{self.data_path}: only one of the two sets has images of class "
                 f"{', '.join(dataset.one_sided[:5])}; give some to the other, or say "
                 f"allow-missing-classes=true{''.join(f' ({line})' for line in dataset.unused)}"
             )
         return dataset
 
     def model(self, role: str) -> nn.Module:
-        config, spec = self._config, self.spec
+        spec, (name, width) = self.spec, self._models[role]
         try:
             return build_model(
-                getattr(config, f"{role}_model"),
+                name,
                 in_channels=spec.channels,
                 num_classes=spec.classes,
                 image_size=(spec.height, spec.width),
-                width=getattr(config, f"{role}_width") or None,
-                norm=config.normalisation,
-                seed=config.seed,
+                width=width or None,
+                norm=self._normalisation,
+                seed=self.seed,
             )
         except ValueError as error:
             raise ConfigError(f"{role}-model: {error}") from error

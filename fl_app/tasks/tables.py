@@ -45,8 +45,19 @@ class Tables(Task):
     metrics = (ACCURACY,)  # or RMSE and MAE
     own_by_training = True  # scaled like that, with its classes
 
-    def __init__(self, seed: int = 0, data_path: str = "") -> None:
+    def __init__(
+        self,
+        seed: int = 0,
+        data_path: str = "",
+        *,
+        table: str = "",
+        table_target: str = "",
+        table_kind: str = "",
+    ) -> None:
         super().__init__(seed, data_path)
+        self.table = table or self.table
+        self.target = table_target or self.target
+        self.kind = table_kind or self.kind
         encoding = self._encoding
         self.classes = encoding.classes
         self.width_in = sum(len(column.words) or 1 for column in encoding.columns)

@@ -13,7 +13,6 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from fl_app.config import RunConfig
 from strategies.checks import last_line
 from strategies.consensus.answers import Answer, read_reply
 from strategies.consensus.exchange import (
@@ -24,6 +23,7 @@ from strategies.consensus.exchange import (
 )
 from strategies.consensus.participant import Mail
 from strategies.consensus.ray_exchange import RayBroker
+from strategies.consensus.settings import NodesRun
 from strategies.consensus.topology import Topology
 from strategies.dispatch import Dispatcher
 from strategies.errors import EdgeFlError
@@ -86,7 +86,7 @@ class Fleet:
 
     def __init__(
         self,
-        config: RunConfig,
+        nodes: NodesRun,
         topology: Topology,
         grid: Grid,
         hosts: Sequence[Host],
@@ -98,30 +98,30 @@ class Fleet:
         lengths: Callable[[Mail], dict[str, tuple[int, torch.dtype]]],
         parameters: int,
     ) -> None:
-        self._config, self._order, self._dispatcher = config, order, Dispatcher(grid)
+        self._nodes, self._order, self._dispatcher = nodes, order, Dispatcher(grid)
         self._sessions = grid if isinstance(grid, SessionGrid) else None
         self._lengths, self._parameters = lengths, parameters
-        everybody = list(range(config.participants + len(config.consensus.reference_list)))
+        everybody = list(range(nodes.participants + len(nodes.consensus.reference_list)))
         self._everybody = len(everybody)
-        self.carrier = config.consensus.carrier
+        self.carrier = nodes.consensus.carrier
         bound = hosts[0].participant is not None
-        self._live = bound and not config.virtual
+        self._live = bound and not nodes.virtual
         self._last_work = time.monotonic()
         self._longest_window = 0.0  # seconds
-        if bound and len(everybody) > config.participants:
+        if bound and len(everybody) > nodes.participants:
             raise EdgeFlError('consensus.references need all data in one place; use "" on devices')
         if bound and self.carrier == "ray":
             raise EdgeFlError(
                 "consensus.carrier='ray' is for simulations; devices use 'auto', 'grid' or 'zenoh'"
             )
         if self.carrier == "auto":
-            mailed = self._sessions is not None and not config.virtual
+            mailed = self._sessions is not None and not nodes.virtual
             self.carrier = "zenoh" if mailed else "grid" if bound else "ray"
         self._seats: list[_Seat] = []
         hosts = hosts[: len(everybody)]
         broker: RayBroker | None = None
         if self.carrier == "ray" and len(hosts) > 1:
-            broker = RayBroker(topology.edges, newest=not config.virtual, address=_address())
+            broker = RayBroker(topology.edges, newest=not nodes.virtual, address=_address())
             resources.enter_context(broker)
             hosts = hosts[: self._concurrent(hosts, broker.door)]
         parts = [[h.participant] for h in hosts] if bound else spread(everybody, len(hosts))
@@ -130,7 +130,7 @@ class Fleet:
             for number, (host, nodes) in enumerate(zip(hosts, parts, strict=True))
         ]
         placement = {node: seat.number for seat in self._seats for node in seat.nodes}
-        self._broker = Broker(frozenset(topology.edges), placement, newest=not config.virtual)
+        self._broker = Broker(frozenset(topology.edges), placement, newest=not nodes.virtual)
         self._brokers: list[Broker | RayBroker] = [self._broker, *([broker] if broker else [])]
         if len(hosts) == 1:
             self.carrier = ""
@@ -159,11 +159,11 @@ class Fleet:
     def _choose_engine(self) -> dict[str, Any]:
         """How all hosts compute gradients: as configured, and if that is "auto" with the engine
         that is fastest for the one with most nodes, which measures all; then with what it found."""
-        if (chosen := self._config.consensus.engine) != "auto":
+        if (chosen := self._nodes.consensus.engine) != "auto":
             return {"engine": chosen}
         seat = max(self._seats, key=lambda seat: len(seat.nodes))
         # Without a timetable no two nodes are due at one moment.
-        if len(seat.nodes) == 1 or not self._config.virtual:
+        if len(seat.nodes) == 1 or not self._nodes.virtual:
             return {"engine": "sequential"}
         [answer] = self._ask([seat.host], "query.engine", [{"nodes": seat.nodes}])
         return {"engine": str(answer["engine"]), "engine_gain": float(answer["gain"]) or None}
@@ -196,13 +196,13 @@ class Fleet:
         """Seconds until a host that has not answered counts as failed: alive, and stuck. What dies
         in a simulation is told as an error at once. Until a window is known to have ended, no
         device is believed to be slower than one minibatch after the other at some pace."""
-        config = self._config
-        if not config.virtual:
-            return config.round_timeout
+        nodes = self._nodes
+        if not nodes.virtual:
+            return nodes.round_timeout
         most = max(len(seat.nodes) for seat in self._seats) if self._seats else self._everybody
-        images = most * config.consensus.window * config.consensus.batch_size
+        images = most * nodes.consensus.window * nodes.consensus.batch_size
         known = _PATIENCE_WINDOWS * self._longest_window
-        return max(config.round_timeout, known or images * _SLOWEST_IMAGE_SECONDS)
+        return max(nodes.round_timeout, known or images * _SLOWEST_IMAGE_SECONDS)
 
     def dispatch(self, last: int, order_of: Callable[[int], dict[str, Any]]) -> None:
         """Give work to every host that is free and may go on, up to window `last`; order_of says
@@ -212,7 +212,7 @@ class Fleet:
         for seat in self._seats:
             if seat.number in busy or seat.window > last or self._is_out(seat):
                 continue
-            if self._config.virtual and seat.window > behind:
+            if self._nodes.virtual and seat.window > behind:
                 continue
             if self.carrier == "grid":
                 seat.mail += self._take(seat)
@@ -233,9 +233,9 @@ class Fleet:
             self._last_work = time.monotonic()
         elif not self._live:
             raise EdgeFlError("no host can go on: each waits for mail that nobody has sent")
-        elif time.monotonic() - self._last_work > self._config.round_timeout:
+        elif time.monotonic() - self._last_work > self._nodes.round_timeout:
             raise EdgeFlError(
-                f"no device could work for {self._config.round_timeout:g} s; continue the run when "
+                f"no device could work for {self._nodes.round_timeout:g} s; continue the run when "
                 f"they are back, with: edge-fl resume RUN"
             )
 

@@ -13,19 +13,6 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
-from fl_app.assemble import (
-    check_rounds,
-    flat_model,
-    nodes_of,
-    settling_of,
-    split_of,
-    topology_text,
-    train_set_of,
-)
-from fl_app.config import RunConfig
-from fl_app.record.metrics import latest
-from fl_app.record.run_dir import RunDirectory
-from fl_app.tasks import task_of
 from strategies.clock import Clock
 from strategies.consensus.agreement import average, consensus_distance
 from strategies.consensus.answers import METRICS, OFF, Answer
@@ -35,10 +22,14 @@ from strategies.consensus.host import INCIDENTS
 from strategies.consensus.participant import Mail, Tally
 from strategies.consensus.rates import rate_of
 from strategies.consensus.schedule import Timetable
+from strategies.consensus.settings import ConsensusRun
+from strategies.consensus.shared import nodes_of, settling_of
 from strategies.divergence import diverged
 from strategies.evaluation import Candidate, Evaluator
-from strategies.own_course import OwnCourse
+from strategies.own_course import OwnCourse, check_rounds
 from strategies.partition import label_histogram
+from strategies.problem import flat_model, split_of, task_of, train_set_of
+from strategies.recorder import Recorder
 from strategies.roster import gather
 
 CHECKPOINT = "server"
@@ -61,16 +52,16 @@ class Consensus(OwnCourse):
     one node, on demand only).
     """
 
-    def __init__(self, config: RunConfig, run: RunDirectory) -> None:
-        self._config, self._run = config, run
-        self._text = topology_text(config)
-        self._topology, self._algorithm, self._timetable = nodes_of(config, self._text)
-        self._names = self._topology.names or tuple(map(str, range(config.participants)))
-        self._parameters = len(flat_model(config, "small").weights)
+    def __init__(self, run: ConsensusRun, recorder: Recorder) -> None:
+        self._run, self._nodes, self._recorder = run, run.nodes, recorder
+        nodes, self._text = run.nodes, run.topology
+        self._topology, self._algorithm, self._timetable = nodes_of(nodes, self._text)
+        self._names = self._topology.names or tuple(map(str, range(nodes.participants)))
+        self._parameters = len(flat_model(nodes.problem, "small").weights)
         self._clock = Clock()
         self._window = 0  # the last one that all nodes have done
         # The last window with those of the settling, and how many rounds each of these has.
-        self._last, self._rounds_each = config.rounds, 0
+        self._last, self._rounds_each = nodes.rounds, 0
         self._kept = 0  # the last one whose checkpoint outlives a power cut
         self._applied = (0, 0.0)  # how many mails have been used until then, and their ages' sum
         self._answers: dict[int, list[Answer]] = {}
@@ -93,25 +84,34 @@ class Consensus(OwnCourse):
         """Run all windows, or those that a resumed run still lacks.
 
         The result's arrays are the average of the nodes' models, which no node has; their own are
-        in the run directory (or, on devices, on the devices). timeout (seconds for a reply) comes
+        with their hosts (on devices, on the devices). timeout (seconds for a reply) comes
         from the configuration unless it is given; initial_arrays and the other arguments of other
         strategies have no use here. Raises ConfigError for num_rounds, here windows, other than
         the configured, EdgeFlError when a host fails again and again, or no host can go on, and
         DivergedError when a node is not finite at the end of a window.
         """
-        config, result = self._config, Result()
-        check_rounds(config, num_rounds)
-        timeout = timeout or config.round_timeout
+        nodes, result = self._nodes, Result()
+        steps = num_rounds * nodes.consensus.window
+        check_rounds(num_rounds, nodes.rounds, f"consensus.steps={steps}")
+        timeout = timeout or nodes.round_timeout
         self._begin()
-        evaluator = Evaluator(config, self._evaluated, self._warn)
+        evaluator = Evaluator(nodes.problem, ("small",), self._evaluated, self._warn)
         with contextlib.ExitStack() as resources:
             resources.callback(evaluator.close)
-            hosts, examples = gather(grid, config, timeout, self._run.emit)
-            self._examples = [examples[p] for p in range(config.participants)]
+            hosts, examples = gather(
+                grid,
+                nodes.problem,
+                timeout,
+                self._recorder.emit,
+                names=self._run.devices,
+                others=self._run.others,
+                least=self._run.min_participants,
+            )
+            self._examples = [examples[p] for p in range(nodes.participants)]
             devices = tuple(host.name for host in hosts if host.participant is not None)
             self._names = devices or self._names
             fleet = Fleet(
-                config,
+                nodes,
                 self._topology,
                 grid,
                 hosts,
@@ -133,8 +133,8 @@ class Consensus(OwnCourse):
     def _plan_settling(self, fleet: Fleet) -> None:
         """One window after the last, of all rounds; or one for each, where mail rides in a window's
         messages and no host waits for it."""
-        rounds = self._config.consensus.settling_rounds
-        windows = rounds if fleet.carrier == "grid" and not self._config.virtual else min(1, rounds)
+        rounds = self._nodes.consensus.settling_rounds
+        windows = rounds if fleet.carrier == "grid" and not self._nodes.virtual else min(1, rounds)
         self._last += windows
         self._rounds_each = rounds // max(1, windows)
 
@@ -146,7 +146,7 @@ class Consensus(OwnCourse):
             fleet.dispatch(self._last, self._order_of)
             answers, failures = fleet.collect()
             for host, reason in failures:
-                self._run.emit(
+                self._recorder.emit(
                     "rejected", participant=host.name, round=self._window + 1, reason=reason
                 )
             for answer in answers:
@@ -167,23 +167,22 @@ class Consensus(OwnCourse):
 
     def _order(self) -> dict[str, Any]:
         """What every host is told in every window."""
-        seconds = _SLICE_STEPS * self._config.consensus.step_seconds
-        started = str(self._run.environment().get("started"))
+        seconds = _SLICE_STEPS * self._nodes.consensus.step_seconds
         return {
             "topology": self._text,
-            "directory": str(self._run.path),
+            "directory": str(self._recorder.path),
             # A device may have the states of an earlier run of that name.
-            "states": f"{self._run.name}-{hashlib.sha256(started.encode()).hexdigest()[:8]}",
+            "states": self._recorder.identity,
             "slice": 0.0 if self._window else seconds,
         }
 
     def _order_of(self, window: int) -> dict[str, Any]:
         """What a host is told of one window."""
-        c = self._config.consensus
+        c = self._nodes.consensus
         return {
             "window": window,
-            "rate": rate_of(c.schedule, c.step_size, window, self._config.rounds),
-            "settling": self._rounds_each if window > self._config.rounds else 0,
+            "rate": rate_of(c.schedule, c.step_size, window, self._nodes.rounds),
+            "settling": self._rounds_each if window > self._nodes.rounds else 0,
             "durable": self._durable(window),
             "kept": self._kept,
             "examples": self._examples,
@@ -192,24 +191,24 @@ class Consensus(OwnCourse):
 
     def _recorded_engine(self) -> dict[str, Any]:
         """How a resumed run has computed gradients so far, and what it measured; {} at first."""
-        told = latest(self._run.events(), "hosts")
+        told = next((e for e in reversed(self._recorder.events()) if e["event"] == "hosts"), {})
         return {key: told[key] for key in ("engine", "engine_gain") if key in told}
 
     def _lengths(self, mail: Mail) -> dict[str, tuple[int, torch.dtype]]:
         return expected_vectors(mail, self._algorithm, self._parameters)
 
     def _durable(self, window: int) -> bool:
-        return window % self._config.checkpoint_every == 0 or window >= self._config.rounds
+        return window % self._run.checkpoint_every == 0 or window >= self._nodes.rounds
 
     # -- what is recorded ---------------------------------------------------------------------
 
     def _describe(self, fleet: Fleet, *, simulated: bool) -> None:
         """Topology, hosts and data, once."""
-        self._run.emit("hosts", hosts=fleet.hosts, carrier=fleet.carrier, **fleet.engine)
+        self._recorder.emit("hosts", hosts=fleet.hosts, carrier=fleet.carrier, **fleet.engine)
         if self._window:
             return
         topology = self._topology
-        self._run.emit(
+        self._recorder.emit(
             "topology",
             names=self._names,
             edges=topology.edges,
@@ -219,22 +218,23 @@ class Consensus(OwnCourse):
         )
         if not simulated:
             return  # devices may have data of their own, and tell only how many images those are
-        task, train = task_of(self._config), train_set_of(self._config)
-        groups, parts = task.groups(train), split_of(self._config).participants
+        problem = self._nodes.problem
+        task, train = task_of(problem), train_set_of(problem)
+        groups, parts = task.groups(train), split_of(problem).participants
         if groups is None:
             return
         names = task.classes or tuple(map(str, range(groups.max() + 1)))
         histogram = label_histogram(groups, parts, len(names))
-        self._run.emit("labels", histogram=histogram, classes=names)
+        self._recorder.emit("labels", histogram=histogram, classes=names)
 
     def _hear(self, answer: Answer) -> None:
         """What a host tells besides of itself and its nodes."""
         for node, examples in zip(answer.nodes, answer.described["examples"], strict=True):
-            if node < self._config.participants:
+            if node < self._nodes.participants:
                 self._examples[node] = examples
         refused: dict[str, int] = answer.described["refused"]
         if refused:
-            self._run.emit(
+            self._recorder.emit(
                 "rejected",
                 participant=", ".join(map(str, answer.nodes)),
                 round=answer.window,
@@ -244,12 +244,12 @@ class Consensus(OwnCourse):
 
     def _close_window(self, answers: list[Answer], eta: float, evaluator: Evaluator) -> None:
         """Record what all hosts say of the next window, and write the checkpoint."""
-        window, config = self._window + 1, self._config
-        settled = window > config.rounds
-        timetable = settling_of(config, self._text)[1] if settled else self._timetable
-        t = timetable.border(window) if config.virtual else self._clock.now()
-        people = range(config.participants)
-        everybody = range(config.participants + len(config.consensus.reference_list))
+        window, nodes = self._window + 1, self._nodes
+        settled = window > nodes.rounds
+        timetable = settling_of(nodes, self._text)[1] if settled else self._timetable
+        t = timetable.border(window) if nodes.virtual else self._clock.now()
+        people = range(nodes.participants)
+        everybody = range(nodes.participants + len(nodes.consensus.reference_list))
         # Of nodes that were away: no metric, and of what they have done the last that is known.
         for name in METRICS:
             off = OFF if name in ("accuracy", "loss") else 0
@@ -270,7 +270,7 @@ class Consensus(OwnCourse):
         heard = {i: times for a in answers for i, times in a.described["heard"].items()}
         for answer in answers:
             self._digests |= dict(zip(answer.nodes, answer.described["digests"], strict=True))
-        self._run.emit(
+        self._recorder.emit(
             "nodes",
             round=window,
             t=t,
@@ -282,11 +282,11 @@ class Consensus(OwnCourse):
             steps=[by_name["tally.steps"][i] for i in people],
             heard=[[i, j, t - when] for i in sorted(heard) for j, when in heard[i].items()],
             reference={
-                name: metric[config.participants + position]
-                for position, name in enumerate(config.consensus.reference_list)
+                name: metric[nodes.participants + position]
+                for position, name in enumerate(nodes.consensus.reference_list)
             },
         )
-        self._run.emit(
+        self._recorder.emit(
             "round",
             round=window,
             t=t,
@@ -295,7 +295,7 @@ class Consensus(OwnCourse):
             bytes=tally["bytes"],
             lost=tally["lost"],
             duplicates=tally["duplicates"],
-            stale=age / used / config.consensus.step_seconds if used and config.virtual else None,
+            stale=age / used / nodes.consensus.step_seconds if used and nodes.virtual else None,
             age=age / used if used else None,
             distance=distance,
             settled=settled,
@@ -306,7 +306,7 @@ class Consensus(OwnCourse):
         self._record_trace(window, answers, timetable)
         self._evaluate(evaluator, window, t)
         if wild:
-            raise diverged(config, "node", self._called(wild, window))
+            raise diverged(self._run.suspects, "node", self._called(wild, window))
         self._window = window
         self._save(t, evaluator)
 
@@ -319,22 +319,24 @@ class Consensus(OwnCourse):
         """What happened to nodes and links in the window and, of the first, the slice."""
         events = [tuple(event) for answer in answers for event in answer.described["trace"]]
         if window == 1:
-            self._run.emit("trace", events=sorted(events, key=lambda event: (event[0], event[2])))
+            self._recorder.emit(
+                "trace", events=sorted(events, key=lambda event: (event[0], event[2]))
+            )
         incidents = [
             (t, node, what, peer) for t, what, node, peer, _ in events if what in INCIDENTS
         ]
         begin, end = map(timetable.border, (window - 1, window))
-        for outage in timetable.outages if self._config.virtual else ():
+        for outage in timetable.outages if self._nodes.virtual else ():
             for what, t in (("cut", outage.start), ("healed", outage.end)):
                 if outage.kind == "cut" and (begin < t <= end or t == begin == 0):
                     incidents.append((t, outage.node, what, outage.peer))
         for t, node, what, peer in sorted(incidents, key=lambda incident: incident[:3]):
-            self._run.emit("incident", round=window, t=t, node=node, kind=what, peer=peer)
+            self._recorder.emit("incident", round=window, t=t, node=node, kind=what, peer=peer)
 
     def _evaluate(self, evaluator: Evaluator, window: int, t: float) -> None:
         if not len(self._average):  # said, because the line of the window waits for it
             fields = {"model": "average", "accuracy": None, "loss": None}
-            self._run.emit("evaluate", round=window, t=t, **fields)
+            self._recorder.emit("evaluate", round=window, t=t, **fields)
             return
         self._put(evaluator, window, t, self._average.astype(np.float32))
 
@@ -344,10 +346,10 @@ class Consensus(OwnCourse):
         evaluator.put(Candidate("small", vectors, None, fields))
 
     def _evaluated(self, **fields: Any) -> None:
-        self._run.emit("evaluate", **fields)
+        self._recorder.emit("evaluate", **fields)
 
     def _warn(self, message: str) -> None:
-        self._run.emit("warning", message=message)
+        self._recorder.emit("warning", message=message)
 
     # -- saving and resuming ------------------------------------------------------------------
 
@@ -356,9 +358,9 @@ class Consensus(OwnCourse):
         if not self._durable(self._window):
             return
         if self._window == self._last:
-            own = [self._digests.get(i, "") for i in range(self._config.participants)]
+            own = [self._digests.get(i, "") for i in range(self._nodes.participants)]
             checksum = hashlib.sha256("".join(own).encode()).hexdigest()
-            self._run.save_checkpoint(
+            self._recorder.save_checkpoint(
                 MODELS,
                 {"average": self._average.astype(np.float32)},
                 {"checksum": checksum, "digests": own},
@@ -367,13 +369,13 @@ class Consensus(OwnCourse):
         tensors = {"average": self._average}
         for window, task in evaluator.pending("average").items():
             tensors[f"pending.{window}"] = task.vectors["weights"]
-        self._run.save_checkpoint(CHECKPOINT, tensors, metadata)
+        self._recorder.save_checkpoint(CHECKPOINT, tensors, metadata)
         self._kept = self._window
 
     def _begin(self) -> None:
         """Go on from the run's checkpoint, if it has one."""
-        if self._run.checkpoint_path(CHECKPOINT).exists():
-            tensors, metadata = self._run.load_checkpoint(CHECKPOINT)
+        if self._recorder.has_checkpoint(CHECKPOINT):
+            tensors, metadata = self._recorder.load_checkpoint(CHECKPOINT)
             self._window, self._average = metadata["window"], tensors.pop("average")
             self._forgotten = {int(name.split(".")[1]): v for name, v in tensors.items()}
             if len(self._average):  # a power cut may have taken the record of the last one
@@ -381,14 +383,14 @@ class Consensus(OwnCourse):
             self._applied = tuple(metadata["applied"])
             self._kept = self._window
             self._clock = Clock(metadata["t"])
-        if self._config.resume:
-            self._run.emit("resumed", round=self._window)
+        if self._run.resumed:
+            self._recorder.emit("resumed", round=self._window)
 
     def _evaluate_forgotten(self, evaluator: Evaluator) -> None:
         """The evaluations of averages that a kill prevented."""
         if not self._forgotten:
             return
-        events = self._run.events()
+        events = self._recorder.events()
         done = {e["round"] for e in events if e["event"] == "evaluate"}
         times = {e["round"]: e["t"] for e in events if e["event"] == "round"}
         for window, forgotten in self._forgotten.items():

@@ -6,14 +6,18 @@ import queue
 import sys
 import threading
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 
-from fl_app.config import RunConfig, resolve
+from strategies.distillation.settings import DistillationRun
+from strategies.errors import WorkerError
 from strategies.memory import keep_freed_memory
 
+_RUN = "run.json"
 # While it computes, it says so this often: who waits for it can tell slow from stuck.
 _STEP_SECONDS = 5.0
 # A stop waits for the running minibatch; what has not ended by then is stuck.
@@ -23,19 +27,40 @@ _PATIENCE_SECONDS = 10.0
 class Work(Protocol):
     """What such a process does."""
 
-    def __init__(self, directory: Path, config: RunConfig) -> None: ...
+    def __init__(self, directory: Path, run: DistillationRun) -> None: ...
 
     def run(self) -> None: ...
 
 
 def do(work: type[Work]) -> None:
-    """The main function of such a process: `work` in the directory that is its argument, with the
-    configuration that is there."""
+    """The main function of such a process: `work` in the directory that is its argument, with what
+    was written there of the run."""
     keep_freed_memory()
     directory = Path(sys.argv[1])
-    config = resolve(json.loads((directory / "config.json").read_text()))
-    torch.set_num_threads(config.distill.threads)
-    work(directory, config).run()
+    run = read_run(directory)
+    torch.set_num_threads(run.distill.threads)
+    work(directory, run).run()
+
+
+def write_run(directory: Path, run: DistillationRun) -> None:
+    """Leave what such a process needs to know of the run."""
+    (directory / _RUN).write_bytes(_adapter().dump_json(run))
+
+
+def read_run(directory: Path) -> DistillationRun:
+    """What `write_run` left. Raises WorkerError for what is nothing of the kind."""
+    path = directory / _RUN
+    try:
+        return _adapter().validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise WorkerError(f"{path} cannot be read: {where}: {first['msg']}") from error
+
+
+@cache
+def _adapter() -> TypeAdapter[DistillationRun]:
+    return TypeAdapter(DistillationRun)
 
 
 class RunIsOver(Exception):  # noqa: N818 - no error

@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from fl_app.config import RunConfig
 from strategies.arithmetic import outputs_of
 from strategies.distillation.growth import grow
 from strategies.distillation.losses import distillation_loss
 from strategies.distillation.proxy import Drawn, ProxyData
 from strategies.distillation.recorded import RecordedStep
+from strategies.distillation.settings import DistillationRun
 from strategies.distillation.student import Student, Vectors, holding
 from strategies.flat import FlatModel
 from strategies.optimisers import sgd_step
@@ -41,7 +41,7 @@ class Learner:
 
     def __init__(
         self,
-        config: RunConfig,
+        run: DistillationRun,
         task: Task,
         large: FlatModel,
         small: FlatModel,
@@ -49,9 +49,9 @@ class Learner:
         *,
         records: bool | None = None,
     ) -> None:
-        self._config, self._task, self._proxy = config, task, proxy
+        self._run, self._task, self._proxy = run, task, proxy
         self._student, self._teacher = large, small
-        self._training = Student(config, large)
+        self._training = Student(run, large)
         self._records = large.weights.device.type == "cuda" if records is None else records
         self._records = self._records and not large.draws
         self._recorded: RecordedStep | None = None
@@ -70,7 +70,7 @@ class Learner:
         self._teacher.load(weights, buffers)
         self._teacher.module.eval()
         self.teacher_version = version
-        if self._config.switch("lift"):
+        if self._run.lift:
             self._follow(version)
 
     def _follow(self, version: int) -> None:
@@ -88,15 +88,15 @@ class Learner:
     def _lift(self, noise: float) -> Vectors:
         """L(S) of the teacher, whose extra layers are calibrated on one fixed batch."""
         student = self._student
-        images, _ = self._batch("lift", 0, 4 * self._config.distill.batch_size)
+        images, _ = self._batch("lift", 0, 4 * self._run.distill.batch_size)
         with holding(student, student.weights, student.buffers):
-            generator = rng(self._config.seed, "lift")
+            generator = rng(self._run.seed, "lift")
             grow(self._teacher.module, student.module, images, generator, noise)
             return student.state()
 
     def reverse_step(self) -> None:
         """One minibatch of reverse distillation; needs a teacher."""
-        drawn = self._drawn("reverse", self.step, self._config.distill.batch_size)
+        drawn = self._drawn("reverse", self.step, self._run.distill.batch_size)
         if self._records:
             if self._recorded is None:
                 self._recorded = RecordedStep(
@@ -123,7 +123,7 @@ class Learner:
         """A copy of the small model's version `version` after learning from G (Yajima et al.:
         forward distillation); G and its teacher stay as they are. after_step: called after each
         minibatch."""
-        distill, size = self._config.distill, self._config.batch_size
+        distill, size = self._run.distill, self._run.batch_size
         pupil, teacher = self._teacher, self._student.module
         with holding(pupil, weights, buffers), self._training.published():
             velocity = torch.zeros_like(pupil.weights)
@@ -134,7 +134,7 @@ class Learner:
                 with torch.no_grad():
                     taught = self._outputs(teacher, inputs)
                 pupil.zero_grad()
-                with pupil.drawing(self._config.seed, "forward", version, part):
+                with pupil.drawing(self._run.seed, "forward", version, part):
                     outputs = self._outputs(pupil.module, inputs)
                     self._loss(outputs, taught, targets).backward()
                 sgd_step(
@@ -170,12 +170,12 @@ class Learner:
         self._lifted = {name: arrays[f"lifted_{name}"] for name in names}
 
     def _outputs(self, module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-        return outputs_of(module, inputs, self._config.precision)
+        return outputs_of(module, inputs, self._run.precision)
 
     def _loss(
         self, student: torch.Tensor, teacher: torch.Tensor, targets: torch.Tensor | None
     ) -> torch.Tensor:
-        distill = self._config.distill
+        distill = self._run.distill
         return distillation_loss(
             self._task, student, teacher, distill.temperature, targets, distill.label_weight
         )
@@ -188,5 +188,5 @@ class Learner:
         return self._proxy.batch(self._drawn(purpose, number, size, part))
 
     def _drawn(self, purpose: str, number: int, size: int, part: int = 0) -> Drawn:
-        generator = rng(self._config.seed, purpose, number, part)
-        return self._proxy.draw(generator, size, self._config.distill.labelled_share)
+        generator = rng(self._run.seed, purpose, number, part)
+        return self._proxy.draw(generator, size, self._run.distill.labelled_share)

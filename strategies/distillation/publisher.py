@@ -4,8 +4,6 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
-from fl_app.config import RunConfig
-from fl_app.record.run_dir import RunDirectory
 from strategies.averaging import Vectors
 from strategies.checkpoint import load_tensors
 from strategies.clock import Clock
@@ -18,9 +16,11 @@ from strategies.distillation.mailbox import (
     published_files,
 )
 from strategies.distillation.references import References
+from strategies.distillation.settings import DistillationRun
 from strategies.distillation.supervisor import DistillationServer
 from strategies.divergence import require_finite
 from strategies.evaluation import Candidate, Evaluator
+from strategies.recorder import Recorder
 
 
 class Publisher:
@@ -32,32 +32,33 @@ class Publisher:
 
     def __init__(
         self,
-        config: RunConfig,
-        run: RunDirectory,
+        run: DistillationRun,
+        recorder: Recorder,
         clock: Clock,
         evaluator: Evaluator,
         version: int,
         segments: int,
     ) -> None:
-        self._config, self._run, self._clock, self._evaluator = config, run, clock, evaluator
-        self._directory = run.path / "worker"
+        self._run, self._recorder = run, recorder
+        self._clock, self._evaluator = clock, evaluator
+        self._directory = recorder.path / "worker"
         self._arrivals: dict[int, float] = {}  # version -> when it was made
         self.segments = segments  # recorded so far
         self._taught: set[int] = set()  # versions, real clock
         self._dead = False
         self.ready = False
         self.published, self.step, self.teacher_version = 0, 0, 0
-        self.server = DistillationServer(config, self._directory)
-        if config.virtual:
+        self.server = DistillationServer(run, self._directory)
+        if run.virtual:
             # Resumed at `version`: the server goes back to what the federation has reached.
             for path in published_files(self._directory):
                 if number_of(path) > version:
                     path.unlink()
-            self._trace = config.trace()
+            self._trace = run.schedule.trace()
             self._times = {p.round: p.t for p in self._trace.publications}
         self.server.start()
         self.references = (
-            References(config, run, evaluator, version) if config.trained_references else None
+            References(run, recorder, evaluator, version) if run.trained_references else None
         )
 
     @property
@@ -71,17 +72,17 @@ class Publisher:
         On the real clock that takes round-timeout at most. On the virtual clock it takes as long as
         the server learns; one that is silent is stuck, and is replaced.
         """
-        timeout = None if self._config.virtual else self._config.round_timeout
+        timeout = None if self._run.virtual else self._run.round_timeout
         if not self.server.wait(done, self.hear, timeout):
             message = "the distillation server takes longer than round-timeout: going on"
-            self._run.emit("warning", message=message)
+            self._recorder.emit("warning", message=message)
 
     def put(self, version: int, vectors: Vectors, teacher: Vectors, t: float) -> None:
         """Hand version `version`, made at `t`, to the distillation server."""
         mail = {**vectors, **{f"teacher_{name}": vector for name, vector in teacher.items()}}
         self.server.put(version, mail)
         self._arrivals[version] = t
-        if not self._config.virtual and self._config.variant.policy != "sync":
+        if not self._run.virtual and self._run.policy != "sync":
             self.server.request(version)
 
     def forwarded(self, version: int) -> Vectors | None:
@@ -105,9 +106,9 @@ class Publisher:
         round_ = event["round"]
         self.published, self.step = round_, event["step"]
         self.teacher_version = event["teacher_version"]
-        t = self._times[round_] if self._config.virtual else self._clock.at(event["at"])
+        t = self._times[round_] if self._run.virtual else self._clock.at(event["at"])
         self._evaluate(round_, t)
-        if self._config.virtual:
+        if self._run.virtual:
             self._replayed_until(t)
 
     def _evaluate(self, round_: int, t: float) -> None:
@@ -120,12 +121,12 @@ class Publisher:
             "model": "global",
             "step": metadata["step"],
             "teacher_version": metadata["teacher_version"],
-            "published": "ema" if self._config.switch("publish_ema") else "raw",
+            "published": "ema" if self._run.publish_ema else "raw",
         }
         raw = {name: arrays[name] for name in ("weights", "buffers")}
         ema = {name: arrays[f"ema_{name}"] for name in ("weights", "buffers")}
         for vectors in (raw, ema):
-            require_finite(self._config, self._run, vectors, **fields)
+            require_finite(self._run.suspects, self._recorder, vectors, **fields)
         self._evaluator.put(Candidate("large", raw, ema, fields))
         if self.references is not None:
             self.references.show(round_, metadata["step"], t)
@@ -141,7 +142,7 @@ class Publisher:
             if round_ in done:
                 continue
             if published_file(self._directory, round_).exists():
-                self._evaluate(round_, self._times[round_] if self._config.virtual else t)
+                self._evaluate(round_, self._times[round_] if self._run.virtual else t)
 
     def _replayed_until(self, t: float) -> None:
         segments = self._trace.segments
@@ -168,7 +169,7 @@ class Publisher:
     def _emit_segment(
         self, kind: str, teacher_version: int, steps: int, start: float, end: float, stale: int
     ) -> None:
-        self._run.emit(
+        self._recorder.emit(
             "segment",
             segment=self.segments,
             kind=kind,
@@ -181,23 +182,25 @@ class Publisher:
         self.segments += 1
 
     def _on_forward(self, event: dict[str, Any]) -> None:
-        if not self._config.virtual:
+        if not self._run.virtual:
             start, end = self._clock.at(event["start"]), self._clock.at(event["end"])
             version, steps = event["teacher_version"], event["steps"]
             self._emit_segment("forward", version, steps, start, end, 0)
 
     def _on_rejected(self, event: dict[str, Any]) -> None:
-        self._run.emit("warning", message=f"the distillation server rejected a {event['reason']}")
+        self._recorder.emit(
+            "warning", message=f"the distillation server rejected a {event['reason']}"
+        )
 
     def _on_died(self, event: dict[str, Any]) -> None:
-        self._run.emit("worker_died", reason=event["reason"])
+        self._recorder.emit("worker_died", reason=event["reason"])
         self._dead = not event["restarting"]
         if self._dead:
             message = "the distillation server is not restarted again; the federation goes on"
-            self._run.emit("warning", message=message)
+            self._recorder.emit("warning", message=message)
 
     def _on_restarted(self, event: dict[str, Any]) -> None:
-        self._run.emit("worker_restarted", step=event["step"])
+        self._recorder.emit("worker_restarted", step=event["step"])
 
     def prune(self, version: int, keep: set[int]) -> None:
         """Drop what a run that is resumed at `version` has no more use for; not what has been
@@ -206,7 +209,7 @@ class Publisher:
         for path in kept[:-1]:
             if number_of(path) <= self.published and number_of(path) not in keep:
                 path.unlink()
-        if kept and self._config.virtual:
+        if kept and self._run.virtual:
             _, metadata = load_tensors(kept[-1])
             VersionStore(self._directory).forget(before=metadata["teacher_version"])
         for path in forward_files(self._directory):
@@ -217,7 +220,7 @@ class Publisher:
 
     def progress(self, version: int) -> tuple[int, int]:
         """Reverse steps done and the teacher's version when `version` was made."""
-        if not self._config.virtual:
+        if not self._run.virtual:
             return self.step, self.teacher_version
         publication = self._trace.publications[version - 1]
         taught = [s.teacher_version for s in self._trace.segments if s.t_start < publication.t]
@@ -225,12 +228,12 @@ class Publisher:
 
     def close(self, rounds: int) -> None:
         """Record the versions that were never taught."""
-        if self._config.virtual:
+        if self._run.virtual:
             skipped = tuple(v for v in self._trace.skipped if v <= rounds)
         else:
             skipped = tuple(v for v in range(1, rounds + 1) if v not in self._taught)
         for version in skipped:
-            self._run.emit("skipped", version=version)
+            self._recorder.emit("skipped", version=version)
 
     def catch_up(self) -> None:
         """Wait for the references, which may be behind."""
@@ -256,5 +259,5 @@ class Publisher:
         if not files:
             return None
         arrays, _ = load_tensors(files[-1])
-        prefix = "ema_" if self._config.switch("publish_ema") else ""
+        prefix = "ema_" if self._run.publish_ema else ""
         return {name: arrays[f"{prefix}{name}"] for name in ("weights", "buffers")}

@@ -2,7 +2,7 @@
 
     python -m strategies.distillation.reference_worker DIRECTORY
 
-DIRECTORY holds ``config.json``. The order ``show`` (round, step) comes in on stdin: every reference
+DIRECTORY holds ``run.json``. The order ``show`` (round, step) comes in on stdin: every reference
 is trained until it has taken `step` steps, and ``published`` (round, step) goes out when their
 states are there as a file. What is done follows from the configuration and the orders alone, so a
 successor goes on with the same bits.
@@ -17,14 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from fl_app.assemble import flat_model, pick_device, proxy_data, split_of, train_set_of
-from fl_app.config import RunConfig
-from fl_app.tasks import task_of
 from strategies.arithmetic import allow_tf32, outputs_of
 from strategies.checkpoint import atomic_save, load_tensors
 from strategies.distillation.child import Parent, RunIsOver, do
 from strategies.distillation.mailbox import published_file, published_files
+from strategies.distillation.settings import DistillationRun
 from strategies.distillation.student import Student, Vectors
+from strategies.problem import flat_model, pick_device, proxy_data, split_of, task_of, train_set_of
 from strategies.randomness import rng
 from strategies.task import Examples, prepared
 
@@ -34,41 +33,41 @@ States = dict[str, tuple[Vectors, dict[str, Any]]]  # by reference: arrays, meta
 _NICENESS = 10
 
 
-def examples_of(config: RunConfig, reference: str) -> Examples:
+def examples_of(run: DistillationRun, reference: str) -> Examples:
     """The examples that a reference learns from.
 
     server-alone: those of the distillation server that have targets. centralized-large: all
     training examples of participants and server in one place.
     """
     if reference == "server-alone":
-        proxy = proxy_data(config)
+        proxy = proxy_data(run.problem)
         assert proxy.targets is not None  # the configuration has been checked
         return Examples(proxy.inputs[: len(proxy.targets)], proxy.targets)
-    split = split_of(config)
-    return train_set_of(config).take(np.concatenate([*split.participants, split.proxy]))
+    split = split_of(run.problem)
+    return train_set_of(run.problem).take(np.concatenate([*split.participants, split.proxy]))
 
 
 class Alone:
     """The large model from G's initial weights, with G's optimiser, minibatches and augmentation,
     and the task's loss."""
 
-    def __init__(self, config: RunConfig, reference: str, device: str) -> None:
-        self._config, self._reference = config, reference
-        self._examples = examples_of(config, reference).to(device)
-        self._task = task_of(config)
+    def __init__(self, run: DistillationRun, reference: str, device: str) -> None:
+        self._run, self._reference = run, reference
+        self._examples = examples_of(run, reference).to(device)
+        self._task = task_of(run.problem)
         self._prepare = self._task.prepare(augmented=True)
-        self._model = flat_model(config, "large", device)
-        self._student = Student(config, self._model)
+        self._model = flat_model(run.problem, "large", device)
+        self._student = Student(run, self._model)
         self.step = 0
 
     def learn(self) -> None:
         """One minibatch."""
-        generator = rng(self._config.seed, self._reference, self.step)
-        drawn = generator.integers(0, len(self._examples), self._config.distill.batch_size)
+        generator = rng(self._run.seed, self._reference, self.step)
+        drawn = generator.integers(0, len(self._examples), self._run.distill.batch_size)
         chosen = torch.from_numpy(drawn).to(self._examples.targets.device)
         inputs = prepared(self._prepare, self._examples.inputs[chosen], generator)
         targets = self._examples.targets[chosen]
-        module, precision = self._model.module, self._config.precision
+        module, precision = self._model.module, self._run.precision
         self._student.step(lambda: self._task.loss(outputs_of(module, inputs, precision), targets))
         self.step += 1
 
@@ -105,13 +104,13 @@ def load_states(path: Path) -> States:
 class ReferenceWorker:
     """Trains the references of a run, all as far as it is told."""
 
-    def __init__(self, directory: Path, config: RunConfig) -> None:
+    def __init__(self, directory: Path, run: DistillationRun) -> None:
         self._directory, self._parent = directory, Parent()
-        device = pick_device(config.device)
-        allow_tf32(config.precision)
+        device = pick_device(run.problem.device)
+        allow_tf32(run.precision)
         if device == "cuda":
-            torch.cuda.set_per_process_memory_fraction(config.distill.gpu_fraction)
-        self._alone = {name: Alone(config, name, device) for name in config.trained_references}
+            torch.cuda.set_per_process_memory_fraction(run.distill.gpu_fraction)
+        self._alone = {name: Alone(run, name, device) for name in run.trained_references}
         published = published_files(directory)
         if published:
             for name, state in load_states(published[-1]).items():

@@ -3,12 +3,12 @@
 import shutil
 from typing import Any
 
-from fl_app.config import RunConfig
-from fl_app.record.run_dir import RunDirectory
 from strategies.distillation.mailbox import number_of, published_file, published_files
 from strategies.distillation.reference_worker import load_states
+from strategies.distillation.settings import DistillationRun
 from strategies.distillation.supervisor import ReferenceProcess
 from strategies.evaluation import Candidate, Evaluator
+from strategies.recorder import Recorder
 
 
 class References:
@@ -19,17 +19,17 @@ class References:
     """
 
     def __init__(
-        self, config: RunConfig, run: RunDirectory, evaluator: Evaluator, version: int
+        self, run: DistillationRun, recorder: Recorder, evaluator: Evaluator, version: int
     ) -> None:
-        self._config, self._run, self._evaluator = config, run, evaluator
-        self._models = [name.replace("-", "_") for name in config.trained_references]
-        self._directory = run.path / "references"
+        self._run, self._recorder, self._evaluator = run, recorder, evaluator
+        self._models = [name.replace("-", "_") for name in run.trained_references]
+        self._directory = recorder.path / "references"
         self._times: dict[tuple[int, int], float] = {}  # (round, step) -> t of what is awaited
-        if config.virtual:  # resumed at `version`: what comes after is shown once more
+        if run.virtual:  # resumed at `version`: what comes after is shown once more
             for path in published_files(self._directory):
                 if number_of(path) > version:
                     path.unlink()
-        self.process = ReferenceProcess(config, self._directory)
+        self.process = ReferenceProcess(run, self._directory)
         self.process.start()
 
     def show(self, round_: int, step: int, t: float) -> None:
@@ -69,7 +69,7 @@ class References:
             elif event["event"] == "died":
                 what = "is started again" if event["restarting"] else "is not started again"
                 message = f"{self.process.called} died and {what}: {event['reason']}"
-                self._run.emit("warning", message=message)
+                self._recorder.emit("warning", message=message)
 
     def _evaluate(self, round_: int, step: int) -> None:
         t = self._times.pop((round_, step))
@@ -82,7 +82,7 @@ class References:
                 "t": t,
                 "model": name.replace("-", "_"),
                 "step": told["step"],
-                "published": "ema" if self._config.switch("publish_ema") else "raw",
+                "published": "ema" if self._run.publish_ema else "raw",
             }
             self._evaluator.put(Candidate("large", raw, ema, fields))
 

@@ -11,20 +11,25 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from fl_app.assemble import check_rounds, flat_model
-from fl_app.config import SMALL_AVERAGE, RunConfig, check_references_of_devices
-from fl_app.record.run_dir import RunDirectory
 from strategies.averaging import Vectors, running_average
 from strategies.best import Best
 from strategies.checks import Checked, updates_of
 from strategies.clock import Clock
 from strategies.dispatch import Dispatcher
 from strategies.distillation.publisher import Publisher
+from strategies.distillation.settings import (
+    SMALL_AVERAGE,
+    DistillationRun,
+    check_references_of_devices,
+)
 from strategies.divergence import diverged, record_evaluation, require_finite
 from strategies.errors import EdgeFlError, WorkerError
 from strategies.evaluation import Candidate, Evaluator
 from strategies.link.sessions import SessionGrid
+from strategies.own_course import check_rounds
 from strategies.precision import rounded, size
+from strategies.problem import flat_model
+from strategies.recorder import Recorder
 from strategies.roster import Host, gather
 from strategies.rounds import Live, Replay, Rounds
 from strategies.rules import Update, make_rule
@@ -53,12 +58,12 @@ class Distillation(Strategy):
     really happens (real clock); everything else is the same.
     """
 
-    def __init__(self, config: RunConfig, run: RunDirectory) -> None:
-        self._config, self._run = config, run
-        self._precision = config.mail_precision
-        self._rule = make_rule(config)
+    def __init__(self, run: DistillationRun, recorder: Recorder) -> None:
+        self._run, self._recorder = run, recorder
+        self._precision = run.mail_precision
+        self._rule = make_rule(run.averaging)
         self._clock = Clock()
-        self._rounds: Rounds = Replay(config.trace()) if config.virtual else self._live()
+        self._rounds: Rounds = Replay(run.schedule.trace()) if run.virtual else self._live()
         self._version = 0
         self._versions: dict[int, Vectors] = {}  # the newest and those that jobs still start from
         self._average: Vectors = {}  # of the versions: a reference, and a teacher
@@ -77,20 +82,20 @@ class Distillation(Strategy):
         self._failed: dict[Key, str] = {}
         # What a kill prevented the evaluation of: versions, and averages of versions.
         self._forgotten: dict[str, dict[int, Vectors]] = {}
-        self._failures = [0] * config.participants  # in a row
-        self._finite = [True] * config.participants  # what the last one that failed has sent
+        self._failures = [0] * run.participants  # in a row
+        self._finite = [True] * run.participants  # what the last one that failed has sent
         self._bytes_up = self._bytes_down = self._jobs = self._segments = 0
 
     def _live(self, version: int = 0, next_index: Iterable[int] | None = None) -> Live:
-        config = self._config
+        run = self._run
         return Live(
-            participants=config.participants,
-            seed=config.seed,
-            fraction=config.fraction_train,
-            buffer_size=config.buffer_size if config.buffered else 0,
-            timeout=config.round_timeout,
-            pace=config.round_seconds,
-            one_by_one=config.secure_aggregation,
+            participants=run.participants,
+            seed=run.seed,
+            fraction=run.schedule.fraction,
+            buffer_size=run.schedule.buffer_size,
+            timeout=run.round_timeout,
+            pace=run.round_seconds,
+            one_by_one=run.secure_aggregation,
             first_version=version,
             next_index=next_index,
         )
@@ -109,30 +114,39 @@ class Distillation(Strategy):
     ) -> Result:
         """Run all rounds, or those that a resumed run still lacks.
 
-        Defaults come from the configuration: initial_arrays (weights and buffers of the small
-        model), timeout (seconds for a reply). evaluate_fn, if given, is called with every new
-        version. The result's arrays are the small model; both models are saved in the run
-        directory. Raises ConfigError for num_rounds other than the configured, WorkerError when
-        the distillation server died for good - after the federation has completed -, EdgeFlError
-        when no participant can train, and DivergedError when a model is not finite.
+        Defaults are those that the strategy was built with: initial_arrays (weights and buffers of
+        the small model), timeout (seconds for a reply). evaluate_fn, if given, is called with every
+        new version. The result's arrays are the small model; the recorder keeps both models.
+        Raises ConfigError for num_rounds other than the configured, WorkerError when the
+        distillation server died for good - after the federation has completed -, EdgeFlError when
+        no participant can train, and DivergedError when a model is not finite.
         """
-        config, result = self._config, Result()
-        check_rounds(config, num_rounds)
-        rounds, timeout = config.rounds, timeout or config.round_timeout
+        run, result = self._run, Result()
+        check_rounds(num_rounds, run.rounds, f"num-server-rounds={num_rounds}")
+        rounds, timeout = run.rounds, timeout or run.round_timeout
         self._begin(initial_arrays)
-        evaluator = Evaluator(config, self._evaluated, self._warn)
-        if config.best_metric:
-            self._best = Best(config, self._run, evaluator.pending)
+        roles = ("small", "large") if run.distils else ("small",)
+        evaluator = Evaluator(run.problem, roles, self._evaluated, self._warn)
+        if run.best_metric:
+            self._best = Best(run, self._recorder, evaluator.pending)
         try:
-            if config.distils:  # before anything else, for its process takes seconds to start
+            if run.distils:  # before anything else, for its process takes seconds to start
                 self._publisher = Publisher(
-                    config, self._run, self._clock, evaluator, self._version, self._segments
+                    run, self._recorder, self._clock, evaluator, self._version, self._segments
                 )
-            self._hosts, _ = gather(grid, config, timeout, self._run.emit)
+            self._hosts, _ = gather(
+                grid,
+                run.problem,
+                timeout,
+                self._recorder.emit,
+                names=run.devices,
+                others=run.others,
+                least=run.min_participants,
+            )
             if self._hosts[0].participant is not None:
-                check_references_of_devices(config)
+                check_references_of_devices(run.references)
             publisher = self._publisher
-            if publisher is not None and not config.virtual:
+            if publisher is not None and not run.virtual:
                 publisher.wait(lambda: publisher.ready)
             self._tell_machines()
             self._evaluate_forgotten(evaluator)
@@ -140,7 +154,7 @@ class Distillation(Strategy):
             remote = self._hosts[0].participant is not None and not isinstance(grid, SessionGrid)
             poll = _DEVICE_POLL_SECONDS if remote else _POLL_SECONDS
             dispatcher = self._dispatcher = Dispatcher(grid)
-            if config.secure_aggregation:
+            if run.secure_aggregation:
                 self._secure = SecureSums(dispatcher, timeout, partial(self._pause, poll))
             order = train_config or ConfigRecord()
             arrays = _record(self._versions[self._version])
@@ -179,29 +193,29 @@ class Distillation(Strategy):
 
     def _tell_machines(self) -> None:
         """Record what devices are like, where that is known."""
-        config, model = self._config, self._versions[self._version]
-        if not (config.virtual and (config.device_profiles or config.availability)):
+        run, model = self._run, self._versions[self._version]
+        machines = run.schedule.machines
+        if not (run.virtual and (machines.of or machines.on)):
             return
-        machines = config.machines
         told = [
             {**asdict(machines.machine(p)), "on": machines.on.get(p)}
-            for p in range(config.participants)
+            for p in range(run.participants)
         ]
-        self._run.emit("machines", machines=told, model_bytes=size(model, self._precision))
+        self._recorder.emit("machines", machines=told, model_bytes=size(model, self._precision))
 
     def _is_over(self, evaluator: Evaluator) -> bool:
         """Whether the run has to stop early. On the virtual clock all models up to now have been
         evaluated then; on the real one those that have been, decide."""
-        if self._best is None or not self._config.stop_patience or not self._version:
+        if self._best is None or not self._run.stop_patience or not self._version:
             return False
-        if self._config.virtual:
+        if self._run.virtual:
             version, publisher = self._version, self._publisher
             if publisher is not None:
                 publisher.wait(lambda: publisher.published >= version)
             evaluator.drain()
         if self._best.is_old(self._version):
             self._stopped = True
-            self._run.emit("stopped_early", round=self._version, best=self._best.round)
+            self._recorder.emit("stopped_early", round=self._version, best=self._best.round)
         return self._stopped
 
     def summary(self) -> None:
@@ -330,9 +344,9 @@ class Distillation(Strategy):
         self._average = running_average(self._average, model, version)
         self._version = version
         if self._publisher is not None:
-            teacher = self._average if self._config.switch("teacher_average") else model
+            teacher = self._average if self._run.teacher_average else model
             self._publisher.put(version, model, teacher, aggregation.t)
-            if self._config.variant.policy == "sync":
+            if self._run.policy == "sync":
                 self._wait_for_server(version, aggregation.t)
         needed = self._rounds.bases(version) | {version}
         self._versions = {v: vectors for v, vectors in self._versions.items() if v in needed}
@@ -352,7 +366,7 @@ class Distillation(Strategy):
         self, secure: SecureSums, version: int, model: Vectors, updates: Sequence[Update]
     ) -> tuple[Vectors, list[Update]]:
         """The next model of a secure sum, and the updates that are in it."""
-        weights = weights_of(self._config, version, updates)
+        weights = weights_of(self._run.averaging, version, updates)
         jobs: dict[int, dict[int, float]] = {}
         for update, weight in zip(updates, weights, strict=True):
             job = update.job
@@ -370,7 +384,7 @@ class Distillation(Strategy):
         stayed = [u for u in updates if u.job.participant in found.stayed]
         if found.mean is not None:
             model = next_model(
-                self._config, self._rule, version, model, found.mean, stayed, self._versions
+                self._run.averaging, self._rule, version, model, found.mean, stayed, self._versions
             )
         return model, stayed
 
@@ -381,7 +395,7 @@ class Distillation(Strategy):
     def _keep(self, version: int, model: Vectors, t: float) -> None:
         """Take `model`, made at `t`, as version `version`. DivergedError if it is not finite."""
         told = {"round": version, "t": t, "model": "small"}
-        require_finite(self._config, self._run, model, **told)
+        require_finite(self._run.suspects, self._recorder, model, **told)
         self._versions[version] = model
 
     def _reject(self, job: Job, round_: int, result: Checked) -> None:
@@ -391,12 +405,12 @@ class Distillation(Strategy):
         self._finite[job.participant] = result.finite
         name = next((h.name for h in self._hosts if h.participant == job.participant), "")
         told = f"{name}: {reason}" if name else reason
-        self._run.emit("rejected", participant=job.participant, round=round_, reason=told)
+        self._recorder.emit("rejected", participant=job.participant, round=round_, reason=told)
         if min(self._failures) < _HOPELESS:
             return
         if not any(self._finite):
             where = f"round {round_}, the model of every participant"
-            raise diverged(self._config, "small", where)
+            raise diverged(self._run.suspects, "small", where)
         raise EdgeFlError(
             f"every participant has failed {_HOPELESS} times in a row, the last time: {told}"
         )
@@ -412,7 +426,7 @@ class Distillation(Strategy):
             if reason:
                 status = "error" if reason.startswith("error: ") else "rejected"
                 rejected += 1
-            self._run.emit(
+            self._recorder.emit(
                 "job",
                 job=self._jobs,
                 round=aggregation.version,
@@ -435,12 +449,12 @@ class Distillation(Strategy):
         `version`, and go on with the small model that it has forward-distilled, if it does that."""
         publisher = self._publisher
         assert publisher is not None
-        if self._config.variant.forward:
+        if self._run.forward:
             publisher.wait(lambda: publisher.forwarded(version) is not None)
             result = publisher.forwarded(version)
             if result is not None:
                 self._keep(version, result, t)
-        elif not self._config.virtual:
+        elif not self._run.virtual:
             # On the virtual clock the trace has the wait in it, and nothing here depends on it.
             publisher.wait(lambda: publisher.published >= version)
 
@@ -449,23 +463,23 @@ class Distillation(Strategy):
             self._publisher.hear()
 
     def _evaluated(self, **fields: Any) -> None:
-        record_evaluation(self._config, self._run, **fields)
+        record_evaluation(self._run.suspects, self._recorder, **fields)
         if self._best is not None:
             self._best.see(fields)
 
     def _warn(self, message: str) -> None:
-        self._run.emit("warning", message=message)
+        self._recorder.emit("warning", message=message)
 
     def _close_round(self, metrics: MetricRecord, eta: float, evaluator: Evaluator) -> None:
         """Record the round, evaluate its small model, write the checkpoint."""
         publisher, version, t = self._publisher, self._version, metrics["t"]
         vectors = self._versions[version]
-        if SMALL_AVERAGE in self._config.references:
+        if SMALL_AVERAGE in self._run.references:
             # Before the small model, with which the line of the round is complete.
             self._put(evaluator, "small_average", version, t, self._average)
         self._put(evaluator, "small", version, t, vectors)
         step, teacher = publisher.progress(version) if publisher else (None, None)
-        self._run.emit(
+        self._recorder.emit(
             "round",
             round=version,
             **metrics,
@@ -475,8 +489,8 @@ class Distillation(Strategy):
             teacher_version=teacher,
             eta=eta,
         )
-        last = version == self._config.num_server_rounds
-        if last or version % self._config.checkpoint_every == 0:
+        last = version == self._run.rounds
+        if last or version % self._run.checkpoint_every == 0:
             self._save(float(t), evaluator)  # type: ignore[arg-type]
 
     def _put(self, evaluator: Evaluator, model: str, round_: int, t: Any, vectors: Vectors) -> None:
@@ -487,15 +501,15 @@ class Distillation(Strategy):
 
     def _begin(self, initial_arrays: ArrayRecord | None) -> None:
         """Start from the run's checkpoint, if it has one, else from the initial model."""
-        if self._run.checkpoint_path(CHECKPOINT).exists():
+        if self._recorder.has_checkpoint(CHECKPOINT):
             self._load()
         elif initial_arrays is not None:
             self._versions[0] = {k: initial_arrays[k].numpy() for k in ("weights", "buffers")}
         else:
-            self._versions[0] = flat_model(self._config, "small").state()
-        if self._config.resume:
+            self._versions[0] = flat_model(self._run.problem, "small").state()
+        if self._run.resumed:
             counters = {"job": self._jobs - 1, "segment": self._segments - 1}
-            self._run.emit("resumed", round=self._version, **counters)
+            self._recorder.emit("resumed", round=self._version, **counters)
 
     def _save(self, t: float, evaluator: Evaluator) -> None:
         """Everything that `_load` needs to go on as if nothing had happened."""
@@ -521,12 +535,12 @@ class Distillation(Strategy):
             "bytes_down": self._bytes_down,
             "next_index": list(self._rounds.next_index) if isinstance(self._rounds, Live) else [],
         }
-        self._run.save_checkpoint(CHECKPOINT, tensors, metadata)
+        self._recorder.save_checkpoint(CHECKPOINT, tensors, metadata)
         if self._publisher is not None:
             self._publisher.prune(self._version, keep=set(evaluator.pending("global")))
 
     def _load(self) -> None:
-        tensors, metadata = self._run.load_checkpoint(CHECKPOINT)
+        tensors, metadata = self._recorder.load_checkpoint(CHECKPOINT)
         self._version = metadata["version"]
         self._versions = _numbered(tensors, "version")
         self._forgotten = {model: _numbered(tensors, f"pending_{model}") for model in _SMALL}
@@ -534,15 +548,15 @@ class Distillation(Strategy):
         self._rule.load_state(_part(tensors, "rule"))
         self._jobs, self._segments = metadata["jobs"], metadata["segments"]
         self._bytes_up, self._bytes_down = metadata["bytes_up"], metadata["bytes_down"]
-        if self._config.virtual:
-            self._rounds = Replay(self._config.trace(), self._version)
+        if self._run.virtual:
+            self._rounds = Replay(self._run.schedule.trace(), self._version)
         else:
             self._rounds = self._live(self._version, metadata["next_index"])
             self._clock = Clock(metadata["t"])
 
     def _evaluate_forgotten(self, evaluator: Evaluator) -> None:
         """What was to be evaluated when a resumed run was killed."""
-        events = self._run.events() if self._config.resume else []
+        events = self._recorder.events() if self._run.resumed else []
         times = {event["round"]: event["t"] for event in events if event["event"] == "round"}
         for model, forgotten in self._forgotten.items():
             for round_, vectors in forgotten.items():
@@ -556,9 +570,9 @@ class Distillation(Strategy):
         if publisher is None:
             return None
         rounds = self._version
-        if not self._config.virtual:
+        if not self._run.virtual:
             publisher.server.finish(rounds)
-        if not (self._config.virtual and self._stopped):  # else it follows its trace to the end
+        if not (self._run.virtual and self._stopped):  # else it follows its trace to the end
             publisher.wait(lambda: publisher.server.finished)
         publisher.close(rounds)
         return publisher.newest(rounds)
@@ -569,11 +583,11 @@ class Distillation(Strategy):
         if global_model is not None:
             models["large"] = global_model
         for role, vectors in models.items():
-            model = flat_model(self._config, role)
+            model = flat_model(self._run.problem, role)
             model.load(vectors["weights"], vectors["buffers"])
             metadata = {"role": role, "schema": model.schema(), "checksum": model.checksum()}
             name = "global" if role == "large" else role
-            self._run.save_checkpoint(name, vectors, metadata)
+            self._recorder.save_checkpoint(name, vectors, metadata)
 
 
 def _key(job: Job) -> Key:

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fl_app.config import RunConfig
 from strategies.distillation.losses import ema_decay
+from strategies.distillation.settings import DistillationRun
 from strategies.flat import FlatModel
 from strategies.optimisers import adamw_numbers, adamw_step, adamw_step_by
 
@@ -19,8 +19,8 @@ Vectors = dict[str, np.ndarray]
 class Student:
     """A model that AdamW trains, and the running average of its weights and buffers."""
 
-    def __init__(self, config: RunConfig, model: FlatModel) -> None:
-        self._config, self.model = config, model
+    def __init__(self, run: DistillationRun, model: FlatModel) -> None:
+        self._run, self.model = run, model
         self._mean, self._square, self._ema_weights = (
             torch.empty_like(model.weights) for _ in range(3)
         )
@@ -39,9 +39,9 @@ class Student:
         """One step down the gradient of `loss`, in which the model is in training mode."""
         self.model.module.train()
         self.model.zero_grad()
-        with self.model.drawing(self._config.seed, "student", self._steps):
+        with self.model.drawing(self._run.seed, "student", self._steps):
             loss().backward()
-        distill = self._config.distill
+        distill = self._run.distill
         decay = ema_decay(self._steps)
         self._steps += 1
         adamw_step(
@@ -68,7 +68,7 @@ class Student:
     def numbers(self) -> list[float]:
         """What of the next step differs from others': AdamW's numbers, and one less the weight
         average's decay."""
-        distill = self._config.distill
+        distill = self._run.distill
         rate, decay = distill.learning_rate, distill.weight_decay
         return [*adamw_numbers(self._steps + 1, rate, decay), 1 - ema_decay(self._steps)]
 
@@ -117,7 +117,7 @@ class Student:
     @contextmanager
     def published(self) -> Iterator[None]:
         """The model as it is published: its weight average where that is switched on."""
-        if not self._config.switch("publish_ema"):
+        if not self._run.publish_ema:
             yield
             return
         with holding(self.model, self._ema_weights, self._ema_buffers):

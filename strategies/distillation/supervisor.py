@@ -16,8 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fl_app.config import RunConfig
+from strategies.distillation.child import write_run
 from strategies.distillation.mailbox import LatestSlot, Vectors, VersionStore
+from strategies.distillation.settings import DistillationRun
 from strategies.errors import WorkerError
 
 # Where the packages are: the process must import the code that runs here, not another copy.
@@ -32,10 +33,10 @@ _ASLEEP_SECONDS = 10.0
 
 
 class Process:
-    """Starts ``python -m module DIRECTORY`` and keeps it going; the configuration is in DIRECTORY.
+    """Starts ``python -m module DIRECTORY`` and keeps it going; DIRECTORY has what it must know.
 
     Events it has said since the last call come from `events`; one more kind, "died" with a reason,
-    is added here. After config.distill.restarts restarts it stays dead (`alive` is False) and the
+    is added here. After run.distill.restarts restarts it stays dead (`alive` is False) and the
     run goes on without it. `heard` is when it was started or last said something, on the monotonic
     clock: at work, it says something every few seconds. `standing` orders are told to a successor
     again.
@@ -44,12 +45,12 @@ class Process:
     module: str
     called: str
 
-    def __init__(self, config: RunConfig, directory: Path) -> None:
-        self._config, self._directory = config, directory
+    def __init__(self, run: DistillationRun, directory: Path) -> None:
+        self._run, self._directory = run, directory
         self._events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._orders: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self.standing: list[dict[str, Any]] = []
-        self._restarts = config.distill.restarts
+        self._restarts = run.distill.restarts
         self._process: subprocess.Popen[str] | None = None
         self._process_number = 0
         self._stuck = ""  # why the process has been killed from here
@@ -57,11 +58,11 @@ class Process:
         self.alive = False
         self.finished = False
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / "config.json").write_text(json.dumps(config.flat()))
+        write_run(directory, run)
 
     def start(self) -> None:
         """Start the process; it continues from the newest state in the directory, if any."""
-        threads = str(self._config.distill.threads)
+        threads = str(self._run.distill.threads)
         # All places from which this process imports: a task may be in somebody else's app.
         paths = [str(_APP), os.environ.get("PYTHONPATH", ""), *sys.path]
         environment = {
@@ -196,9 +197,9 @@ class DistillationServer(Process):
 
     module, called = "strategies.distillation.worker", "the distillation server"
 
-    def __init__(self, config: RunConfig, directory: Path) -> None:
-        super().__init__(config, directory)
-        self._mailbox = (VersionStore if config.virtual else LatestSlot)(directory)
+    def __init__(self, run: DistillationRun, directory: Path) -> None:
+        super().__init__(run, directory)
+        self._mailbox = (VersionStore if run.virtual else LatestSlot)(directory)
 
     def put(self, version: int, vectors: Vectors) -> None:
         """Offer a new version: overwriting the last one (real clock) or beside it (virtual)."""

@@ -2,7 +2,7 @@
 
     python -m strategies.distillation.worker DIRECTORY
 
-DIRECTORY holds ``config.json`` (the run's configuration) and the mailboxes. One JSON object a line
+DIRECTORY holds ``run.json`` (the run's configuration) and the mailboxes. One JSON object a line
 comes in on stdin (``publish``, ``finish``) and goes out on stdout (``ready``, ``published``,
 ``segment``, ``forward``, ``rejected``, ``step``, ``finished``). Nobody ever waits for
 it to listen: versions are files, and it looks for them between its minibatches. It ends when it is
@@ -14,9 +14,6 @@ from pathlib import Path
 
 import torch
 
-from fl_app.assemble import flat_model, pick_device, proxy_data
-from fl_app.config import RunConfig
-from fl_app.tasks import task_of
 from strategies.arithmetic import allow_tf32
 from strategies.checkpoint import atomic_save, load_tensors
 from strategies.distillation.child import Parent, RunIsOver, do
@@ -29,8 +26,10 @@ from strategies.distillation.mailbox import (
     published_file,
     published_files,
 )
+from strategies.distillation.settings import DistillationRun
+from strategies.distillation.trace import orders
 from strategies.errors import RunDirectoryError
-from strategies.schedule import orders
+from strategies.problem import flat_model, pick_device, proxy_data, task_of
 
 # While there is nothing to do, the mailbox is looked at this often: far below a minibatch's time.
 _POLL_SECONDS = 0.005
@@ -39,19 +38,19 @@ _POLL_SECONDS = 0.005
 class Worker:
     """Drives a Learner along the trace (virtual clock) or freely (real clock)."""
 
-    def __init__(self, directory: Path, config: RunConfig) -> None:
-        self._directory, self._config = directory, config
+    def __init__(self, directory: Path, run: DistillationRun) -> None:
+        self._directory, self._run = directory, run
         self._parent = Parent()
-        device = pick_device(config.device)
-        allow_tf32(config.precision)
+        device = pick_device(run.problem.device)
+        allow_tf32(run.precision)
         if device == "cuda":
-            torch.cuda.set_per_process_memory_fraction(config.distill.gpu_fraction)
+            torch.cuda.set_per_process_memory_fraction(run.distill.gpu_fraction)
         self._learner = Learner(
-            config,
-            task_of(config),
-            flat_model(config, "large", device),
-            flat_model(config, "small", device),
-            proxy_data(config).to(device),
+            run,
+            task_of(run.problem),
+            flat_model(run.problem, "large", device),
+            flat_model(run.problem, "small", device),
+            proxy_data(run.problem).to(device),
         )
         self._round, self._published_step = 0, 0  # of the newest publication
         self._taught = False  # by this process: a state has the teacher's version, not the teacher
@@ -67,7 +66,7 @@ class Worker:
         self._parent.listen()
         self._parent.say("ready", step=self._learner.step)
         try:
-            if self._config.virtual:
+            if self._run.virtual:
                 self._replay()
             else:
                 self._run_freely()
@@ -79,7 +78,7 @@ class Worker:
 
     def _replay(self) -> None:
         """Do what the trace says, each order as soon as its teacher is there."""
-        program = orders(self._config.trace())
+        program = orders(self._run.schedule.trace())
         done = 0
         if self._round:
             done = 1 + next(i for i, order in enumerate(program) if order.round == self._round)
@@ -108,7 +107,7 @@ class Worker:
     def _run_freely(self) -> None:
         """Work with whatever is newest until ``finish``, which grants one more block."""
         slot = LatestSlot(self._directory)
-        if self._config.variant.policy == "continuous":
+        if self._run.policy == "continuous":
             self._step_continuously(slot)
         else:
             self._step_in_blocks(slot)
@@ -119,7 +118,7 @@ class Worker:
 
     def _step_continuously(self, slot: LatestSlot) -> None:
         """A step whenever there is a teacher; the newest version is taken between two steps."""
-        left = self._config.distill.reverse_steps  # after ``finish``
+        left = self._run.distill.reverse_steps  # after ``finish``
         while left:
             self._serve()
             self._take(slot)
@@ -141,13 +140,13 @@ class Worker:
                     return
                 time.sleep(_POLL_SECONDS)
                 continue
-            for _ in range(self._config.distill.reverse_steps):
+            for _ in range(self._run.distill.reverse_steps):
                 self._serve()
                 self._step()
             self._close_segment(taken[0])
-            if self._config.variant.policy == "sync":
+            if self._run.policy == "sync":
                 self._publish(taken[0])
-            if self._config.variant.forward:
+            if self._run.forward:
                 self._forward(*taken)
 
     def _take(self, slot: LatestSlot) -> tuple[int, Vectors] | None:
@@ -203,7 +202,7 @@ class Worker:
         base = vectors["weights"], vectors["buffers"]
         result = self._learner.forward_distil(version, *base, self._tell_step)
         atomic_save(forward_file(self._directory, version), result, {}, durable=False)
-        steps, times = self._config.distill.forward_steps, {"start": start, "end": time.monotonic()}
+        steps, times = self._run.distill.forward_steps, {"start": start, "end": time.monotonic()}
         self._parent.say("forward", teacher_version=version, steps=steps, **times)
 
     def _step(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from strategies.errors import ConfigError
 from strategies.task import Task
 
-APP = Path(__file__).resolve().parents[2]
+APP = Path(__file__).resolve().parents[1]
 
 
 def bundled(path: Path) -> Path:

@@ -1,0 +1,100 @@
+"""Whether all that a configuration names fits together, before anything starts."""
+
+from importlib.util import find_spec
+
+from torch.nn.modules.batchnorm import _NormBase
+
+from fl_app.assemble import topology_text
+from fl_app.config import RunConfig
+from fl_app.problem import problem_of
+from fl_app.settings import nodes_run_of
+from strategies.attacks import LABEL_FLIP
+from strategies.consensus.shared import nodes_of
+from strategies.errors import ConfigError, DataError
+from strategies.flat import FlatModel
+from strategies.problem import (
+    check_arithmetic,
+    flat_model,
+    pick_device,
+    split_of,
+    task_of,
+    test_set_of,
+)
+from strategies.pyproject import install
+
+
+def _check_consensus_needs(config: RunConfig, model: FlatModel) -> None:
+    """What the consensus system needs of the nodes' model."""
+    for name, layer in model.module.named_modules():
+        if isinstance(layer, _NormBase) and layer.running_mean is not None:
+            raise ConfigError(
+                f"mode='consensus': {name or 'the model'} is a {type(layer).__name__}, whose "
+                f"running statistics describe a node's own data; neighbours can neither exchange "
+                f"nor average them; use GroupNorm or LayerNorm"
+            )
+
+
+def _without_statistics(config: RunConfig) -> str:
+    if config.of_images:
+        return f"normalisation='group', not {config.normalisation!r}"
+    return "a model without buffers"
+
+
+def _check_privacy_needs(config: RunConfig, model: FlatModel) -> None:
+    """What differential privacy needs of the participants' model and of this machine."""
+    if not config.privacy.on:
+        return
+    if len(model.buffers):
+        raise ConfigError(
+            f"differential privacy needs {_without_statistics(config)}: running statistics of the "
+            f"participants' examples would travel without noise, and the gradient of an example "
+            f"depends on the others in its batch"
+        )
+    if config.privacy.samples and model.draws:
+        raise ConfigError("privacy.samples cannot be with dropout, which torch.func does not draw")
+    if find_spec("opacus") is None:
+        raise ConfigError(
+            f"differential privacy needs the accountant of Opacus: {install('privacy')}"
+        )
+
+
+def _check_best_metric(config: RunConfig) -> None:
+    names = [each.name for each in task_of(problem_of(config)).metrics]
+    known = [*names, *([] if "loss" in names else ["loss"])]
+    if config.best_metric and config.best_metric not in known:
+        raise ConfigError(
+            f"best-metric={config.best_metric!r} is no metric of task={config.task!r}; choose one "
+            f"of: {', '.join(known)}"
+        )
+
+
+def preflight(config: RunConfig) -> None:
+    """Try everything that can be wrong before anything starts; raises EdgeFlError."""
+    problem = problem_of(config)
+    check_arithmetic(problem, pick_device(config.device))
+    _check_best_metric(config)
+    if config.agrees:
+        nodes_of(nodes_run_of(config), topology_text(config))
+    elif config.virtual:
+        config.trace()
+    small = flat_model(problem, "small")
+    _check_privacy_needs(config, small)
+    if config.agrees:
+        _check_consensus_needs(config, small)
+    if config.distils:
+        flat_model(problem, "large")
+    tests = len(test_set_of(problem))
+    if config.evaluate_on == "test" and config.evaluate_examples > tests:
+        raise ConfigError(
+            f"evaluate-examples={config.evaluate_examples}, but {config.data_source} has {tests} "
+            f"test examples; use at most that, or 0 for all"
+        )
+    if config.attack == LABEL_FLIP and not task_of(problem).classes:
+        raise ConfigError(f"attack={LABEL_FLIP!r} needs classes, and task={config.task!r} has none")
+    split = split_of(problem)
+    smallest = min(len(part) for part in split.participants)
+    if smallest < 2:
+        raise DataError(
+            f"a participant would have {smallest} training example(s); use fewer participants or "
+            f"another partition"
+        )
