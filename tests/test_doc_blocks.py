@@ -27,9 +27,8 @@ from fl_app.launch import run as launching
 from fl_app.launch import surroundings
 from fl_app.manage import execute
 from fl_app.record.books import recorded
+from fl_app.strategy import strategy_of
 from fl_app.watch import server
-from strategies.consensus.strategy import Consensus
-from strategies.distillation.strategy import Distillation
 from tests.fake_grid import FakeGrid
 from tests.forked import forked
 
@@ -164,11 +163,10 @@ class Reader:
             (path / "config.json").write_text(json.dumps(config.flat()))
             return path
         torch.set_num_threads(1)
-        strategy = Consensus if config.agrees else Distillation
         grid = (Interrupted if interrupted else FakeGrid)(config.flat(), nodes=1)
         end = pytest.raises(KeyboardInterrupt) if interrupted else nullcontext()
         with end, forked(), recorded(config) as directory:
-            strategy(config, directory).start(grid)
+            strategy_of(config, directory).start(grid)
         if interrupted:
             return self.home / "edge-fl" / "runs" / own["name"]
         self.made.setdefault(key, directory.path)
