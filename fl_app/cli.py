@@ -11,7 +11,6 @@ from typing import Any
 from fl_app.deploy.commands import add_commands
 from fl_app.launch.screen import JSON, LINES, QUIET, Screen
 from fl_app.manage import commands as managing
-from fl_app.problem import problem_of
 from fl_app.streams import say, written_out
 from fl_app.task_commands import add_check
 from fl_app.watch import commands as watching
@@ -131,6 +130,7 @@ def show(arguments: argparse.Namespace) -> int:
     """draw which participant holds how many examples of which class"""
     from fl_app.config import configure
     from fl_app.launch.values import parse_assignments
+    from fl_app.problem import problem_of
     from fl_app.record.figures import printed
     from fl_app.record.label_figure import label_figure
     from strategies.partition import label_histogram

@@ -227,22 +227,25 @@ class RunConfig:
             raise ConfigError(f"{where}{error}") from error
 
     @property
+    def plan(self) -> DistillationPlan:
+        """When the distillation server works, and on what."""
+        if not self.distils:
+            return DistillationPlan("none", 1)
+        steps = self.distill.forward_steps if self.variant.forward else 0
+        return DistillationPlan(self.variant.policy, self.distill.reverse_steps, steps)
+
+    @property
     def schedule(self) -> Schedule:
         """What the trace follows from. ConfigError for files that cannot be used."""
-        if self.distils:
-            steps = self.distill.forward_steps if self.variant.forward else 0
-            plan = DistillationPlan(self.variant.policy, self.distill.reverse_steps, steps)
-        else:
-            plan = DistillationPlan("none", 1)
         return Schedule(
             self.cost,
-            plan,
+            self.plan,
             participants=self.participants,
             rounds=self.num_server_rounds,
             seed=self.seed,
             fraction=self.fraction_train,
             buffer_size=self.buffer_size if self.buffered else 0,
-            recorded=self._recorded() if self.replay else (),
+            recorded=self._recorded() if self.virtual and self.replay else (),
             machines=self.machines,
         )
 
@@ -256,7 +259,7 @@ class RunConfig:
 
     def _read(self, key: str, path: str, read: Callable[[str, int], Any]) -> Any:
         try:
-            return read(read_text(path), self.participants) if path else {}
+            return read(read_text(path), self.participants) if self.virtual and path else {}
         except (ConfigError, ValueError) as error:
             raise ConfigError(f"{key}={path!r} cannot be used: {error}") from error
 

@@ -448,7 +448,7 @@ def test_what_is_pruned_does_not_depend_on_how_many_versions_there_were(
     monkeypatch.setattr(DistillationServer, "start", lambda _: None)
     config = resolve({**SMALL, "clock": "real", "distill.references": ""})
     directory = RunDirectory.create(tmp_path, config.flat())
-    arguments: Any = (config, directory, None, None, 0, 0)
+    arguments: Any = (distillation_run_of(config), directory, None, None, 0, 0)
     publisher_ = publisher.Publisher(*arguments)
     versions = [1, 999_998, 999_999]
     for version in versions:

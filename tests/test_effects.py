@@ -186,7 +186,7 @@ def of_averaging(c: RunConfig) -> Iterator[Any]:
     if c.virtual:
         yield c.trace()
     elif c.distils:
-        yield c.schedule.plan
+        yield c.plan
     yield c.cohort if not c.buffered else c.buffer_size
     yield c.num_server_rounds
     rule, bases = make_rule(averaging_of(c)), {version: vectors(version) for version in range(8)}

@@ -166,7 +166,11 @@ def test_images_are_found_where_they_came_to_and_where_the_app_is_installed(bare
     ],
 )
 def test_a_device_asks_for_what_it_reads(bare: Path, config: dict, node: dict, asks: bool) -> None:
-    errand = {"run_config": {**defaults(), **config}, "node_config": node}
+    errand = {
+        "application": "fl_app.device",
+        "run_config": {**defaults(), **config},
+        "node_config": node,
+    }
     assert set(_lacking(errand)) == (set(embedded.FILES) if asks else set())
     for name in embedded.FILES:
         embedded.kept(name).parent.mkdir(parents=True, exist_ok=True)

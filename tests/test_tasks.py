@@ -365,7 +365,7 @@ def test_a_function_of_ones_own_divides_the_examples(
 ) -> None:
     """The same ones in every process, and its file travels to devices beside the task's."""
     path = written(tmp_path, "sites.py", BY_SIZE)
-    split = split_of(of(POINTS, partition=f"{path}:by_size"))
+    split = split_of(problem_of(of(POINTS, partition=f"{path}:by_size")))
     assert [len(part) for part in split.participants] == [5, 5, 74]
     assert all(np.all(np.diff(part) > 0) for part in split.participants)
     assert not set(split.proxy) & set(np.concatenate(split.participants))
@@ -373,9 +373,9 @@ def test_a_function_of_ones_own_divides_the_examples(
     monkeypatch.chdir(tmp_path)
     assert parse_assignments(["partition=sites.py:by_size"]) == {"partition": f"{path}:by_size"}
     app = tmp_path / "edge-fl"
-    (app / "fl_app" / "tasks").mkdir(parents=True)
+    (app / "strategies").mkdir(parents=True)
     with with_task_file(app, POINTS, f"{path}:by_size", remote=True) as bundle:
-        [copy] = (bundle / "fl_app" / "tasks" / "own").iterdir()
+        [copy] = (bundle / "strategies" / "own").iterdir()
         assert copy.name == task_reference.bundled(Path(path)).name
 
 
