@@ -1,0 +1,1 @@
+"""What mail with fewer bits costs: accuracy against bytes, in all three modes."""
