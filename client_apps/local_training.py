@@ -13,6 +13,7 @@ from client_apps.bench import bench_of, check_data_set, shard_of
 from client_apps.device import Device
 from client_apps.failures import account_of
 from client_apps.gradients import dtype_of
+from client_apps.holdings import holdings
 from client_apps.row_gradients import PASSES, Programs, everything
 from client_apps.secure_sum import hold
 from client_apps.settings import TrainingSettings
@@ -30,27 +31,28 @@ from strategies.task import Examples
 def prepare(message: Message, device: Device) -> Message:
     """Load the model and the data of the participants named in the message.
 
-    In: config participants, and data: the digest of the run's data set on the server. Out: config
-    fault, "" or what is wrong with them, or with this device; examples, how many examples each has;
-    unused, what of the device's own data is not read; and of a device its condition.
+    In: config participants, and data: the digest of the run's data set on the server; of the
+    consensus system what `holdings` reads. Out: config fault, "" or what is wrong with them, or
+    with this device; examples, how many examples each has; unused, what of the device's own data is
+    not read; and of a device its condition.
     """
     problem = device.settings.training.problem
     order: Any = message.content["config"]
     own_data = device.own_data
     how: dict[str, str | float] = {}
-    fault, shards = "", []
+    fault, shards = "", {}
     try:
-        model = bench_of(problem).model
+        bench = bench_of(problem)
+        check_data_set(problem, own_data, order["data"])
+        shards = {p: shard_of(problem, p, own_data) for p in order["participants"]}
         if "site" in device.context.node_config:  # of a simulation it is the server's own machine
             how = condition() | {"data": "own" if own_data else "its share"}
-            if lack := shortage(how, model.weights.nbytes):
+            if lack := shortage(how, holdings(device.settings, order, bench, shards)):
                 raise EdgeFlError(lack)
-        check_data_set(problem, own_data, order["data"])
-        shards = [shard_of(problem, p, own_data) for p in order["participants"]]
     except EdgeFlError as error:
         fault = str(error)
-    unused = list(dict.fromkeys(line for shard in shards for line in shard.unused))
-    examples = [len(shard) for shard in shards]
+    unused = list(dict.fromkeys(line for shard in shards.values() for line in shard.unused))
+    examples = [len(shard) for shard in shards.values()]
     answer = ConfigRecord({"fault": fault, "examples": examples, "unused": unused, **how})
     return Message(RecordDict({"config": answer}), reply_to=message)
 

@@ -10,7 +10,7 @@ from client_apps.settings import TrainingSettings
 from strategies.flat import FlatModel
 from strategies.task import Loss
 
-_AT_ONCE = 64  # images whose gradients, of the model's size each, are in memory together
+AT_ONCE = 64  # images whose gradients, of the model's size each, are in memory together
 
 
 def poisson_batches(
@@ -51,7 +51,7 @@ class PrivateGradient:
         images: prepared (b, ...); labels (b, ...).
         """
         gradient, losses = self._model.gradient.zero_(), self._model.weights.new_zeros(())
-        for some, theirs in zip(images.split(_AT_ONCE), labels.split(_AT_ONCE), strict=True):
+        for some, theirs in zip(images.split(AT_ONCE), labels.split(AT_ONCE), strict=True):
             if not len(theirs):
                 continue
             each, loss = self._each(self._model.weights, some, theirs)

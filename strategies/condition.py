@@ -5,6 +5,7 @@ import os
 import platform
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,19 @@ from strategies.memory import available_memory
 from strategies.paths import runs_root
 
 MEGABYTE = 10**6
-# Beside what grows with the model: a minibatch's activations, mail under way; logs, half a file.
+# Beside what a run holds: modules that it imports, connections; the app, logs, embedded images.
 LEAST_MEMORY = 64 * MEGABYTE
 LEAST_DISK = 32 * MEGABYTE
-# Weights, momentum, gradient, neighbours' mail and what is sent; on disk, two states and a draft.
-MODELS_IN_MEMORY, MODELS_ON_DISK = 8, 8
 TEXTS = ("python", "flwr", "torch", "machine", "data")
 NUMBERS = ("cores", "load", "memory", "disk")
+
+
+@dataclass(frozen=True)
+class Holdings:
+    """What a run holds on a device, in bytes."""
+
+    memory: int
+    disk: int
 
 
 def condition() -> dict[str, str | float]:
@@ -44,13 +51,10 @@ def condition() -> dict[str, str | float]:
     }
 
 
-def shortage(found: Mapping[str, Any], model_bytes: int) -> str:
-    """What a device has too little of for a run with a model of `model_bytes`; "" if nothing."""
-    for name, least, models in (
-        ("memory", LEAST_MEMORY, MODELS_IN_MEMORY),
-        ("disk", LEAST_DISK, MODELS_ON_DISK),
-    ):
-        needed = least + models * model_bytes
+def shortage(found: Mapping[str, Any], held: Holdings) -> str:
+    """What a device in this condition has too little of for what a run holds; "" if nothing."""
+    needs = {"memory": LEAST_MEMORY + held.memory, "disk": LEAST_DISK + held.disk}
+    for name, needed in needs.items():
         if 0 <= found[name] < needed:
             where = f" where {runs_root().parent} is" if name == "disk" else ""
             return (

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -59,11 +60,12 @@ def gather(
     names: Sequence[str] = (),
     others: Collection[str] = (),
     least: int = 0,
+    besides: Mapping[str, str | int] | None = None,
 ) -> tuple[tuple[Host, ...], dict[int, int]]:
     """The hosts that a run's participants have, each prepared, and how many training images every
     participant has. What is to be said is emitted as warnings, and how the devices are as an event
     "devices". names, others, least: see `assemble_roster`, which raises, as `prepare_hosts` does,
-    what this raises."""
+    what this raises. besides: what hosts are told, too, when they prepare."""
 
     def say(message: str) -> None:
         emit("warning", message=message)
@@ -72,7 +74,9 @@ def gather(
     participants = problem.participants
     hosts = assemble_roster(grid, participants, timeout, say, least, names, others)
     data = task_of(problem).digest
-    examples = prepare_hosts(grid, hosts, participants, timeout, say, least, data, found)
+    examples = prepare_hosts(
+        grid, hosts, participants, timeout, say, least, data, found, besides or {}
+    )
     if found:
         emit("devices", devices=found)
     return hosts, examples
@@ -179,11 +183,12 @@ def prepare_hosts(
     least: int = 0,
     data: str = "",
     found: dict[str, Mapping[str, Any]] | None = None,
+    besides: Mapping[str, str | int] = MappingProxyType({}),
 ) -> dict[int, int]:
     """Let every host that is there load its model and data, so that what is wrong with them shows
     before the first round, and the first round takes no longer than the others. `data` is the
     digest of the run's data set: who reads another one cannot take part. `found` gets how the
-    devices are, by name.
+    devices are, by name. besides: what else they are told.
 
     Returns how many training images each participant has (0: not known yet). Raises DataError that
     names the hosts that cannot take part, with their reasons - unless `least` is not 0, and so many
@@ -198,8 +203,8 @@ def prepare_hosts(
             continue
         own = [p for p in range(participants) if host.participant == p]
         some = own or list(range(position, participants, len(hosts)))
-        content = RecordDict({"config": ConfigRecord({"participants": some, "data": data})})
-        message = Message(content, host.node_id, "query.prepare")
+        config = ConfigRecord({**besides, "participants": some, "data": data})
+        message = Message(RecordDict({"config": config}), host.node_id, "query.prepare")
         asked[dispatcher.send(message, timeout)] = (host, some)
     while dispatcher.busy():
         time.sleep(_POLL_SECONDS)

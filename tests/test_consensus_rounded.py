@@ -135,8 +135,8 @@ def test_who_has_not_the_base_uses_nothing_and_is_sent_what_needs_none() -> None
     pair = Pair()
     pair.agreed()
     pair.algorithm.disconnect(pair.nodes[1], 0)
-    pair.algorithm.connect(pair.nodes[1], 0)
     assert not [name for name in pair.nodes[1].vectors if name.startswith("mail")]
+    pair.algorithm.connect(pair.nodes[1], 0)
     before = pair.nodes[1].weights.clone()
     pair.read(1, mail := pair.write(0))
     assert int(mail[IDS][0]) != 0

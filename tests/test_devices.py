@@ -2,24 +2,32 @@
 
 import json
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
+import fl_app.device
 from client_apps import local_training
+from client_apps.bench import bench_of, shard_of
+from client_apps.holdings import holdings
 from fl_app.cli import main
-from fl_app.config import resolve
+from fl_app.config import Value, resolve
 from fl_app.deploy import devices
 from fl_app.deploy import directory as deployment
 from fl_app.deploy.nodes import Node
 from fl_app.problem import problem_of
 from fl_app.record.books import recorded
 from fl_app.record.run_dir import METRICS
-from strategies.condition import condition, shortage, told
+from strategies.condition import Holdings, condition, shortage, told
+from strategies.consensus.algorithms import ALGORITHMS
+from strategies.consensus.state import pack, size_of
 from strategies.errors import DataError, EdgeFlError
 from strategies.roster import gather
 from tests.fake_grid import FakeGrid
+from tests.test_consensus_convex import simulation
 
 MB = 10**6
 
@@ -52,16 +60,20 @@ def test_texts_are_short_and_for_a_terminal() -> None:
 
 
 @pytest.mark.parametrize("name", ["memory", "disk"])
-def test_a_run_needs_more_with_a_larger_model(name: str) -> None:
+def test_a_run_that_holds_more_needs_more(name: str) -> None:
     found = {"memory": -1.0, "disk": -1.0} | {name: 100.0 * MB}
-    assert shortage(found, 1 * MB) == ""
-    assert f"it has 100 MB of {name} free" in shortage(found, 50 * MB)
-    assert shortage({"memory": -1.0, "disk": -1.0}, 50 * MB) == "", "not known"
+    assert shortage(found, Holdings(8 * MB, 8 * MB)) == ""
+    assert f"it has 100 MB of {name} free" in shortage(found, Holdings(400 * MB, 400 * MB))
+    unknown = {"memory": -1.0, "disk": -1.0}
+    assert shortage(unknown, Holdings(400 * MB, 400 * MB)) == "", "not known"
 
 
-def gathered(monkeypatch: pytest.MonkeyPatch, **found: float) -> list[dict]:
+def gathered(
+    monkeypatch: pytest.MonkeyPatch,
+    found: Mapping[str, float] = MappingProxyType({}),
+) -> list[dict]:
     """The events of a run's beginning, whose devices have so much."""
-    monkeypatch.setattr(local_training, "condition", lambda: condition() | found)
+    monkeypatch.setattr(local_training, "condition", lambda: condition() | dict(found))
     config = resolve({"participants": 2, "mode": "distill"})
     places = [{"name": name, "site": "/etc/edge-fl"} for name in ("pi-1", "pi-2")]
     events: list[dict] = []
@@ -69,12 +81,81 @@ def gathered(monkeypatch: pytest.MonkeyPatch, **found: float) -> list[dict]:
     def emit(kind: str, **fields: Any) -> None:
         events.append({"event": kind, **fields})
 
-    gather(FakeGrid(config.flat(), node_configs=places), problem_of(config), 60.0, emit)
+    grid = FakeGrid(config.flat(), node_configs=places)
+    gather(grid, problem_of(config), 60.0, emit)
     return events
 
 
+def held(mode: str, **changes: Value) -> Holdings:
+    """What the first participant of a run with these settings holds."""
+    values = {key.replace("__", ".").replace("_", "-"): value for key, value in changes.items()}
+    config = resolve({"participants": 3, "mode": mode, **values})
+    settings = fl_app.device.settings(config.flat())
+    problem = settings.training.problem
+    order = {"topology": "", "states": 2} if config.agrees else {}
+    return holdings(settings, order, bench_of(problem), {0: shard_of(problem, 0, "")})
+
+
+def test_what_each_setting_adds_is_held() -> None:
+    """In models: what a participant has for its round, and a node for its neighbours."""
+    model = bench_of(problem_of(resolve({"participants": 3}))).model.weights.nbytes
+    plain = held("average")
+    assert plain.disk == 0
+
+    def more(**changes: Value) -> float:
+        return (held("average", **changes).memory - plain.memory) / model
+
+    assert more(mail_precision="int8") == 2
+    assert more(secure_aggregation=True) == 4
+    assert more(proximal_mu=0.1, averaging="fedprox") == 1
+    private = {"normalisation": "group", "privacy__samples": True}
+    public = held("average", normalisation="group").memory
+    assert held("average", **private).memory - public == 64 * model, "a gradient for each image"
+
+
+def test_a_node_holds_what_its_algorithm_and_its_mail_need() -> None:
+    settings = {"consensus__settle": 0, "small_model": "lenet"}
+    model = bench_of(
+        problem_of(resolve({"mode": "consensus", "participants": 3, "small-model": "lenet"}))
+    ).model.weights.nbytes
+    whole, rounded = (
+        held("consensus", **settings),
+        held("consensus", mail_precision="int8", **settings),
+    )
+    assert whole.disk / model == pytest.approx(3 * (2 + 2 * 2), rel=0.01)
+    # Four vectors for each of two neighbours, twice while they are saved, and mails of a quarter.
+    assert (rounded.memory - whole.memory) / model == pytest.approx(2 * 8 - 2 * 2 * 0.75, rel=0.02)
+    alone = held("consensus", consensus__algorithm="isolated", **settings)
+    assert alone.memory < whole.memory
+
+
+def test_a_minibatch_is_held() -> None:
+    two, four, eight = (held("average", batch_size=size).memory for size in (2, 4, 8))
+    assert 0 < four - two == (eight - four) / 2
+
+
+@pytest.mark.parametrize("name", sorted(ALGORITHMS))
+def test_a_nodes_state_is_what_was_said(name: str) -> None:
+    """After it has exchanged with its neighbours, whose mail makes some of it."""
+    entry = ALGORITHMS[name]
+    for precision in ("float32",) if entry.unrounded else ("float32", "int8"):
+        changes = {"mail_precision": precision, "momentum": 0.5}
+        graph = "chain" if entry.trees_only else "ring"
+        found = simulation(name, graph, size=4, changes=changes)
+        found.run(1)
+        for participant in found.participants:
+            arrays, _ = pack(participant)
+            parameters = len(arrays["weights"])
+            real = sum(v.nbytes for key, v in arrays.items() if not key.startswith("mail/"))
+            of_links, numbers = len(participant.node.links), 200
+            state, mail = size_of(participant.algorithm, participant.node.index, parameters)
+            # In float64, which doubles all but codes of fewer bits.
+            assert real <= 2 * (state + mail) + numbers * of_links
+            assert real >= 2 * state - numbers
+
+
 def test_a_run_begins_with_how_its_devices_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    [event] = gathered(monkeypatch, memory=5e8, load=0.25)
+    [event] = gathered(monkeypatch, {"memory": 5e8, "load": 0.25})
     assert event["event"] == "devices"
     assert set(event["devices"]) == {"pi-1", "pi-2"}
     pi = event["devices"]["pi-2"]
@@ -87,7 +168,7 @@ def test_a_device_with_too_little_cannot_take_part(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(DataError, match=rf"pi-1: it has 1 MB of {name} free.*; pi-2: it has"):
-        gathered(monkeypatch, **{name: 1.0 * MB})
+        gathered(monkeypatch, {name: 1.0 * MB})
 
 
 def run_of(name: str, mode: str, told_by: dict[str, int], *events: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from client_apps import local_training
 from fl_app.config import resolve
-from fl_app.record.books import recorded
+from fl_app.record.books import check_resumable, recorded
 from fl_app.record.metrics import of_kind
 from fl_app.record.run_dir import RunDirectory
 from fl_app.settings import distillation_run_of
@@ -26,7 +26,7 @@ from strategies.distillation.mailbox import forward_file
 from strategies.distillation.settings import VARIANTS
 from strategies.distillation.strategy import Distillation
 from strategies.distillation.supervisor import DistillationServer
-from strategies.errors import ConfigError, EdgeFlError
+from strategies.errors import ConfigError, EdgeFlError, RunDirectoryError
 from strategies.roster import Host
 from tests.fake_grid import FakeGrid
 from tests.harness import SMALL, run, run_with_its_own
@@ -532,6 +532,45 @@ def test_killed_run_resumes_with_equal_bits(
     keys = ("bytes_up", "client_idle_fraction", "worker_busy_fraction", "time_to_target")
     assert [summary[key] for key in keys] == [expected[key] for key in keys]
     assert of_kind(resumed.events(), "resumed")
+
+
+class _CutError(Exception):
+    """The run's process is gone."""
+
+
+def cut(monkeypatch: pytest.MonkeyPatch, output: Path, config: dict[str, Any]) -> Path:
+    """A run that is cut short after its second round."""
+    save = Distillation._save
+
+    def save_and_die(self: Distillation, *arguments: Any) -> None:
+        save(self, *arguments)
+        if self._version == 2:
+            raise _CutError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Distillation, "_save", save_and_die)
+        with pytest.raises(_CutError):
+            run(output, config)
+    [directory] = output.iterdir()
+    return directory
+
+
+@pytest.mark.parametrize("clock", ["virtual", "real"])
+def test_a_run_without_its_distillation_servers_files_is_not_resumed(
+    clock: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It would wait for a version that nobody makes again, or begin anew in its midst."""
+    variant = "sync" if clock == "real" else "async-plus"  # whose models are shown in each round
+    config = {"num-server-rounds": 4, "clock": clock, "distill.variant": variant}
+    directory = cut(monkeypatch, tmp_path, config)
+    again = resolve({**SMALL, **config, "resume": str(directory)})
+    check_resumable(again)
+    for path in (directory / "worker").glob("*.safetensors"):
+        path.rename(path.with_suffix(".gone"))
+    with pytest.raises(RunDirectoryError, match=r"cannot go on: .*worker.* put back"):
+        check_resumable(again)
+    with pytest.raises(RunDirectoryError, match="cannot go on"), recorded(again):
+        pytest.fail("it has begun")
 
 
 def test_resume_refuses_another_configuration_and_a_complete_run(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from fl_app.record.page.html import NoPageError
 from fl_app.record.report import render
 from fl_app.record.run_dir import RunDirectory
 from fl_app.record.sinks import SINKS
+from fl_app.settings import distillation_run_of
 from fl_app.streams import say
 from strategies.errors import ConfigError, DataError, DivergedError, RunDirectoryError
 from strategies.paths import runs_root
@@ -132,6 +133,11 @@ def _check_resumable(run: RunDirectory, config: RunConfig) -> None:
                 f"resume={config.resume!r}: {told} are others than when that run started; put back "
                 f"what was there, or start a new run"
             )
+    if config.distils:
+        # Here, for it imports Flower's strategies, which other runs do without.
+        from strategies.distillation.strategy import check_resumable
+
+        check_resumable(distillation_run_of(config), run)
 
 
 def _metric_of(config: RunConfig) -> dict[str, str]:

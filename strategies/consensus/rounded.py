@@ -43,6 +43,15 @@ class Rounded(Around):
 
     precision: str
 
+    def start(self, node: Node) -> None:
+        super().start(node)
+        for j in node.links:
+            _begin(node, j)
+
+    def connect(self, node: Node, j: int) -> None:
+        super().connect(node, j)
+        _begin(node, j)
+
     def disconnect(self, node: Node, j: int) -> None:
         super().disconnect(node, j)
         for name in [name for name in node.vectors if name.startswith(_name(j, ""))]:
@@ -118,6 +127,15 @@ def beneath(algorithm: Algorithm, around: type[Around], *options: Any) -> Algori
     if isinstance(algorithm, Rounded):
         return replace(algorithm, inner=around(algorithm.inner, *options))
     return around(algorithm, *options)
+
+
+_VECTORS = ("base", "offer", "their_base", "their_offer")
+
+
+def _begin(node: Node, j: int) -> None:
+    """Make what a node keeps for its mail to and from j, which is nothing yet."""
+    for name in _VECTORS:
+        node.vectors[_name(j, name)] = torch.zeros_like(node.weights)
 
 
 def _name(j: int, name: str) -> str:

@@ -81,3 +81,17 @@ def unpack(
         Tally(**metadata["tally"]),
         metadata.get("settles", False),
     )
+
+
+def size_of(algorithm: Algorithm, node: int, parameters: int) -> tuple[int, int]:
+    """(bytes of all that a node keeps, bytes of a mail from each of its neighbours), for models of
+    so many parameters. Nothing of that size is made."""
+    made = Node(node, torch.empty(parameters, device="meta"))
+    algorithm.start(made)
+    vectors = [made.weights, *made.vectors.values()]
+    vectors += [vector for link in made.links.values() for vector in link.values()]
+    mails = [algorithm.lengths(parameters, j, node, 0).values() for j in made.links]
+    return (
+        sum(vector.nbytes for vector in vectors),
+        sum(length * dtype.itemsize for mail in mails for length, dtype in mail),
+    )

@@ -106,6 +106,7 @@ class Consensus(OwnCourse):
                 names=self._run.devices,
                 others=self._run.others,
                 least=self._run.min_participants,
+                besides={"topology": self._text, "states": self._run.checkpoint_every + 1},
             )
             self._examples = [examples[p] for p in range(nodes.participants)]
             devices = tuple(host.name for host in hosts if host.participant is not None)

@@ -41,26 +41,28 @@ class LatestSlot:
 
 class VersionStore:
     """Every version by its number, for a replay: nothing is overwritten, and what later work has
-    no more use for is dropped by `forget`."""
+    no more use for is dropped by `forget`. A run that is resumed does not write them anew, so they
+    outlive a power cut."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def _file(self, version: int) -> Path:
+    def file(self, version: int) -> Path:
+        """Where version `version` is, or will be."""
         return self._directory / f"version-{version:06d}.safetensors"
 
     def put(self, version: int, vectors: Vectors) -> None:
-        atomic_save(self._file(version), vectors, {"version": version}, durable=False)
+        atomic_save(self.file(version), vectors, {"version": version})
 
     def take(self, version: int) -> Vectors | None:
         """Version `version`, or None when it is not there (yet)."""
-        path = self._file(version)
+        path = self.file(version)
         return load_tensors(path)[0] if path.exists() else None
 
     def forget(self, before: int) -> None:
         """Drop all versions below `before`."""
         for path in self._directory.glob("version-*.safetensors"):
-            if path < self._file(before):
+            if path < self.file(before):
                 path.unlink(missing_ok=True)
 
 

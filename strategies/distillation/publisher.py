@@ -18,9 +18,38 @@ from strategies.distillation.mailbox import (
 from strategies.distillation.references import References
 from strategies.distillation.settings import DistillationRun
 from strategies.distillation.supervisor import DistillationServer
+from strategies.distillation.trace import orders_after
 from strategies.divergence import require_finite
+from strategies.errors import RunDirectoryError
 from strategies.evaluation import Candidate, Evaluator
 from strategies.recorder import Recorder
+
+WORKER = "worker"  # the folder of the distillation server
+
+
+def check_server(run: DistillationRun, recorder: Recorder, version: int) -> None:
+    """Raise RunDirectoryError unless all is there that the distillation server goes on from when
+    the run is resumed at `version`: else it would wait for a version that nobody makes again, or
+    begin anew."""
+    directory = recorder.path / WORKER
+    published = [path for path in published_files(directory) if number_of(path) <= version]
+    needed = published[-1:]
+    if run.virtual:
+        store = VersionStore(directory)
+        rest = orders_after(run.schedule.trace(), number_of(published[-1]) if published else 0)
+        taken = {order.teacher_version for order in rest if order.kind != "publish"}
+        needed += [store.file(v) for v in sorted(taken) if v <= version]
+    elif not published:
+        shown = [e["round"] for e in recorder.events() if e.get("model") == "global"]
+        needed = [published_file(directory, r) for r in shown if r <= version][-1:]
+    try:
+        for path in needed:
+            load_tensors(path)
+    except RunDirectoryError as error:
+        raise RunDirectoryError(
+            f"the distillation server cannot go on: {error}; put back what was in {directory}, or "
+            f"start a new run"
+        ) from error
 
 
 class Publisher:
@@ -41,7 +70,7 @@ class Publisher:
     ) -> None:
         self._run, self._recorder = run, recorder
         self._clock, self._evaluator = clock, evaluator
-        self._directory = recorder.path / "worker"
+        self._directory = recorder.path / WORKER
         self._arrivals: dict[int, float] = {}  # version -> when it was made
         self.segments = segments  # recorded so far
         self._taught: set[int] = set()  # versions, real clock

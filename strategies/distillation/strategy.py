@@ -16,7 +16,7 @@ from strategies.best import Best
 from strategies.checks import Checked, updates_of
 from strategies.clock import Clock
 from strategies.dispatch import Dispatcher
-from strategies.distillation.publisher import Publisher
+from strategies.distillation.publisher import Publisher, check_server
 from strategies.distillation.settings import (
     SMALL_AVERAGE,
     DistillationRun,
@@ -47,6 +47,13 @@ CHECKPOINT = "server"
 _SMALL = ("small_average", "small")  # the models that the averaging server has evaluated
 
 Key = tuple[int, int]  # (participant, index of its job)
+
+
+def check_resumable(run: DistillationRun, recorder: Recorder) -> None:
+    """Raise RunDirectoryError if what the run goes on from has gone."""
+    if run.distils and recorder.has_checkpoint(CHECKPOINT):
+        _, reached = recorder.load_checkpoint(CHECKPOINT)
+        check_server(run, recorder, reached["version"])
 
 
 class Distillation(Strategy):

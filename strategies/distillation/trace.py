@@ -217,6 +217,13 @@ def orders(trace: Trace) -> tuple[Order, ...]:
     return tuple(result)
 
 
+def orders_after(trace: Trace, round_: int) -> tuple[Order, ...]:
+    """Those of `orders` that follow the publication of `round_`; of round 0: all."""
+    program = orders(trace)
+    done = 1 + next(i for i, each in enumerate(program) if each.round == round_) if round_ else 0
+    return program[done:]
+
+
 @dataclass(frozen=True)
 class Schedule:
     """What the trace of a run follows from; see `distillation_trace`."""

@@ -27,7 +27,7 @@ from strategies.distillation.mailbox import (
     published_files,
 )
 from strategies.distillation.settings import DistillationRun
-from strategies.distillation.trace import orders
+from strategies.distillation.trace import orders_after
 from strategies.errors import RunDirectoryError
 from strategies.problem import flat_model, pick_device, proxy_data, task_of
 
@@ -78,12 +78,8 @@ class Worker:
 
     def _replay(self) -> None:
         """Do what the trace says, each order as soon as its teacher is there."""
-        program = orders(self._run.schedule.trace())
-        done = 0
-        if self._round:
-            done = 1 + next(i for i, order in enumerate(program) if order.round == self._round)
         store = VersionStore(self._directory)
-        for order in program[done:]:
+        for order in orders_after(self._run.schedule.trace(), self._round):
             if order.kind == "publish":
                 self._publish(order.round)
                 continue

@@ -1,0 +1,98 @@
+"""What a run holds on a device, so that who has too little is known before the first round.
+
+All of it is here: what is added to what training keeps, sends or saves is added here, too.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from client_apps.bench import Bench
+from client_apps.private_gradient import AT_ONCE
+from client_apps.settings import DeviceSettings, TrainingSettings
+from strategies.arithmetic import outputs_of
+from strategies.condition import Holdings
+from strategies.consensus.settings import NodesRun
+from strategies.consensus.shared import nodes_of, settling_of
+from strategies.consensus.state import size_of
+from strategies.randomness import rng
+from strategies.task import Examples, prepared
+
+# What has come and what goes, as arrays and as bytes; momentum, gradient, one that is in passing.
+_VECTORS_OF_A_JOB = 7
+# A node's gradient, its model as it is evaluated and as it began, one that is in passing.
+_VECTORS_OF_A_STEP = 4
+_FEW = 2  # examples by which the size of a step is measured
+
+
+def holdings(
+    settings: DeviceSettings, order: Mapping[str, Any], bench: Bench, shards: Mapping[int, Examples]
+) -> Holdings:
+    """Of the participants of whom `shards` are, beside the model and the data that are there.
+
+    order: of the consensus system it has the content of the topology file, and how many windows'
+    states are kept.
+    """
+    if "topology" not in order:
+        return _of_jobs(settings.training, bench, shards)
+    return _of_nodes(settings.nodes, order["topology"], order["states"], bench, shards)
+
+
+def _of_jobs(settings: TrainingSettings, bench: Bench, shards: Mapping[int, Examples]) -> Holdings:
+    """Participants train one after the other; with secure aggregation all keep what they have
+    changed until it is asked for."""
+    vectors = _VECTORS_OF_A_JOB + bool(settings.proximal_mu)
+    if settings.mail_precision != "float32":
+        vectors += 2  # what came in whole, the change
+    if settings.secure_aggregation:
+        vectors += len(shards) + 3  # a sum in fixed point, a mask, both together
+    if settings.privacy.samples:
+        vectors += min(settings.batch_size, AT_ONCE)
+    step = _step(bench, shards, settings.precision, settings.batch_size)
+    return Holdings(vectors * bench.model.weights.nbytes + step, 0)
+
+
+def _of_nodes(
+    run: NodesRun, text: str, states: int, bench: Bench, shards: Mapping[int, Examples]
+) -> Holdings:
+    """A node's state is in memory, as bytes while it is saved, and on disk once for every window
+    that is kept and once while it is written. A mail of each neighbour waits, and one for it."""
+    _, algorithm, _ = nodes_of(run, text)
+    made = [algorithm]
+    if run.consensus.settling_rounds:
+        made.append(settling_of(run, text)[0])
+    memory = _VECTORS_OF_A_STEP * bench.model.weights.nbytes
+    memory += _step(bench, shards, run.consensus.precision, run.consensus.batch_size)
+    disk = 0
+    for node in shards:
+        sizes = [size_of(each, node, len(bench.model.weights)) for each in made]
+        memory += max(2 * state + 2 * mail for state, mail in sizes)
+        disk += (states + 1) * max(state + mail for state, mail in sizes)
+    return Holdings(memory, disk)
+
+
+def _step(bench: Bench, shards: Mapping[int, Examples], precision: str, batch_size: int) -> int:
+    """Bytes of a minibatch: what is kept for the gradients, and as much for those."""
+    most = max(shards.values(), key=len)
+    some = most.take(np.arange(min(_FEW, len(most))))
+    inputs = prepared(bench.task.prepare(augmented=True), some.inputs, rng(0, "holdings"))
+    model, kept = bench.model, {}
+    before = {name: vector.copy() for name, vector in model.state().items()}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    model.module.train()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), model.drawing(0):
+        outputs = outputs_of(model.module, inputs.to(bench.device), precision)
+        loss = bench.task.loss(outputs, some.targets.to(bench.device))
+    own = [*model.module.parameters(), *model.module.buffers(), model.weights, model.buffers]
+    for tensor in own:  # is there with or without a minibatch
+        kept.pop(tensor.untyped_storage().data_ptr(), None)
+    del loss
+    model.load(before["weights"], before["buffers"])
+    return 2 * sum(kept.values()) * min(batch_size, len(most)) // len(some)
