@@ -41,7 +41,7 @@ from strategies.consensus.shared import nodes_of, settling_of
 from strategies.consensus.state import pack, unpack
 from strategies.consensus.topology import Topology
 from strategies.consensus.zenoh_exchange import ZenohExchange
-from strategies.evaluation import evaluation_set, measured
+from strategies.evaluation import evaluation_set, measured_by_class
 from strategies.link.line import Line, current_line
 from strategies.link.sealing import Sealing
 from strategies.paths import runs_root
@@ -215,7 +215,9 @@ class _Window:
             refused = exchange.refused if isinstance(exchange, ZenohExchange) else Counter()
             answer["refused"] = json.dumps(dict(refused))
             refused.clear()
-            metrics |= self._evaluated(participants, {p.node.index for p in present})
+            measured, by_class = self._evaluated(participants, {p.node.index for p in present})
+            metrics |= measured
+            answer["classes"] = json.dumps(by_class)
         content = {
             "config": ConfigRecord(answer),
             "metrics": MetricRecord(metrics),
@@ -389,18 +391,20 @@ class _Window:
 
     def _evaluated(
         self, participants: Sequence[Participant], present: set[int]
-    ) -> Mapping[str, Any]:
-        """Numbers of every node; metric and loss of those that are `present`, and of references."""
+    ) -> tuple[Mapping[str, Any], Mapping[int, Mapping[str, float]]]:
+        """Numbers of every node; metric and loss of those that are `present`, and of references; of
+        these also the metric by class, where the task has classes."""
         began = time.monotonic()
         present = present | {i for i in self._nodes if i >= self._settings.participants}
         data, model, task = _evaluation_set(self._settings), self._bench.model, self._bench.task
-        metrics, losses, norms = [], [], []
+        metrics, losses, norms, classes = [], [], [], {}
         for participant in participants:
             weights = participant.node.weights
             metric = loss = OFF
             if participant.node.index in present:
                 model.weights.copy_(weights)
-                found = measured(task, model, data)
+                found, by_class = measured_by_class(task, model, data)
+                classes[participant.node.index] = by_class
                 metric, loss = found[task.metric.name], found["loss"]
             metrics.append(metric)
             losses.append(loss)
@@ -408,13 +412,14 @@ class _Window:
         tallies = {
             f"tally.{name}": [vars(p.tally)[name] for p in participants] for name in vars(Tally())
         }
-        return {
+        numbers = {
             "accuracy": metrics,
             "loss": losses,
             "norm": norms,
             "seconds-evaluation": time.monotonic() - began,
             **tallies,
         }
+        return numbers, classes
 
 
 def _described(participants: Sequence[Participant]) -> dict[str, Any]:

@@ -41,11 +41,11 @@ _NUMBER_OF = {"test": "evaluate-examples", "validation": "validation-examples"}
 def measured(task: Task, model: FlatModel, examples: Examples) -> dict[str, float]:
     """The task's metrics by name, and "loss", of the model on prepared examples; all NaN of a model
     whose values, or whose loss, are not finite: its answers mean nothing."""
-    return _measured(task, model, examples)[0]
+    return measured_by_class(task, model, examples)[0]
 
 
 @torch.no_grad()
-def _measured(
+def measured_by_class(
     task: Task, model: FlatModel, examples: Examples
 ) -> tuple[dict[str, float], dict[str, float]]:
     """`measured`; and the main metric of the examples of each class that has any, by its name:
@@ -190,7 +190,7 @@ class Evaluator:
     def _evaluate(self, role: str, vectors: Vectors) -> dict[str, Any]:
         model = self._models[role]
         model.load(vectors["weights"], vectors["buffers"])
-        values, by_class = _measured(self._task, model, self._examples)
+        values, by_class = measured_by_class(self._task, model, self._examples)
         return {**values, **({BY_CLASS: by_class} if by_class else {})}
 
 

@@ -18,6 +18,7 @@ from fl_app.config import resolve
 from fl_app.data import normalise, spec_of
 from fl_app.problem import problem_of
 from fl_app.record import consensus_metrics as summary
+from fl_app.record.consensus_metrics import node_spread
 from fl_app.record.export import trained_model
 from fl_app.record.metrics import of_kind
 from fl_app.record.report import render
@@ -27,8 +28,8 @@ from strategies.consensus import fleet
 from strategies.consensus.rates import rate_of
 from strategies.consensus.strategy import Consensus
 from strategies.errors import ConfigError, EdgeFlError
-from strategies.evaluation import Evaluator
-from strategies.problem import module_of, split_of
+from strategies.evaluation import Evaluator, evaluation_set
+from strategies.problem import module_of, split_of, task_of
 from strategies.randomness import rng
 from tests.fake_grid import FakeGrid, Tamper
 from tests.frozen import frozen
@@ -258,6 +259,21 @@ def test_a_report_of_devices_has_what_they_tell_of_their_data(
     assert not (directory.path / "figures" / "labels.png").exists()
     for index, count in enumerate((20, 31, 42)):
         assert nodes[index][:2] == [f"{index}: device-{count}", f"{count}"]
+
+
+def test_nodes_are_told_by_class(tmp_path: Path) -> None:
+    """The mean over the test images of all classes is the nodes' mean; nothing of references."""
+    directory = run(tmp_path, {"consensus.references": "same-steps"}, nodes=2)
+    problem = problem_of(resolve({**TINY, "output": str(tmp_path)}))
+    counts = np.bincount(evaluation_set(problem, "cpu").targets, minlength=10)
+    names = task_of(problem).classes
+    for event in of_kind(directory.events(), "nodes"):
+        told = event["per_class"]
+        assert list(told) == [n for n, count in zip(names, counts, strict=True) if count]
+        of_all = sum(told[n]["mean"] * c for n, c in zip(names, counts, strict=True) if c)
+        assert of_all / sum(counts) == pytest.approx(node_spread(event)["mean"], abs=1e-3)
+        assert all(0 <= each["min"] <= each["mean"] <= each["max"] <= 1 for each in told.values())
+    assert "Accuracy by class" in {t["title"] for t in frozen(render(directory))["tables"]}
 
 
 def test_side_by_side_gradients_differ_by_rounding_alone(tmp_path: Path) -> None:

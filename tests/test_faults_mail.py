@@ -439,6 +439,7 @@ WINDOW = {
             "heard": json.dumps({"2": {"0": 0.5}}),
             "examples": [100],
             "refused": json.dumps({"not finite": 3}),
+            "classes": json.dumps({"2": {"Coat": 0.5}}),
         }
     },
     "metrics": {
@@ -521,6 +522,10 @@ FAULTY = {
     "two nodes": {"digests": ["0" * 64] * 2},
     "no digest": {"digests": ["x" * 64]},
     "reasons without number": {"refused": json.dumps({str(i): 1 for i in range(51)})},
+    "classes of another's node": {"classes": json.dumps({"0": {"Coat": 0.5}})},
+    "a class without number": {"classes": json.dumps({"2": {"Coat": "all"}})},
+    "a class of no number": {"classes": '{"2": {"Coat": NaN}}'},
+    "classes without end": {"classes": json.dumps({"2": {str(i): 1 for i in range(10_001)}})},
     "negative refusals": {"refused": json.dumps({"wrong run": -5})},
     "mail from nobody": {"mail": ["a 0 7 0.5"]},
 }

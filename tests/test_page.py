@@ -154,6 +154,22 @@ def test_classes_are_told_where_evaluations_tell_them(tmp_path: Path) -> None:
     assert table["rows"] == [["coat", "25.0 %", "50.0 %"], ["bag", "100.0 %", "-"]]
 
 
+@pytest.mark.parametrize("direction", ["higher", "lower"])
+def test_classes_of_nodes_are_told_by_their_mean_and_spread(tmp_path: Path, direction: str) -> None:
+    events, config = EXAMPLES["consensus"]
+    run = RunDirectory.create(tmp_path, config, name="run")
+    metric = {"name": "accuracy", "unit": "%", "direction": direction}
+    run.emit("run_started", config=run.config(), metric=metric)
+    for event in events(2):
+        told = {"bag": {"mean": 0.5, "min": 0.25 * event.get("round", 0), "max": 0.75}}
+        run.emit(**event, **({"per_class": told} if event["event"] == "nodes" else {}))
+    run.emit("evaluate", model="average", round=2, t=2.0, accuracy=0.5, per_class={"bag": 0.6})
+    (table,) = [t for t in snapshot(run)["tables"] if t["title"] == "Accuracy by class"]
+    assert table["columns"] == ["class", "mean of the nodes", "worst", "best", "average"]
+    spread = ["50.0 %", "75.0 %"] if direction == "higher" else ["75.0 %", "50.0 %"]
+    assert table["rows"] == [["bag", "50.0 %", *spread, "60.0 %"]]
+
+
 # ------------------------------------------------------------------------------------ the report
 
 

@@ -4,7 +4,7 @@ No node ever has the average; it is a diagnosis.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -53,3 +53,15 @@ def consensus_distance(norms: Sequence[float], mean: np.ndarray) -> float:
     if not square:
         return math.inf if spread else 0.0
     return math.sqrt(spread / square)
+
+
+def spread_by_class(
+    classes: Sequence[str], nodes: Sequence[Mapping[str, float]]
+) -> dict[str, dict[str, float]]:
+    """What the nodes have of each class that any of them tells: its mean, min and max."""
+    told = {name: [node[name] for node in nodes if name in node] for name in classes}
+    return {
+        name: {"mean": round(sum(each) / len(each), 4), "min": min(each), "max": max(each)}
+        for name, each in told.items()
+        if each
+    }

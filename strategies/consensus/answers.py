@@ -34,6 +34,7 @@ _OF_MODELS = ("accuracy", "loss", "norm")  # they may be NaN: a node may have di
 _MOST_EVENTS = 10_000  # of a window's trace
 _MOST_REASONS = 50
 _MOST_IMAGES = 1 << 31
+_MOST_CLASSES = 10_000
 
 
 @dataclass
@@ -110,6 +111,7 @@ def _read(message: Message, nodes: Sequence[int], everybody: int, parameters: in
         "examples": _per_node("examples", config["examples"], nodes, _images),
         "refused": _refused(_parsed(config, "refused", dict)),
         "heard": _heard(_parsed(config, "heard", dict), nodes, everybody),
+        "classes": _classes(_parsed(config, "classes", dict), nodes),
     }
     if total.dtype != np.int64 or total.shape not in ((0,), (parameters,)):
         raise ValueError(f"sum is {total.dtype} of shape {total.shape}, not int64 ({parameters},)")
@@ -170,6 +172,17 @@ def _heard(told: Mapping[str, Any], nodes: Sequence[int], everybody: int) -> dic
             for peer, t in _of(dict, "heard", times).items()
         }
         for node, times in told.items()
+    }
+
+
+def _classes(told: Mapping[str, Any], nodes: Sequence[int]) -> dict[int, dict[str, float]]:
+    """{node: {class: its metric}}"""
+    found = {_node(int(node), nodes): _of(dict, "classes", each) for node, each in told.items()}
+    if any(len(each) > _MOST_CLASSES for each in found.values()):
+        raise ValueError(f"at most {_MOST_CLASSES} classes are read")
+    return {
+        node: {name: _number("a class", v, -math.inf, math.inf) for name, v in each.items()}
+        for node, each in found.items()
     }
 
 

@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
 from strategies.clock import Clock
-from strategies.consensus.agreement import average, consensus_distance
+from strategies.consensus.agreement import average, consensus_distance, spread_by_class
 from strategies.consensus.answers import METRICS, OFF, Answer
 from strategies.consensus.exchange import expected_vectors
 from strategies.consensus.fleet import Fleet
@@ -25,7 +25,7 @@ from strategies.consensus.schedule import Timetable
 from strategies.consensus.settings import ConsensusRun
 from strategies.consensus.shared import nodes_of, settling_of
 from strategies.divergence import diverged
-from strategies.evaluation import Candidate, Evaluator
+from strategies.evaluation import BY_CLASS, Candidate, Evaluator
 from strategies.own_course import OwnCourse, check_rounds
 from strategies.partition import label_histogram
 from strategies.problem import flat_model, split_of, task_of, train_set_of
@@ -58,6 +58,7 @@ class Consensus(OwnCourse):
         self._topology, self._algorithm, self._timetable = nodes_of(nodes, self._text)
         self._names = self._topology.names or tuple(map(str, range(nodes.participants)))
         self._parameters = len(flat_model(nodes.problem, "small").weights)
+        self._classes = task_of(nodes.problem).classes or ()
         self._clock = Clock()
         self._window = 0  # the last one that all nodes have done
         # The last window with those of the settling, and how many rounds each of these has.
@@ -269,6 +270,8 @@ class Consensus(OwnCourse):
         used, age = tally["used"] - self._applied[0], tally["age"] - self._applied[1]
         self._applied = tally["used"], tally["age"]
         heard = {i: times for a in answers for i, times in a.described["heard"].items()}
+        by_class = {i: told for a in answers for i, told in a.described["classes"].items()}
+        classes = spread_by_class(self._classes, [by_class[i] for i in on if i in by_class])
         for answer in answers:
             self._digests |= dict(zip(answer.nodes, answer.described["digests"], strict=True))
         self._recorder.emit(
@@ -279,6 +282,7 @@ class Consensus(OwnCourse):
             loss=[None if metric[i] == OFF else loss[i] for i in people],
             examples=self._examples,
             diverged=wild,
+            **({BY_CLASS: classes} if classes else {}),
             settled=settled,
             steps=[by_name["tally.steps"][i] for i in people],
             heard=[[i, j, t - when] for i in sorted(heard) for j, when in heard[i].items()],

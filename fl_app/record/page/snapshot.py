@@ -288,8 +288,14 @@ def _tables(view: View, events: Sequence[Event], measured: Measured, clock: str)
 
 
 def _classes(events: Sequence[Event], metric: Metric) -> list[Table]:
-    """The main metric of each model by class, at its last evaluation that tells it."""
+    """The main metric of each model by class, at its last evaluation that tells it; of nodes their
+    mean, and what the worst and the best of them have."""
     last: dict[str, Mapping[str, float]] = {}
+    nodes = [event["per_class"] for event in of_kind(events, "nodes") if event.get("per_class")]
+    if nodes:
+        worst, best = metric.ranked("min", "max")
+        for title, which in (("mean of the nodes", "mean"), ("worst", worst), ("best", best)):
+            last[title] = {name: spread[which] for name, spread in nodes[-1].items()}
     for event in of_kind(events, "evaluate"):
         model = str(event["model"]).replace("_", " ")
         for name, field in ((model, "per_class"), (f"{model}, EMA", "per_class_ema")):
