@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from fl_app.record.consensus_figures import DIAGNOSIS
 from fl_app.record.page import html
 from fl_app.record.page.snapshot import snapshot
 from fl_app.record.report import render
@@ -165,7 +166,7 @@ def test_classes_of_nodes_are_told_by_their_mean_and_spread(tmp_path: Path, dire
         run.emit(**event, **({"per_class": told} if event["event"] == "nodes" else {}))
     run.emit("evaluate", model="average", round=2, t=2.0, accuracy=0.5, per_class={"bag": 0.6})
     (table,) = [t for t in snapshot(run)["tables"] if t["title"] == "Accuracy by class"]
-    assert table["columns"] == ["class", "mean of the nodes", "worst", "best", "average"]
+    assert table["columns"] == ["class", "mean of the nodes", "worst", "best", DIAGNOSIS]
     spread = ["50.0 %", "75.0 %"] if direction == "higher" else ["75.0 %", "50.0 %"]
     assert table["rows"] == [["bag", "50.0 %", *spread, "60.0 %"]]
 

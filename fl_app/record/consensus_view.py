@@ -230,6 +230,7 @@ CONSENSUS = View(
             _STALE,
         ),
         tables=_nodes,
+        models={"average": DIAGNOSIS},
     ),
     comparison=Comparison(
         name=lambda config: f"{config['consensus.algorithm']}, {config['consensus.topology']}",

@@ -225,22 +225,21 @@ def staleness(events: Sequence[Event], _clock: str, _: Sequence[float]) -> Figur
     """Draw how many distillation steps used a teacher of which age.
 
     Where the averaging is asynchronous (or alone), the age of the contributions stands beside it.
-    Ages are in versions of the small model.
+    Ages are in versions of the small model. What is all of one age has no figure.
     """
     teacher = staleness_histogram(events)
     rounds = [r for r in of_kind(events, "round") if r.get("staleness") is not None]
-    late = any(r["staleness"] > 0 for r in rounds)
     panels = []
     if teacher:
         panels.append(
             ("Teacher of the distillation server", "distillation steps (%)", teacher, BLUE)
         )
-    if rounds and (late or not teacher):
+    if rounds:
         ages: dict[float, int] = {}
         for event in rounds:
             ages[event["staleness"]] = ages.get(event["staleness"], 0) + event["contributions"]
         panels.append(("Contributions to the average", "contributions (%)", ages, ORANGE))
-    panels = [panel for panel in panels if sum(panel[2].values())]
+    panels = [panel for panel in panels if sum(map(bool, panel[2].values())) > 1]
     if not panels:
         return None
     figure, axes = new_figure(COLUMN * len(panels), 2.1, columns=len(panels))
@@ -283,6 +282,6 @@ FIGURES: dict[str, Drawing] = {
         staleness,
         "How many versions of the small model had been published since the teacher in use, "
         "weighted by distillation steps.",
-        "neither a distillation step nor an average was recorded",
+        "no teacher and no contribution was older than another",
     ),
 }

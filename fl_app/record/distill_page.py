@@ -14,7 +14,7 @@ from fl_app.record.view import Bar, Chart, Line, Measured, Timeline
 
 _CURVES = (  # label, model, field, colour, dash
     ("small model", "small", "accuracy", "orange", (6, 4)),
-    ("global model, raw", "global", "accuracy", "sky", ()),
+    ("global model, raw", "global", "accuracy", "sky", (3, 2)),
     ("global model, EMA", "global", "accuracy_ema", "blue", ()),
 )
 _REFERENCE_STYLES: dict[str, tuple[str, tuple[int, ...]]] = {
@@ -47,7 +47,7 @@ def sentence(measured: Measured, metric: Metric) -> str:
 
 
 def charts(events: Sequence[Event]) -> list[Chart]:
-    """The metric of every model, and how old the teacher and the contributions were."""
+    """The metric of every model, how old teachers and contributions were, and the traffic."""
     return [chart for chart in (_metric(events), _staleness(events), _traffic(events)) if chart]
 
 
@@ -73,19 +73,22 @@ def _line(
 
 
 def _staleness(events: Sequence[Event]) -> Chart | None:
-    rounds = of_kind(events, "round")
+    """How old teachers were when they were used, as the summary counts it, and contributions when
+    they were averaged; nothing of what never was."""
     teacher = [
-        (e["t"], e["round"] - e["teacher_version"])
-        for e in rounds
-        if e.get("teacher_version") is not None and e.get("worker_steps")
+        (e["t_end"], e["staleness_versions"])
+        for e in of_kind(events, "segment")
+        if e["kind"] == "reverse" and e.get("staleness_versions") is not None
     ]
-    averaged = [(e["t"], e["staleness"]) for e in rounds if e.get("staleness") is not None]
-    lines = []
-    if teacher:
-        lines.append(Line("teacher of the distillation server", teacher, "blue"))
-    if any(value for _, value in averaged):
-        lines.append(Line("contributions, mean", averaged, "orange", (6, 4)))
-    return Chart("Staleness", tuple(lines), unit="versions") if lines else None
+    averaged = [
+        (e["t"], e["staleness"]) for e in of_kind(events, "round") if e.get("staleness") is not None
+    ]
+    lines = (
+        Line("teacher of the distillation server", teacher, "blue"),
+        Line("contributions, mean", averaged, "orange", (6, 4)),
+    )
+    stale = tuple(line for line in lines if any(age for _, age in line.points))
+    return Chart("Staleness", stale, unit="versions") if stale else None
 
 
 def _traffic(events: Sequence[Event]) -> Chart | None:

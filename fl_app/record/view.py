@@ -136,6 +136,7 @@ class Page:
     """The report: what is its own of tiles, summary, figures by file name, and tables.
 
     sentence: what came out, in words, of what was measured. charts, timeline: what the page draws.
+    models: what evaluated models are called, where that is not their name in the events.
     """
 
     tiles: Callable[[Measured, Metric], Pairs]
@@ -146,6 +147,7 @@ class Page:
     charts: Callable[[Sequence[Event]], list[Chart]]
     timeline: Callable[[Sequence[Event]], Timeline | None] = lambda _: None
     tables: Callable[[Sequence[Event]], list[Table]] = lambda _: []
+    models: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

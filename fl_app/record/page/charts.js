@@ -66,6 +66,7 @@ function plot(place, chart, data, doc, large) {
   const targets = chart.metric ? doc.targets : [];
   const drawn = new uPlot({
     ...size(), series, bands,
+    legend: { markers: { width: 2, dash: (u, i) => stroked(series[i].dash) } },
     scales: { x: { time: false }, y: chart.log ? { distr: 3 } : { range: (u, low, high) => room(low, high) } },
     axes: [axis({ label: `time, ${doc.clock}`, labelSize: 18, labelFont: "12px system-ui, sans-serif" }), axis({ size: 58, ...(chart.log ? { splits: (u, i, low, high) => powers(low, high), filter: (u, splits) => splits,
         values: (u, splits) => splits.map((v) => v.toExponential(0)) } : {}) })],
@@ -82,6 +83,11 @@ function plot(place, chart, data, doc, large) {
   return drawn;
 }
 
+// How the legend draws what the lines are told apart by besides their colours.
+function stroked(dash) {
+  return !dash?.length ? "solid" : dash[0] > dash[1] && dash[0] > 3 ? "dashed" : "dotted";
+}
+
 function last(values) {
   for (let i = values.length - 1; i >= 0; i--) if (values[i] !== null && values[i] !== undefined) return values[i];
   return null;
@@ -96,7 +102,8 @@ function powers(low, high) {
 
 function written(value, unit, log) {
   if (log || (value !== 0 && Math.abs(value) < 0.001)) return value.toExponential(1);
-  return `${value.toFixed(unit === "%" ? 1 : 3)}${unit === "%" ? " %" : ""}`;
+  if (unit === "%") return `${value.toFixed(1)} %`;
+  return unit && Number.isInteger(value) ? String(value) : value.toFixed(3);
 }
 
 function room(low, high) {

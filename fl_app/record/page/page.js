@@ -134,8 +134,10 @@ async function compare(name) {
 
 function start() {
   const frozen = byId("frozen").textContent.trim();
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () =>
-    charts.drawn.forEach((drawn) => drawn.redraw()));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+    charts.key = "";  // the legends, too, have colours of their own
+    if (page.doc) drawCharts(page.doc, page.other);
+  });
   let width = innerWidth;
   addEventListener("resize", () => {
     if (width === innerWidth || !page.doc) return;

@@ -273,7 +273,7 @@ def _tables(view: View, events: Sequence[Event], measured: Measured, clock: str)
     ]
     return [
         *view.page.tables(events),
-        *_classes(events, metric),
+        *_classes(events, metric, view.page.models),
         *_devices(events),
         Table("Results", ("what", "value"), results),
         Table(
@@ -287,7 +287,7 @@ def _tables(view: View, events: Sequence[Event], measured: Measured, clock: str)
     ]
 
 
-def _classes(events: Sequence[Event], metric: Metric) -> list[Table]:
+def _classes(events: Sequence[Event], metric: Metric, called: Mapping[str, str]) -> list[Table]:
     """The main metric of each model by class, at its last evaluation that tells it; of nodes their
     mean, and what the worst and the best of them have."""
     last: dict[str, Mapping[str, float]] = {}
@@ -297,7 +297,7 @@ def _classes(events: Sequence[Event], metric: Metric) -> list[Table]:
         for title, which in (("mean of the nodes", "mean"), ("worst", worst), ("best", best)):
             last[title] = {name: spread[which] for name, spread in nodes[-1].items()}
     for event in of_kind(events, "evaluate"):
-        model = str(event["model"]).replace("_", " ")
+        model = called.get(event["model"]) or str(event["model"]).replace("_", " ")
         for name, field in ((model, "per_class"), (f"{model}, EMA", "per_class_ema")):
             if event.get(field):
                 last[name] = event[field]
