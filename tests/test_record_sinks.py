@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from fl_app.record import sinks
 from fl_app.record.console import console_listener
 from fl_app.record.formatting import duration
 from fl_app.record.modes import VIEWS
@@ -220,7 +221,12 @@ class FakeMlflow(types.ModuleType):
         super().__init__("mlflow")
         self.runs: dict[str, dict[str, Any]] = {}
         self.experiments: dict[str, str] = {}
-        self.MlflowClient = lambda: self
+        self.places: list[str | None] = []
+        self.MlflowClient = self._client
+
+    def _client(self, tracking_uri: str | None) -> Any:
+        self.places.append(tracking_uri)
+        return self
 
     def get_experiment_by_name(self, name: str) -> Any:
         found = self.experiments.get(name)
@@ -265,3 +271,42 @@ def test_a_resumed_run_goes_on_in_its_mlflow_run(
     assert told["metrics"] == [("accuracy/small", 0.5, 1), ("accuracy/small", 0.5, 2)]
     SINKS["mlflow"](RunDirectory.create(run.path.parent, config()))
     assert len(mlflow.runs) == 2
+
+
+def test_mlflow_writes_where_it_lasts_unless_it_is_told_another_place(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its own default is the working directory, which a run's SuperLink takes away at the end."""
+    mlflow = FakeMlflow()
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    monkeypatch.setenv("EDGE_FL_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    SINKS["mlflow"](run)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    SINKS["mlflow"](run)
+    assert mlflow.places == [f"sqlite:///{tmp_path / 'home' / 'mlflow.db'}", None]
+
+
+def test_mlflow_without_a_server_needs_the_whole_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"mlflow", "sqlalchemy"}
+    monkeypatch.setattr(sinks, "find_spec", lambda name: name in there or None)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    sinks.check_sinks(["mlflow"])
+    there.remove("sqlalchemy")
+    with pytest.raises(RunDirectoryError, match=r"MLFLOW_TRACKING_URI.*pip install mlflow"):
+        sinks.check_sinks(["mlflow"])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    sinks.check_sinks(["mlflow"])
+
+
+def test_a_sink_that_cannot_begin_does_not_end_the_run(
+    run: RunDirectory, wandb: FakeWandb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(**_: Any) -> None:
+        raise RuntimeError("a long story\nnobody is logged in")
+
+    monkeypatch.setattr(wandb, "init", refuses)
+    sinks.attach_sinks(run, ["wandb"])
+    assert run.listeners == []
+    (told,) = run.events()
+    assert told["message"] == "nothing goes to wandb: RuntimeError: nobody is logged in"

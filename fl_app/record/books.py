@@ -16,7 +16,7 @@ from fl_app.record.modes import VIEWS
 from fl_app.record.page.html import NoPageError
 from fl_app.record.report import render
 from fl_app.record.run_dir import RunDirectory
-from fl_app.record.sinks import SINKS
+from fl_app.record.sinks import attach_sinks
 from fl_app.settings import distillation_run_of
 from fl_app.streams import say
 from strategies.errors import ConfigError, DataError, DivergedError, RunDirectoryError
@@ -88,12 +88,12 @@ def open_books(run: RunDirectory, config: RunConfig) -> None:
     run.listeners.append(
         console_listener(view, clock=config.clock, rounds=config.rounds, past=past)
     )
-    run.listeners += [SINKS[name](run) for name in config.sink_list]
     if not config.resume:
         run.emit("run_started", config=config.flat(), metric=_metric_of(config), **_digests(config))
         for line in task_of(problem_of(config)).unused:
             run.emit("warning", message=line)
     run.emit("code", **provenance())
+    attach_sinks(run, config.sink_list)
 
 
 def check_resumable(config: RunConfig) -> None:

@@ -1,5 +1,6 @@
 """Optional listeners of a run's events: TensorBoard, Weights & Biases, MLflow."""
 
+import os
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from typing import Any
@@ -9,11 +10,14 @@ from fl_app.record.console import Listener
 from fl_app.record.metrics import Event
 from fl_app.record.run_dir import RunDirectory, flatten
 from strategies.checkpoint import atomic_write
+from strategies.checks import last_line
 from strategies.errors import RunDirectoryError
+from strategies.paths import runs_root
 from strategies.pyproject import install
 
 _PROJECT = "edge-fl"
 _WANDB_ID, _MLFLOW_ID = "wandb-id", "mlflow-id"  # files of the run directory
+_MLFLOW_VARIABLE = "MLFLOW_TRACKING_URI"
 
 
 def scalars(event: Event) -> dict[str, float]:
@@ -112,22 +116,23 @@ def wandb_listener(run: RunDirectory) -> Listener:
 def mlflow_listener(run: RunDirectory) -> Listener:
     """Return a listener that logs to an MLflow run named like `run` in the experiment "edge-fl".
 
-    Where that is follows MLflow's own environment variables (MLFLOW_TRACKING_URI ...). A resumed
-    run goes on in its MLflow run, whose id is in the run directory. Raises RunDirectoryError with
-    the way out when MLflow is not installed.
+    Where that is follows MLflow's own environment variable, MLFLOW_TRACKING_URI; without it, it is
+    the file mlflow.db beside the runs: MLflow's own choice, the working directory, is a temporary
+    one here. A resumed run goes on in its MLflow run, whose id is in the run directory. Raises
+    RunDirectoryError with the way out when MLflow is not installed.
     """
     try:
         from mlflow import MlflowClient  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise RunDirectoryError(_missing("mlflow")) from error
-    client, known = MlflowClient(), run.path / _MLFLOW_ID
+    client, known = MlflowClient(_mlflow_place()), run.path / _MLFLOW_ID
     if known.exists():
         identity = known.read_text().strip()
         client.update_run(identity, status="RUNNING")
     else:
         experiment = client.get_experiment_by_name(_PROJECT)
-        place = experiment.experiment_id if experiment else client.create_experiment(_PROJECT)
-        identity = client.create_run(place, run_name=run.name).info.run_id
+        among = experiment.experiment_id if experiment else client.create_experiment(_PROJECT)
+        identity = client.create_run(among, run_name=run.name).info.run_id
         atomic_write(known, identity.encode())
         for key, value in flatten(run.config()).items():
             client.log_param(identity, key, value)
@@ -142,11 +147,42 @@ def mlflow_listener(run: RunDirectory) -> Listener:
     return listen
 
 
+def _mlflow_place() -> str | None:
+    """Where MLflow is to write; None where its own variable says it."""
+    if os.environ.get(_MLFLOW_VARIABLE):
+        return None
+    home = runs_root().parent
+    home.mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{home / 'mlflow.db'}"
+
+
 def check_sinks(names: Iterable[str]) -> None:
     """Raise RunDirectoryError if a sink's package, which has its name, is not installed."""
     for name in names:
         if find_spec(name) is None:
             raise RunDirectoryError(_missing(name))
+    lone = "mlflow" in names and not os.environ.get(_MLFLOW_VARIABLE)
+    if lone and find_spec("sqlalchemy") is None:
+        raise RunDirectoryError(
+            f"sinks='mlflow' needs a server, named by {_MLFLOW_VARIABLE}, or all of MLflow, which "
+            "writes a file of its own: pip install mlflow"
+        )
+
+
+def attach_sinks(run: RunDirectory, names: Iterable[str]) -> None:
+    """Have the sinks listen to the run. One that cannot begin, because nobody is logged in or its
+    server does not answer, is named in a warning: no dashboard is worth a training run.
+
+    Raises RunDirectoryError for one that is not installed.
+    """
+    for name in names:
+        try:
+            run.listeners.append(SINKS[name](run))
+        except RunDirectoryError:
+            raise
+        except Exception as error:
+            told = f"{type(error).__name__}: {last_line(str(error))}"
+            run.emit("warning", message=f"nothing goes to {name}: {told}")
 
 
 def _missing(extra: str) -> str:
