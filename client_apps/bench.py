@@ -6,10 +6,10 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from strategies.allocator import keep_freed_memory
 from strategies.attacks import LABEL_FLIP, flipped_labels
 from strategies.errors import DataError, EdgeFlError
 from strategies.flat import FlatModel
-from strategies.memory import keep_freed_memory
 from strategies.problem import (
     Problem,
     check_arithmetic,

@@ -15,8 +15,8 @@ from fl_app.launch.surroundings import check_simulation
 from fl_app.preflight import preflight
 from fl_app.record.books import recorded
 from fl_app.strategy import strategy_of
+from strategies.allocator import keep_freed_memory
 from strategies.errors import EdgeFlError
-from strategies.memory import keep_freed_memory
 
 CLOSING_SECONDS = 4.0  # of the 5 s that a service or `edge-fl run` waits before it kills
 

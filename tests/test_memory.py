@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from strategies.memory import keep_freed_memory
+from strategies.allocator import keep_freed_memory
 
 # Page faults of one training step in a process of its own, after as many steps as its heap may need
 # to find its size.
@@ -36,7 +36,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 8)
 # thread, for another one may get a heap of its own, which is new to it.
 MAIL = """
 import resource, sys, threading
-from strategies.memory import keep_freed_memory
+from strategies.allocator import keep_freed_memory
 
 def hold():
     for _ in range(3):
@@ -48,6 +48,33 @@ if sys.argv[1] == "keep":
     keep_freed_memory()
 threading.Thread(target=hold).start()
 """
+
+# By how much a process has been larger at most than its nodes' vectors, as a share of these.
+ROWS = """
+import resource
+import torch
+from strategies.consensus.node import Node
+from strategies.consensus.rows import Rows
+from strategies.allocator import keep_freed_memory
+
+def largest():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+keep_freed_memory()
+before, count, length = largest(), 100, 2**18
+nodes = []
+for i in range(count):
+    links = {j: {"z": torch.ones(length)} for j in ((i - 1) % count, (i + 1) % count)}
+    nodes.append(Node(i, torch.ones(length), {"momentum": torch.ones(length)}, links))
+Rows(nodes, [list(node.links) for node in nodes], ["momentum"], ["z"])
+print((largest() - before) / (4 * count * 4 * length) - 1)
+"""
+
+
+@pytest.mark.skipif(not keep_freed_memory(), reason="the C library is not glibc")
+def test_nodes_that_become_rows_take_no_more_memory() -> None:
+    done = subprocess.run([sys.executable, "-c", ROWS], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 0.5  # 1.0 if the process kept what it frees
 
 
 @pytest.mark.skipif(not keep_freed_memory(), reason="the C library is not glibc")

@@ -16,10 +16,10 @@ from fl_app.config import Value, resolve
 from fl_app.data.augment import augment
 from fl_app.problem import problem_of
 from fl_app.settings import nodes_run_of
+from strategies.allocator import keep_freed_memory
 from strategies.consensus.fleet import spread
 from strategies.consensus.node import Node
 from strategies.distillation.losses import distillation_loss, ema_decay
-from strategies.memory import keep_freed_memory
 from strategies.problem import flat_model, module_of, proxy_data, split_of, task_of
 from strategies.randomness import rng
 

@@ -34,8 +34,8 @@ def measure(name: str) -> dict[str, float]:
     from fl_app.data import Preparation
     from fl_app.models import build_model
     from fl_app.settings import training_of
+    from strategies.allocator import keep_freed_memory
     from strategies.flat import FlatModel
-    from strategies.memory import keep_freed_memory
     from strategies.randomness import rng
     from strategies.task import Examples
 

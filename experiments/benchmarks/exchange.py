@@ -17,6 +17,7 @@ import torch
 
 from fl_app.deploy.directory import create, machine
 from fl_app.launch.superlink import free_port
+from strategies.allocator import keep_freed_memory
 from strategies.consensus.participant import Mail
 from strategies.consensus.zenoh_exchange import ZenohExchange
 from strategies.errors import EdgeFlError
@@ -24,7 +25,6 @@ from strategies.link import keys
 from strategies.link.connection import Connection
 from strategies.link.router import Router, access_control
 from strategies.link.wire import encode
-from strategies.memory import keep_freed_memory
 from strategies.randomness import rng
 from strategies.site import SERVER, Site, read_site
 

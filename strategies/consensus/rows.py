@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 
 import torch
 
+from strategies.allocator import give_back_freed_memory
 from strategies.consensus.node import Node, Vectors
 
 Index = slice | torch.Tensor
+_MOVED = 2**26  # bytes of nodes that become rows, after which their old places are given back
 _KEPT = 4096  # of what has been worked out: random exchanges come in ever new combinations
 
 
@@ -80,7 +82,9 @@ class Rows:
         links: Sequence[str] = (),
     ) -> None:
         self.nodes = list(nodes)
-        self.weights = nodes[0].weights[None] if len(nodes) == 1 else _moved(nodes)
+        self.weights = nodes[0].weights[None]
+        if len(nodes) > 1:
+            self.weights = self.weights.new_empty(len(nodes), self.weights.shape[1])
         self.vectors: Vectors = {}
         self.links: Vectors = {}
         self._names = (tuple(vectors), tuple(links))
@@ -97,8 +101,20 @@ class Rows:
         self._row = {end: row for row, end in enumerate(ends)}
         self._chosen: dict[tuple[int, ...], Chosen] = {}
         self._indices: dict[tuple[int, ...], Index] = {}
-        for node in nodes:
+        self._move_in()
+
+    def _move_in(self) -> None:
+        """Node by node, so that there is no second copy of all."""
+        moved = 0
+        for node, row in zip(self.nodes, self.weights, strict=True):
+            moved += _bytes(node)
+            if len(self.nodes) > 1:
+                row.copy_(node.weights)
+                node.weights = row
             self.refresh(node)
+            if moved > _MOVED:  # a process that trains keeps what it frees
+                give_back_freed_memory()
+                moved = 0
 
     def refresh(self, node: Node) -> None:
         """Take in what has become of a node that has been given other vectors or links."""
@@ -163,19 +179,16 @@ class Rows:
         return self._indices[rows]
 
 
+def _bytes(node: Node) -> int:
+    owned = [node.weights, *node.vectors.values()]
+    owned += [vector for link in node.links.values() for vector in link.values()]
+    return sum(vector.nbytes for vector in owned)
+
+
 def _follow_each_other(rows: tuple[int, ...]) -> bool:
     if rows[-1] - rows[0] != len(rows) - 1:  # almost always, and known at once
         return False
     return rows == tuple(range(rows[0], rows[0] + len(rows)))
-
-
-def _moved(nodes: Sequence[Node]) -> torch.Tensor:
-    """The weights as a matrix. One after the other, so that there is no second copy of all."""
-    weights = nodes[0].weights.new_empty(len(nodes), len(nodes[0].weights))
-    for node, row in zip(nodes, weights, strict=True):
-        row.copy_(node.weights)
-        node.weights = row
-    return weights
 
 
 def _settle(matrices: Vectors, name: str, row: int, owner: Vectors, rows: int) -> None:

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import torch
 from pydantic import TypeAdapter, ValidationError
 
+from strategies.allocator import keep_freed_memory
 from strategies.distillation.settings import DistillationRun
 from strategies.errors import WorkerError
-from strategies.memory import keep_freed_memory
 
 _RUN = "run.json"
 # While it computes, it says so this often: who waits for it can tell slow from stuck.

@@ -16,10 +16,10 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from strategies.allocator import keep_freed_memory
 from strategies.errors import EdgeFlError
 from strategies.link import keys
 from strategies.link.transport import configuration, open_session
-from strategies.memory import keep_freed_memory
 from strategies.site import SERVER, Site
 
 # Where the packages are: the process must import the code that runs here, not another copy.
