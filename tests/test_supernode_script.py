@@ -1,5 +1,6 @@
 """The device's own start of Flower: bundles that are kept, and processes that are forked."""
 
+import gc
 import hashlib
 import json
 import os
@@ -109,6 +110,33 @@ def test_a_fork_ends_with_the_status_of_its_work() -> None:
     assert ending(lambda: sys.exit("a text")) == 1
     assert ending(lambda: {}["no such thing"]) == 1
     assert ending(lambda: os.kill(os.getpid(), signal.SIGTERM)) == -signal.SIGTERM
+
+
+def test_the_collector_leaves_alone_what_was_there_before_the_forks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done: list[str] = []
+
+    def forked(name: str, _: object) -> int:
+        done.append(name)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "argv", ["supernode.py", "--host", "127.0.0.1", "--port", "1"])
+        patched.setattr(supernode, "share_what_is_imported", lambda: done.append("shared"))
+        patched.setattr(supernode, "fork", forked)
+        with pytest.raises(KeyboardInterrupt):
+            supernode.main()
+    assert done == ["shared", "flower-supernode"]
+
+    def look() -> None:
+        before = len(gc.get_objects())
+        supernode.share_what_is_imported()
+        assert gc.get_freeze_count() > 0.9 * before
+        assert len(gc.get_objects()) < 0.1 * before
+
+    pid = supernode.fork("a-fork", look)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 @pytest.fixture

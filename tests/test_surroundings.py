@@ -8,6 +8,7 @@ import string
 import subprocess
 import sys
 import threading
+import time
 import tomllib
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -296,6 +297,51 @@ def test_the_folder_of_a_server_without_its_certificates_is_named(tmp_path: Path
     (tmp_path / "site" / "server" / "ca.crt").unlink()
     with pytest.raises(EdgeFlError, match=r"ca\.crt"):
         register(tmp_path / "site" / "server")
+
+
+# Flower's programs, which print, and end with the script that starts them.
+FAKE_PROGRAM = "#!/bin/sh\nwhile [ -e on ]; do echo it is at work; sleep 0.01; done\n"
+
+
+@pytest.mark.parametrize(
+    ("machine", "words", "programs"),
+    [
+        ("devices/pi-1", ["start-supernode.sh"], ["flower-supernode", "python"]),
+        ("server", ["start-superlink.sh", "superexec"], ["flower-superexec"]),
+    ],
+)
+def test_a_log_that_is_appended_to_may_be_cut_off_while_it_is_written(
+    machine: str, words: list[str], programs: list[str], tmp_path: Path
+) -> None:
+    """What logrotate's `copytruncate` does: it goes on at its new end, without a hole before."""
+    create(tmp_path / "site", "127.0.0.1", devices=["pi-1"])
+    state, log = tmp_path / "state", tmp_path / "edge-fl.log"
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
+    for name in programs:
+        program = tmp_path / "venv" / "bin" / name
+        program.write_text(FAKE_PROGRAM)
+        program.chmod(0o755)
+    state.mkdir()
+    (state / "on").touch()
+    own = {"EDGE_FL_VENV": str(tmp_path / "venv"), "EDGE_FL_STATE": str(state)}
+
+    def grow(beyond: int) -> None:
+        while not log.exists() or log.stat().st_size <= beyond:
+            time.sleep(0.01)
+
+    command = [str(tmp_path / "site" / machine / words[0]), *words[1:]]
+    with log.open("ab") as out:  # as the shell's >> does
+        process = subprocess.Popen(command, env=os.environ | own, stdout=out, stderr=out)
+    try:
+        grow(100)
+        os.truncate(log, 0)
+        grow(50)
+        assert b"\0" not in log.read_bytes()
+        assert log.read_bytes().startswith(b"it is")
+    finally:
+        (state / "on").unlink()
+        process.terminate()
+        process.wait()
 
 
 # A Python that makes environments as `make setup` wants them, and notes what it was asked for.

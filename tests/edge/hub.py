@@ -21,13 +21,12 @@ DOCS = Path(__file__).resolve().parents[2] / "docs" / "deploy.md"
 ORDINARY = "pc-1"
 ON_TRIAL = "pi-1"
 PATIENCE = 600.0  # what is emulated starts slowly
+# With every wait as it is shipped.
 COMMON: dict[str, Any] = {
     "clock": "real",
     "participants": 2,
     "small-model": "lenet",
     "evaluate-examples": 100,
-    "round-timeout": PATIENCE,
-    "link-patience": 60.0,
 }
 SYSTEMS: dict[str, dict[str, Any]] = {
     "distill": {
