@@ -25,8 +25,9 @@ pytest.importorskip("zenoh")
 RUN = "0123456789abcdef"
 NAMES = {0: "ann", 1: "bob"}
 RATE = 250_000  # bytes a second: 2 Mbit/s
-LENGTH = 75_000  # 0.3 MB
-EVERY = 0.25  # seconds, in which the link carries a fifth of a mail
+# Of a vector of 75,000 numbers as many float32 as it takes in each mail-precision.
+LENGTHS = {"float32": 75_000, "bfloat16": 37_500, "int8": 19_050}
+EVERY = 0.1  # seconds, in which the link carries a third of the smallest mail
 SECONDS = 40.0
 
 
@@ -53,7 +54,7 @@ def site_of(place: Path, name: str, port: int) -> Site:
     return read_site(place / name)
 
 
-def ages(place: Path, paced: bool) -> list[float]:
+def ages(place: Path, length: int, paced: bool) -> list[float]:
     """Of the mails that come, in seconds."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
@@ -67,7 +68,7 @@ def ages(place: Path, paced: bool) -> list[float]:
         for node, site in sites.items():
             connection = Connection(site)
             stack.callback(connection.close)
-            ends[node] = exchange_of(node, connection)
+            ends[node] = exchange_of(node, length, connection)
             wait_until(lambda connection=connection: connection.connected)
         found: list[float] = []
         over = threading.Event()
@@ -81,7 +82,7 @@ def ages(place: Path, paced: bool) -> list[float]:
         began, number = time.monotonic(), 0
         while time.monotonic() < began + SECONDS:
             number += 1
-            mail = Mail(0, 1, number, {"x": torch.rand(LENGTH)}, time.monotonic())
+            mail = Mail(0, 1, number, {"x": torch.rand(length)}, time.monotonic())
             if paced:
                 ends[0].post(mail)
                 ends[0].collect(0.0)
@@ -93,14 +94,14 @@ def ages(place: Path, paced: bool) -> list[float]:
         return found
 
 
-def exchange_of(node: int, connection: Connection) -> ZenohExchange:
+def exchange_of(node: int, length: int, connection: Connection) -> ZenohExchange:
     return ZenohExchange(
         connection,
         RUN,
         own={node: NAMES[node]},
         names=NAMES,
-        expected=lambda _: {"x": (LENGTH, torch.float32)},
-        parameters=LENGTH,
+        expected=lambda _: {"x": (length, torch.float32)},
+        parameters=length,
     )
 
 
@@ -111,15 +112,19 @@ def wait_until(true: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_mail_on_a_slow_link_is_as_old_as_the_link_makes_it(tmp_path: Path) -> None:
-    told = {}
+@pytest.mark.parametrize("precision", LENGTHS)
+def test_mail_on_a_slow_link_is_as_old_as_the_link_makes_it(precision: str, tmp_path: Path) -> None:
+    told, length = {}, LENGTHS[precision]
     for paced in (True, False):
         place = tmp_path / str(paced)
         place.mkdir()
-        told[paced] = found = ages(place, paced)[4:]  # until it is known how slow the link is
-        least = 4 * LENGTH / RATE
+        told[paced] = found = ages(place, length, paced)[
+            4:
+        ]  # until it is known how slow the link is
+        least = 4 * length / RATE
+        how = "paced" if paced else "as fast as it is written"
         print(
-            f"MEASURED {'paced' if paced else 'as fast as it is written'}: {len(found)} mails, "
+            f"MEASURED {precision}, {how}: {len(found)} mails, "
             f"median age {statistics.median(found):.2f} s, oldest {max(found):.2f} s; "
             f"the link's least {least:.2f} s"
         )

@@ -34,6 +34,24 @@ def test_what_grows_is_found() -> None:
     assert not any("short" in line.name for line in lines(samples))
 
 
+def test_a_short_life_may_gain_what_an_hour_may_and_a_pool_its_connections() -> None:
+    def grown(samples: list[Sample]) -> set[tuple[str, str]]:
+        return {(x.name, x.quantity) for x in lines(samples) if not x.flat}
+
+    half = life("waits for its collector", 1, grows=7.0, minutes=30)
+    assert grown(half) == set()
+    assert grown(life("keeps all", 1, grows=7.0, minutes=90)) == {
+        ("pi-1: keeps all 1", "memory, MB")
+    }
+    assert grown(life("SuperLink", 1, handles=7.0, minutes=120)) == set()
+    assert grown(life("SuperLink", 1, handles=15.0, minutes=120)) == {
+        ("pi-1: SuperLink 1", "handles")
+    }
+    assert grown(life("SuperNode", 1, handles=7.0, minutes=120)) == {
+        ("pi-1: SuperNode 1", "handles")
+    }
+
+
 def test_one_step_is_no_slope() -> None:
     assert theil_sen(np.arange(20.0), np.r_[np.zeros(5), np.full(15, 50.0)]) == 0.0
 
