@@ -212,20 +212,22 @@ def models(_arguments: argparse.Namespace) -> int:
 
 def topology(arguments: argparse.Namespace) -> int:
     """describe who is whose neighbour in mode=consensus, and draw it"""
+    from fl_app.launch.values import own_name
     from fl_app.record.figures import printed
     from fl_app.record.topology_figure import topology_figure
-    from strategies.consensus.topology import build_topology
+    from strategies.consensus.own import TOPOLOGY, topology_named
 
-    name, given = arguments.name, ("degree", "probability", "seed")
+    name, given = own_name(TOPOLOGY, arguments.name), ("degree", "probability", "seed")
     options = {key: getattr(arguments, key) for key in given if getattr(arguments, key) is not None}
     if (name == "file") != bool(arguments.file):
         raise ConfigError("the topology 'file' and --file PATH go together")
-    try:
-        if arguments.file:
+    if arguments.file:
+        try:
             options["text"] = read_text(absolute(arguments.file))
-        built = build_topology(name, arguments.size, **options)
-    except ConfigError as error:
-        raise ConfigError(f"cannot read {arguments.file}: {error}") from error
+        except ConfigError as error:
+            raise ConfigError(f"cannot read {arguments.file}: {error}") from error
+    try:
+        built = topology_named(name, arguments.size, **options)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     degrees = [built.degree(node) for node in range(built.size)]
@@ -236,9 +238,9 @@ def topology(arguments: argparse.Namespace) -> int:
     if not built.static:
         edges = ", ".join(str(len(active)) for active in built.rounds)
         print(f"rounds: {len(built.rounds)}, over and over, of {edges} edges")
-    title = f"{name}, {built.size} nodes, {len(built.edges)} edges"
+    title = f"{built.name}, {built.size} nodes, {len(built.edges)} edges"
     drawn = printed(
-        lambda: topology_figure(name, built.size, built.edges, title, names=built.names)
+        lambda: topology_figure(built.name, built.size, built.edges, title, names=built.names)
     )
     print(write_png(arguments.out, drawn))
     return 0
@@ -352,7 +354,8 @@ def parser() -> argparse.ArgumentParser:
         "name",
         metavar="NAME",
         help="base-k, chain, complete, erdos-renyi, exponential, file, grid, hypercube, "
-        "one-peer-exponential, random-regular, ring, star, torus, tree or watts-strogatz",
+        "one-peer-exponential, random-regular, ring, star, torus, tree, watts-strogatz, or "
+        "your own: file.py:function",
     )
     sub.add_argument("size", metavar="N", type=int, help="the number of participants")
     sub.add_argument("--degree", type=int, help="of random-regular, watts-strogatz and base-k")

@@ -28,6 +28,7 @@ from strategies.attacks import ATTACKS
 from strategies.averaging import STALENESS_WEIGHTS
 from strategies.averaging_settings import PrivacySettings
 from strategies.consensus.algorithms import ALGORITHMS
+from strategies.consensus.own import entry_of
 from strategies.consensus.settings import ConsensusSettings
 from strategies.distillation.growth import obstacle
 from strategies.distillation.settings import (
@@ -41,11 +42,12 @@ from strategies.distillation.settings import (
 from strategies.distillation.trace import DistillationPlan, Schedule
 from strategies.errors import ConfigError
 from strategies.machines import Machines, read_availability, read_machines
+from strategies.own_rules import BUFFERED, is_buffered
 from strategies.partition import PARTITIONS
 from strategies.paths import read_text
 from strategies.precision import PRECISIONS
 from strategies.pyproject import PATH, pyproject
-from strategies.ranges import SWITCH, OneOf, Within, words
+from strategies.ranges import SWITCH, OneOf, OneOfOrOwn, Within, words
 from strategies.recorded import recorded_rounds
 from strategies.schedule import Aggregation, CostModel, Trace, cohort
 from strategies.secure import LEAST_MEMBERS
@@ -97,7 +99,7 @@ class RunConfig:
     sessions: Annotated[str, OneOf(*SWITCH)]
     link_patience: Annotated[float, Within(5)]
 
-    task: str
+    task: Annotated[str, OneOfOrOwn("Class", *TASKS)]
     dataset: Annotated[str, OneOf(*DATASETS, FILES)]
     data_root: str
     data_path: str
@@ -105,7 +107,7 @@ class RunConfig:
     table: Annotated[str, OneOf(*EMBEDDED)]
     table_target: str
     table_kind: Annotated[str, OneOf("auto", CLASSES, NUMBERS)]
-    partition: str
+    partition: Annotated[str, OneOfOrOwn("function", *PARTITIONS, prefix="hf:")]
     alpha: Annotated[float, Within(0, above=True)]
     num_classes_per_partition: Annotated[int, Within(1)]
     num_shards_per_partition: Annotated[int, Within(1)]
@@ -132,7 +134,7 @@ class RunConfig:
     best_metric: str
     stop_patience: Annotated[int, Within(0)]
 
-    averaging: Annotated[str, OneOf("buffered", *FLOWER_RULES)]
+    averaging: Annotated[str, OneOfOrOwn("Class", BUFFERED, *FLOWER_RULES)]
     buffer_size: Annotated[int, Within(1)]
     staleness_weight: Annotated[str, OneOf(*STALENESS_WEIGHTS)]
     staleness_exponent: Annotated[float, Within(0)]
@@ -205,7 +207,7 @@ class RunConfig:
 
     @property
     def buffered(self) -> bool:
-        return self.averaging == "buffered"
+        return is_buffered(self.averaging)
 
     @property
     def virtual(self) -> bool:
@@ -342,6 +344,8 @@ PATH_KEYS = (
     "availability", "consensus.topology-file", "data-path", "data-root", "device-profiles",
     "output", "replay", "resume",
 )  # fmt: skip
+# What may be named as somebody's own, see `strategies.plugin_name`.
+OWN_KEYS = ("averaging", "consensus.algorithm", "consensus.topology", "partition", "task")
 _MOST_JOBS = 100_000  # each takes some 20 us, in the ServerApp and in the distillation server
 _MOST_WINDOWS = 100_000
 _LONGEST_NAME = 200  # bytes: file systems have 255, and files beside it get longer names
@@ -549,8 +553,6 @@ def _check(config: RunConfig) -> None:
             f"distill.references={SERVER_ALONE!r} learns from labels of the distillation server, "
             f"which has none: use proxy-labelled-examples=N, or leave it out"
         )
-    if not c.partition.startswith("hf:"):
-        _check_reference("partition", c.partition, sorted(PARTITIONS), "function")
     if c.buffered and c.distils and c.variant.policy == "sync":
         raise ConfigError(
             f"averaging='buffered' waits for nobody, but distill.variant={d.variant!r} makes "
@@ -607,7 +609,6 @@ def _check(config: RunConfig) -> None:
         )
     if len(set(c.device_list)) < len(c.device_list):
         raise ConfigError(f"devices={c.devices!r} names one twice")
-    _check_reference("task", c.task, TASKS, "Class")
     if c.of_images and c.dataset == FILES and not c.data_path:
         raise ConfigError(f"dataset={FILES!r} needs data-path=PATH (an .npz file or a folder)")
     for key in PATH_KEYS:
@@ -652,27 +653,6 @@ def _check_secure(config: RunConfig) -> None:
         )
 
 
-def task_path(reference: str) -> str:
-    """The file of a reference "path/to/file.py:Class"; "" of any other."""
-    place = reference.rpartition(":")[0]
-    return place if place.endswith(".py") else ""
-
-
-def _check_reference(key: str, value: str, choices: Sequence[str], what: str) -> None:
-    """Raise ConfigError for what is neither one of the app's own nor a reference to somebody's."""
-    place, colon, name = value.rpartition(":")
-    if value in choices:
-        return
-    module = all(part.isidentifier() for part in place.split("."))
-    if not colon or not name.isidentifier() or not (task_path(value) or module):
-        raise ConfigError(
-            f"{key}={value!r} is unknown; choose one of: {', '.join(choices)}, or name your own: "
-            f"package.module:{what} or path/to/file.py:{what}"
-        )
-    if (path := task_path(value)) and not Path(path).is_absolute():
-        raise ConfigError(f"{key}={value!r} must be an absolute path: the app runs elsewhere")
-
-
 def _check_privacy(config: RunConfig) -> None:
     name = "clients" if config.privacy.of_clients else "samples"
     if config.agrees:
@@ -699,7 +679,7 @@ def _check_privacy(config: RunConfig) -> None:
 
 def _check_rounded(config: RunConfig) -> None:
     """Neighbours' mail may have fewer bits only where its limit is that of whole mail."""
-    c, entry = config.consensus, ALGORITHMS[config.consensus.algorithm]
+    c, entry = config.consensus, entry_of(config.consensus.algorithm)
     told = f"mail-precision={config.mail_precision!r} must be 'float32' for {c.algorithm}"
     if entry.unrounded:
         others = ", ".join(sorted(name for name, e in ALGORITHMS.items() if not e.unrounded))
@@ -734,7 +714,7 @@ def _check_consensus(config: RunConfig) -> None:
     if config.mail_precision != "float32":
         _check_rounded(config)
     _check_words("consensus.references", c.reference_list, REFERENCES)
-    if ALGORITHMS[c.algorithm].exchange == "synchronous" and not c.synchronous:
+    if entry_of(c.algorithm).exchange == "synchronous" and not c.synchronous:
         raise ConfigError(
             f"consensus.algorithm={c.algorithm!r} works in synchronous rounds; use "
             f"consensus.exchange='synchronous' (or 'auto')"

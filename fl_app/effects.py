@@ -7,7 +7,9 @@ words of that refusal, and what `edge-fl config` prints behind the key.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from strategies.consensus.algorithms import ALGORITHMS
+from strategies.consensus.algorithms import ALGORITHMS, Entry
+from strategies.consensus.own import entry_of, has_momentum
+from strategies.own_rules import is_buffered
 
 Value = str | int | float | bool
 Values = Mapping[str, Value]  # of all keys, what is automatic as what it has become
@@ -63,6 +65,16 @@ def _algorithms(*names: str) -> Condition:
     return when("consensus.algorithm", *names)
 
 
+def _which(has: Callable[[Entry], bool]) -> Condition:
+    """The algorithm is one that has this, somebody's own or one of ours, which are named."""
+    names = (name for name, entry in ALGORITHMS.items() if has(entry))
+    return Condition(
+        _algorithms(*names).text,
+        ("consensus.algorithm",),
+        lambda values: has(entry_of(str(values["consensus.algorithm"]))),
+    )
+
+
 def _partition(name: str) -> Condition:
     """Partitioners of flwr-datasets take what they know of."""
 
@@ -84,9 +96,14 @@ _TABLES = when("task", "tables")
 _OWN_FILES = when("dataset", "files")
 
 _BUFFERED = when("averaging", "buffered")
+_AS_THEY_COME = Condition(
+    "averaging=buffered", ("averaging",), lambda values: is_buffered(str(values["averaging"]))
+)
 _ADAPTIVE = when("averaging", "fedadam", "fedyogi")
 _SEVERAL = _BUFFERED & above("buffer-size", 1)
-_ROUNDS = other_than("averaging", "buffered")
+_ROUNDS = Condition(
+    "averaging other than buffered", ("averaging",), lambda values: not _AS_THEY_COME.holds(values)
+)
 
 _NOISE, _NOISY_STEPS = when("privacy.clients", "fixed", "adaptive"), when("privacy.samples", True)
 
@@ -106,7 +123,13 @@ _SOME_LABELS = Condition(
 _FORWARD = when("distill.variant", "sync-forward")
 
 _MAIL = other_than("consensus.algorithm", "isolated")
-_ROUNDABLE = _algorithms(*(name for name, entry in ALGORITHMS.items() if not entry.unrounded))
+_ROUNDABLE = _which(lambda entry: not entry.unrounded)
+_CLIPPABLE = _which(lambda entry: not entry.unclipped)
+_WITH_MOMENTUM = Condition(
+    "consensus.algorithm other than gradient-tracking",
+    ("consensus.algorithm",),
+    lambda values: has_momentum(str(values["consensus.algorithm"])),
+)
 _SPLITTING = _algorithms("ecl", "c-ecl")
 _HELD = when("consensus.hold", True)
 _FIXED, _ISVR = when("consensus.penalty", "fixed"), when("consensus.penalty", "isvr")
@@ -178,7 +201,7 @@ EFFECTS: dict[str, tuple[Condition, ...]] = {
     "best-metric": (_AVERAGES,),
     "stop-patience": (_AVERAGES, other_than("best-metric", "")),
     "averaging": (_AVERAGES,),
-    "buffer-size": (_AVERAGES, _BUFFERED),
+    "buffer-size": (_AVERAGES, _AS_THEY_COME),
     "staleness-weight": (_AVERAGES, _BUFFERED),
     "staleness-exponent": (_AVERAGES, _BUFFERED, when("staleness-weight", "polynomial", "hinge")),
     "staleness-bound": (_AVERAGES, _BUFFERED, when("staleness-weight", "hinge")),
@@ -221,11 +244,8 @@ EFFECTS: dict[str, tuple[Condition, ...]] = {
     "consensus.learning-rate": ALWAYS,
     "consensus.schedule": ALWAYS,
     # Its reference has one, but that is no reason to let "momentum=0.5" pass.
-    "consensus.momentum": (other_than("consensus.algorithm", "gradient-tracking"),),
-    "consensus.momentum-form": (
-        other_than("consensus.algorithm", "gradient-tracking"),
-        above("consensus.momentum", 0),
-    ),
+    "consensus.momentum": (_WITH_MOMENTUM,),
+    "consensus.momentum-form": (_WITH_MOMENTUM, above("consensus.momentum", 0)),
     "consensus.weight-decay": ALWAYS,
     "consensus.augment": ALWAYS,
     "consensus.hold": (_algorithms("ecl"),),
@@ -256,9 +276,7 @@ EFFECTS: dict[str, tuple[Condition, ...]] = {
     "consensus.duplication": (_MAIL,),
     "consensus.one-way": (_VIRTUAL, _MAIL),
     "consensus.outages": (_VIRTUAL,),
-    "consensus.clip": (
-        _algorithms(*(name for name, entry in ALGORITHMS.items() if not entry.unclipped)),
-    ),
+    "consensus.clip": (_CLIPPABLE,),
     "privacy.clients": ALWAYS,
     "privacy.noise-multiplier": (_NOISE,),
     "privacy.clipping-norm": (_NOISE,),
@@ -360,7 +378,7 @@ def _fixed(values: Values) -> dict[str, Value]:
     """The keys whose values the name of the run's algorithm stands for."""
     if values["mode"] != "consensus":
         return {}
-    overrides = ALGORITHMS[str(values["consensus.algorithm"])].overrides
+    overrides = entry_of(str(values["consensus.algorithm"])).overrides
     return {f"consensus.{name.replace('_', '-')}": value for name, value in overrides.items()}
 
 

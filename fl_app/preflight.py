@@ -7,11 +7,20 @@ from torch.nn.modules.batchnorm import _NormBase
 from fl_app.assemble import topology_text
 from fl_app.config import RunConfig
 from fl_app.problem import problem_of
-from fl_app.settings import nodes_run_of
+from fl_app.settings import averaging_of, nodes_run_of
+from strategies import own_rules as rules
 from strategies.attacks import LABEL_FLIP
+from strategies.consensus import own as algorithms
 from strategies.consensus.shared import nodes_of
+from strategies.contracts import ContractError
+from strategies.contracts.algorithms import (
+    Subject,
+    lengths_are_those_of_a_message,
+    works_in_both_kinds_of_exchange,
+)
 from strategies.errors import ConfigError, DataError
 from strategies.flat import FlatModel
+from strategies.plugins import told_as
 from strategies.problem import (
     check_arithmetic,
     flat_model,
@@ -21,6 +30,8 @@ from strategies.problem import (
     test_set_of,
 )
 from strategies.pyproject import install
+from strategies.rules import Update, make_rule
+from strategies.schedule import Job
 
 
 def _check_consensus_needs(config: RunConfig, model: FlatModel) -> None:
@@ -68,6 +79,25 @@ def _check_best_metric(config: RunConfig) -> None:
         )
 
 
+def _check_own_algorithm(name: str) -> None:
+    """That it does not fail at its first steps; `edge-fl check algorithm` tries the rest."""
+    subject = Subject(name)
+    for clause in (lengths_are_those_of_a_message, works_in_both_kinds_of_exchange):
+        try:
+            with told_as(f"consensus.algorithm={name!r} failed", ConfigError):
+                clause(subject)
+        except ContractError as error:
+            raise ConfigError(f"consensus.algorithm={name!r}: {error}") from error
+
+
+def _check_own_rule(config: RunConfig, model: FlatModel) -> None:
+    """That it makes a model of one update, and can be gone on with."""
+    rule, state = make_rule(averaging_of(config)), model.state()
+    update = Update(Job(0, 0, 0, 0.0, 0.0, 0.0, 0.0), 1, 0.0, state)
+    rule.combine(1, state, [update], {0: state})
+    rule.load_state(rule.state())
+
+
 def preflight(config: RunConfig) -> None:
     """Try everything that can be wrong before anything starts; raises EdgeFlError."""
     problem = problem_of(config)
@@ -75,6 +105,8 @@ def preflight(config: RunConfig) -> None:
     _check_best_metric(config)
     if config.agrees:
         nodes_of(nodes_run_of(config), topology_text(config))
+        if algorithms.is_own(config.consensus.algorithm):
+            _check_own_algorithm(config.consensus.algorithm)
     elif config.virtual:
         config.trace()
     small = flat_model(problem, "small")
@@ -83,6 +115,8 @@ def preflight(config: RunConfig) -> None:
         _check_consensus_needs(config, small)
     if config.distils:
         flat_model(problem, "large")
+    if not config.agrees and rules.is_own(config.averaging):
+        _check_own_rule(config, small)
     tests = len(test_set_of(problem))
     if config.evaluate_on == "test" and config.evaluate_examples > tests:
         raise ConfigError(

@@ -30,10 +30,12 @@ class PrivacySettings:
 
 @dataclass(frozen=True)
 class AveragingSettings:
-    """averaging: the rule's name, "buffered" or one of Flower's. cohort: how many participants take
+    """averaging: the rule's name, "buffered", one of Flower's, or somebody's own. buffered: whether
+    it gets updates as they come. cohort: how many participants take
     part in a synchronous round. seed: of the noise of differential privacy; None: it is secret."""
 
     averaging: str
+    buffered: bool
     cohort: int
     seed: int | None
     buffer_size: int
@@ -47,7 +49,3 @@ class AveragingSettings:
     num_malicious_nodes: int
     proximal_mu: float
     privacy: PrivacySettings
-
-    @property
-    def buffered(self) -> bool:
-        return self.averaging == "buffered"

@@ -3,22 +3,23 @@
 All of it follows from a few values that travel, so that every process of a run makes the same.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
 
+from strategies import plugins
 from strategies.arithmetic import allow_tf32, lack
 from strategies.distillation.proxy import ProxyData
-from strategies.errors import ConfigError, DataError, EdgeFlError
+from strategies.errors import ConfigError, DataError
 from strategies.flat import FlatModel
 from strategies.partition import ADAPTER, PARTITIONS, Split, make_split
+from strategies.plugins import told_as
 from strategies.randomness import rng
 from strategies.task import Examples, Task
-from strategies.task_reference import class_of, function_of
+from strategies.task_reference import class_of
 
 # Held out of the training set where nothing else is said, and at most a share of it.
 _PROXY, _VALIDATION = 1500, 300
@@ -27,8 +28,8 @@ Value = str | int | float | bool
 
 @dataclass(frozen=True)
 class TaskReference:
-    """A task by name: `place` is "package.module:Class" or "/path/to/file.py:Class", a class that
-    is made of seed, data_path and the options. name: what people call it, for messages."""
+    """A task by name: `place` is a `plugin_name`, of a class that is made of seed, data_path, the
+    options, and settings that stand in its name. name: what people call it, for messages."""
 
     name: str
     place: str
@@ -101,19 +102,10 @@ def task_of(problem: Problem) -> Task:
 def make_task(reference: TaskReference) -> Task:
     """See `task_of`."""
     made = class_of(reference.place)
+    options = dict(reference.options)
+    own = plugins.arguments("task", reference.place, made, ("seed", "data_path", *options))
     with told_as(f"task={reference.name!r} cannot be made", ConfigError):
-        return made(seed=reference.seed, data_path=reference.data_path, **dict(reference.options))
-
-
-@contextmanager
-def told_as(what: str, kind: type[EdgeFlError]) -> Iterator[None]:
-    """Whatever somebody's task raises in here is one line of `kind`, behind `what`."""
-    try:
-        yield
-    except EdgeFlError:
-        raise
-    except Exception as error:
-        raise kind(f"{what}: {type(error).__name__}: {error}") from error
+        return made(seed=reference.seed, data_path=reference.data_path, **options, **own)
 
 
 def train_set_of(problem: Problem) -> Examples:
@@ -169,7 +161,9 @@ def split_of(problem: Problem) -> Split:
         return make_split(
             groups,
             num_partitions=problem.participants,
-            scheme=function_of("partition", problem.partition) if own else problem.partition,
+            scheme=plugins.function_of("partition", problem.partition, 3)
+            if own
+            else problem.partition,
             seed=problem.seed,
             proxy_size=proxy,
             validation_size=validation,

@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 from strategies.errors import ConfigError
+from strategies.plugin_name import FORM, parse
 
 SWITCH = ("auto", "off", "on")
 
@@ -22,6 +23,32 @@ class OneOf:
 
     def __str__(self) -> str:
         return ", ".join(self.choices)
+
+
+class OneOfOrOwn(OneOf):
+    """The valid values of a text that names something of the app, or of somebody's own.
+
+    what: "Class" or "function". prefix: of names of another kind, that are checked elsewhere.
+    """
+
+    def __init__(self, what: str, *choices: str, prefix: str = "") -> None:
+        super().__init__(*choices)
+        self.what, self.prefix = what, prefix
+
+    def check(self, key: str, value: Any) -> None:
+        if value in self.choices or (self.prefix and value.startswith(self.prefix)):
+            return
+        own = parse(value)
+        if own is None:
+            raise ConfigError(
+                f"{key}={value!r} is unknown; choose one of: {', '.join(self.choices)}, or name "
+                f"your own: {FORM.format(self.what)}"
+            )
+        if own.path and not own.path.startswith("/"):
+            raise ConfigError(f"{key}={value!r} must be an absolute path: the app runs elsewhere")
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}, or your own: {FORM.format(self.what)}"
 
 
 # Where nothing else is said: no run needs more, and sums and products of such numbers are finite.

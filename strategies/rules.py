@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message, Metadata, MetricRecord, RecordDict
@@ -25,6 +25,7 @@ from flwr.serverapp.strategy import (
     Strategy,
 )
 
+from strategies import plugins
 from strategies.averaging import (
     STALENESS_WEIGHTS,
     Vectors,
@@ -33,6 +34,9 @@ from strategies.averaging import (
     weighted_average,
 )
 from strategies.averaging_settings import AveragingSettings
+from strategies.errors import ConfigError
+from strategies.own_rules import BUFFERED, is_own, rule_class
+from strategies.plugins import told_as
 from strategies.privacy import adapted_norm, noise_generator, private_mean, split_noise
 from strategies.schedule import Job
 
@@ -48,7 +52,14 @@ class Update:
 
 
 class Rule(Protocol):
-    """Makes the next version. `state` holds what it remembers between rounds, for a checkpoint."""
+    """Makes the next version. `state` holds what it remembers between rounds, for a checkpoint.
+
+    A rule of one's own derives from it, with settings of its own as arguments of its constructor.
+    buffered: whether it gets updates as they come, `buffer-size` at a time, instead of those of a
+    round in which everybody waits for all.
+    """
+
+    buffered: ClassVar[bool] = False
 
     def combine(
         self,
@@ -57,12 +68,15 @@ class Rule(Protocol):
         updates: Sequence[Update],
         bases: Mapping[int, Vectors],
     ) -> Vectors:
-        """Version `version` from the model before it, updates (not none) and their bases."""
+        """Version `version` from the model before it, updates (not none) and their bases: the
+        versions, by number, from which their jobs began."""
         ...
 
-    def state(self) -> Vectors: ...
+    def state(self) -> Vectors:
+        return {}
 
-    def load_state(self, state: Vectors) -> None: ...
+    def load_state(self, state: Vectors) -> None:
+        pass
 
 
 # name -> (Flower's strategy, its parameters). An adaptive rule (FedOpt) divides by the size of past
@@ -87,7 +101,7 @@ def _flower_strategy(settings: AveragingSettings) -> tuple[Strategy, bool]:
     return cls(**parameters), is_adaptive
 
 
-class FlowerRule:
+class FlowerRule(Rule):
     """One of Flower's strategies as a rule: its `aggregate_train` on our flat vectors.
 
     The model stays as it was where the strategy makes nothing of so few updates (Bulyan).
@@ -127,7 +141,7 @@ class FlowerRule:
                 setattr(self._strategy, name, part)
 
 
-class BufferedRule:
+class BufferedRule(Rule):
     """Buffered asynchronous averaging: of one update FedAsync, of several FedBuff; an old update
     counts less. Buffers, which are no parameters, are averaged with the same weights."""
 
@@ -170,7 +184,54 @@ class BufferedRule:
         pass
 
 
-class PrivateRule:
+class OwnRule(Rule):
+    """A rule of somebody's own (see `plugin_name`), whose models are checked. ConfigError."""
+
+    def __init__(self, name: str) -> None:
+        self._name = f"averaging={name!r}"
+        cls = rule_class(name)
+        with told_as(f"{self._name} cannot be made", ConfigError):
+            self._rule: Rule = cls(**plugins.arguments("averaging", name, cls, ()))
+
+    def combine(
+        self,
+        version: int,
+        model: Vectors,
+        updates: Sequence[Update],
+        bases: Mapping[int, Vectors],
+    ) -> Vectors:
+        with told_as(f"{self._name}: combine() failed", ConfigError):
+            found = self._rule.combine(version, model, updates, bases)
+        if not isinstance(found, dict) or found.keys() != model.keys():
+            raise ConfigError(
+                f"{self._name}: combine() returned {type(found).__name__}; return vectors by "
+                f"the names {' and '.join(model)}"
+            )
+        for key, value in found.items():
+            fits = isinstance(value, np.ndarray) and value.shape == model[key].shape
+            if not fits or value.dtype.kind != "f":
+                raise ConfigError(
+                    f"{self._name}: combine() returned {_kind(value)} as {key!r}; return float32 "
+                    f"{model[key].shape}"
+                )
+        return {key: value.astype(np.float32) for key, value in found.items()}
+
+    def state(self) -> Vectors:
+        with told_as(f"{self._name}: state() failed", ConfigError):
+            return self._rule.state()
+
+    def load_state(self, state: Vectors) -> None:
+        with told_as(f"{self._name}: load_state() failed", ConfigError):
+            self._rule.load_state(state)
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {value.shape}"
+    return type(value).__name__
+
+
+class PrivateRule(Rule):
     """Client-level differential privacy: the rule gets one update, which is the mean of all, each
     clipped, with noise (McMahan et al. 2018; with adaptive clipping Andrew et al. 2021). What the
     rule makes of it costs no more privacy.
@@ -224,7 +285,12 @@ class PrivateRule:
 
 def make_rule(settings: AveragingSettings) -> Rule:
     """The rule that `averaging` names, with noise where the configuration asks for it."""
-    rule = BufferedRule(settings) if settings.buffered else FlowerRule(settings)
+    if is_own(settings.averaging):
+        rule: Rule = OwnRule(settings.averaging)
+    elif settings.averaging == BUFFERED:
+        rule = BufferedRule(settings)
+    else:
+        rule = FlowerRule(settings)
     return PrivateRule(settings, rule) if settings.privacy.of_clients else rule
 
 

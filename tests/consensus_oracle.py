@@ -4,45 +4,14 @@ All nodes at once, new vectors at every step, matrices and signed duals where th
 The tests hold the application's algorithms to these.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 import torch
 
 from strategies.consensus.algorithms import Settings
-from strategies.consensus.topology import Topology
+from strategies.contracts.world import Tick, World
 from strategies.randomness import rng
-
-
-class Sent(NamedTuple):
-    """A message, and whether it never arrives."""
-
-    sender: int
-    receiver: int
-    seq: int
-    lost: bool = False
-
-
-@dataclass(frozen=True)
-class Tick:
-    """Everybody does a local step of size `rate`; then, one exchange after the other, all messages
-    of an exchange are formed and then used. `round`: the synchronous round that then ends."""
-
-    rate: float
-    exchanges: Sequence[Sequence[Sent]] = ()
-    round: int | None = None
-
-
-@dataclass(frozen=True)
-class World:
-    """start: w_i(0), (N, p). gradient: (i, w_i) -> p_i times the gradient of f_i, (p,)."""
-
-    topology: Topology
-    start: torch.Tensor
-    gradient: Callable[[int, torch.Tensor], torch.Tensor]
-    ticks: Sequence[Tick]
-
 
 Models = list[torch.Tensor]
 

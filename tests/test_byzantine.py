@@ -20,12 +20,12 @@ from strategies.consensus.byzantine import Attacker, Clipped
 from strategies.consensus.node import Node
 from strategies.consensus.schedule import Conditions, Timetable
 from strategies.consensus.topology import build_topology
+from strategies.contracts import alone
+from strategies.contracts.convex import Quadratics, Simulation, quadratics, worst_error
 from strategies.errors import ConfigError
 from strategies.randomness import rng
 from strategies.rules import Update, make_rule
 from strategies.schedule import Job
-from tests import alone
-from tests.convex import Quadratics, Simulation, quadratics, worst_error
 from tests.harness import run
 from tests.test_consensus import checksum
 from tests.test_consensus import run as run_consensus

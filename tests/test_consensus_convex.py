@@ -14,7 +14,7 @@ import pytest
 from strategies.consensus.algorithms import ALGORITHMS
 from strategies.consensus.schedule import Conditions, Timetable, parse_outages
 from strategies.consensus.topology import TOPOLOGIES, build_topology
-from tests.convex import Simulation, quadratics, worst_error
+from strategies.contracts.convex import Simulation, quadratics, worst_error
 
 ECL = ("pdmm-isvr", "admm-isvr", "ecl")
 INTERVAL, STEPS, WINDOWS = 4, 200, 15

@@ -20,7 +20,7 @@ from strategies.consensus.participant import MODEL, NEWCOMER, Mail, Participant,
 from strategies.consensus.rows import Chosen, Link, Rows
 from strategies.consensus.schedule import Conditions, Event, Kind
 from strategies.consensus.topology import build_topology
-from tests.convex import STRESSES, bits_of, disturbed, worst_error
+from strategies.contracts.convex import STRESSES, bits_of, disturbed, worst_error
 
 # ----------------------------------------------------------- the same bits for any number of hosts
 

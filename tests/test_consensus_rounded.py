@@ -14,9 +14,9 @@ from strategies.consensus.node import Node, Vectors
 from strategies.consensus.rounded import IDS, Rounded, beneath
 from strategies.consensus.rows import Link, Rows
 from strategies.consensus.topology import build_topology
+from strategies.contracts.convex import SETTINGS, bits_of, disturbed
 from strategies.errors import ConfigError
 from strategies.precision import CODES, STEPS
-from tests.convex import SETTINGS, bits_of, disturbed
 from tests.test_consensus_convex import STRESSES, best_error, error, simulation
 
 LENGTH = 300

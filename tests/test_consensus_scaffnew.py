@@ -9,9 +9,9 @@ import torch
 from strategies.consensus.algorithms import Settings, make_algorithm
 from strategies.consensus.node import Node
 from strategies.consensus.topology import build_topology
+from strategies.contracts import alone
+from strategies.contracts.convex import SETTINGS, Quadratics, quadratics
 from strategies.randomness import rng
-from tests import alone
-from tests.convex import SETTINGS, Quadratics, quadratics
 
 PAIR = build_topology("chain", 2)
 

@@ -27,9 +27,9 @@ from strategies.consensus.settling import (
     undisturbed,
 )
 from strategies.consensus.topology import Topology, build_topology
+from strategies.contracts.alone import receive
+from strategies.contracts.convex import STRESSES, bits_of, disturbed
 from strategies.randomness import rng
-from tests.alone import receive
-from tests.convex import STRESSES, bits_of, disturbed
 
 PARAMETERS, WINDOWS = 12, 3
 PATIENCE = (100.0, 100.0)

@@ -13,8 +13,8 @@ from strategies.consensus.algorithms import ALGORITHMS
 from strategies.consensus.node import Node
 from strategies.consensus.participant import Mail, Participant, Tally
 from strategies.consensus.state import pack, unpack
-from tests import alone
-from tests.convex import Simulation, bits_of, disturbed
+from strategies.contracts import alone
+from strategies.contracts.convex import Simulation, bits_of, disturbed
 
 
 def reload(found: Simulation, store: NodeStore, place: int | str) -> None:

@@ -17,6 +17,7 @@ from strategies.consensus.participant import MODEL, Mail, Participant
 from strategies.consensus.settling import SETTLING, settling
 from strategies.consensus.topology import build_topology
 from strategies.consensus.zenoh_exchange import ZenohExchange
+from strategies.contracts.convex import SETTINGS, quadratics, worst_error
 from strategies.link import keys
 from strategies.link.connection import Connection
 from strategies.link.router import Router, access_control
@@ -24,7 +25,6 @@ from strategies.link.sealing import Sealing
 from strategies.link.wire import decode, encode
 from strategies.site import SERVER, Site
 from tests.certificates import deployment
-from tests.convex import SETTINGS, quadratics, worst_error
 from tests.mails import mail, same
 
 RUN = "0123456789abcdef"

@@ -34,6 +34,7 @@ from strategies.consensus.participant import Mail, Participant
 from strategies.consensus.strategy import Consensus
 from strategies.consensus.topology import build_topology
 from strategies.consensus.zenoh_exchange import ZenohExchange
+from strategies.contracts.convex import SETTINGS, quadratics, worst_error
 from strategies.errors import DataError, DivergedError, EdgeFlError
 from strategies.fingerprint import fingerprint
 from strategies.link import keys
@@ -46,7 +47,6 @@ from strategies.roster import Host, prepare_hosts
 from strategies.schedule import Job
 from strategies.site import SERVER, Site
 from tests.certificates import deployment
-from tests.convex import SETTINGS, quadratics, worst_error
 from tests.fake_grid import FakeGrid
 
 NAMES = {0: "ann", 1: "bob", 2: "eve"}

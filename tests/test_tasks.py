@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,14 @@ from torch import nn
 from torch.nn import functional
 
 from fl_app.config import RunConfig, resolve
-from fl_app.launch.task_file import with_task_file
+from fl_app.launch.own_files import with_own_files
 from fl_app.launch.values import parse_assignments
 from fl_app.preflight import preflight
 from fl_app.problem import problem_of
 from fl_app.record.metrics import latest, of_kind
 from fl_app.tasks.text import Text
 from fl_app.trial import try_out
-from strategies import task_reference
+from strategies import plugins, task_reference
 from strategies.errors import EdgeFlError
 from strategies.evaluation import measured
 from strategies.flat import FlatModel
@@ -324,22 +325,23 @@ def test_the_file_of_a_task_travels_in_the_bundle_for_devices(
     path = written(tmp_path, "own.py", "from tests.some_tasks import Points\nclass T(Points): pass")
     app = tmp_path / "edge-fl"
     (app / "strategies").mkdir(parents=True)
-    with with_task_file(app, f"{path}:T", remote=False) as bundle:
+    with with_own_files(app, {"task": f"{path}:T"}, remote=False) as bundle:
         assert bundle == app
-    with with_task_file(app, POINTS, remote=True) as bundle:
+    with with_own_files(app, {"task": POINTS}, remote=True) as bundle:
         assert bundle == app
-    with with_task_file(app, f"{path}:T", remote=True) as bundle:
+    with with_own_files(app, {"task": f"{path}:T"}, remote=True) as bundle:
         [copy] = (bundle / "strategies" / "own").iterdir()
-        assert copy.name == task_reference.bundled(Path(path)).name
+        assert copy.name == plugins.bundled(Path(path)).name
         assert copy.read_text() == Path(path).read_text()
     with (
         pytest.raises(EdgeFlError, match="U is not in"),
-        with_task_file(app, f"{path}:U", remote=True),
+        with_own_files(app, {"task": f"{path}:U"}, remote=True),
     ):
         pass
     kept = tmp_path / "kept.py"
     kept.write_text("from tests.some_tasks import Points\nclass T(Points): count = 7")
-    monkeypatch.setattr(task_reference, "bundled", lambda _: kept)
+    monkeypatch.delitem(sys.modules, plugins.load("task", f"{path}:T").__module__)
+    monkeypatch.setattr(plugins, "bundled", lambda _: kept)
     found: Any = task_reference.class_of.__wrapped__(f"{path}:T")
     assert found.count == 7
 
@@ -374,9 +376,11 @@ def test_a_function_of_ones_own_divides_the_examples(
     assert parse_assignments(["partition=sites.py:by_size"]) == {"partition": f"{path}:by_size"}
     app = tmp_path / "edge-fl"
     (app / "strategies").mkdir(parents=True)
-    with with_task_file(app, POINTS, f"{path}:by_size", remote=True) as bundle:
+    with with_own_files(
+        app, {"task": POINTS, "partition": f"{path}:by_size"}, remote=True
+    ) as bundle:
         [copy] = (bundle / "strategies" / "own").iterdir()
-        assert copy.name == task_reference.bundled(Path(path)).name
+        assert copy.name == plugins.bundled(Path(path)).name
 
 
 @pytest.mark.parametrize(

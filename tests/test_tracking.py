@@ -16,8 +16,8 @@ from experiments.consensus import tracking, tracking_data
 from experiments.consensus.tracking import METHODS, Case, Results, Run, main, render
 from experiments.consensus.tracking_data import classes_of, read, split, write
 from fl_app.data import ImageSet
+from strategies.contracts import alone
 from strategies.randomness import rng
-from tests import alone
 
 
 @pytest.fixture(autouse=True)

@@ -17,13 +17,13 @@ from types import FrameType
 from fl_app.config import RunConfig, Value, configure, resolve
 from fl_app.launch.bundle import own_app, settings_of, submitted
 from fl_app.launch.log import LogReader
+from fl_app.launch.own_files import with_own_files
 from fl_app.launch.screen import Screen
 from fl_app.launch.sizing import size_for
 from fl_app.launch.standstill import Standstill
 from fl_app.launch.superlink import ANSWER_SECONDS, Link, local_superlink
 from fl_app.launch.supervise import ENDING, heed
 from fl_app.launch.surroundings import check_workers
-from fl_app.launch.task_file import with_task_file
 from fl_app.launch.values import toml_lines
 from fl_app.preflight import preflight
 from fl_app.record.books import check_resumable, close_books, write_up
@@ -259,7 +259,7 @@ def _submit(link: Link, overrides: Mapping[str, Value], size: Mapping[str, Value
     with (
         tempfile.NamedTemporaryFile("w", suffix=".toml", encoding="utf-8") as file,
         submitted(config, remote=remote, app=own_app(Path.cwd())) as bare,
-        with_task_file(bare, config.task, config.partition, remote=remote) as app,
+        with_own_files(bare, config.flat(), remote=remote) as app,
     ):
         file.write("\n".join(toml_lines(overrides)))
         file.flush()

@@ -4,9 +4,10 @@ import contextlib
 import json
 from collections.abc import Mapping, Sequence
 
-from fl_app.config import PATH_KEYS, Value, defaults, task_path
+from fl_app.config import OWN_KEYS, PATH_KEYS, Value, defaults
 from strategies.errors import ConfigError
 from strategies.paths import absolute
+from strategies.plugin_name import path_of
 
 
 def parse_assignments(words: Sequence[str]) -> dict[str, Value]:
@@ -28,9 +29,15 @@ def parse_assignments(words: Sequence[str]) -> dict[str, Value]:
         values[key] = _typed(text, type(default))
         if key in PATH_KEYS and text:
             values[key] = str(absolute(text, key))
-        if key in ("task", "partition") and (path := task_path(text)):
-            values[key] = f"{absolute(path, key)}{text.removeprefix(path)}"
+        if key in OWN_KEYS:
+            values[key] = own_name(key, text)
     return values
+
+
+def own_name(key: str, text: str) -> str:
+    """What `key` names, with an absolute path if it is in a file. ConfigError as above."""
+    path = path_of(text)
+    return f"{absolute(path, key)}{text.removeprefix(path)}" if path else text
 
 
 def _typed(text: str, kind: type) -> Value:

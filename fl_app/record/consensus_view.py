@@ -37,7 +37,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     algorithm = config["consensus.algorithm"]
     return {
         "algorithm": algorithm,
-        "published": ALGORITHMS[algorithm].published or None,
+        "published": ALGORITHMS[algorithm].published or None if algorithm in ALGORITHMS else None,
         "topology": config["consensus.topology"],
         **attack_settings(config),
     }

@@ -213,7 +213,11 @@ def make_algorithm(name: str, settings: Settings, topology: Topology) -> Algorit
             f"consensus.algorithm={name!r} is unknown; "
             f"choose one of: {', '.join(sorted(ALGORITHMS))}"
         )
-    entry = ALGORITHMS[name]
+    return build(name, ALGORITHMS[name], settings, topology)
+
+
+def build(name: str, entry: Entry, settings: Settings, topology: Topology) -> Algorithm:
+    """The algorithm of `entry`, which is called `name`; see `make_algorithm`."""
     tree = topology.static and len(topology.edges) == topology.size - 1
     if entry.trees_only and not tree:
         raise ValueError(f"{name} needs a tree, such as chain, star or tree, not {topology.name}")

@@ -7,10 +7,11 @@ from typing import Annotated
 from strategies.arithmetic import ARITHMETICS
 from strategies.attacks import attack_of
 from strategies.consensus.algorithms import ALGORITHMS, COMPRESSIONS, PENALTIES
+from strategies.consensus.own import entry_of
 from strategies.consensus.rates import MOMENTUM_FORMS, RATES, step_size
 from strategies.consensus.topology import TOPOLOGIES
 from strategies.problem import Problem
-from strategies.ranges import SWITCH, OneOf, Within, words
+from strategies.ranges import SWITCH, OneOf, OneOfOrOwn, Within, words
 
 CARRIERS = ("grid", "ray", "zenoh")  # of neighbours' mail: see strategies.consensus.exchange
 
@@ -19,8 +20,8 @@ CARRIERS = ("grid", "ray", "zenoh")  # of neighbours' mail: see strategies.conse
 class ConsensusSettings:
     """What the nodes of the consensus system do."""
 
-    algorithm: Annotated[str, OneOf(*ALGORITHMS)]
-    topology: Annotated[str, OneOf(*TOPOLOGIES)]
+    algorithm: Annotated[str, OneOfOrOwn("Class", *ALGORITHMS)]
+    topology: Annotated[str, OneOfOrOwn("function", *TOPOLOGIES)]
     topology_file: str
     degree: Annotated[int, Within(1)]
     probability: Annotated[float, Within(0, 1)]
@@ -79,12 +80,12 @@ class ConsensusSettings:
         """Whether everybody exchanges in rounds; "auto" is what the algorithm is made for."""
         if self.exchange != "auto":
             return self.exchange == "synchronous"
-        return ALGORITHMS[self.algorithm].exchange == "synchronous"
+        return entry_of(self.algorithm).exchange == "synchronous"
 
     @property
     def step_size(self) -> float:
         """eta at a schedule's factor of 1."""
-        momentum = ALGORITHMS[self.algorithm].overrides.get("momentum", self.momentum)
+        momentum = entry_of(self.algorithm).overrides.get("momentum", self.momentum)
         return step_size(self.learning_rate, float(momentum), self.momentum_form)
 
 

@@ -5,18 +5,19 @@ from dataclasses import fields
 from functools import lru_cache
 
 from strategies.consensus.algorithm import Algorithm
-from strategies.consensus.algorithms import Settings, make_algorithm
+from strategies.consensus.algorithms import Settings
+from strategies.consensus.own import algorithm_named, topology_named
 from strategies.consensus.schedule import Conditions, Timetable, parse_outages
 from strategies.consensus.settings import ConsensusSettings, NodesRun
 from strategies.consensus.settling import Settling, SettlingTimetable, settling
-from strategies.consensus.topology import Topology, build_topology
+from strategies.consensus.topology import Topology
 from strategies.errors import ConfigError
 
 
 def topology_of(settings: ConsensusSettings, participants: int, seed: int, text: str) -> Topology:
     """Who is whose neighbour; text: of the topology file, "" if there is none. ConfigError."""
     try:
-        return build_topology(
+        return topology_named(
             settings.topology,
             participants,
             seed=seed,
@@ -38,7 +39,7 @@ def nodes_of(run: NodesRun, text: str) -> tuple[Topology, Algorithm, Timetable]:
     conditions = Conditions(**{f.name: getattr(c, f.name) for f in fields(Conditions)})
     alone = c.algorithm == "isolated"
     try:
-        algorithm = make_algorithm(c.algorithm, Settings(**shared, **own), topology)
+        algorithm = algorithm_named(c.algorithm, Settings(**shared, **own), topology)
         timetable = Timetable(
             topology,
             conditions,

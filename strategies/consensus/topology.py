@@ -5,7 +5,7 @@ static topology is one graph; a time-varying one is a sequence of graphs, one a 
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from operator import or_
@@ -24,7 +24,7 @@ Edge = tuple[int, int]  # (i, j) with i < j
 
 _DRAWS = 100  # of a random graph, until one is connected
 _EXACT = 1e-12  # a singular value below this is 0 up to rounding
-_MANY_EDGES = 250_000  # built in a second
+MANY_EDGES = 250_000  # built in a second
 _MOST_EDGES = {"random-regular": 20_000}  # whose random pairs are drawn again and again
 
 
@@ -346,7 +346,7 @@ def build_topology(
     if size < 2:
         raise ValueError(f"a topology needs at least 2 participants, not {size}")
     request = Request(name, size, seed, degree, probability, text)
-    edges, most = _expected_edges(request), _MOST_EDGES.get(name, _MANY_EDGES)
+    edges, most = _expected_edges(request), _MOST_EDGES.get(name, MANY_EDGES)
     if edges > most:
         raise ValueError(
             f"{name} of {size} participants would have {edges:,.0f} edges, more than {most:,}: "
@@ -385,11 +385,20 @@ def grid_sides(name: str, size: int) -> tuple[int, int]:
 def _static(request: Request, graph: "nx.Graph", names: tuple[str, ...] = ()) -> Topology:
     """The topology of one graph, whose nodes are numbered in their order."""
     index = {node: number for number, node in enumerate(sorted(graph))}
-    degrees = {index[node]: neighbours for node, neighbours in graph.degree}
     pairs = ((index[a], index[b]) for a, b in graph.edges)
-    edges = sorted((min(pair), max(pair)) for pair in pairs)
+    return of_edges(request.name, request.size, pairs, names)
+
+
+def of_edges(
+    name: str, size: int, pairs: Iterable[tuple[int, int]], names: tuple[str, ...] = ()
+) -> Topology:
+    """The static topology with these edges and the weights of Metropolis and Hastings."""
+    edges = sorted({edge_between(i, j) for i, j in pairs})
+    degrees = [0] * size
+    for end in (end for edge in edges for end in edge):
+        degrees[end] += 1
     weights = {(i, j): 1 / (1 + max(degrees[i], degrees[j])) for i, j in edges}
-    return Topology(request.name, request.size, (weights,), names)
+    return Topology(name, size, (weights,), names)
 
 
 def _connected(

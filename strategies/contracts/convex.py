@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from strategies.consensus.algorithms import ALGORITHMS, Settings, make_algorithm
+from strategies.consensus.algorithm import Algorithm
+from strategies.consensus.algorithms import Settings
 from strategies.consensus.free_host import FreeHost
 from strategies.consensus.host import Host
 from strategies.consensus.node import Node, Vectors
+from strategies.consensus.own import algorithm_named, entry_of
 from strategies.consensus.participant import Mail, Participant
 from strategies.consensus.schedule import Conditions, Timetable, parse_outages
 from strategies.consensus.topology import Topology, build_topology
@@ -104,13 +106,16 @@ class Simulation:
     window: int = 0
 
     def __post_init__(self) -> None:
-        topology = self.timetable.topology
-        settings = Settings(**{**SETTINGS, **self.changes})
-        algorithm = make_algorithm(self.algorithm, settings, topology)
+        topology, algorithm = self.timetable.topology, self.made()
         self.participants = [self._start(algorithm, topology, i) for i in range(topology.size)]
         self._placement = {i: i * self.hosts // topology.size for i in range(topology.size)}
         queues = [queue.SimpleQueue[Mail]() for _ in range(self.hosts)]
         self.exchanges = [InProcess(queues, self._placement, h) for h in range(self.hosts)]
+
+    def made(self) -> Algorithm:
+        """The algorithm anew."""
+        settings = Settings(**{**SETTINGS, **self.changes})
+        return algorithm_named(self.algorithm, settings, self.timetable.topology)
 
     @property
     def parts(self) -> list[list[Participant]]:
@@ -198,14 +203,14 @@ def disturbed(
     """Eight nodes with momentum under one of STRESSES."""
     conditions = dict(STRESSES[stress])
     outages, silence = conditions.pop("outages", ""), conditions.pop("silence", math.inf)
-    topology = build_topology("tree" if ALGORITHMS[algorithm].trees_only else graph, 8)
+    topology = build_topology("tree" if entry_of(algorithm).trees_only else graph, 8)
     timetable = Timetable(
         topology,
         Conditions(**conditions),
         interval=4,
         window_steps=16,
         seed=1,
-        synchronous=not topology.static or ALGORITHMS[algorithm].exchange == "synchronous",
+        synchronous=not topology.static or entry_of(algorithm).exchange == "synchronous",
         outages=parse_outages(outages, topology),
     )
     return Simulation(
