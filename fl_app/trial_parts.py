@@ -10,7 +10,7 @@ from fl_app.launch.values import own_name, parse_assignments
 from fl_app.problem import problem_of
 from fl_app.settings import averaging_of
 from strategies.contracts import ContractError, algorithms, rules, topologies
-from strategies.errors import ConfigError
+from strategies.errors import ConfigError, EdgeFlError
 from strategies.plugins import told_as
 from strategies.problem import split_of
 from strategies.rules import make_rule
@@ -28,11 +28,11 @@ def try_part(kind: str, name: str, words: Sequence[str]) -> Iterator[str]:
     broken = 0
     for what, attempt in trials(name, config):
         try:
-            with told_as(f"{what}: it failed", ConfigError):
+            with told_as("it failed", ConfigError):
                 attempt()
-        except (ConfigError, ContractError) as error:
+        except EdgeFlError as error:
             broken += 1
-            yield f"no   {what}: {error}" if isinstance(error, ContractError) else f"no   {error}"
+            yield f"no   {what}: {error}"
         else:
             yield f"yes  {what}"
     if broken:

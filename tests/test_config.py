@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fl_app import config as module
-from fl_app.config import FLOWER_RULES, RunConfig, defaults, resolve
+from fl_app.config import FLOWER_RULES, OWN_KEYS, RunConfig, defaults, resolve
 from fl_app.preflight import preflight
 from fl_app.problem import problem_of
 from fl_app.settings import nodes_run_of
@@ -159,7 +159,9 @@ def test_a_wrong_choice_names_all_right_ones(key: str) -> None:
         resolve({key: "nonsense"})
     head, choices = str(caught.value).split("; choose one of: ")
     assert head == f"{key}='nonsense' is unknown"
-    names = choices.split(", ")
+    names, _, own = choices.partition(", or name your own: ")
+    assert bool(own) == (key in OWN_KEYS)
+    names = names.split(", ")
     assert names == sorted(names)
     assert resolve().flat()[key] in names
 

@@ -18,6 +18,7 @@ from strategies import plugins
 from strategies.consensus.own import algorithm_named, topology_named
 from strategies.consensus.strategy import Consensus
 from strategies.contracts import ContractError, algorithms
+from strategies.contracts.rules import update
 from strategies.errors import ConfigError
 from strategies.plugin_name import PluginName, parse
 from strategies.recorder import unrecorded
@@ -95,6 +96,10 @@ class Claims(Gossip):
 class Buffered(Rule):
     buffered = True
     def combine(self, version, model, updates, bases): return dict(updates[-1].vectors)
+
+class Overshoots(Rule):
+    def combine(self, version, model, updates, bases):
+        return {k: 2 * updates[0].vectors[k] - v for k, v in model.items()}
 
 class Wide(Rule):
     def combine(self, version, model, updates, bases):
@@ -370,11 +375,9 @@ def test_a_rule_whose_use_of_an_update_is_unknown_gets_no_secret_ones(
 def test_a_rule_is_called_with_what_the_documentation_says(folder: Path) -> None:
     rule = make_rule(averaging_of(average(averaging=mine(folder, "Damped"))))
     model = {"weights": np.ones(3, np.float32), "buffers": np.zeros(0, np.float32)}
-    from strategies.contracts.rules import update
-
     found = rule.combine(1, model, [update(0, [3, 3, 3], [])], {0: model})
     assert found["weights"].tolist() == [3, 3, 3]
-    assert rule.state()["weights"].tolist() == [2, 2, 2]
+    assert rule.state()["velocity"].tolist() == [2, 2, 2]
 
 
 # ------------------------------------------------------------------------------------ runs, devices
@@ -393,7 +396,7 @@ def test_nodes_agree_by_an_algorithm_and_a_topology_of_ones_own(folder: Path) ->
     small = {"small-width": 2, "evaluate-examples": 20, "participants": 5}
     config = resolve({**config.flat(), **small})
     with unrecorded() as memory:
-        Consensus(consensus_run_of(config), memory).start(FakeGrid(config.flat()))
+        Consensus(consensus_run_of(config), memory).start(FakeGrid(config.flat(), nodes=1))
 
 
 def test_their_files_travel_to_devices_in_the_bundle(folder: Path, tmp_path: Path) -> None:
@@ -432,6 +435,8 @@ def test_check_says_yes_or_no_to_each_clause(
     assert "no   its state goes on with equal bits: resumed from state()" in told.out
     assert "yes  one update is enough" in told.out
     assert "breaks 1 clause(s) of what a rule keeps to" in told.err
+    assert cli.main(["check", "rule", "broken.py:Overshoots"]) == 2
+    assert "no   variances stay positive: a variance became" in capsys.readouterr().out
     assert cli.main(["check", "topology", "broken.py:fickle", "participants=7"]) == 2
     assert "no   the seed decides and nothing else" in capsys.readouterr().out
     for words, message in [

@@ -1,7 +1,9 @@
 """What a clause of a contract raises."""
 
+from strategies.errors import EdgeFlError
 
-class ContractError(AssertionError):
+
+class ContractError(AssertionError, EdgeFlError):
     """Something does not keep to its contract; the message says to what."""
 
 

@@ -98,6 +98,18 @@ def state_fits_a_checkpoint(make: Make) -> None:
         require(fits, f"state() has {type(value).__name__} as {key!r}; arrays of numbers are kept")
 
 
+def variances_stay_positive(make: Make) -> None:
+    """Normalisation divides by the roots of some buffers: a step from 1.0 towards 0.01 must not go
+    beyond, whatever becomes of the weights."""
+    rule, start = make(), {"weights": f32(0), "buffers": f32(1.0)}
+    model = start
+    for version in range(1, 5):
+        updates = [update(p, [0], [0.01 * (p + 1)]) for p in range(3)]
+        model = rule.combine(version, model, updates, {0: start})
+        least = float(model["buffers"][0])
+        require(least > 0, f"a variance became {least:.2g}: average buffers, and no more")
+
+
 Clause = Callable[[Make], None]
 CLAUSES: tuple[Clause, ...] = (
     vectors_have_the_models_shape_and_type,
@@ -105,4 +117,5 @@ CLAUSES: tuple[Clause, ...] = (
     equal_inputs_give_equal_bits,
     its_state_goes_on_with_equal_bits,
     state_fits_a_checkpoint,
+    variances_stay_positive,
 )
