@@ -49,7 +49,7 @@ def reference() -> str:
         "# All keys",
         "",
         "Made by `edge-fl config --markdown > docs/keys.md` from the defaults in `pyproject.toml`,",
-        "the ranges in `fl_app/config.py` and the conditions in `fl_app/effects.py`. A key that is",
+        "the ranges in `fl_app/config/` and the conditions in `fl_app/effects.py`. A key that is",
         "given where it has no effect is refused.",
     ]
     section = None
