@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from experiments.benchmarks import consensus_overhead as overhead
-from experiments.benchmarks import gpu
+from experiments.benchmarks import gpu, gpu_bench, gpu_rings
 from experiments.benchmarks.host_loop import Nodes, Stopwatch, arithmetic, engines, null
 from experiments.benchmarks.output import rounded
 from experiments.benchmarks.watching import Sampler, phases
@@ -509,7 +509,7 @@ def test_what_a_part_of_the_gpu_benchmark_found_is_kept_if_another_fails(
 ) -> None:
     """And a part that fails half-way keeps what it had."""
 
-    def failing(bench: gpu.Bench) -> None:
+    def failing(bench: gpu_bench.Bench) -> None:
         bench.say("rings", [{"nodes": 8}])
         raise RuntimeError("CUDA error: misaligned address\nmore")
 
@@ -523,7 +523,7 @@ def test_what_a_part_of_the_gpu_benchmark_found_is_kept_if_another_fails(
 
 
 def test_nodes_of_the_gpu_benchmark_take_their_steps() -> None:
-    for engine in gpu.ENGINES:
-        ring = gpu.Ring("lenet", 3, engine, "float32", "cpu")
+    for engine in gpu_bench.ENGINES:
+        ring = gpu_rings.Ring("lenet", 3, engine, "float32", "cpu")
         ring.run(2, 1)
         assert [p.tally.steps for p in ring.participants] == [2, 2, 2]
