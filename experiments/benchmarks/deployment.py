@@ -41,7 +41,8 @@ from typing import Any
 
 from experiments.benchmarks import distill_overhead
 from experiments.benchmarks.bare_loop import bare_nodes
-from experiments.benchmarks.consensus_overhead import random_images, steady_state
+from experiments.benchmarks.consensus_events import steady_state
+from experiments.benchmarks.consensus_overhead import random_images
 from experiments.benchmarks.exchange import measure_exchange
 from experiments.benchmarks.output import benchmark
 from experiments.benchmarks.usage import Usage
