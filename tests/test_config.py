@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from fl_app import config as module
-from fl_app.config import FLOWER_RULES, OWN_KEYS, RunConfig, defaults, resolve
+from fl_app.config import FLOWER_RULES, OWN_KEYS, RunConfig, defaults, resolve, resolved
+from fl_app.config.schema import paths_of
 from fl_app.preflight import preflight
 from fl_app.problem import problem_of
 from fl_app.settings import nodes_run_of
@@ -654,9 +654,9 @@ def test_partition_parameters() -> None:
 def test_a_default_that_is_missing_or_too_many_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    schema = {**module._schema(), "brand-new-key": (("brand_new_key",), int)}
-    del schema["alpha"]
-    monkeypatch.setattr(module, "_schema", lambda: schema)
+    paths = {**paths_of(RunConfig), "brand-new-key": ("brand_new_key",)}
+    del paths["alpha"]
+    monkeypatch.setattr(resolved, "paths_of", lambda _: paths)
     with pytest.raises(ConfigError, match=r"RunConfig differ in: alpha, brand-new-key$"):
         defaults.__wrapped__()
 
