@@ -167,7 +167,8 @@ def _samples(now: float, machine: str, pids: Iterable[int]) -> Iterator[Sample]:
 def _sample(now: float, machine: str, pid: int) -> Sample:
     found, place = process(pid), Path("/proc", str(pid))
     status = dict(line.split(":\t", 1) for line in (place / "status").read_text().splitlines())
-    memory = int(status["VmRSS"].split()[0]) / 1024
+    # Not what it has of files: the kernel takes that back where memory is short.
+    memory = int(status["RssAnon"].split()[0]) / 1024
     handles, threads = len(os.listdir(place / "fd")), int(status["Threads"])
     return Sample(now, machine, found.name, pid, memory, handles, threads, found.cpu)
 

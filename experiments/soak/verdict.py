@@ -36,7 +36,7 @@ class Sample:
     machine: str
     program: str
     pid: int
-    memory: float  # resident, MB (a folder: what it holds on disk)
+    memory: float  # resident and of no file, MB (a folder: what it holds on disk)
     handles: int
     threads: int
     cpu: float  # seconds since it began
