@@ -100,12 +100,20 @@ def test_a_run_that_goes_on_is_told_at_the_moment_of_the_published_model(tmp_pat
             run.emit(**event)
     found = {(e["model"], e["round"]): e for e in run.events() if e["event"] == "evaluate"}
     large, small = (found[model, 3] for model in ("global", "small"))
-    sentence = snapshot(run)["sentence"]
+    document = snapshot(run)
+    sentence = document["sentence"]
     assert f"has {100 * large['accuracy_ema']:.1f} % accuracy" in sentence
     gap = f"{100 * abs(large['accuracy_ema'] - small['accuracy']):.1f} points"
     assert f"{gap} below the newest small model" in sentence or f"{gap} above" in sentence
     assert f"so far: at {large['t']:.1f} virtual s" in sentence
     assert "server alone" not in sentence
+    # Tiles and tables say the same, and of nothing that was measured before or after.
+    compared = next(t for t in document["tables"] if t["title"].startswith("The published model"))
+    assert compared["columns"][1] == "accuracy %"
+    shown = {row[0]: row[1] for row in compared["rows"]}
+    assert shown["small model"] == f"{100 * small['accuracy']:.1f}"
+    assert "server alone, on its labelled images" not in shown
+    assert not any("server alone" in label for label, _ in document["tiles"])
 
 
 @each_system
@@ -164,7 +172,7 @@ def test_classes_of_nodes_are_told_by_their_mean_and_spread(tmp_path: Path, dire
     for event in events(2):
         told = {"bag": {"mean": 0.5, "min": 0.25 * event.get("round", 0), "max": 0.75}}
         run.emit(**event, **({"per_class": told} if event["event"] == "nodes" else {}))
-    run.emit("evaluate", model="average", round=2, t=2.0, accuracy=0.5, per_class={"bag": 0.6})
+    run.emit("evaluate", model="average", round=2, t=1.0, accuracy=0.5, per_class={"bag": 0.6})
     (table,) = [t for t in snapshot(run)["tables"] if t["title"] == "Accuracy by class"]
     assert table["columns"] == ["class", "mean of the nodes", "worst", "best", DIAGNOSIS]
     spread = ["50.0 %", "75.0 %"] if direction == "higher" else ["75.0 %", "50.0 %"]

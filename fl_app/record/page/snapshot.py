@@ -3,6 +3,7 @@ in the browser."""
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,10 @@ def snapshot(run: RunDirectory, events: Sequence[Event] | None = None) -> dict[s
     events = run.events() if events is None else events
     config = flatten(run.config())
     view, metric, targets = view_of(config), metric_of(events), targets_of(config)
-    measured = view.measure(events, targets)
     state = status(run, events)
+    # Of a run that goes on, what is put side by side is of one moment.
+    moment, told = (None, events) if state in _ENDS else _comparable(view, events)
+    measured = view.measure(told, targets)
     clock = str(config.get("clock", "real"))
     changed, others = _configuration(config)
     far = progress(events, config)
@@ -63,7 +66,7 @@ def snapshot(run: RunDirectory, events: Sequence[Event] | None = None) -> dict[s
         "status": state,
         "ended": state in _ENDS,
         "reason": str(latest(events, "finished").get("reason") or "") if state in _ENDS else "",
-        "sentence": _sentence(view, events, measured, metric, state, config),
+        "sentence": _sentence(view, measured, metric, state, moment, config),
         "metric": {"name": metric.name, "unit": metric.unit, "scale": metric.scale},
         "clock": CLOCK_UNITS[clock],
         "rounds": view.rounds,
@@ -75,7 +78,7 @@ def snapshot(run: RunDirectory, events: Sequence[Event] | None = None) -> dict[s
         "timeline": _timeline(view.page.timeline(events)),
         "topology": _topology(events, config),
         "incidents": _incidents(view, events)[-_INCIDENTS:],
-        "tables": [_table(table) for table in _tables(view, events, measured, clock)],
+        "tables": [_table(t) for t in _tables(view, events, told, measured, clock, state)],
         "changed": changed,
         "configuration": others,
         "command": _command(changed),
@@ -97,25 +100,27 @@ def status(run: RunDirectory, events: Sequence[Event]) -> str:
     return str(run.summary().get("status", "not finished"))
 
 
+def _comparable(view: View, events: Sequence[Event]) -> tuple[float | None, Sequence[Event]]:
+    """The last evaluation of what stands for the run, and the events as they were known then."""
+    points = view.accuracy(events)
+    if not points:
+        return None, events
+    moment = points[-1][0]
+    return moment, _until(events, points[-2][0] if points[1:] else moment, moment)
+
+
 def _sentence(
     view: View,
-    events: Sequence[Event],
     measured: Measured,
     metric: Metric,
     state: str,
+    moment: float | None,
     config: Mapping[str, Any],
 ) -> str:
-    """What came out; of a run that goes on, at the last evaluation of what stands for it."""
-    ended = state in _ENDS
-    points = view.accuracy(events)
-    moment = None if ended or not points else points[-1][0]
-    if moment is not None:
-        before = points[-2][0] if points[1:] else moment
-        known = view.measure(_until(events, before, moment), ())
-        measured = known | {"rounds": measured["rounds"]}
+    """What came out; of a run that goes on, what had come out at `moment`."""
     text = view.page.sentence(measured, metric)
     if not text:
-        return f"No model was evaluated {'' if ended else 'yet'}".rstrip() + "."
+        return f"No model was evaluated{'' if state in _ENDS else ' yet'}."
     where = f"measured on the {evaluation_of(config)} set"
     if moment is not None:
         clock = CLOCK_UNITS[str(config.get("clock", "real"))]
@@ -137,8 +142,11 @@ def _until(events: Sequence[Event], before: float, moment: float) -> list[Event]
 
 
 def _results(view: View, measured: Measured, metric: Metric, state: str) -> Pairs:
-    pairs = view.page.tiles(measured, metric)
-    return pairs if state in _ENDS else [(label.replace("final ", ""), v) for label, v in pairs]
+    return [(_so_far(label, state), v) for label, v in view.page.tiles(measured, metric)]
+
+
+def _so_far(label: str, state: str) -> str:
+    return label if state in _ENDS else label.replace("final ", "")
 
 
 def _times(view: View, measured: Measured, clock: str) -> Pairs:
@@ -261,7 +269,15 @@ def _incidents(view: View, events: Sequence[Event]) -> list[dict[str, Any]]:
     return told
 
 
-def _tables(view: View, events: Sequence[Event], measured: Measured, clock: str) -> list[Table]:
+def _tables(
+    view: View,
+    events: Sequence[Event],
+    told: Sequence[Event],
+    measured: Measured,
+    clock: str,
+    state: str,
+) -> list[Table]:
+    """The tables: of `told`, what is compared; of all events, who took part, and every round."""
     rows, metric = view.rows(events), metric_of(events)
     columns = [
         column
@@ -269,11 +285,17 @@ def _tables(view: View, events: Sequence[Event], measured: Measured, clock: str)
         if not column.needs or any(row[column.needs] is not None for row in rows)
     ]
     results = [
-        pair for pair in view.page.results(measured, metric) if pair[1] not in ("", "-", "None")
+        (_so_far(label, state), value)
+        for label, value in view.page.results(measured, metric)
+        if value not in ("", "-", "None")
+    ]
+    compared = [
+        replace(table, columns=tuple(_so_far(title, state) for title in table.columns))
+        for table in view.page.tables(told)
     ]
     return [
-        *view.page.tables(events),
-        *_classes(events, metric, view.page.models),
+        *compared,
+        *_classes(told, metric, view.page.models),
         *_devices(events),
         Table("Results", ("what", "value"), results),
         Table(
