@@ -4,61 +4,14 @@ One table says it of every key. From it come the refusal of a key that was given
 words of that refusal, and what `edge-fl config` prints behind the key.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 
+from fl_app.condition import Condition, Value, Values, above, other_than, shown, when
 from strategies.consensus.algorithms import ALGORITHMS, Entry
 from strategies.consensus.own import entry_of, has_momentum
 from strategies.own_rules import is_buffered
 
-Value = str | int | float | bool
-Values = Mapping[str, Value]  # of all keys, what is automatic as what it has become
-
 PLACE = "place"  # beside the keys: "simulation", "devices", or "" where that is not known
-
-
-def _shown(value: Value) -> str:
-    """As one types it."""
-    return str(value).lower() if isinstance(value, bool) else str(value).removesuffix(".0")
-
-
-@dataclass(frozen=True)
-class Condition:
-    """What must be so: `text` as one would type it, `keys` on which it depends."""
-
-    text: str
-    keys: tuple[str, ...]
-    holds: Callable[[Values], bool]
-
-    def __and__(self, other: "Condition") -> "Condition":
-        return Condition(
-            f"{self.text} with {other.text}",
-            (*self.keys, *other.keys),
-            lambda values: self.holds(values) and other.holds(values),
-        )
-
-    def __or__(self, other: "Condition") -> "Condition":
-        return Condition(
-            f"{self.text}, or {other.text}",
-            (*self.keys, *other.keys),
-            lambda values: self.holds(values) or other.holds(values),
-        )
-
-
-def when(key: str, *choices: Value) -> Condition:
-    """`key` has one of these values."""
-    *most, last = (_shown(choice) for choice in choices)
-    text = f"{key}={', '.join(most)} or {last}" if most else f"{key}={last}"
-    return Condition(text, (key,), lambda values: values[key] in choices)
-
-
-def other_than(key: str, *choices: Value) -> Condition:
-    text = f"{key} other than {' and '.join(map(_shown, choices))}"
-    return Condition(text, (key,), lambda values: values[key] not in choices)
-
-
-def above(key: str, least: int) -> Condition:
-    return Condition(f"{key} above {least}", (key,), lambda values: float(values[key]) > least)
 
 
 def _algorithms(*names: str) -> Condition:
@@ -329,7 +282,7 @@ def complaint(given: Iterable[str], values: Values) -> str:
     found: dict[tuple[str, str], list[str]] = {}
     for key in given:
         if not has_effect(key, values):
-            found.setdefault(_reason(key, values), []).append(f"{key}={_shown(values[key])}")
+            found.setdefault(_reason(key, values), []).append(f"{key}={shown(values[key])}")
     return "; ".join(
         f"{', '.join(keys)} {'have' if keys[1:] else 'has'} no effect {present}: use {remedy}"
         for (present, remedy), keys in found.items()
@@ -396,14 +349,14 @@ def _reason(key: str, values: Values) -> tuple[str, str]:
         remedy = f"{' or '.join(here)}, or {remedy}" if here else remedy
     present = _present(unmet[0], values)
     if key in (fixed := _fixed(values)):
-        present += f", which stands for {_shown(fixed[key])}"
+        present += f", which stands for {shown(fixed[key])}"
     return present, remedy
 
 
 def _present(condition: Condition, values: Values) -> str:
     if PLACE in condition.keys:
         return "in a simulation"
-    now = {key: f"{key}={_shown(values[key])}" for key in condition.keys}
+    now = {key: f"{key}={shown(values[key])}" for key in condition.keys}
     return f"with {', '.join(now.values())}"
 
 

@@ -8,6 +8,7 @@ that prefix: ``distill.variant``, ``cost.client-seconds``.
 `resolved` puts what somebody asks for over the shipped defaults.
 """
 
+from fl_app.condition import Value
 from fl_app.config.model import (
     FLOWER_RULES,
     MEAN_RULES,
@@ -20,7 +21,6 @@ from fl_app.config.model import (
 )
 from fl_app.config.resolved import configure, defaults, range_of, resolve, with_effect
 from fl_app.data.sets import FILES
-from fl_app.effects import Value
 
 __all__ = [
     "FILES",

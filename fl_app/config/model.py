@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from fl_app.condition import Value
 from fl_app.config.schema import at, paths_of
 from fl_app.data import DATASETS
 from fl_app.data.sets import FILES
 from fl_app.data.table import CLASSES, EMBEDDED, NUMBERS
-from fl_app.effects import Value
 from fl_app.models import MODELS, model_plan
 from fl_app.models.layers import NORMS
 from fl_app.record.run_dir import RunDirectory

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+from fl_app.condition import Value
 from fl_app.config.checks import check
 from fl_app.config.model import IMAGES, RunConfig
 from fl_app.config.schema import build, extent, paths_of
-from fl_app.effects import PLACE, Value, complaint, has_effect
+from fl_app.effects import PLACE, complaint, has_effect
 from strategies.errors import ConfigError
 from strategies.pyproject import PATH, pyproject
 

@@ -7,7 +7,7 @@ from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any, get_args, get_type_hints
 
-from fl_app.effects import Value
+from fl_app.condition import Value
 from strategies.errors import ConfigError
 
 
