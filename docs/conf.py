@@ -9,7 +9,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 _PROJECT = tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 _REPOSITORY = _PROJECT.get("urls", {}).get("Repository", "").rstrip("/")
 # Pages that are other files of the repository, with what stands in docs/ behind them.
-_ELSEWHERE = {"index": _ROOT / "README.md", "results": _ROOT / "experiments" / "README.md"}
+_ELSEWHERE = {"index": _ROOT / "README.md", "experiments": _ROOT / "experiments" / "README.md"}
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\(([^)\s]+)\)")
 
 project = _PROJECT["name"]
@@ -20,7 +20,7 @@ myst_heading_anchors = 4
 exclude_patterns = ["conf.py"]
 html_theme = "furo"
 html_title = "edge-fl"
-html_show_sphinx = False
+html_show_sphinx = html_show_copyright = False
 # No class of words is fetched for highlighting: `text` blocks are drawings and output.
 highlight_language = "text"
 
@@ -49,6 +49,8 @@ def _fitted(_app: Any, name: str, source: list[str]) -> None:
         if file.is_relative_to(_ROOT / "docs"):
             return f"{picture}[{words}](/{file.relative_to(_ROOT / 'docs')}{anchor})"
         where = file.relative_to(_ROOT)
+        if picture:  # it goes into the site
+            return f"![{words}](../{where})"
         return f"[{words}]({_REPOSITORY}/blob/main/{where})" if _REPOSITORY else words
 
     source[0] = _LINK.sub(place, text)

@@ -70,5 +70,12 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
         check=False,
     )
     assert (built.returncode, built.stderr) == (0, "")
-    page = (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
-    assert 'href="consensus.html' in page
+    pages = {page.stem: page.read_text(encoding="utf-8") for page in tmp_path.glob("site/*.html")}
+    assert 'href="consensus.html' in pages["index"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = re.findall(r'<img [^>]*src="([^"]+)"', pages["index"])
+    assert len(shown) == len(re.findall(r"^!\[", readme, re.MULTILINE))
+    assert all((tmp_path / "site" / picture).is_file() for picture in shown)
+    for page in ROOT.glob("docs/*.md"):  # none is covered by a file of another folder
+        if page.stem not in ("index", "experiments"):
+            assert page.read_text(encoding="utf-8").split("\n", 1)[0][2:] in pages[page.stem]
