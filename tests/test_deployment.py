@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,8 @@ from strategies.site import SERVER
 
 DEVICES = ["pi-1", "pi-2", "pi-3"]
 COMMAND = [sys.executable, "-m", "fl_app.cli", "run"]
-SETTINGS = ["clock=real", "participants=3", "evaluate-examples=100", "small-width=4"]
+SETTINGS = ["clock=real", "participants=3", "evaluate-examples=100"]
+DOCS = Path(__file__).resolve().parents[1] / "docs"
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 
 
@@ -59,11 +61,18 @@ def finish(process: subprocess.Popen[str], run: RunDirectory) -> str:
     return output
 
 
+def shown(page: str, holds: str, path: Path) -> Path:
+    """A file with the code of a page that has these words in it."""
+    blocks = re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(), re.M | re.S)
+    path.write_text(next(block for block in blocks if holds in block))
+    return path
+
+
 def test_consensus_outlives_the_process_of_a_device(site: Loopback) -> None:
     process, run = start(
         site,
         "consensus",
-        *("mode=consensus", "consensus.references=", "consensus.window=150"),
+        *("mode=consensus", "consensus.references=", "consensus.window=150", "small-width=4"),
         "consensus.steps=1200",
     )
 
@@ -86,11 +95,15 @@ def test_consensus_outlives_the_process_of_a_device(site: Loopback) -> None:
     assert None not in windows()[-1]["accuracy"], "it has worked again"
 
 
-def test_distill_needs_one_process_a_device(site: Loopback) -> None:
+def test_distill_needs_one_process_a_device(site: Loopback, tmp_path: Path) -> None:
+    """Of a task and an averaging rule of somebody's own, whose files travel in the bundle."""
+    task = shown("tasks.md", "class Ecg", tmp_path / "sensor.py")
+    rule = shown("extend.md", "class Damped", tmp_path / "mine.py")
     process, run = start(
         site,
         "distill",
-        *("mode=distill", "num-server-rounds=2", "local-steps=5", "large-model=cnn6"),
+        *("mode=distill", "num-server-rounds=2", "local-steps=5"),
+        *(f"task={task}:Ecg", f"averaging={rule}:Damped:beta=0.2"),
     )
     output = finish(process, run)
     assert "every message to a device starts a process there" not in output
