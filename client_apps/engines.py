@@ -9,7 +9,7 @@ import torch
 from client_apps.bench import bench_of, shard_of
 from client_apps.gradients import Gradients, dtype_of
 from client_apps.row_gradients import PASSES, RowGradients
-from strategies.consensus.host import Gradients as Engine
+from strategies.consensus.batches import Gradients as Engine
 from strategies.consensus.node import Node
 from strategies.consensus.settings import NodesRun
 

@@ -151,7 +151,7 @@ def test_long_rows_have_the_bits_of_short_ones(
     algorithm: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = bits_of(disturbed(algorithm, stress="mail").run(2))
-    monkeypatch.setattr("strategies.consensus.host._LONG", 1)
+    monkeypatch.setattr("strategies.consensus.batches._LONG", 1)
     assert bits_of(disturbed(algorithm, stress="mail").run(2)) == expected
 
 

@@ -14,7 +14,8 @@ from client_apps.engines import ENGINES, SEQUENTIAL, engine_of, one_by_one, race
 from fl_app.config import Value, resolve
 from fl_app.problem import problem_of
 from fl_app.settings import nodes_run_of
-from strategies.consensus.host import Gradients, Host
+from strategies.consensus.batches import Gradients
+from strategies.consensus.host import Host
 from strategies.consensus.node import Node
 from strategies.consensus.participant import Participant, Tally
 from strategies.consensus.shared import nodes_of

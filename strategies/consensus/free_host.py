@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from strategies.consensus.host import Due, Host
+from strategies.consensus.batches import Due
+from strategies.consensus.host import Host
 from strategies.consensus.participant import MODEL, NEWCOMER, Mail, Participant
 from strategies.consensus.schedule import Conditions, Event, Kind
 from strategies.randomness import rng
@@ -53,7 +54,8 @@ class FreeHost(Host):
                 participant, t = self._participants[index], now()
                 self._use_newest(participant, t)
                 self._drop_silent(participant, t)
-                self._descend([Due(participant, Event(t, Kind.STEP, seq=number))])
+                step = Due(participant, Event(t, Kind.STEP, seq=number))
+                self._batches.step([step], self._gradients)
                 t = now()
                 self._tell(t, "step", index, None, None)
                 draws, neighbours = rng(seed, "push", index, number), participant.neighbours
@@ -137,7 +139,7 @@ class FreeHost(Host):
                     participant.node.weights.copy_(models[0].vectors[MODEL])
                     self._begin(participant, now())
                     participant.part()
-                    self._refresh(participant)
+                    self._batches.refresh(participant)
                     self._tell(now(), "up", index, models[0].sender, None)
                     waiting.discard(index)
 

@@ -14,14 +14,13 @@ then at most one mail of each receiver, until nothing moves.
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 
-from strategies.consensus.algorithm import Algorithm
-from strategies.consensus.node import Node, Vectors
+from strategies.consensus.batches import Batches, Due, Gradients
+from strategies.consensus.node import Vectors
 from strategies.consensus.participant import MODEL, Mail, Participant
-from strategies.consensus.rows import Link, Rows, as_matrix, column
 from strategies.consensus.schedule import Event, Kind
 
 
@@ -37,10 +36,6 @@ class Exchange(Protocol):
         ...
 
 
-# Gradients of (node, number of its step), in order: a matrix, or vectors one after the other, each
-# of which may be overwritten by its receiver and is good until the next one is asked for.
-Gradients = Callable[[Sequence[tuple[Node, int]]], Iterable[torch.Tensor]]
-
 # Of what a listener is told, what happens to a node or a link now and then.
 INCIDENTS = ("down", "up", "silent", "returned")
 HAPPENINGS = (*INCIDENTS, "step", "send", "lost", "receive", "drop", "duplicate")
@@ -49,21 +44,10 @@ Listener = Callable[[float, str, int, int | None, float | None], None]
 
 _WRITES = (Kind.SEND, Kind.LOST)
 _NEEDS_MAIL = (Kind.RECEIVE, Kind.ADOPT)
-# Of a CPU: numbers of a vector that are worked on at once, and of a row, from which on it is
-# quicker to work on rows one by one than to gather those that do not follow each other.
-_AT_ONCE = 2**20
-_LONG = 2**13
 
 
 def _deaf(*_: object) -> None:
     pass
-
-
-class Due(NamedTuple):
-    """What happens to a node next."""
-
-    participant: Participant
-    event: Event
 
 
 class Host:
@@ -73,8 +57,7 @@ class Host:
     silence: seconds after which a silent neighbour is dropped.
     adopts: whether a node that has nothing takes over a neighbour's model. Not where neighbours may
     lie: there it begins as everybody did, and no one's word moves it by more than the clip lets it.
-    most: rows of a block, which are worked on in one call. By default all of them on a GPU, which
-    is paid for calls; on a CPU, which is paid for memory, too, as many as its caches hold.
+    most: rows of a block, which are worked on in one call; see `Batches`.
     """
 
     def __init__(
@@ -94,10 +77,8 @@ class Host:
         self._exchange, self._silence = exchange, silence
         self._adopts = adopts
         self._tell = listener
-        self._rows = _rows_of(self._participants.values())
-        self._most = most or _rows_at_once(self._participants.values())
-        self._block = {node: k // self._most for k, node in enumerate(self._participants)}
-        self._one_by_one = any(_long(p.node.weights) for p in self._participants.values())
+        self._batches = Batches(list(self._participants.values()), most)
+        self._block = {node: k // self._batches.most for k, node in enumerate(self._participants)}
         self._timelines: Mapping[int, Sequence[Event]] = {}
         # By block: those whose next event is a step, and when the first of these is due.
         self._ready: dict[int, list[Participant]] = defaultdict(list)
@@ -169,7 +150,7 @@ class Host:
     def _steps(self, due: Sequence[Due]) -> None:
         for participant, event in due:
             self._drop_silent(participant, event.t)
-        self._descend(due)
+        self._batches.step(due, self._gradients)
         for participant, event in due:
             participant.cursor += 1
             self._tell(event.t, "step", participant.node.index, None, None)
@@ -201,7 +182,7 @@ class Host:
                 acted.append(participant)
             self._use(receipts)
             for round_, due in mixes.items():
-                self._mix(due, round_)
+                self._batches.mix(due, round_)
             for participant in acted:
                 participant.cursor += 1
             moving, self._woken = acted + self._woken, []
@@ -243,36 +224,7 @@ class Host:
         elif self._exchange is not None:
             self._exchange.post(mail)
 
-    # -- what algorithms do to rows ----------------------------------------------------------------
-
-    def _groups(self, due: Sequence[Due]) -> Iterator[tuple[Rows, Algorithm, list[Due]]]:
-        """Those with one algorithm, as many as are worked on at once."""
-        groups: dict[int, list[Due]] = defaultdict(list)
-        for each in due:
-            groups[id(each.participant.algorithm)].append(each)
-        for group in groups.values():
-            first = group[0].participant
-            rows = self._rows[first.node.index]
-            for part in _runs(group) if self._one_by_one else [group]:
-                for begin in range(0, len(part), self._most):
-                    yield rows, first.algorithm, part[begin : begin + self._most]
-
-    def _refresh(self, participant: Participant) -> None:
-        """Its vectors or links have been made anew: they become parts of matrices, too."""
-        self._rows[participant.node.index].refresh(participant.node)
-
-    def _descend(self, due: Sequence[Due]) -> None:
-        """A local step of everybody."""
-        for rows, algorithm, group in self._groups(due):
-            due_steps = [(p.node, event.seq) for p, event in group]
-            gradients = as_matrix(self._gradients(due_steps), len(group))
-            weights = [p.weight for p, _ in group]
-            if any(weight != 1.0 for weight in weights):
-                gradients.mul_(column(weights, gradients))
-            chosen = rows.choose([p.node.index for p, _ in group])
-            algorithm.step(rows, chosen, gradients, group[0].participant.rate)
-            for participant, _ in group:
-                participant.tally.steps += 1
+    # -- mail is written and used ------------------------------------------------------------------
 
     def _written(self, due: Sequence[Due]) -> Iterator[tuple[Due, Mail]]:
         """The mails that are to be sent or lost; a sender cannot know which, and writing may change
@@ -282,20 +234,18 @@ class Host:
         for each in due:
             known = each.event.peer in each.participant.node.links
             (linked if known else strangers).append(each)
-        for rows, algorithm, group in self._groups(linked):
-            vectors = _messages(rows, algorithm, group)
-            for each, own in zip(group, vectors, strict=True):
-                yield each, self._mail_of(each, own)
+        for each, vectors in self._batches.messages(linked):
+            yield each, self._mail_of(each, vectors)
         for each in strangers:
             # Both ends may have given each other up; whoever hears the other again connects. The
             # greeting corrects nothing.
             algorithm, node, j = each.participant.algorithm, each.participant.node, each.event.peer
             algorithm.connect(node, j)
-            self._refresh(each.participant)
-            [own] = _messages(self._rows[node.index], algorithm, [each])
+            self._batches.refresh(each.participant)
+            [(_, vectors)] = self._batches.messages([each])
             algorithm.disconnect(node, j)
-            self._refresh(each.participant)
-            yield each, self._mail_of(each, own)
+            self._batches.refresh(each.participant)
+            yield each, self._mail_of(each, vectors)
 
     def _mail_of(self, due: Due, vectors: Vectors) -> Mail:
         """The vectors as mail, which is counted."""
@@ -314,15 +264,7 @@ class Host:
             for participant, mail, t in receipts
             if self._accept(participant, mail, t)
         ]
-        mails = {due.participant.node.index: mail for due, mail in used}
-        for rows, algorithm, group in self._groups([due for due, _ in used]):
-            device = rows.weights.device  # carriers know the CPU alone
-            ends = [Link(p.node.index, event.peer) for p, event in group]
-            vectors = [
-                {name: vector.to(device) for name, vector in mails[end.node].vectors.items()}
-                for end in ends
-            ]
-            algorithm.receive(rows, ends, [event.seq for _, event in group], vectors)
+        self._batches.receive([due for due, _ in used], [mail for _, mail in used])
 
     def _accept(self, participant: Participant, mail: Mail, t: float) -> bool:
         index, j = participant.node.index, mail.sender
@@ -331,15 +273,11 @@ class Host:
         gone = not linked and not participant.settles and j in participant.heard
         accepted = participant.accept(mail, t)
         if accepted and not linked:
-            self._refresh(participant)
+            self._batches.refresh(participant)
         if accepted and gone:
             self._tell(t, "returned", index, j, None)
         self._tell(t, "receive" if accepted else "drop", index, j, mail.sent)
         return accepted
-
-    def _mix(self, due: Sequence[Due], round_: int) -> None:
-        for rows, algorithm, group in self._groups(due):
-            algorithm.mix(rows, rows.choose([p.node.index for p, _ in group]), round_)
 
     # -- what else happens to a node ---------------------------------------------------------------
 
@@ -348,7 +286,7 @@ class Host:
             return
         for j in participant.drop_silent(t, self._silence):
             self._tell(t, "silent", participant.node.index, j, None)
-            self._refresh(participant)
+            self._batches.refresh(participant)
 
     def _duplicate(self, participant: Participant, event: Event) -> None:
         participant.tally.duplicates += 1
@@ -372,7 +310,7 @@ class Host:
         """Start the algorithm from the weights that are there."""
         participant.algorithm.start(participant.node)
         participant.heard = dict.fromkeys(participant.node.links, t)
-        self._refresh(participant)
+        self._batches.refresh(participant)
 
     def _invite(self, participant: Participant, event: Event) -> None:
         vectors = {MODEL: participant.node.weights.clone()}
@@ -387,61 +325,13 @@ class Host:
     def _disconnect(self, participant: Participant, event: Event) -> None:
         if event.peer in participant.node.links:
             participant.algorithm.disconnect(participant.node, event.peer)
-            self._refresh(participant)
+            self._batches.refresh(participant)
 
     def _connect(self, participant: Participant, event: Event) -> None:
         if event.peer not in participant.node.links:
             participant.algorithm.connect(participant.node, event.peer)
-            self._refresh(participant)
+            self._batches.refresh(participant)
         participant.heard[event.peer] = event.t
-
-
-def _rows_of(participants: Iterable[Participant]) -> dict[int, Rows]:
-    """Make the nodes of each algorithm rows of matrices; returns these by node."""
-    groups: dict[int, list[Participant]] = defaultdict(list)
-    for participant in participants:
-        groups[id(participant.algorithm)].append(participant)
-    found = {}
-    for group in groups.values():
-        algorithm = group[0].algorithm
-        names = algorithm.row_vectors, algorithm.row_links
-        rows = Rows([p.node for p in group], [p.neighbours for p in group], *names)
-        found |= {p.node.index: rows for p in group}
-    return found
-
-
-def _rows_at_once(participants: Iterable[Participant]) -> int:
-    weights = [participant.node.weights for participant in participants]
-    if not weights or weights[0].device.type != "cpu":
-        return max(1, len(weights))
-    most = max(1, _AT_ONCE // max(1, len(weights[0])))
-    blocks = math.ceil(len(weights) / most)
-    return math.ceil(len(weights) / blocks)  # of equal size
-
-
-def _long(weights: torch.Tensor) -> bool:
-    return weights.device.type == "cpu" and len(weights) >= _LONG
-
-
-def _runs(group: Sequence[Due]) -> Iterator[list[Due]]:
-    """Those whose rows follow each other, together; of mail every one, as the links' rows differ,
-    too."""
-    run: list[Due] = []
-    for due in group:
-        follows = run and due.participant.node.index == run[-1].participant.node.index + 1
-        if run and not (follows and due.event.peer < 0):
-            yield run
-            run = []
-        run.append(due)
-    if run:
-        yield run
-
-
-def _messages(rows: Rows, algorithm: Algorithm, group: Sequence[Due]) -> list[Vectors]:
-    ends = [Link(p.node.index, event.peer) for p, event in group]
-    found = algorithm.message(rows, ends, [event.seq for _, event in group])
-    rows_of = {name: each.unbind() for name, each in found.items()}
-    return [{name: each[number] for name, each in rows_of.items()} for number in range(len(ends))]
 
 
 _OVER = Event(math.inf, Kind.MIX, seq=-1)  # of a node whose timeline is over
