@@ -1,11 +1,12 @@
 """A window of work for one host: its nodes step, exchange with their neighbours, are evaluated."""
 
+import contextlib
 import hashlib
 import json
 import math
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,30 +20,27 @@ from client_apps.device import Device
 from client_apps.engines import SEQUENTIAL, Engine, engine_of
 from client_apps.node_store import NODES, PARKED, NodeStore
 from strategies.attacks import FORGERIES
-from strategies.consensus import ray_exchange
+from strategies.carriers import sockets
+from strategies.carriers.checks import expected_vectors
+from strategies.carriers.exchange import Exchange, Report, Unsent
+from strategies.carriers.grid import GridExchange, from_arrays, to_arrays
+from strategies.carriers.sockets import SocketExchange
+from strategies.carriers.zenoh import ZenohExchange
 from strategies.consensus.agreement import fixed_point
 from strategies.consensus.answers import OFF
 from strategies.consensus.byzantine import Attacker
 from strategies.consensus.descent import LocalSGD
-from strategies.consensus.exchange import (
-    GridExchange,
-    expected_vectors,
-    from_arrays,
-    to_arrays,
-)
 from strategies.consensus.free_host import FreeHost
-from strategies.consensus.host import INCIDENTS, Exchange, Host, Listener
+from strategies.consensus.host import INCIDENTS, Host, Listener
 from strategies.consensus.node import Node
 from strategies.consensus.participant import Participant, Tally
-from strategies.consensus.ray_exchange import RayExchange
 from strategies.consensus.rounded import beneath
 from strategies.consensus.settings import NodesRun
 from strategies.consensus.shared import nodes_of, settling_of
 from strategies.consensus.state import pack, unpack
 from strategies.consensus.topology import Topology
-from strategies.consensus.zenoh_exchange import ZenohExchange
 from strategies.evaluation import evaluation_set, measured_by_class
-from strategies.link.line import Line, current_line
+from strategies.link.device_session import DeviceSession
 from strategies.link.sealing import Sealing
 from strategies.paths import runs_root
 from strategies.problem import Problem, flat_model
@@ -59,22 +57,22 @@ def meet(message: Message, device: Device) -> Message:
     """Say how many of the asked hosts answer at one time: in a simulation hosts may have to take
     turns, and one that waits for another's mail would then wait for ever."""
     order: Any = message.content["config"]
-    here = ray_exchange.meet(order["broker"], order["host"], order["hosts"], order["patience"])
+    here = sockets.meet(order["broker"], order["host"], order["hosts"], order["patience"])
     return Message(RecordDict({"config": ConfigRecord({"here": here})}), reply_to=message)
 
 
 def run_window(message: Message, device: Device) -> Message:
     """Run the nodes named in the message to the end of a window.
 
-    In: config window, nodes, host, carrier ("", "grid", "ray" or "zenoh"), broker (its door, of
-    Ray's carrier), engine (of the gradients), names (of the devices that are participants), states
-    (where a device keeps its nodes), mail (headers) with the arrays of the mail that has come,
+    In: config window, nodes, host, carrier ("", "grid", "sockets" or "zenoh"), broker (the
+    access to it, of sockets), engine (of the gradients), names (of the participants' devices),
+    states (where a device keeps its nodes), mail (headers) with the arrays of the mail that came,
     examples (of every participant), topology (content of its file), directory (of the run), rate
     (eta), settling (how many rounds of it the window is; 0 in the training), stops (how often it
     has parked its nodes in this window), collected (what the broker may forget), durable (make sure
     that the states outlive a power cut), kept (the window from which a resumed run would go on),
     slice (record events until then), started (what the run's clock shows).
-    Out: config done, trace (what has happened) and collected (see `RayExchange`); mail and its
+    Out: config done, trace (what has happened) and collected (see `Report`); mail and its
     arrays, with the grid carrier; and when the window is done, for each node, metrics accuracy (the
     task's main one) and loss (-inf where the node is off, NaN where it is not finite), norm
     (|w|^2) and its tally, config digests, heard, examples and refused (mails by the reason why they
@@ -102,22 +100,20 @@ def _initial(problem: Problem, device: str) -> torch.Tensor:
     return flat_model(problem, "small", device).weights  # not that of the bench, which is trained
 
 
-@lru_cache(maxsize=1)
 def _zenoh_exchange(
-    settings: NodesRun, topology: str, line: Line, names: tuple[str, ...]
+    settings: NodesRun, topology: str, session: DeviceSession, names: tuple[str, ...]
 ) -> ZenohExchange:
-    """Kept from window to window, so that mail can come between them."""
     graph, algorithm, _ = nodes_of(settings, topology)
-    node = names.index(line.site.name)
+    node = names.index(session.site.name)
     parameters = len(bench_of(settings.problem).model.weights)
     return ZenohExchange(
-        line.connection,
-        line.run,
-        own={node: line.site.name},
+        session.connection,
+        session.run,
+        own={node: session.site.name},
         names=dict(enumerate(names)),
         expected=lambda mail: expected_vectors(mail, algorithm, parameters),
         neighbours={node: graph.neighbours[node]},
-        sealing=Sealing(line.site, line.run) if settings.consensus.encrypt else None,
+        sealing=Sealing(session.site, session.run) if settings.consensus.encrypt else None,
         parameters=parameters,
     )
 
@@ -163,16 +159,12 @@ class _Window:
         own = runs_root().parent / NODES / order["states"]
         self._store = NodeStore(run / NODES if simulated else own)
         self._live = not simulated and not settings.virtual
-        self._line = current_line() if order["carrier"] == "zenoh" else None
+        self._session = device.session if order["carrier"] == "zenoh" else None
         self._newcomers: list[int] = []
 
     def run(self) -> Message:
-        exchange = self._exchange()
-        try:
+        with self._exchange() as exchange:
             return self._run(exchange)
-        finally:
-            if isinstance(exchange, RayExchange):
-                exchange.close()
 
     def _run(self, exchange: Exchange | None) -> Message:
         began = time.monotonic()
@@ -182,17 +174,17 @@ class _Window:
                 participant.change_rate(self._order["rate"])
         journal = _Journal(self._order["slice"])
         done = self._run_nodes(participants, exchange, journal, began)
-        if isinstance(exchange, ZenohExchange):
-            for participant in participants:
-                messages, size = exchange.take_unsent(participant.node.index)
-                participant.tally.messages -= messages
-                participant.tally.bytes -= size
-        headers, arrays = to_arrays(exchange.outbox if isinstance(exchange, GridExchange) else [])
+        told = exchange.report() if exchange is not None else Report()
+        for participant in participants:
+            unsent = told.unsent.get(participant.node.index, Unsent())
+            participant.tally.messages -= unsent.mails
+            participant.tally.bytes -= unsent.bytes
+        headers, arrays = to_arrays(told.outgoing)
         answer = {
             "done": done,
             "mail": headers,
             "trace": json.dumps(journal.events),
-            "collected": exchange.collected if isinstance(exchange, RayExchange) else 0,
+            "collected": told.collected,
         }
         # Never over what it went on from: should the answer get lost, it does this once more.
         place = self._window if done else self._parked(self._order["stops"] + 1)
@@ -212,9 +204,7 @@ class _Window:
             arrays["sum"] = fixed_point([p.node.weights for p in diagnosed])
             answer |= _described(participants)
             answer["examples"] = [self._examples(node) for node in self._nodes]
-            refused = exchange.refused if isinstance(exchange, ZenohExchange) else Counter()
-            answer["refused"] = json.dumps(dict(refused))
-            refused.clear()
+            answer["refused"] = json.dumps(dict(told.refused))
             measured, by_class = self._evaluated(participants, {p.node.index for p in present})
             metrics |= measured
             answer["classes"] = json.dumps(by_class)
@@ -290,18 +280,24 @@ class _Window:
     def _examples(self, node: int) -> int:
         return len(shard_of(self._settings.problem, node, self._own_data))
 
-    def _exchange(self) -> Exchange | None:
-        if self._order["carrier"] == "ray":
-            order = self._order
-            return RayExchange(order["broker"], order["host"], order["collected"])
-        if self._line is not None:
-            names = tuple(self._order["names"])
-            return _zenoh_exchange(self._settings, self._order["topology"], self._line, names)
-        if self._order["carrier"] == "grid":
+    @contextmanager
+    def _exchange(self) -> Iterator[Exchange | None]:
+        """What carries the mail to other hosts. That of a session goes on between windows, so that
+        mail can come there."""
+        order, session = self._order, self._session
+        if session is not None:
+            key = self._settings, order["topology"], tuple(order["names"])
+            yield session.kept(key, lambda: _zenoh_exchange(key[0], key[1], session, key[2]))
+        elif order["carrier"] == "sockets":
+            made = SocketExchange(order["broker"], order["host"], order["collected"])
+            with contextlib.closing(made) as exchange:
+                yield exchange
+        elif order["carrier"] == "grid":
             arrays: Any = self._message.content["arrays"]
             received = {name: array.numpy() for name, array in arrays.items()}
-            return GridExchange(from_arrays(self._order["mail"], received))
-        return None
+            yield GridExchange(from_arrays(order["mail"], received))
+        else:
+            yield None
 
     # -- work ---------------------------------------------------------------------------------
 
@@ -340,12 +336,12 @@ class _Window:
         )
 
     def _run_freely(self, host: FreeHost, began: float) -> None:
-        line = self._line
+        session = self._session
 
         def now() -> float:
             return self._order["started"] + time.monotonic() - began
 
-        if line is not None:
+        if session is not None:
             host.adopt(self._newcomers, now, _ADOPT_SECONDS)
         if self._settling:
             self._settle_freely(host, now)
@@ -358,7 +354,7 @@ class _Window:
             now,
             self._settings.seed,
             link=self._timetable.conditions,
-            over=lambda: line is not None and line.window > self._window,
+            over=lambda: session is not None and session.window > self._window,
         )
 
     def _settle_freely(self, host: FreeHost, now: Callable[[], float]) -> None:

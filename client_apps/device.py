@@ -10,6 +10,7 @@ from flwr.app import Context
 
 if TYPE_CHECKING:  # it imports torch, which a node that only answers need not wait for
     from client_apps.settings import DeviceSettings
+    from strategies.link.device_session import DeviceSession
 
 
 class Application(Protocol):
@@ -29,10 +30,12 @@ class Application(Protocol):
 
 @dataclass(frozen=True)
 class Device:
-    """context: Flower's, of the message. application: the name of the `Application`."""
+    """context: Flower's, of the message. application: the name of the `Application`. session: over
+    which the message has come, if it is not Flower's own."""
 
     context: Context
     application: str
+    session: "DeviceSession | None" = None
 
     @property
     def settings(self) -> "DeviceSettings":

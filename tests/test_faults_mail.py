@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from fl_app.config import resolve
 from fl_app.record.run_dir import RunDirectory
 from fl_app.settings import consensus_run_of, nodes_run_of
+from strategies.carriers.zenoh import ZenohExchange
 from strategies.checks import last_line, updates_of
 from strategies.consensus.algorithms import Settings, make_algorithm
 from strategies.consensus.answers import METRICS, Answer, read_reply
@@ -33,13 +34,12 @@ from strategies.consensus.node import Node
 from strategies.consensus.participant import Mail, Participant
 from strategies.consensus.strategy import Consensus
 from strategies.consensus.topology import build_topology
-from strategies.consensus.zenoh_exchange import ZenohExchange
 from strategies.contracts.convex import SETTINGS, quadratics, worst_error
 from strategies.errors import DataError, DivergedError, EdgeFlError
 from strategies.fingerprint import fingerprint
 from strategies.link import keys
 from strategies.link.connection import Connection
-from strategies.link.line import Line
+from strategies.link.device_session import DeviceSession
 from strategies.link.records import content_of
 from strategies.link.sessions import SessionGrid
 from strategies.link.wire import encode
@@ -94,7 +94,7 @@ class Server:
         wait(lambda: all(c.connected for c in self.connections.values()))
         facts = {"fingerprint": fingerprint(), "node": 7}
         self.lines = {
-            name: Line(self.connections[name], self.sites[name], self.run, facts, PATIENCE)
+            name: DeviceSession(self.connections[name], self.sites[name], self.run, facts, PATIENCE)
             for name in HONEST
         }
         for line in self.lines.values():
@@ -244,14 +244,16 @@ def fleet_of(server: Server, **changes: Any) -> Fleet:
 
 
 def test_devices_have_no_ray_to_wait_for(server: Server) -> None:
-    with pytest.raises(EdgeFlError, match="carrier='ray' is for simulations"):
-        fleet_of(server, **{"consensus.carrier": "ray"})
+    with pytest.raises(EdgeFlError, match="carrier='sockets' is for simulations"):
+        fleet_of(server, **{"consensus.carrier": "sockets"})
 
 
 def test_who_claims_to_be_done_at_once_hurries_nobody(server: Server) -> None:
     """A window is over for those who work on it when half of all have done it."""
     facts = {"fingerprint": fingerprint(), "node": 9}
-    rogue = Line(server.connections[ROGUE], server.sites[ROGUE], server.run, facts, PATIENCE)
+    rogue = DeviceSession(
+        server.connections[ROGUE], server.sites[ROGUE], server.run, facts, PATIENCE
+    )
     lines = server.lines | {ROGUE: rogue}
     wait(lambda: len(server.grid.here()) == 3)
     fleet = fleet_of(server)

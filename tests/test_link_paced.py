@@ -6,7 +6,7 @@ from itertools import count
 
 import pytest
 
-from strategies.link.paced import LONGEST, SHORTEST, PacedMail
+from strategies.carriers.paced import LONGEST, SHORTEST, PacedMail
 
 SIZE = 1.2  # MB
 

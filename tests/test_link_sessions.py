@@ -21,7 +21,7 @@ from strategies.errors import EdgeFlError
 from strategies.fingerprint import fingerprint
 from strategies.link import keys, sessions
 from strategies.link.connection import Connection
-from strategies.link.line import Line, Order
+from strategies.link.device_session import DeviceSession, Order
 from strategies.link.records import content_of, parts_of
 from strategies.link.sessions import SessionGrid
 from strategies.link.wire import encode
@@ -75,7 +75,7 @@ class Setup:
         self.dispatcher = Dispatcher(self.grid)
         self.closing: list[Callable[[], None]] = []
 
-    def line(self, name: str = "one", kind: type[Line] = Line) -> Line:
+    def line(self, name: str = "one", kind: type[DeviceSession] = DeviceSession) -> DeviceSession:
         """A device that the test plays."""
         connection = Connection(self.site_of(name))
         wait(lambda: connection.connected)
@@ -115,7 +115,7 @@ def make(tmp_path: Path, site_of: Callable[[str], Site]) -> Iterator[Callable[..
         setup.grid.close()
 
 
-def answer(line: Line, order: Order | None, **config: int) -> None:
+def answer(line: DeviceSession, order: Order | None, **config: int) -> None:
     assert order is not None
     line.answer(order, {"config": {"config": config}, "metrics": {}, "arrays": []}, {})
 
@@ -301,7 +301,7 @@ def test_an_order_that_ends_every_process_is_given_up(make: Callable[..., Setup]
     assert "has lost 3 processes" in setup.fault()
 
 
-class Deaf(Line):
+class Deaf(DeviceSession):
     """Misses the first order, and loses its first reply."""
 
     def __init__(self, *arguments) -> None:
@@ -367,7 +367,9 @@ def test_other_code_is_refused(make: Callable[..., Setup]) -> None:
     setup = make()
     connection = Connection(setup.site_of("one"))
     wait(lambda: connection.connected)
-    line = Line(connection, setup.site_of("one"), setup.grid.token, {"fingerprint": "old"}, 20.0)
+    line = DeviceSession(
+        connection, setup.site_of("one"), setup.grid.token, {"fingerprint": "old"}, 20.0
+    )
     setup.closing += [line.close, connection.close]
     wait(lambda: setup.grid.unreachable() == {"one": "it runs other code than the server"})
     assert setup.grid.here() == []
@@ -405,3 +407,22 @@ def test_flowers_failure_is_told_to_who_uses_the_grid(make: Callable[..., Setup]
     setup.flower.get_node_ids = broken  # type: ignore[method-assign]
     with pytest.raises(EdgeFlError, match="no such run"):
         wait(lambda: bool(list(setup.grid.get_node_ids())))
+
+
+class Kept:
+    """An exchange that is kept between orders."""
+
+    closed = 0
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def test_a_session_keeps_one_exchange_between_orders(make: Callable[..., Setup]) -> None:
+    setup = make()
+    session, made = setup.line(), [Kept(), Kept()]
+    for key, expected in (("a", 0), ("a", 0), ("b", 1)):
+        assert session.kept(key, lambda n=expected: made[n]) is made[expected]  # type: ignore[arg-type, return-value]
+    assert [each.closed for each in made] == [1, 0]
+    session.close()
+    assert [each.closed for each in made] == [1, 1]

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from strategies.carriers.zenoh import ZenohExchange
 from strategies.consensus.participant import Mail
-from strategies.consensus.zenoh_exchange import ZenohExchange
 from strategies.link.connection import Connection
 from strategies.link.router import Router
 from strategies.site import Site, read_site

@@ -18,8 +18,8 @@ import torch
 from fl_app.deploy.directory import create, machine
 from fl_app.launch.superlink import free_port
 from strategies.allocator import keep_freed_memory
+from strategies.carriers.zenoh import ZenohExchange
 from strategies.consensus.participant import Mail
-from strategies.consensus.zenoh_exchange import ZenohExchange
 from strategies.errors import EdgeFlError
 from strategies.link import keys
 from strategies.link.connection import Connection

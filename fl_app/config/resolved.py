@@ -28,6 +28,8 @@ _REMOVED = {
     "distill.forward": 'distill.variant="sync-forward"',
     "distill.forward-weight": 'distill.variant="sync-forward"',
 }
+# (key, value) of earlier versions, and what the value is called now.
+_RENAMED = {("consensus.carrier", "ray"): "sockets"}
 
 
 def _unknown(key: str) -> str:
@@ -71,7 +73,7 @@ def resolve(overrides: Mapping[str, Any] | None = None) -> RunConfig:
     for key, value in (overrides or {}).items():
         if key not in paths_of(RunConfig):
             raise ConfigError(_unknown(key))
-        values[key] = value
+        values[key] = _RENAMED.get((key, str(value)), value)
     if values["task"] != IMAGES:
         if values["partition"] == "auto":
             values["partition"] = "iid"  # there may be no classes
@@ -105,7 +107,7 @@ def configure(overrides: Mapping[str, Any], *, place: str = "", fused: bool = Fa
         raise ConfigError(found)
     if place == "simulation" and config.agrees and config.consensus.carrier == "zenoh":
         raise ConfigError(
-            "consensus.carrier=zenoh is for devices (--superlink); use auto, ray or grid"
+            "consensus.carrier=zenoh is for devices (--superlink); use auto, sockets or grid"
         )
     return config
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from flwr.app import Message
 
-from strategies.consensus.exchange import from_arrays
+from strategies.carriers.grid import from_arrays
 from strategies.consensus.host import HAPPENINGS
 from strategies.consensus.participant import Mail, Tally
 
@@ -55,8 +55,8 @@ class Answer:
 @dataclass
 class Reply:
     """What a host replies. done: whether that is the end of the window; then metrics, described and
-    total are what the `Answer` has. collected: the last of Ray's mails that it has. trace: what has
-    happened since the last reply."""
+    total are what the `Answer` has. collected: the last mail of a broker that it has. trace: what
+    has happened since the last reply."""
 
     done: bool
     collected: int

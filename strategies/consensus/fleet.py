@@ -13,16 +13,13 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
+from strategies.carriers.broker import Broker, Packet
+from strategies.carriers.checks import mail_fault
+from strategies.carriers.grid import to_arrays
+from strategies.carriers.sockets import SocketBroker
 from strategies.checks import last_line
 from strategies.consensus.answers import Answer, read_reply
-from strategies.consensus.exchange import (
-    Broker,
-    Parcel,
-    mail_fault,
-    to_arrays,
-)
 from strategies.consensus.participant import Mail
-from strategies.consensus.ray_exchange import RayBroker
 from strategies.consensus.settings import NodesRun
 from strategies.consensus.topology import Topology
 from strategies.dispatch import Dispatcher
@@ -45,7 +42,7 @@ class _Seat:
     """A host with its nodes, and what it is doing.
 
     stops: how often it has parked its nodes in this window. mail: what its nodes' states do not
-    contain yet, and collected: the number of the last one that they do, with Ray's carrier.
+    contain yet, and collected: the number of the last one that they do, with the sockets' carrier.
     failures: in a row. not_before: when it may be asked again. out: nobody waits for it now.
     began: when it was given its window, on the monotonic clock.
     """
@@ -110,20 +107,21 @@ class Fleet:
         self._longest_window = 0.0  # seconds
         if bound and len(everybody) > nodes.participants:
             raise EdgeFlError('consensus.references need all data in one place; use "" on devices')
-        if bound and self.carrier == "ray":
+        if bound and self.carrier == "sockets":
             raise EdgeFlError(
-                "consensus.carrier='ray' is for simulations; devices use 'auto', 'grid' or 'zenoh'"
+                "consensus.carrier='sockets' is for simulations; devices use 'auto', 'grid' or "
+                "'zenoh'"
             )
         if self.carrier == "auto":
             mailed = self._sessions is not None and not nodes.virtual
-            self.carrier = "zenoh" if mailed else "grid" if bound else "ray"
+            self.carrier = "zenoh" if mailed else "grid" if bound else "sockets"
         self._seats: list[_Seat] = []
         hosts = hosts[: len(everybody)]
-        broker: RayBroker | None = None
-        if self.carrier == "ray" and len(hosts) > 1:
-            broker = RayBroker(topology.edges, newest=not nodes.virtual, address=_address())
+        broker: SocketBroker | None = None
+        if self.carrier == "sockets" and len(hosts) > 1:
+            broker = SocketBroker(topology.edges, newest=not nodes.virtual, address=_address())
             resources.enter_context(broker)
-            hosts = hosts[: self._concurrent(hosts, broker.door)]
+            hosts = hosts[: self._concurrent(hosts, broker.access)]
         parts = [[h.participant] for h in hosts] if bound else spread(everybody, len(hosts))
         self._seats = [
             _Seat(host, number, [n for n in nodes if n is not None], first)
@@ -131,12 +129,12 @@ class Fleet:
         ]
         placement = {node: seat.number for seat in self._seats for node in seat.nodes}
         self._broker = Broker(frozenset(topology.edges), placement, newest=not nodes.virtual)
-        self._brokers: list[Broker | RayBroker] = [self._broker, *([broker] if broker else [])]
+        self._brokers: list[Broker | SocketBroker] = [self._broker, *([broker] if broker else [])]
         if len(hosts) == 1:
             self.carrier = ""
         elif broker is not None:
             broker.place(placement)
-        self._order |= {"broker": broker.door if broker else "", "carrier": self.carrier}
+        self._order |= {"broker": broker.access if broker else "", "carrier": self.carrier}
         self._order["names"] = [host.name for host in hosts] if bound else []
         self._under_way: dict[str, _Seat] = {}
         self.engine = engine or self._choose_engine()
@@ -146,11 +144,11 @@ class Fleet:
     def hosts(self) -> int:
         return len(self._seats)
 
-    def _concurrent(self, hosts: Sequence[Host], door: str) -> int:
+    def _concurrent(self, hosts: Sequence[Host], access: str) -> int:
         """How many of the hosts work at the same time: fewer than there are if Flower gives them
         fewer processes, and then those that are left take all the nodes."""
         orders = [
-            {"broker": door, "host": number, "hosts": len(hosts), "patience": _MEET_SECONDS}
+            {"broker": access, "host": number, "hosts": len(hosts), "patience": _MEET_SECONDS}
             for number in range(len(hosts))
         ]
         # Whoever had to wait for its turn saw those before it all the same: the first ones count.
@@ -316,8 +314,8 @@ class Fleet:
             if allowed and (fault := self._fault(mail)):
                 raise ValueError(fault)
         for mail in mails:
-            parcel = Parcel(mail.sender, mail.receiver, mail.seq, mail.sent, mail.vectors)
-            self._broker.post(seat.number, parcel)
+            packet = Packet(mail.sender, mail.receiver, mail.seq, mail.sent, mail.vectors)
+            self._broker.post(seat.number, packet)
         seat.mail, seat.collected = [], told.collected
         seat.trace += told.trace
         if not told.done:
@@ -335,7 +333,7 @@ class Fleet:
 
 
 def forgeries(
-    brokers: Iterable[Broker | RayBroker], hosts: Sequence[Host]
+    brokers: Iterable[Broker | SocketBroker], hosts: Sequence[Host]
 ) -> list[tuple[Host, str]]:
     """Those of `hosts`, by number, that have sent what was not theirs to send since the last call,
     and what."""
@@ -351,8 +349,8 @@ def forgeries(
 
 
 def _address() -> str:
-    """Where Ray's actors reach this process. Flower's simulation engine runs in it, and its Ray
-    with it: wait for that."""
+    """Where hosts, which are Ray's actors, reach this process. Flower's simulation engine runs in
+    it, and Ray with it: wait for that."""
     import ray
 
     while not ray.is_initialized():

@@ -14,27 +14,14 @@ then at most one mail of each receiver, until nothing moves.
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
 
 import torch
 
+from strategies.carriers.exchange import Exchange
 from strategies.consensus.batches import Batches, Due, Gradients
 from strategies.consensus.node import Vectors
 from strategies.consensus.participant import MODEL, Mail, Participant
 from strategies.consensus.schedule import Event, Kind
-
-
-class Exchange(Protocol):
-    """Carries mail between hosts."""
-
-    def post(self, mail: Mail) -> None:
-        """Send; returns at once."""
-
-    def collect(self, patience: float) -> list[Mail]:
-        """The mail that has come for this host's nodes since the last call. If there is none, wait
-        for some, at most `patience` seconds."""
-        ...
-
 
 # Of what a listener is told, what happens to a node or a link now and then.
 INCIDENTS = ("down", "up", "silent", "returned")

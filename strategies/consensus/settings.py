@@ -13,7 +13,7 @@ from strategies.consensus.topology import TOPOLOGIES
 from strategies.problem import Problem
 from strategies.ranges import SWITCH, OneOf, OneOfOrOwn, Within, words
 
-CARRIERS = ("grid", "ray", "zenoh")  # of neighbours' mail: see strategies.consensus.exchange
+CARRIERS = ("grid", "sockets", "zenoh")  # of neighbours' mail: see strategies.carriers
 
 
 @dataclass(frozen=True)

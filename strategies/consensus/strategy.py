@@ -13,10 +13,10 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
+from strategies.carriers.checks import expected_vectors
 from strategies.clock import Clock
 from strategies.consensus.agreement import average, consensus_distance, spread_by_class
 from strategies.consensus.answers import METRICS, OFF, Answer
-from strategies.consensus.exchange import expected_vectors
 from strategies.consensus.fleet import Fleet
 from strategies.consensus.host import INCIDENTS
 from strategies.consensus.participant import Mail, Tally

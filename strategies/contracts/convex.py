@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from strategies.carriers.exchange import Report
 from strategies.consensus.algorithm import Algorithm
 from strategies.consensus.algorithms import Settings
 from strategies.consensus.free_host import FreeHost
@@ -86,6 +87,12 @@ class InProcess:
                 found.append(self._own.get_nowait())
         except queue.Empty:
             return found
+
+    def report(self) -> Report:
+        return Report()
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 @dataclass

@@ -19,8 +19,8 @@ from strategies.errors import EdgeFlError
 from strategies.fingerprint import fingerprint
 from strategies.link import keys
 from strategies.link.connection import Connection
+from strategies.link.device_session import BEAT_SECONDS
 from strategies.link.files import FileServer
-from strategies.link.line import BEAT_SECONDS
 from strategies.link.records import content_of, parts_of
 from strategies.link.router import Router, access_control
 from strategies.link.transport import MESSAGE_LIMIT

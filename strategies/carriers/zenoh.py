@@ -2,7 +2,7 @@
 
 Mail of the real clock: of each neighbour the newest is kept, and nothing that comes is believed.
 Whatever is sent to a node, it costs the memory of one mail per neighbour. To each neighbour one
-mail is under way, and the newest waits (see `strategies.link.paced`).
+mail is under way, and the newest waits (see `paced`).
 """
 
 import math
@@ -14,10 +14,11 @@ from typing import Any, Protocol
 
 import torch
 
-from strategies.consensus.exchange import mail_fault
+from strategies.carriers.checks import mail_fault
+from strategies.carriers.exchange import Report, Unsent
+from strategies.carriers.paced import PacedMail
 from strategies.consensus.participant import MODEL, Mail
 from strategies.link import keys
-from strategies.link.paced import PacedMail
 from strategies.link.sealing import Sealing
 from strategies.link.wire import WireError, decode, encode, frame, unframe
 
@@ -105,13 +106,13 @@ class ZenohExchange:
         # Mail of newcomers has lanes of its own: a model that was asked for must not be replaced.
         self._mail.post((mail.sender, mail.receiver, mail.seq < 0), mail.seq, mail)
 
-    def take_unsent(self, node: int) -> tuple[int, int]:
-        """(mails, bytes of their vectors) that `node` has posted since the last call and that have
-        not been sent: a newer one took their place, or they wait. Less than 0 where more of those
-        that have waited at the last call were sent since."""
+    def report(self) -> Report:
+        """Unsent: a newer mail took its place, or it waits."""
         with self._arrived:
-            counts = self._unsent.pop(node, Counter())
-        return counts["mails"], counts["bytes"]
+            unsent, self._unsent = self._unsent, {}
+            refused, self.refused = self.refused, Counter()
+        counted = {node: Unsent(n["mails"], n["bytes"]) for node, n in unsent.items()}
+        return Report(unsent=counted, refused=refused)
 
     def _count(self, mail: Mail, sign: int) -> None:
         if mail.seq >= 0:  # newcomers' are in no tally

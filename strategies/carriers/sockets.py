@@ -1,8 +1,8 @@
-"""The carrier of neighbours' mail in a simulation with several hosts, which are Ray's actors.
+"""The carrier of a simulation with several hosts: a socket from each of them to a broker.
 
-Their broker lives in the ServerApp's process, and hosts reach it over a socket each, on one machine
-or from the others of a cluster. Carried by Ray's calls and object store, mail took more of the
-processor time that training needs, and so does a broker that is an actor, even when it is idle.
+The broker lives in the ServerApp's process, and hosts reach it on one machine or from the others of
+a cluster. They are Ray's actors, but Ray's calls and object store took more of the processor time
+that training needs, and so does a broker that is an actor, even when it is idle.
 """
 
 import contextlib
@@ -16,7 +16,8 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
-from strategies.consensus.exchange import Broker, Parcel
+from strategies.carriers.broker import Broker, Packet
+from strategies.carriers.exchange import Report
 from strategies.consensus.participant import Mail
 from strategies.consensus.topology import Edge
 from strategies.errors import EdgeFlError
@@ -78,8 +79,8 @@ class _Pipe:
         self._socket.close()
 
 
-class RayBroker:
-    """A `Broker` behind a door: a port at `address` that lets in who knows a secret.
+class SocketBroker:
+    """A `Broker` behind a port at `address`, for those who know a secret.
 
     It keeps the mail of a window in memory, as bytes, of which it reads the header alone. As
     a context manager it serves until it is left.
@@ -92,11 +93,11 @@ class RayBroker:
         self._pipes: set[_Pipe] = set()
         self._secret = secrets.token_bytes(_SECRET_BYTES)
         self._server = socket.create_server((address, 0))
-        # For hosts: address, port and secret.
-        self.door = f"{address} {self._server.getsockname()[1]} {self._secret.hex()}"
+        # What hosts must know: address, port and secret.
+        self.access = f"{address} {self._server.getsockname()[1]} {self._secret.hex()}"
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def __enter__(self) -> "RayBroker":
+    def __enter__(self) -> "SocketBroker":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -163,7 +164,7 @@ class RayBroker:
     def _take(self, host: int, payload: bytes) -> None:
         head, _ = split(payload, kind=_MAIL, limit=len(payload))
         with self._changed:
-            self._broker.post(host, Parcel(**head["header"], content=payload))
+            self._broker.post(host, Packet(**head["header"], content=payload))
             self._changed.notify_all()
 
     def _deliver(self, pipe: _Pipe, host: int, have: int) -> None:
@@ -174,15 +175,15 @@ class RayBroker:
                     new = self._broker.collect(host, have)
                     if not new and not pipe.closed:
                         self._changed.wait()
-                for number, parcel in new:
-                    pipe.send(parcel.content, number)
+                for number, packet in new:
+                    pipe.send(packet.content, number)
                     have = number
 
 
-def meet(door: str, host: int, hosts: int, patience: float) -> int:
-    """How many of `hosts` hosts are here at one time, as the broker behind `door` sees it within
-    `patience` seconds. EdgeFlError when it is gone or cannot be reached."""
-    pipe = _enter(door, {"host": host, "hosts": hosts, "patience": patience})
+def meet(access: str, host: int, hosts: int, patience: float) -> int:
+    """How many of `hosts` hosts are here at one time within `patience` seconds, as the broker sees
+    it. EdgeFlError when it is gone or cannot be reached."""
+    pipe = _connect(access, {"host": host, "hosts": hosts, "patience": patience})
     try:
         return pipe.receive()[0]
     except (OSError, EOFError) as error:
@@ -191,16 +192,16 @@ def meet(door: str, host: int, hosts: int, patience: float) -> int:
         pipe.close()
 
 
-class RayExchange:
-    """Mail through the broker behind `door`.
+class SocketExchange:
+    """Mail through the broker with this `access`.
 
-    kept: the number of the last mail that the nodes' states contain; `collected` is that of the
-    last one that has been collected. EdgeFlError when the broker is gone or cannot be reached.
+    kept: the number of the last mail that the nodes' states contain. EdgeFlError when the broker is
+    gone or cannot be reached.
     """
 
-    def __init__(self, door: str, host: int, kept: int = 0) -> None:
-        self._pipe = _enter(door, {"host": host, "kept": kept})
-        self.collected = kept
+    def __init__(self, access: str, host: int, kept: int = 0) -> None:
+        self._pipe = _connect(access, {"host": host, "kept": kept})
+        self._collected = kept
         self._came: list[tuple[int, bytes]] = []
         self._arrived = threading.Condition()
         self._listener = threading.Thread(target=self._listen, daemon=True)
@@ -222,6 +223,9 @@ class RayExchange:
             raise _gone()
         return [self._open(number, payload) for number, payload in came]
 
+    def report(self) -> Report:
+        return Report(collected=self._collected)
+
     def close(self) -> None:
         """Hang up, as soon as the broker has all that was posted."""
         self._pipe.finish()
@@ -229,7 +233,7 @@ class RayExchange:
         self._pipe.close()
 
     def _open(self, number: int, payload: bytes) -> Mail:
-        self.collected = max(self.collected, number)
+        self._collected = max(self._collected, number)
         header, arrays = decode(payload, kind=_MAIL, limit=len(payload))
         vectors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         return Mail(**header, vectors=vectors)
@@ -246,9 +250,9 @@ class RayExchange:
             self._arrived.notify()
 
 
-def _enter(door: str, wish: Mapping[str, float]) -> _Pipe:
+def _connect(access: str, wish: Mapping[str, float]) -> _Pipe:
     """A way to the broker, which has been told who comes and what for."""
-    address, port, secret = door.split()
+    address, port, secret = access.split()
     try:
         connection = socket.create_connection((address, int(port)), _CONNECT_SECONDS)
         connection.settimeout(None)

@@ -1,4 +1,4 @@
-"""A device's line to the server, for as long as one of its processes serves a run.
+"""The device's end of its session with the server: as long as one of its processes serves a run.
 
 Orders come and replies go through the mail router, so that a job costs no new process. Whatever
 gets lost on the way is sent again: the server repeats an order until it is answered, and an order
@@ -9,11 +9,12 @@ import queue
 import secrets
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from strategies.carriers.exchange import Exchange
 from strategies.link import keys
 from strategies.link.connection import Connection
 from strategies.link.transport import MESSAGE_LIMIT
@@ -33,8 +34,8 @@ class Order(NamedTuple):
     arrays: dict[str, np.ndarray]
 
 
-class Line:
-    """The device's end.
+class DeviceSession:
+    """Gets orders and sends their replies.
 
     facts: what every beat tells besides, such as the fingerprint of the code. patience: seconds
     without a word from the server after which an idle device gives it up.
@@ -57,6 +58,8 @@ class Line:
         self._heard = time.monotonic()
         self.window = 0  # the newest that the server wants to be worked on
         self.over = ""  # why there is nothing more to do
+        self._key: Hashable = None
+        self._exchange: Exchange | None = None
         self._beating = threading.Event()
         connection.subscribe(keys.order(run, site.name), self._take)
         connection.subscribe(keys.NOW, self._note)
@@ -87,6 +90,21 @@ class Line:
         """Stop beating."""
         self._beating.set()
         self._thread.join()
+        self._keep(None, None)
+
+    def kept(self, key: Hashable, make: Callable[[], Exchange]) -> Exchange:
+        """The exchange that goes on between orders, so that mail can come there: the one that was
+        made under the same key, or a new one in its place. It is closed with the session."""
+        if self._exchange is None or self._key != key:
+            self._keep(None, None)
+            self._keep(key, make())
+        assert self._exchange is not None
+        return self._exchange
+
+    def _keep(self, key: Hashable, exchange: Exchange | None) -> None:
+        if self._exchange is not None:
+            self._exchange.close()
+        self._key, self._exchange = key, exchange
 
     def _reply(self) -> None:
         self.connection.publish(
@@ -120,17 +138,3 @@ class Line:
         else:
             self.window = int(header["window"])
             self._heard = time.monotonic()
-
-
-# The line of this process, for what an order's handler has to do with it besides its reply.
-_lines: list[Line] = []
-
-
-def current_line() -> Line | None:
-    """The line that this process serves, if it serves one."""
-    return _lines[-1] if _lines else None
-
-
-def serve_on(line: Line) -> None:
-    """Make `line` the process's own."""
-    _lines[:] = [line]
