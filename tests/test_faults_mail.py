@@ -400,7 +400,7 @@ def test_a_session_that_ends_without_a_word_is_none_of_the_servers_business(
     invitation = Message(RecordDict(), 7, "train.session")
     for content in ({}, {"config": ConfigRecord({"name": "\x1b[2J"})}):
         reply = Message(RecordDict(content), reply_to=invitation)  # type: ignore[arg-type]
-        server.grid._session_over(7, reply)
+        server.grid._invitations._over(7, reply, server.grid.here())
     assert "node 7 has ended its session without 'config'" in server.said
     server.serve("ann")
 

@@ -29,6 +29,7 @@ GLUE = {
     "strategies.distillation.strategy",
     "strategies.divergence",
     "strategies.grids",
+    "strategies.link.invitations",
     "strategies.link.records",
     "strategies.link.sessions",
     "strategies.messages",

@@ -178,7 +178,7 @@ def test_a_device_is_invited_and_serves_orders(
 
 def test_devices_that_take_no_part_are_not_invited(make: Callable[..., Setup]) -> None:
     setup = make()
-    setup.grid._others = frozenset({"two", "three"})
+    setup.grid._invitations._others = frozenset({"two", "three"})
     configs = [{"name": name} for name in ("two", "one", "three")]
     setup.flower.contexts |= FakeGrid(RUN_CONFIG, node_configs=configs).contexts
     wait(lambda: bool(setup.flower.sent))

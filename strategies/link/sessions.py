@@ -3,25 +3,25 @@
 import secrets
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
-from flwr.app import ConfigRecord, Error, Message, RecordDict
+from flwr.app import Error, Message, RecordDict
 from flwr.serverapp import Grid
 
 from strategies.checks import last_line
-from strategies.dispatch import online
 from strategies.errors import EdgeFlError
 from strategies.fingerprint import fingerprint
 from strategies.link import keys
 from strategies.link.connection import Connection
 from strategies.link.device_session import BEAT_SECONDS
 from strategies.link.files import FileServer
+from strategies.link.invitations import FAILED, Invitations
 from strategies.link.records import content_of, parts_of
+from strategies.link.refusals import LATE, Refusals
 from strategies.link.router import Router, access_control
 from strategies.link.transport import MESSAGE_LIMIT
 from strategies.link.wire import WireError, decode, encode, split
@@ -29,31 +29,19 @@ from strategies.site import Site
 
 _TICK_SECONDS = 0.2
 _ONLINE_SECONDS = 1.0  # between two questions to Flower which nodes are online
-_INVITATION_SECONDS = 30 * 24 * 3600.0  # how long a session may last
 _REPEAT_SECONDS = 5.0  # of an order that nobody seems to be working on; doubles each time
 _MOST_REPEAT_SECONDS = 60.0
-_REFUSED_SECONDS = 30.0  # until a device that could not have a session is asked again
-# A device that the server has given up is cut off, perhaps, and goes on when it is back; so it
-# waits longer for the server than the server waits for it.
-_DEVICE_PATIENCE = 10.0
 # An order that has ended so many processes of its device will end the next one too.
 _MOST_PROCESSES = 3
 _BEAT_LIMIT = 1 << 16
 _MOST_BEATS = 20  # of a device in a second; the others of a flood are not looked at
 _TOLD_PROCESSES = 100  # of a device; whatever goes on there, the record must not fill up with it
-_FAILED = 2  # Flower's error code of a ClientApp that raised
-_AWAY = 5  # and of a node that is not there
-_CRASHED = 8  # and of a ClientApp that was killed, or did not answer within 30 s of its start
-_TOO_SLOW = (
-    " (it was killed, or takes longer than 30 s to start: the start script that `edge-fl deploy` "
-    "writes now starts it before it is asked to)"
-)
-_LATE = "late"  # a reply to an order that is over
+_AWAY = 5  # Flower's error code of a node that is not there
 
 
 @dataclass
-class _Order:
-    """A message under way. repeat: when it is to be sent again, and how long after that."""
+class _UnderWay:
+    """An order. repeat: when it is to be sent again, and how long after that."""
 
     message: Message
     number: int
@@ -68,15 +56,14 @@ class _Device:
     """What the server knows of a device.
 
     session: the process that serves it, sessions: how many have; heard: when it last told of
-    itself. numbers: how many orders it has been given. refused: why it cannot have a session.
-    second: the last one's begin in which beats were counted.
+    itself. numbers: how many orders it has been given. second: when the last one began in which
+    beats were counted.
     """
 
     name: str
     session: str = ""
     heard: float = -1e9
-    order: _Order | None = None
-    refused: str = ""
+    order: _UnderWay | None = None
     sessions: int = 0
     numbers: int = 0
     second: float = 0.0
@@ -115,17 +102,15 @@ class SessionGrid(Grid):
         served: Callable[[str], Path | None] = lambda _: None,
     ) -> None:
         self._grid, self.names = grid, tuple(names)
-        self._others = frozenset(site.devices) - set(names)
         self.token = secrets.token_hex(8)
         self._patience, self._limit, self._say = patience, limit, say
         self._devices = {name: _Device(name) for name in names}
         self._done: dict[str, Message] = {}
-        self._told: Counter[tuple[str, str, str]] = Counter()  # what was refused: whose, what, why
+        self._refusals = Refusals(say)
         self._lock = threading.RLock()
         self._window, self._over = 0, False
-        self._invited: dict[str, int] = {}  # Flower's message id -> node
-        self._spare: set[int] = set()  # nodes that are not asked for
-        self._not_before: dict[int, float] = {}  # by node, when it is worth to ask it again
+        others = frozenset(site.devices) - set(names)
+        self._invitations = Invitations(grid, self.token, names, others, patience=patience, say=say)
         self._router = Router(site, access_control(self.token, names, neighbours), log)
         try:
             self._connection = Connection(site)
@@ -213,15 +198,11 @@ class SessionGrid(Grid):
     @property
     def refused(self) -> dict[str, int]:
         """How many beats and replies were none, or too late, by "kind: reason"."""
-        counts: Counter[str] = Counter()
-        with self._lock:
-            for (_, kind, reason), count in self._told.items():
-                counts[f"{kind}: {reason}"] += count
-        return dict(counts)
+        return self._refusals.by_reason()
 
     def unreachable(self) -> dict[str, str]:
         """Devices that cannot have a session, and why."""
-        return {d.name: d.refused for d in self._devices.values() if d.refused}
+        return dict(self._invitations.unable)
 
     def close(self) -> None:
         """End the sessions and the router."""
@@ -255,9 +236,9 @@ class SessionGrid(Grid):
                 payload = encode("order", header, arrays)
                 if len(payload) > MESSAGE_LIMIT:
                     reason = f"{len(payload)} bytes are too many for an order; use sessions=off"
-                    self._finish(message, Error(_FAILED, reason))
+                    self._finish(message, Error(FAILED, reason))
                 else:
-                    device.order = _Order(message, device.numbers, payload)
+                    device.order = _UnderWay(message, device.numbers, payload)
                     self._send(device)
         return message_id
 
@@ -281,21 +262,23 @@ class SessionGrid(Grid):
     def _on_beat(self, key: str, payload: bytes) -> None:
         device, now = self._devices.get(key.rsplit("/", 1)[1]), time.monotonic()
         if device is None or device.floods(now):
-            self._refuse(device, "beat", "unknown" if device is None else "flood")
+            reason = "unknown" if device is None else "flood"
+            self._refusals.add(device.name if device else "", "beat", reason)
             return
         try:
             header, _ = decode(payload, kind="beat", limit=_BEAT_LIMIT)
             session, newest, answered = _state_of(header)
         except WireError as error:
-            self._refuse(device, "beat", error.reason)
+            self._refusals.add(device.name, "beat", error.reason)
             return
         if self._over:
             return  # where one process has ended, another that waited for its turn has just begun
         if header.get("fingerprint") != fingerprint():
-            device.refused = "it runs other code than the server"
+            self._invitations.unable[device.name] = "it runs other code than the server"
             return
         with self._lock:
-            device.heard, device.refused = now, ""
+            device.heard = now
+            self._invitations.unable.pop(device.name, None)
             if device.session != session:
                 device.session = session
                 device.sessions += 1
@@ -307,17 +290,6 @@ class SessionGrid(Grid):
             if order is not None and lacks and time.monotonic() > order.repeat:
                 self._send(device)
 
-    def _refuse(self, device: _Device | None, kind: str, reason: str) -> None:
-        """Count what is of no use, and tell of a device's first of every reason - but of what is
-        late, which is no fault: an order that seems lost is sent again, and both may be answered.
-        """
-        name = device.name if device else "somebody"
-        with self._lock:
-            first = not self._told[name, kind, reason]
-            self._told[name, kind, reason] += 1
-        if first and reason != _LATE:
-            self._say(f"{name} has sent what is no {kind} ({reason}); more of it is only counted")
-
     def _begin_again(self, device: _Device) -> None:
         """The process that had the device's order is gone: give it to the new one."""
         order = device.order
@@ -327,7 +299,7 @@ class SessionGrid(Grid):
         if order.processes > _MOST_PROCESSES:
             device.order = None
             reason = f"{device.name} has lost {_MOST_PROCESSES} processes over one order"
-            self._finish(order.message, Error(_FAILED, reason))
+            self._finish(order.message, Error(FAILED, reason))
         else:
             order.pause = _REPEAT_SECONDS
             self._send(device)
@@ -335,24 +307,24 @@ class SessionGrid(Grid):
     def _on_reply(self, key: str, payload: bytes) -> None:
         device = self._devices.get(key.rsplit("/", 1)[1])
         if device is None:
-            self._refuse(None, "reply", "unknown")
+            self._refusals.add("", "reply", "unknown")
             return
         order, number = device.order, _number_of(payload, self._limit)
         if order is None or number not in (None, order.number):
             given = number is not None and 0 < number <= device.numbers
-            self._refuse(device, "reply", _LATE if given else "unasked")
+            self._refusals.add(device.name, "reply", LATE if given else "unasked")
             return
         result: RecordDict | Error
         try:
             header, arrays = decode(payload, kind="reply", limit=self._limit)
             if "error" in header:
-                result = Error(_FAILED, last_line(str(header["error"])))
+                result = Error(FAILED, last_line(str(header["error"])))
             else:
                 result = content_of(header, arrays)
         except ValueError as error:
-            self._refuse(device, "reply", getattr(error, "reason", "no records"))
+            self._refusals.add(device.name, "reply", getattr(error, "reason", "no records"))
             # If its number cannot be known, it is that of the only order there is.
-            result = Error(_FAILED, f"a reply that is none: {last_line(str(error))}")
+            result = Error(FAILED, f"a reply that is none: {last_line(str(error))}")
         with self._lock:
             if device.order is order:
                 device.order = None
@@ -372,7 +344,7 @@ class SessionGrid(Grid):
                     self._publish_now()
                     beat = now + BEAT_SECONDS
                 if now > online:
-                    self._invite()
+                    self._invitations.tend(self.here())
                     online = now + _ONLINE_SECONDS
                 self._give_up_silent()
             except httpx.HTTPError:
@@ -380,53 +352,6 @@ class SessionGrid(Grid):
             except BaseException as error:
                 self._fault = error  # told to whoever uses the grid next
                 return
-
-    def _invite(self) -> None:
-        """Open a session on every node that is online and has none, but for devices that take no
-        part."""
-        for reply in self._grid.pull_messages(list(self._invited)) if self._invited else ():
-            node = self._invited.pop(reply.metadata.reply_to_message_id, None)
-            self._session_over(node, reply)
-        busy = set(self._invited.values()) | self._spare
-        now = time.monotonic()
-        for node in online(self._grid, self._others):
-            if node in busy or now < self._not_before.get(node, now):
-                continue
-            patience = _DEVICE_PATIENCE * self._patience
-            order = {"run": self.token, "patience": patience, "names": list(self.names)}
-            content = RecordDict({"config": ConfigRecord(order)})
-            message = Message(content, node, "train.session", ttl=_INVITATION_SECONDS)
-            ids = list(self._grid.push_messages([message]))
-            if ids and ids[0]:
-                self._invited[ids[0]] = node
-
-    def _session_over(self, node: int | None, reply: Message) -> None:
-        if node is None:
-            return
-        if reply.has_error():  # else it is invited again as soon as it is online
-            called = next((n.name for n in self._grid.get_nodes() if n.node_id == node), "")
-            # Flower's process may have died while ours serves: that is no news.
-            if reply.error.code in (_FAILED, _CRASHED) and called not in self.here():
-                self._not_before[node] = time.monotonic() + _REFUSED_SECONDS
-                why = last_line(reply.error.reason)
-                why += _TOO_SLOW if reply.error.code == _CRASHED else ""
-                self._say(f"{called or f'node {node}'} has no session: {why}")
-            return
-        try:
-            answer: Any = reply.content["config"]
-            name, why = last_line(str(answer["name"])), last_line(str(answer["why"]), "")
-        except KeyError as error:
-            self._not_before[node] = time.monotonic() + _REFUSED_SECONDS
-            self._say(f"node {node} has ended its session without {error}")
-            return
-        if name not in self._devices:
-            self._spare.add(node)
-            self._say(f"{name or node} is none of this run's devices" + (f": {why}" if why else ""))
-        elif why and not self._is_here(name):
-            if why != self._devices[name].refused:
-                self._say(f"{name} cannot take part: {why}")
-            self._devices[name].refused = why
-            self._not_before[node] = time.monotonic() + _REFUSED_SECONDS
 
     def _give_up_silent(self) -> None:
         with self._lock:
