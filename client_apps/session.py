@@ -10,8 +10,6 @@ import contextlib
 import json
 import os
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from typing import Any
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from client_apps.device import Device
+from strategies import child
 from strategies.errors import EdgeFlError
 from strategies.site import Site, device_site
 
@@ -98,13 +97,7 @@ def _work(errand: dict[str, Any]) -> tuple[dict[str, Any] | None, int]:
     device has a warm process, it is a fork of that."""
     with contextlib.suppress(OSError, ValueError, KeyError):
         return _forked(int(os.environ[_NURSERY]), errand)
-    paths = [str(_APP), os.environ.get("PYTHONPATH", "")]
-    process = subprocess.Popen(
-        [sys.executable, "-m", _WORKER],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)},
-    )
+    process = child.start(_WORKER)
     said, _ = process.communicate(json.dumps(errand).encode() + b"\n")
     return (json.loads(said) if said and not process.returncode else None), process.returncode
 

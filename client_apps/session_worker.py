@@ -17,11 +17,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from strategies.child import watch_parent
 from strategies.errors import EdgeFlError
 from strategies.site import SITE_FILE, Site, read_site
 
 _CONNECT_SECONDS = 20.0
-_WATCH_SECONDS = 0.5
 
 
 def main() -> None:
@@ -38,8 +38,8 @@ def serve(errand: dict[str, Any]) -> dict[str, Any]:
     from any, or ""."""
     site = read_site(errand["node_config"]["site"])
     serving = threading.Event()
-    watch = (os.getppid(), errand["keeper"], serving)
-    threading.Thread(target=_end_with_the_device, args=watch, daemon=True).start()
+    # The device may outlive the process of Flower's that has started this one.
+    watch_parent(lambda: os._exit(1), lambda: serving.is_set() and _exists(errand["keeper"]))
     served, why = 0, ""
     with _alone(site):
         serving.set()
@@ -48,13 +48,6 @@ def serve(errand: dict[str, Any]) -> dict[str, Any]:
         except EdgeFlError as error:
             why = str(error)
     return {"served": served, "why": why}
-
-
-def _end_with_the_device(parent: int, keeper: int, serving: threading.Event) -> None:
-    """End this process when its parent is gone, unless it serves and the device is still kept."""
-    while os.getppid() == parent or (serving.is_set() and _exists(keeper)):
-        time.sleep(_WATCH_SECONDS)
-    os._exit(1)
 
 
 def _exists(pid: int) -> bool:

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-from strategies.distillation import supervisor
+from strategies import child
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
@@ -29,21 +29,21 @@ def forked() -> Iterator[None]:
     stand_in = SimpleNamespace(
         Popen=Forked, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired
     )
-    with mock.patch.object(supervisor, "subprocess", stand_in):
+    with mock.patch.object(child, "subprocess", stand_in):
         yield
 
 
 class Forked:
-    """What `supervisor` uses of a Popen of [python, "-m", MODULE, DIRECTORY]."""
+    """What `child` uses of a Popen of [python, "-P", "-m", MODULE, DIRECTORY]."""
 
     def __init__(
-        self, command: list[str], *, stderr: Any, env: Mapping[str, str], cwd: Any, **_: Any
+        self, command: list[str], *, stderr: Any, env: Mapping[str, str], **_: Any
     ) -> None:
         orders, self_in = os.pipe()
         self_out, words = os.pipe()
         ends = [DupFd(number) for number in (orders, words, stderr.fileno())]
         self._process = _CONTEXT.Process(
-            target=_work, args=(command[2], command[3], ends, dict(env), str(cwd)), daemon=True
+            target=_work, args=(command[3], command[4], ends, dict(env)), daemon=True
         )
         self._process.start()
         os.close(orders)
@@ -66,14 +66,11 @@ class Forked:
         self._process.kill()
 
 
-def _work(
-    module: str, directory: str, ends: list[Any], environment: dict[str, str], cwd: str
-) -> None:
+def _work(module: str, directory: str, ends: list[Any], environment: dict[str, str]) -> None:
     for number, end in enumerate(ends):
         os.dup2(end.detach(), number)
     sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
     os.environ.update(environment)
-    os.chdir(cwd)
     sys.path += [path for path in environment["PYTHONPATH"].split(os.pathsep) if path]
     sys.argv = [module, directory]
     with warnings.catch_warnings():

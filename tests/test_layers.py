@@ -40,6 +40,7 @@ GLUE = {
 }
 MACHINE = {
     "strategies.checkpoint",
+    "strategies.child",
     "strategies.condition",
     "strategies.carriers.sockets",
     "strategies.carriers.zenoh",

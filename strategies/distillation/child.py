@@ -14,6 +14,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from strategies.allocator import keep_freed_memory
+from strategies.child import watch_parent
 from strategies.distillation.settings import DistillationRun
 from strategies.errors import WorkerError
 
@@ -80,8 +81,8 @@ class Parent:
 
     def listen(self) -> None:
         """From now on, hear orders and notice the end of the run, in threads."""
-        for target in (self._listen, self._watch):
-            threading.Thread(target=target, daemon=True).start()
+        threading.Thread(target=self._listen, daemon=True).start()
+        watch_parent(self._end)
 
     def check(self) -> None:
         """Raise RunIsOver when stdin has ended or the parent is gone."""
@@ -108,13 +109,9 @@ class Parent:
     def _listen(self) -> None:
         for line in sys.stdin:
             self._inbox.put(json.loads(line))
-        self._gone.set()
+        self._end()
 
-    def _watch(self) -> None:
-        """Notice a parent that died without closing stdin (another process may hold the pipe)."""
-        parent = os.getppid()
-        while os.getppid() == parent and not self._gone.is_set():
-            time.sleep(0.5)
+    def _end(self) -> None:
         self._gone.set()
         time.sleep(_PATIENCE_SECONDS)
         os._exit(1)  # a step that never ends must not keep the process alive

@@ -6,23 +6,20 @@ and what it says is collected by another.
 
 import contextlib
 import json
-import os
 import queue
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from strategies import child
 from strategies.distillation.child import write_run
 from strategies.distillation.mailbox import LatestSlot, Vectors, VersionStore
 from strategies.distillation.settings import DistillationRun
 from strategies.errors import WorkerError
 
-# Where the packages are: the process must import the code that runs here, not another copy.
-_APP = Path(__file__).resolve().parents[2]
 _STOP_SECONDS = 15.0
 _POLL_SECONDS = 0.02
 # A process that works says so every few seconds. Its start takes longer, and on a busy machine
@@ -47,6 +44,7 @@ class Process:
 
     def __init__(self, run: DistillationRun, directory: Path) -> None:
         self._run, self._directory = run, directory
+        self._log = directory / "stderr.log"
         self._events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._orders: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self.standing: list[dict[str, Any]] = []
@@ -63,24 +61,13 @@ class Process:
     def start(self) -> None:
         """Start the process; it continues from the newest state in the directory, if any."""
         threads = str(self._run.distill.threads)
-        # All places from which this process imports: a task may be in somebody else's app.
-        paths = [str(_APP), os.environ.get("PYTHONPATH", ""), *sys.path]
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": threads,
-            "MKL_NUM_THREADS": threads,
-            "PYTHONPATH": os.pathsep.join(path for path in paths if path),
-        }
-        with open(self._directory / "stderr.log", "ab") as errors:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", self.module, str(self._directory)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                env=environment,
-                cwd=_APP,
-            )
+        self._process = child.start(
+            self.module,
+            str(self._directory),
+            log=self._log,
+            environment={"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+            text=True,
+        )
         self.alive, self.heard, self._stuck = True, time.monotonic(), ""
         self._process_number += 1
         self._orders.put(None)  # ends the thread of the process before
@@ -143,15 +130,10 @@ class Process:
 
     def stop(self) -> None:
         """End the process: politely, then for good."""
-        process = self._process
-        if process is None:
+        if self._process is None:
             return
         self._orders.put(None)  # closes stdin
-        try:
-            process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        child.stop(self._process, _STOP_SECONDS)
         self.alive = False
 
     @property
@@ -162,10 +144,7 @@ class Process:
 
     def last_words(self) -> str:
         """The end of what the process wrote to stderr."""
-        with contextlib.suppress(OSError):
-            lines = (self._directory / "stderr.log").read_text(errors="replace").strip()
-            return lines.splitlines()[-1] if lines else ""
-        return ""
+        return child.last_words(self._log)
 
     def _hear(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None

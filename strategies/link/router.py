@@ -16,14 +16,14 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from strategies import child
 from strategies.allocator import keep_freed_memory
+from strategies.child import watch_parent
 from strategies.errors import EdgeFlError
 from strategies.link import keys
 from strategies.link.transport import configuration, open_session
 from strategies.site import SERVER, Site
 
-# Where the packages are: the process must import the code that runs here, not another copy.
-_APP = Path(__file__).resolve().parents[2]
 _READY = b"ready\n"
 # A killed router's port may be busy for a moment; somebody else's stays so.
 _LISTEN_SECONDS = 5.0
@@ -123,25 +123,14 @@ class Router:
     def stop(self) -> None:
         """End the process."""
         process = self._process
-        process.kill()  # it has nothing to save
-        process.wait()
+        child.stop(process)  # it has nothing to save
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()
 
     def _start(self) -> "subprocess.Popen[bytes]":
-        paths = [str(_APP), os.environ.get("PYTHONPATH", "")]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
-        with open(self._log, "ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "strategies.link.router"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=environment,
-                cwd=_APP,
-            )
+        self._process = child.start("strategies.link.router", log=self._log)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with contextlib.suppress(BrokenPipeError):  # then there are last words in the log
@@ -150,11 +139,10 @@ class Router:
         heard = select.select([self._process.stdout], [], [], _START_SECONDS)[0]
         if not heard or self._process.stdout.readline() != _READY:
             self.stop()
-            lines = self._log.read_text(errors="replace").strip().splitlines()[-3:]
+            said = child.last_words(self._log, 3) or "it says nothing"
             raise EdgeFlError(
-                f"the mail router cannot listen on port {self._site.mail_port}: "
-                f"{' | '.join(lines) or 'it says nothing'}; is the port taken by another run? "
-                f"More may be in {self._log}"
+                f"the mail router cannot listen on port {self._site.mail_port}: {said}; is the "
+                f"port taken by another run? More may be in {self._log}"
             )
         return self._process
 
@@ -165,7 +153,7 @@ def main() -> None:
     import zenoh
 
     keep_freed_memory()
-    parent = os.getppid()
+    watch_parent(lambda: os._exit(1))
     says = os.dup(1)
     os.dup2(2, 1)  # Zenoh writes its log to stdout
     zenoh.init_log_from_env_or("warn")
@@ -180,9 +168,7 @@ def main() -> None:
                 sys.exit(str(error))
             time.sleep(0.2)
     os.write(says, _READY)
-    while os.getppid() == parent:
-        if select.select([sys.stdin], [], [], 1.0)[0]:
-            break
+    sys.stdin.buffer.read()
     session.close()
 
 
