@@ -3,7 +3,8 @@
 import csv
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 _COLUMNS = ("device", "speed", "link", "train_watts", "transfer_watts", "idle_watts")
 _ON_COLUMNS = ("device", "from", "to")
@@ -41,6 +42,12 @@ class Machines:
             if t < end:
                 return max(t, begin), end
         return math.inf, math.inf
+
+    def told(self, participants: int) -> list[dict[str, Any]]:
+        """What the record says of every device; [] where all are ordinary, and always on."""
+        if not (self.of or self.on):
+            return []
+        return [{**asdict(self.machine(p)), "on": self.on.get(p)} for p in range(participants)]
 
     def some_on(self, participants: int, t: float) -> bool:
         """Whether anybody is on at t or later."""

@@ -18,6 +18,11 @@ _LONGEST_PAUSE = 60.0
 class Rounds(Protocol):
     """The course of a run as the strategy's loop sees it."""
 
+    @property
+    def next_index(self) -> tuple[int, ...]:
+        """The number of every participant's next job, where that does not follow from versions."""
+        ...
+
     def due(self, version: int, now: float) -> list[Job]:
         """Jobs that can be handed out at `now` when `version` is the newest; each only once."""
         ...
@@ -47,6 +52,10 @@ class Replay:
         self._left = list(trace.aggregations[first_version:])
         self._waiting = [job for aggregation in self._left for job in aggregation.jobs]
         self._arrived: set[Job] = set()
+
+    @property
+    def next_index(self) -> tuple[int, ...]:
+        return ()
 
     def due(self, version: int, now: float) -> list[Job]:
         due = [job for job in self._waiting if job.base_version <= version]

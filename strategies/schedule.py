@@ -87,6 +87,11 @@ class Job:
     t_end: float
     lost: bool = False
 
+    @property
+    def key(self) -> tuple[int, int]:
+        """(participant, index): it names the job."""
+        return self.participant, self.index
+
 
 @dataclass(frozen=True)
 class Aggregation:

@@ -15,6 +15,7 @@ from strategies.averaging_settings import AveragingSettings
 from strategies.checks import last_line
 from strategies.dispatch import Dispatcher
 from strategies.rules import Rule, Update
+from strategies.schedule import Job
 from strategies.secure import (
     Member,
     Roster,
@@ -47,6 +48,26 @@ class SecureSums:
     def __init__(self, dispatcher: Dispatcher, timeout: float, pause: Callable[[], object]) -> None:
         self._dispatcher, self._timeout, self._pause = dispatcher, timeout, pause
         self.early: list[Message] = []
+        self._held_by: dict[tuple[int, int], int] = {}  # by job
+
+    def hold(self, job: Job, node: int) -> None:
+        """What `job` has changed is held by `node`."""
+        self._held_by[job.key] = node
+
+    def of_updates(
+        self,
+        updates: Sequence[Update],
+        weights: Sequence[float],
+        names: Mapping[int, str],
+        length: int,
+    ) -> Sum:
+        """Of what the jobs of these updates have changed, which nodes hold; see `sum`."""
+        jobs: dict[int, dict[int, float]] = {}
+        for update, weight in zip(updates, weights, strict=True):
+            job = update.job
+            jobs.setdefault(job.participant, {})[job.index] = weight / sum(weights)
+        nodes = {u.job.participant: self._held_by.pop(u.job.key) for u in updates}
+        return self.sum(jobs, nodes, names, length)
 
     def sum(
         self,

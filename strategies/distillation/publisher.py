@@ -255,6 +255,27 @@ class Publisher:
         taught = [s.teacher_version for s in self._trace.segments if s.t_start < publication.t]
         return publication.step, taught[-1] if taught else 0
 
+    def distilled(self, version: int) -> Vectors | None:
+        """Wait until the server is done with `version`, where that matters; the small model that it
+        has forward-distilled, if it does that."""
+        if self._run.forward:
+            self.wait(lambda: self.forwarded(version) is not None)
+            return self.forwarded(version)
+        if not self._run.virtual:
+            # On the virtual clock the trace has the wait in it, and nothing here depends on it.
+            self.wait(lambda: self.published >= version)
+        return None
+
+    def last_model(self, rounds: int, *, stopped: bool) -> Vectors | None:
+        """Wait for the end of the server's work, after `rounds` versions; the global model as it
+        was published last. stopped: whether the run has ended early."""
+        if not self._run.virtual:
+            self.server.finish(rounds)
+        if not (self._run.virtual and stopped):  # else it follows its trace to the end
+            self.wait(lambda: self.server.finished)
+        self.close(rounds)
+        return self.newest(rounds)
+
     def close(self, rounds: int) -> None:
         """Record the versions that were never taught."""
         if self._run.virtual:

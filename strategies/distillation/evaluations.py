@@ -1,0 +1,70 @@
+"""Evaluations of a run's models, and what comes of them: the best model, and an early end."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from strategies.averaging import Vectors
+from strategies.best import Best
+from strategies.distillation.settings import DistillationRun
+from strategies.divergence import record_evaluation
+from strategies.evaluation import Candidate, Evaluator
+from strategies.recorder import Recorder
+
+SMALL_MODELS = ("small_average", "small")  # that the averaging server has evaluated
+
+Pending = Mapping[str, Mapping[int, Vectors]]  # by model and round, what is to be evaluated
+
+
+class Evaluations:
+    """Has models evaluated beside the run, and records what is found. DivergedError, at whatever
+    is done next, when a model of the run is not finite."""
+
+    def __init__(
+        self, run: DistillationRun, recorder: Recorder, warn: Callable[[str], object]
+    ) -> None:
+        self._run, self._recorder = run, recorder
+        roles = ("small", "large") if run.distils else ("small",)
+        self.evaluator = Evaluator(run.problem, roles, self._evaluated, warn)
+        self._best = Best(run, recorder, self.evaluator.pending) if run.best_metric else None
+
+    def put(self, model: str, round_: int, t: Any, vectors: Vectors) -> None:
+        """Have one of SMALL_MODELS evaluated as it was in a round, at time t."""
+        fields = {"round": round_, "t": t, "model": model}
+        self.evaluator.put(Candidate("small", vectors, None, fields))
+
+    def put_again(self, forgotten: Pending, events: list[dict[str, Any]]) -> None:
+        """What a kill has prevented the evaluation of. events: of the run until then."""
+        times = {event["round"]: event["t"] for event in events if event["event"] == "round"}
+        for model, rounds in forgotten.items():
+            for round_, vectors in rounds.items():
+                self.put(model, round_, times[round_], vectors)
+
+    def pending(self) -> dict[str, dict[int, Vectors]]:
+        """Of SMALL_MODELS, what is still to be evaluated."""
+        return {
+            model: {round_: task.vectors for round_, task in self.evaluator.pending(model).items()}
+            for model in SMALL_MODELS
+        }
+
+    def end_early(self, version: int, wait: Callable[[], object]) -> bool:
+        """Whether the run is to stop at `version`, as nothing better has come for long; that is
+        recorded. On the virtual clock all models up to now have been evaluated then, once `wait`
+        has returned; on the real one those that have been, decide."""
+        if self._best is None or not self._run.stop_patience or not version:
+            return False
+        if self._run.virtual:
+            wait()
+            self.evaluator.drain()
+        ends = self._best.is_old(version)
+        if ends:
+            self._recorder.emit("stopped_early", round=version, best=self._best.round)
+        return ends
+
+    def close(self) -> None:
+        """Wait for what is being evaluated."""
+        self.evaluator.close()
+
+    def _evaluated(self, **fields: Any) -> None:
+        record_evaluation(self._run.suspects, self._recorder, **fields)
+        if self._best is not None:
+            self._best.see(fields)

@@ -1,0 +1,88 @@
+"""What became of jobs: their updates, or why there are none; and the record of both."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from strategies.checks import Checked
+from strategies.divergence import diverged
+from strategies.errors import EdgeFlError
+from strategies.recorder import Recorder
+from strategies.rules import Update
+from strategies.schedule import Aggregation, Job
+
+# When every participant has failed so many times in a row, the run cannot get anywhere.
+_HOPELESS = 3
+
+Key = tuple[int, int]  # (participant, index of its job)
+
+
+class Outcomes:
+    """Keeps what has come until the aggregation that it is for.
+
+    suspects: as in `DistillationRun`. recorded: how many jobs the record has.
+    """
+
+    def __init__(
+        self, recorder: Recorder, participants: int, suspects: Mapping[str, Mapping[str, float]]
+    ) -> None:
+        self._recorder, self._suspects = recorder, suspects
+        self.recorded = 0
+        self._updates: dict[Key, Update] = {}
+        self._failed: dict[Key, str] = {}
+        self._failures = [0] * participants  # in a row
+        self._finite = [True] * participants  # what the last one that failed has sent
+
+    def take(self, update: Update) -> None:
+        """A job has brought this."""
+        self._updates[update.job.key] = update
+        self._failures[update.job.participant] = 0
+
+    def reject(self, job: Job, round_: int, result: Checked, device: str) -> None:
+        """A job has brought nothing that could be used, which is recorded. device: the name of its
+        device, if it has one. Raises DivergedError or EdgeFlError when nobody can go on."""
+        reason = result.fault
+        self._failed[job.key] = reason
+        self._failures[job.participant] += 1
+        self._finite[job.participant] = result.finite
+        told = f"{device}: {reason}" if device else reason
+        self._recorder.emit("rejected", participant=job.participant, round=round_, reason=told)
+        if min(self._failures) < _HOPELESS:
+            return
+        if not any(self._finite):
+            where = f"round {round_}, the model of every participant"
+            raise diverged(self._suspects, "small", where)
+        raise EdgeFlError(
+            f"every participant has failed {_HOPELESS} times in a row, the last time: {told}"
+        )
+
+    def updates(self, jobs: Sequence[Job]) -> list[Update]:
+        """What these jobs have brought; to be asked for once."""
+        return [self._updates.pop(job.key) for job in jobs if job.key in self._updates]
+
+    def record(self, aggregation: Aggregation, updates: Iterable[Update]) -> int:
+        """One event per job of the aggregation; returns how many were rejected."""
+        by_job = {update.job.key: update for update in updates}
+        rejected = 0
+        for job in (*aggregation.jobs, *aggregation.lost):
+            reason = self._failed.pop(job.key, "")
+            update = by_job.get(job.key)
+            status = "lost" if job.lost and not reason else "ok"
+            if reason:
+                status = "error" if reason.startswith("error: ") else "rejected"
+                rejected += 1
+            self._recorder.emit(
+                "job",
+                job=self.recorded,
+                round=aggregation.version,
+                participant=job.participant,
+                index=job.index,
+                base_version=job.base_version,
+                t_start=job.t_start,
+                t_compute=job.t_compute,
+                t_upload=job.t_upload,
+                t_end=job.t_end,
+                status=status,
+                loss=update.loss if update else None,
+                examples=update.examples if update else None,
+            )
+            self.recorded += 1
+        return rejected
