@@ -4,7 +4,6 @@ All of it is here: what is added to what training keeps, sends or saves is added
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from strategies.condition import Holdings
 from strategies.consensus.settings import NodesRun
 from strategies.consensus.shared import nodes_of, settling_of
 from strategies.consensus.state import size_of
+from strategies.messages.queries import PrepareOrder
 from strategies.randomness import rng
 from strategies.task import Examples, prepared
 
@@ -28,16 +28,12 @@ _FEW = 2  # examples by which the size of a step is measured
 
 
 def holdings(
-    settings: DeviceSettings, order: Mapping[str, Any], bench: Bench, shards: Mapping[int, Examples]
+    settings: DeviceSettings, order: PrepareOrder, bench: Bench, shards: Mapping[int, Examples]
 ) -> Holdings:
-    """Of the participants of whom `shards` are, beside the model and the data that are there.
-
-    order: of the consensus system it has the content of the topology file, and how many windows'
-    states are kept.
-    """
-    if "topology" not in order:
+    """Of the participants of whom `shards` are, beside the model and the data that are there."""
+    if not order.states:
         return _of_jobs(settings.training, bench, shards)
-    return _of_nodes(settings.nodes, order["topology"], order["states"], bench, shards)
+    return _of_nodes(settings.nodes, order.topology, order.states, bench, shards)
 
 
 def _of_jobs(settings: TrainingSettings, bench: Bench, shards: Mapping[int, Examples]) -> Holdings:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import Message
 
 from client_apps.bench import bench_of, check_data_set, shard_of
 from client_apps.device import Device
@@ -22,6 +22,9 @@ from client_apps.training import train_locally
 from strategies.attacks import FORGERIES
 from strategies.condition import condition, shortage
 from strategies.errors import EdgeFlError
+from strategies.messages.codec import message_of, records_of
+from strategies.messages.queries import Prepared, PrepareOrder
+from strategies.messages.training import TrainOrder, TrainReply
 from strategies.precision import restored, rounded
 from strategies.privacy import noise_generator
 from strategies.randomness import rng
@@ -29,22 +32,16 @@ from strategies.task import Examples
 
 
 def prepare(message: Message, device: Device) -> Message:
-    """Load the model and the data of the participants named in the message.
-
-    In: config participants, and data: the digest of the run's data set on the server; of the
-    consensus system what `holdings` reads. Out: config fault, "" or what is wrong with them, or
-    with this device; examples, how many examples each has; unused, what of the device's own data is
-    not read; and of a device its condition.
-    """
+    """Do a `PrepareOrder`; the reply is `Prepared`."""
     problem = device.settings.training.problem
-    order: Any = message.content["config"]
+    order = message_of(PrepareOrder, message.content)
     own_data = device.own_data
     how: dict[str, str | float] = {}
     fault, shards = "", {}
     try:
         bench = bench_of(problem)
-        check_data_set(problem, own_data, order["data"])
-        shards = {p: shard_of(problem, p, own_data) for p in order["participants"]}
+        check_data_set(problem, own_data, order.data)
+        shards = {p: shard_of(problem, p, own_data) for p in order.participants}
         if "site" in device.context.node_config:  # of a simulation it is the server's own machine
             how = condition() | {"data": "own" if own_data else "its share"}
             if lack := shortage(how, holdings(device.settings, order, bench, shards)):
@@ -53,50 +50,31 @@ def prepare(message: Message, device: Device) -> Message:
         fault = str(error)
     unused = list(dict.fromkeys(line for shard in shards.values() for line in shard.unused))
     examples = [len(shard) for shard in shards.values()]
-    answer = ConfigRecord({"fault": fault, "examples": examples, "unused": unused, **how})
-    return Message(RecordDict({"config": answer}), reply_to=message)
+    return Message(records_of(Prepared(fault, examples, unused, how)), reply_to=message)
 
 
 def train(message: Message, device: Device) -> Message:
-    """Do every job named in the message, each from the model in it.
-
-    In: arrays weights (p,) and buffers (q,), config participants and indices (a job is the index-th
-    of its participant, which names its random batches). Out, for each job J = "participant.index":
-    arrays weights.J and buffers.J, metrics loss.J, examples.J and seconds.J, or config error.J when
-    its training failed, which does not touch the others.
-
-    With secure aggregation no arrays: the change is kept for the sum (see `secure_sum`). With a
-    mail-precision other than float32, in place of weights: the parts of `rounded`, which come back
-    as codes.J ... of the change that training has made.
-    """
-    settings = device.settings.training
+    """Do a `TrainOrder`; the reply is a `TrainReply`."""
+    settings, own_data = device.settings.training, device.own_data
     torch.set_num_threads(settings.client_threads)
-    # Any: Flower's signatures do not tell which values a record of which kind has.
-    arrays: Any = message.content["arrays"]
-    order: Any = message.content["config"]
-    received = {name: array.numpy() for name, array in arrays.items()}
-    buffers = received["buffers"]
-    weights = received.get("weights")
+    order = message_of(TrainOrder, message.content)
+    buffers, weights = order.arrays["buffers"], order.arrays.get("weights")
     if weights is None:
         length = len(bench_of(settings.problem).model.weights)
-        weights = restored(received, settings.mail_precision, length)
-    own_data = device.own_data
-    results: dict[str, Array] = {}
-    metrics: dict[str, Any] = {}
-    errors: dict[str, Any] = {}
-    jobs = list(zip(order["participants"], order["indices"], strict=True))
+        weights = restored(order.arrays, settings.mail_precision, length)
+    reply, jobs = TrainReply(), order.jobs
     began = time.monotonic()
     together = _train_together(settings, jobs, weights, buffers, own_data)
     shared = (time.monotonic() - began) / len(jobs) if together else 0.0
     for participant, index in jobs:
-        start, job = time.monotonic(), f"{participant}.{index}"
+        start = time.monotonic()
         try:
             loss, examples, state = together.get((participant, index)) or _train_one(
                 settings, participant, index, weights, buffers, own_data
             )
             _forge(settings, participant, index, state, weights)
         except Exception as error:  # whatever it is, the server must hear of it
-            errors[f"error.{job}"] = account_of(error)
+            reply.errors[participant, index] = account_of(error)
             continue
         if settings.secure_aggregation:
             received = {"weights": weights, "buffers": buffers}
@@ -107,19 +85,11 @@ def train(message: Message, device: Device) -> Message:
             change = state.pop("weights") - weights
             generator = rng(settings.seed, "mail", participant, index)
             state |= rounded(change, settings.mail_precision, generator)
-        for name, vector in state.items():
-            results[f"{name}.{job}"] = Array(vector)
-        metrics[f"loss.{job}"] = loss
-        metrics[f"examples.{job}"] = examples
-        metrics[f"seconds.{job}"] = shared + time.monotonic() - start
-    content = RecordDict(
-        {
-            "arrays": ArrayRecord(results),
-            "metrics": MetricRecord(metrics),
-            "config": ConfigRecord(errors),
-        }
-    )
-    return Message(content, reply_to=message)
+        seconds = shared + time.monotonic() - start
+        reply.add(
+            (participant, index), examples=examples, loss=loss, seconds=seconds, vectors=state
+        )
+    return Message(reply.records(), reply_to=message)
 
 
 def _train_one(

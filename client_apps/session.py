@@ -14,11 +14,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Message
 
 from client_apps.device import Device
 from strategies import child
 from strategies.errors import EdgeFlError
+from strategies.messages.codec import message_of, records_of
+from strategies.messages.queries import Invitation, SessionEnd
 from strategies.site import Site, device_site
 
 # Where the packages are: the process must import the code that runs here, not another copy.
@@ -31,34 +33,28 @@ _PAUSES = (0.0, 2.0, 8.0)  # seconds, after a first, second ... short life
 
 
 def serve(message: Message, device: Device) -> Message:
-    """Have the device's process serve until the server says that the run is over, or is silent for
-    too long.
-
-    In: config run (the token of the run), patience (seconds of silence), names (of the devices that
-    take part). Out: config name (of the device), why, "" or what kept it from taking part at all,
-    and served, how many orders it has done.
-    """
-    order: Any = message.content["config"]
+    """Accept an `Invitation`: have the device's process serve until the server says that the run is
+    over, or is silent for too long. The reply is a `SessionEnd`."""
+    invitation = message_of(Invitation, message.content)
     served, why = 0, ""
     try:
         site = device_site(device.context.node_config)
         if site is None:
             raise EdgeFlError("its node configuration has no `site`")
-        if site.name in order["names"]:
-            served, why = _kept_alive(site, _errand(order, device))
+        if site.name in invitation.names:
+            served, why = _kept_alive(site, _job_of(invitation, device))
     except EdgeFlError as error:
         why = str(error)
     name = str(device.context.node_config.get("name", ""))
-    answer = ConfigRecord({"name": name, "served": served, "why": why})
-    return Message(RecordDict({"config": answer}), reply_to=message)
+    return Message(records_of(SessionEnd(name, served, why)), reply_to=message)
 
 
-def _errand(order: Any, device: Device) -> dict[str, Any]:
+def _job_of(invitation: Invitation, device: Device) -> dict[str, Any]:
     """All that the process needs, as JSON."""
     context = device.context
     return {
-        "run": order["run"],
-        "patience": order["patience"],
+        "run": invitation.run,
+        "patience": invitation.patience,
         # Whose end means that the device is to stop: that of the start script, if it says so, and
         # else that of Flower's SuperExec, which has started this process.
         "keeper": int(os.environ.get("EDGE_FL_KEEPER") or os.getppid()),
@@ -70,13 +66,13 @@ def _errand(order: Any, device: Device) -> dict[str, Any]:
     }
 
 
-def _kept_alive(site: Site, errand: dict[str, Any]) -> tuple[int, str]:
+def _kept_alive(site: Site, job: dict[str, Any]) -> tuple[int, str]:
     """(orders done, why it could not serve) of the process that got to the end. Raises EdgeFlError
     for processes that do not live."""
     short = 0
     while True:
         began = time.monotonic()
-        result, status = _work(errand)
+        result, status = _work(job)
         if result is not None:
             return int(result["served"]), str(result["why"])
         how = f"signal {-status}" if status < 0 else f"exit status {status}"
@@ -92,20 +88,20 @@ def _kept_alive(site: Site, errand: dict[str, Any]) -> tuple[int, str]:
         time.sleep(_PAUSES[short])
 
 
-def _work(errand: dict[str, Any]) -> tuple[dict[str, Any] | None, int]:
+def _work(job: dict[str, Any]) -> tuple[dict[str, Any] | None, int]:
     """Start the process and wait for its end: what it says at last, and its exit status. Where the
     device has a warm process, it is a fork of that."""
     with contextlib.suppress(OSError, ValueError, KeyError):
-        return _forked(int(os.environ[_NURSERY]), errand)
+        return _forked(int(os.environ[_NURSERY]), job)
     process = child.start(_WORKER)
-    said, _ = process.communicate(json.dumps(errand).encode() + b"\n")
+    said, _ = process.communicate(json.dumps(job).encode() + b"\n")
     return (json.loads(said) if said and not process.returncode else None), process.returncode
 
 
-def _forked(nursery: int, errand: dict[str, Any]) -> tuple[dict[str, Any] | None, int]:
+def _forked(nursery: int, job: dict[str, Any]) -> tuple[dict[str, Any] | None, int]:
     """The same by `nurse` in the device's supernode.py, at the socket with that number. Raises
     OSError or ValueError where that is gone."""
-    order = {"path": str(_APP), "module": _WORKER, "function": "serve", "argument": errand}
+    order = {"path": str(_APP), "module": _WORKER, "function": "serve", "argument": job}
     with socket.socket(fileno=os.dup(nursery)) as orders:
         orders.sendall(json.dumps(order).encode() + b"\n")
         answer = json.loads(orders.makefile("rb").readline())

@@ -25,7 +25,7 @@ _CONNECT_SECONDS = 20.0
 
 
 def main() -> None:
-    """Do the errand that comes on stdin, and say on stdout how it went, both as JSON."""
+    """Do the job that comes on stdin, and say on stdout how it went, both as JSON."""
     says = os.dup(1)
     os.dup2(2, 1)
     result = serve(json.loads(sys.stdin.buffer.readline()))
@@ -33,18 +33,18 @@ def main() -> None:
         os.write(says, json.dumps(result).encode())
 
 
-def serve(errand: dict[str, Any]) -> dict[str, Any]:
-    """Do the errand (see `session._errand`); served: how many orders, and why: what has kept it
+def serve(job: dict[str, Any]) -> dict[str, Any]:
+    """Do the job (see `session._job_of`); served: how many orders, and why: what has kept it
     from any, or ""."""
-    site = read_site(errand["node_config"]["site"])
+    site = read_site(job["node_config"]["site"])
     serving = threading.Event()
     # The device may outlive the process of Flower's that has started this one.
-    watch_parent(lambda: os._exit(1), lambda: serving.is_set() and _exists(errand["keeper"]))
+    watch_parent(lambda: os._exit(1), lambda: serving.is_set() and _exists(job["keeper"]))
     served, why = 0, ""
     with _alone(site):
         serving.set()
         try:
-            served = _serve(site, errand)
+            served = _serve(site, job)
         except EdgeFlError as error:
             why = str(error)
     return {"served": served, "why": why}
@@ -68,7 +68,7 @@ def _alone(site: Site) -> Iterator[None]:
         yield
 
 
-def _serve(site: Site, errand: dict[str, Any]) -> int:
+def _serve(site: Site, job: dict[str, Any]) -> int:
     """Connect, and do orders until there are no more; how many it has been. Raises EdgeFlError
     when the router cannot be reached."""
     # Here, for a process that only waits for its turn needs nothing of this.
@@ -88,13 +88,13 @@ def _serve(site: Site, errand: dict[str, Any]) -> int:
                 why = connection.fault() or f"the mail router at {site.endpoint} does not answer"
                 raise EdgeFlError(why)
             time.sleep(0.05)
-        if lacking := _lacking(errand):
-            fetch(connection, errand["run"], site.name, lacking)
-        facts = {"fingerprint": fingerprint(), "node": errand["node_id"]}
-        session = DeviceSession(connection, site, errand["run"], facts, errand["patience"])
+        if lacking := _lacking(job):
+            fetch(connection, job["run"], site.name, lacking)
+        facts = {"fingerprint": fingerprint(), "node": job["node_id"]}
+        session = DeviceSession(connection, site, job["run"], facts, job["patience"])
         try:
             while (order := session.next()) is not None:
-                session.answer(order, *_done(order, errand, state, session))
+                session.answer(order, *_done(order, job, state, session))
                 served += 1
         finally:
             session.close()
@@ -103,14 +103,14 @@ def _serve(site: Site, errand: dict[str, Any]) -> int:
     return served
 
 
-def _lacking(errand: dict[str, Any]) -> dict[str, tuple[Path, str]]:
+def _lacking(job: dict[str, Any]) -> dict[str, tuple[Path, str]]:
     """Files of the run's data set that the device reads and has not: in `fetch`'s terms."""
-    application: Any = import_module(errand["application"])
-    return application.lacking(errand["run_config"], errand["node_config"])
+    application: Any = import_module(job["application"])
+    return application.lacking(job["run_config"], job["node_config"])
 
 
 def _done(
-    order: Any, errand: dict[str, Any], state: Any, session: Any
+    order: Any, job: dict[str, Any], state: Any, session: Any
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Do an order as if it had come as Flower's own message; header and arrays of the reply. What
     handlers keep in their context's state is there for the next order."""
@@ -121,7 +121,7 @@ def _done(
     from client_apps.failures import account_of
     from strategies.link.records import content_of, parts_of
 
-    node, run = errand["node_id"], errand["run_id"]
+    node, run = job["node_id"], job["run_id"]
     try:
         module, name = HANDLERS[order.kind].split(":")
         handle: Callable[[Message, Device], Message] = getattr(import_module(module), name)
@@ -138,8 +138,8 @@ def _done(
         )
         content = content_of(order.header, order.arrays)
         message = Message(content, metadata=metadata)  # type: ignore[call-overload]
-        context = Context(run, node, errand["node_config"], state, errand["run_config"])
-        device = Device(context, errand["application"], session)
+        context = Context(run, node, job["node_config"], state, job["run_config"])
+        device = Device(context, job["application"], session)
         return parts_of(handle(message, device).content)
     except Exception as error:  # whatever it is, the server must hear of it
         return {"error": account_of(error)}, {}

@@ -10,6 +10,7 @@ import numpy as np
 from flwr.app import Message
 
 from strategies.averaging import Vectors
+from strategies.messages.training import JobReply
 from strategies.precision import CODES, STEPS, restored
 from strategies.rules import Update
 from strategies.schedule import Job
@@ -58,29 +59,23 @@ def updates_of(
     if reply.has_error():
         return [Checked(job, fault=f"error: {last_line(reply.error.reason)}") for job in jobs]
     try:
-        content: Any = reply.content
-        arrays, metrics, errors = content["arrays"], content["metrics"], content["config"]
-    except KeyError as error:
-        return [Checked(job, fault=f"the reply has no record {error}") for job in jobs]
+        replies = [(job, JobReply(reply.content, job.key)) for job in jobs]
+    except ValueError as error:
+        return [Checked(job, fault=str(error)) for job in jobs]
 
-    def read(job: Job, part: str) -> np.ndarray:
-        name = f"{job.participant}.{job.index}"
+    def read(job: Job, told: JobReply, part: str) -> np.ndarray:
         if part != "weights" or precision == "float32":
-            return arrays[f"{part}.{name}"].numpy()
-        keys = [key for key in (CODES, STEPS) if f"{key}.{name}" in arrays]
-        parts = {key: arrays[f"{key}.{name}"].numpy() for key in keys}
+            return told.vector(part)
+        parts = {key: told.vector(key) for key in (CODES, STEPS) if told.has(key)}
         base = (bases or {})[job.base_version][part]
         return base + restored(parts, precision, len(base))
 
-    return [_check(job, partial(read, job), metrics, errors, model) for job in jobs]
+    return [_check(job, told, partial(read, job, told), model) for job, told in replies]
 
 
-def _check(
-    job: Job, read: Callable[[str], np.ndarray], metrics: Any, errors: Any, model: Vectors
-) -> Checked:
-    name = f"{job.participant}.{job.index}"
-    if f"error.{name}" in errors:
-        return Checked(job, fault=f"error: {last_line(str(errors[f'error.{name}']))}")
+def _check(job: Job, told: JobReply, read: Callable[[str], np.ndarray], model: Vectors) -> Checked:
+    if told.error is not None:
+        return Checked(job, fault=f"error: {last_line(told.error)}")
     vectors: Vectors = {}
     for part, expected in model.items():
         try:
@@ -90,10 +85,9 @@ def _check(
         fault = vector_fault(part, vectors[part], expected)
         if fault:
             return Checked(job, fault=fault, finite=not fault.endswith(_NOT_FINITE))
-    examples = metrics.get(f"examples.{name}")
+    examples, loss, seconds = (told.number(name) for name in ("examples", "loss", "seconds"))
     if type(examples) is not int or not 1 <= examples < _MOST_IMAGES:  # isinstance takes True
         return Checked(job, fault=f"examples={examples!r:.40} is no number of images")
-    loss, seconds = metrics.get(f"loss.{name}"), metrics.get(f"seconds.{name}")
     for label, value in (("loss", loss), ("seconds", seconds)):
         if not isinstance(value, float) or not math.isfinite(value):
             fault = f"{label}={value!r:.40} is no finite number"

@@ -6,12 +6,15 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from strategies.fingerprint import fingerprint
 from strategies.flat import FlatModel
 from strategies.messages import SETTINGS
+from strategies.messages.codec import message_of, records_of
+from strategies.messages.queries import Hello, Prepared, PrepareOrder
+from strategies.messages.training import TrainReply, jobs_of
 
 _LOSSES = ("train_loss", "train-loss", "loss")
 
@@ -115,18 +118,13 @@ class PlainGrid(Around):
         return bool(ids[0])
 
     def _answer(self, message: Message) -> Message:
+        answer: Hello | Prepared
         if message.metadata.message_type == "query.hello":
-            answer = {
-                "partition-id": -1,
-                "name": f"{message.metadata.dst_node_id}",
-                "own-data": True,
-                "fingerprint": fingerprint(),
-                "code": "",
-            }
+            answer = Hello(-1, f"{message.metadata.dst_node_id}", fingerprint(), "")
         else:  # "query.prepare": how many examples each has comes with its first update
-            order: Any = message.content["config"]
-            answer = {"fault": "", "examples": [0] * len(order["participants"])}
-        return Message(RecordDict({"config": ConfigRecord(answer)}), reply_to=message)
+            order = message_of(PrepareOrder, message.content)
+            answer = Prepared("", [0] * len(order.participants))
+        return Message(records_of(answer), reply_to=message)
 
     def _plain(self, message: Message) -> Message:
         """A job as Flower's strategies send it."""
@@ -142,32 +140,30 @@ class PlainGrid(Around):
         last, _ = asked.replies[-1]
         if last.has_error():
             return Message(last.error, reply_to=asked.message)
-        arrays: dict[str, Array] = {}
-        metrics: dict[str, Any] = {}
-        errors: dict[str, Any] = {}
+        told = TrainReply()
         for job, (reply, seconds) in zip(asked.jobs, asked.replies, strict=False):
             try:
                 [given] = reply.content.array_records.values()
-                [told] = reply.content.metric_records.values()
+                [numbers] = reply.content.metric_records.values()
                 load_state(self._model, given)
-                loss = next((told[k] for k in _LOSSES if k in told), 0.0)
-                numbers = {"examples": int(told["num-examples"]), "loss": float(loss)}  # type: ignore[arg-type]
-                arrays |= {f"{k}.{job}": Array(v) for k, v in self._model.state().items()}
-                metrics |= {f"{k}.{job}": v for k, v in {**numbers, "seconds": seconds}.items()}
+                loss: Any = next((numbers[k] for k in _LOSSES if k in numbers), 0.0)
+                examples: Any = numbers["num-examples"]
+                told.add(
+                    job,
+                    examples=int(examples),
+                    loss=float(loss),
+                    seconds=seconds,
+                    vectors=self._model.state(),
+                )
             except Exception as error:  # whatever somebody's ClientApp sends
                 reason = " ".join(str(error).split()) or repr(error)
-                errors[f"error.{job}"] = (
+                told.errors[job] = (
                     "no plain train reply (one ArrayRecord with the model's state dict, one "
                     f"MetricRecord with num-examples): {reason}"
                 )
         for job in asked.jobs[len(asked.replies) :]:
-            errors[f"error.{job}"] = "the SuperLink did not take its message"
-        content = {
-            "arrays": ArrayRecord(arrays),
-            "metrics": MetricRecord(metrics),
-            "config": ConfigRecord(errors),
-        }
-        return Message(RecordDict(content), reply_to=asked.message)
+            told.errors[job] = "the SuperLink did not take its message"
+        return Message(told.records(), reply_to=asked.message)
 
 
 @dataclass
@@ -180,11 +176,8 @@ class _Asked:
     since: float = 0.0
     replies: list[tuple[Message, float]] = field(default_factory=list)
 
-    @property
-    def jobs(self) -> list[str]:
-        order: Any = self.message.content["config"]
-        pairs = zip(order["participants"], order["indices"], strict=True)
-        return [f"{participant}.{index}" for participant, index in pairs]
+    def __post_init__(self) -> None:
+        self.jobs = jobs_of(self.message.content)
 
 
 def state_record(model: FlatModel) -> ArrayRecord:

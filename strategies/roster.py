@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from strategies.checks import last_line
@@ -15,6 +15,8 @@ from strategies.dispatch import NOT_TAKEN, Dispatcher, online
 from strategies.errors import ConfigError, DataError, EdgeFlError
 from strategies.fingerprint import fingerprint
 from strategies.link.sessions import SessionGrid
+from strategies.messages.codec import message_of, records_of
+from strategies.messages.queries import Hello, Prepared, PrepareOrder
 from strategies.problem import Problem, task_of
 
 _POLL_SECONDS = 0.05
@@ -60,12 +62,12 @@ def gather(
     names: Sequence[str] = (),
     others: Collection[str] = (),
     least: int = 0,
-    besides: Mapping[str, str | int] | None = None,
+    besides: Mapping[str, Any] | None = None,
 ) -> tuple[tuple[Host, ...], dict[int, int]]:
     """The hosts that a run's participants have, each prepared, and how many training images every
     participant has. What is to be said is emitted as warnings, and how the devices are as an event
     "devices". names, others, least: see `assemble_roster`, which raises, as `prepare_hosts` does,
-    what this raises. besides: what hosts are told, too, when they prepare."""
+    what this raises. besides: of the `PrepareOrder`."""
 
     def say(message: str) -> None:
         emit("warning", message=message)
@@ -105,7 +107,7 @@ def assemble_roster(
     if isinstance(grid, SessionGrid):
         _await_devices(grid, least or participants, timeout, say)
         return tuple(Host(i + 1, name, i) for i, name in enumerate(grid.names))
-    known: dict[int, dict] = {}
+    known: dict[int, Hello] = {}
     asked: dict[str, int] = {}
     dispatcher, wait = Dispatcher(grid), _Wait(timeout, say)
     while True:
@@ -118,12 +120,12 @@ def assemble_roster(
                 continue  # it has gone meanwhile
             if reply.has_error():
                 raise EdgeFlError(f"node {node} could not answer: {last_line(reply.error.reason)}")
-            known[node] = _checked(dict(reply.content["config"]))
+            known[node] = _hello(reply)
         answers = {node: known[node] for node in there & known.keys()}
-        simulated = [node for node, answer in answers.items() if answer["partition-id"] >= 0]
+        simulated = [node for node, answer in answers.items() if answer.partition_id >= 0]
         if simulated and len(answers) == len(there):
-            ordered = sorted(simulated, key=lambda node: answers[node]["partition-id"])
-            return tuple(Host(node, f"host-{answers[node]['partition-id']}") for node in ordered)
+            ordered = sorted(simulated, key=lambda node: answers[node].partition_id)
+            return tuple(Host(node, f"host-{answers[node].partition_id}") for node in ordered)
         called = _called(answers, names)
         # Without names it must not depend on who answers first.
         settled = bool(names) or len(answers) == len(there)
@@ -143,11 +145,11 @@ def assemble_roster(
         )
 
 
-def _called(answers: Mapping[int, dict], names: Sequence[str]) -> dict[str, int]:
+def _called(answers: Mapping[int, Hello], names: Sequence[str]) -> dict[str, int]:
     """{name: node} of those that are asked for. ConfigError for two of one name."""
     called: dict[str, int] = {}
     for node, answer in sorted(answers.items()):
-        name = answer["name"] or str(node)
+        name = answer.name or str(node)
         if name in called:
             raise ConfigError(
                 f"two devices are called {name!r}; `name` in a node-config is one's own"
@@ -183,12 +185,12 @@ def prepare_hosts(
     least: int = 0,
     data: str = "",
     found: dict[str, Mapping[str, Any]] | None = None,
-    besides: Mapping[str, str | int] = MappingProxyType({}),
+    besides: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[int, int]:
     """Let every host that is there load its model and data, so that what is wrong with them shows
     before the first round, and the first round takes no longer than the others. `data` is the
     digest of the run's data set: who reads another one cannot take part. `found` gets how the
-    devices are, by name. besides: what else they are told.
+    devices are, by name. besides: what else is in the `PrepareOrder`.
 
     Returns how many training images each participant has (0: not known yet). Raises DataError that
     names the hosts that cannot take part, with their reasons - unless `least` is not 0, and so many
@@ -203,22 +205,22 @@ def prepare_hosts(
             continue
         own = [p for p in range(participants) if host.participant == p]
         some = own or list(range(position, participants, len(hosts)))
-        config = ConfigRecord({**besides, "participants": some, "data": data})
-        message = Message(RecordDict({"config": config}), host.node_id, "query.prepare")
+        order = PrepareOrder(some, data, **besides)
+        message = Message(records_of(order), host.node_id, "query.prepare")
         asked[dispatcher.send(message, timeout)] = (host, some)
     while dispatcher.busy():
         time.sleep(_POLL_SECONDS)
         for reply in dispatcher.collect():
             host, some = asked[reply.metadata.reply_to_message_id]
             try:
-                examples |= dict(zip(some, _prepared(reply), strict=True))
-                for line in _unused(reply):
-                    say(f"{host.name}: {line}")
-                answer: Any = reply.content["config"]
-                if found is not None and "python" in answer and own:
+                answer = _prepared(reply)
+                examples |= dict(zip(some, answer.examples, strict=True))
+                for line in answer.unused[:3]:
+                    say(f"{host.name}: {last_line(line)}")
+                if found is not None and answer.condition and own:
                     count = sum(examples[p] for p in some)
                     place = {"participant": host.participant, "examples": count}
-                    found[host.name] = {**told(answer), **place}
+                    found[host.name] = {**told(answer.condition), **place}
             except (KeyError, TypeError, ValueError) as error:
                 faulty.add(host.name)
                 faults.append(f"{host.name}: {last_line(str(error))}")
@@ -230,31 +232,25 @@ def prepare_hosts(
     return examples
 
 
-def _prepared(reply: Message) -> list[int]:
-    """How many images each of the participants has. Raises ValueError with the host's reason."""
+def _prepared(reply: Message) -> Prepared:
+    """What a host answers. Raises ValueError with its reason if it cannot take part."""
     if reply.has_error():
         raise ValueError(reply.error.reason)
-    answer: Any = reply.content["config"]
-    if answer["fault"]:
-        raise ValueError(answer["fault"])
-    examples = list(answer["examples"])
-    if any(type(count) is not int or count < 0 for count in examples):
+    answer = message_of(Prepared, reply.content)
+    if answer.fault:
+        raise ValueError(answer.fault)
+    if any(count < 0 for count in answer.examples):
         raise ValueError("it does not tell how many images it has")
-    return examples
+    return answer
 
 
-def _unused(reply: Message) -> list[str]:
-    """What the host has not read of its own data, in words."""
-    answer: Any = reply.content["config"]
-    lines = answer.get("unused", [])
-    return [last_line(str(line)) for line in lines[:3]] if isinstance(lines, list) else []
-
-
-def _checked(answer: dict) -> dict:
-    if answer["fingerprint"] != fingerprint():
+def _hello(reply: Message) -> Hello:
+    """What a node answers. EdgeFlError if it runs other code, which may say other things."""
+    told: Any = reply.content.get("config", {})
+    if told.get("fingerprint") != fingerprint():
         raise EdgeFlError(
-            f"a node runs other code than the server, from {answer['code']}: in a simulation, "
+            f"a node runs other code than the server, from {told.get('code')}: in a simulation, "
             f"stop the SuperLink (it keeps the directory and environment it was started in) and "
             f"run again; `edge-fl run` starts a fresh one each time"
         )
-    return answer
+    return message_of(Hello, reply.content)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flwr.app import Error, Message
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message
 from torch.nn import functional
 
 from client_apps.node_store import NODES, NodeStore
@@ -29,6 +29,7 @@ from strategies.consensus.rates import rate_of
 from strategies.consensus.strategy import Consensus
 from strategies.errors import ConfigError, EdgeFlError
 from strategies.evaluation import Evaluator, evaluation_set
+from strategies.messages.windows import MailHead
 from strategies.problem import module_of, split_of, task_of
 from strategies.randomness import rng
 from tests.fake_grid import FakeGrid, Tamper
@@ -475,7 +476,7 @@ def test_an_answer_whose_mail_is_none_is_a_failure(tmp_path: Path) -> None:
             and message.metadata.dst_node_id == 12
         ):
             content: Any = reply.content
-            content["config"]["mail"] = ["no mail"]
+            content["mail"]["sent"] = ["no mail"]
         return reply
 
     with pytest.raises(EdgeFlError, match=r"^host-1 has failed 3 times in a row: "):
@@ -489,11 +490,12 @@ def test_mail_that_is_not_its_senders_is_told_once(tmp_path: Path) -> None:
     def forge(message: Message, reply: Message) -> Message:
         kind, node = message.metadata.message_type, message.metadata.dst_node_id
         if kind == "train.consensus" and node == 12 and not done:
-            config: Any = reply.content["config"]
-            arrays: Any = reply.content["arrays"]
-            for _ in range(2 if config["mail"] else 0):
-                position = len(config["mail"])
-                config["mail"] = [*config["mail"], "0 1 99 0.0"]
+            heads: Any = reply.content["mail"]
+            arrays: Any = reply.content["vectors"]
+            for _ in range(2 if heads["seq"] else 0):
+                position = len(heads["seq"])
+                for column, value in MailHead(0, 1, 99, 0.0)._asdict().items():
+                    heads[column] = [*heads[column], value]
                 arrays[f"{position}/reflection"] = arrays["0/reflection"]
                 done.append(position)
         return reply
@@ -515,9 +517,8 @@ def test_mail_that_vanishes_is_noticed(tmp_path: Path) -> None:
             and message.metadata.dst_node_id == 12
         ):
             content: Any = reply.content
-            content["config"]["mail"] = []
-            for key in [key for key in content["arrays"] if key != "sum"]:
-                del content["arrays"][key]
+            content["mail"] = ConfigRecord({column: [] for column in MailHead._fields})
+            content["vectors"] = ArrayRecord({})
         return reply
 
     with pytest.raises(EdgeFlError, match="no host can go on: each waits for mail"):
@@ -770,8 +771,8 @@ def test_the_server_sees_a_devices_model_on_demand_only(
 
     def look(message: Message, reply: Message) -> Message:
         if message.metadata.message_type == "train.consensus":
-            arrays: Any = reply.content["arrays"]
-            sums.append(len(arrays["sum"].numpy()))
+            total: Any = reply.content["total"]
+            sums.append(len(total["sum"].numpy()))
         return reply
 
     devices = [{"name": f"device-{i}"} for i in range(3)]

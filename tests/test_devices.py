@@ -25,6 +25,7 @@ from strategies.condition import Holdings, condition, shortage, told
 from strategies.consensus.algorithms import ALGORITHMS
 from strategies.consensus.state import pack, size_of
 from strategies.errors import DataError, EdgeFlError
+from strategies.messages.queries import PrepareOrder
 from strategies.roster import gather
 from tests.fake_grid import FakeGrid
 from tests.test_consensus_convex import simulation
@@ -92,7 +93,7 @@ def held(mode: str, **changes: Value) -> Holdings:
     config = resolve({"participants": 3, "mode": mode, **values})
     settings = fl_app.device.settings(config.flat())
     problem = settings.training.problem
-    order = {"topology": "", "states": 2} if config.agrees else {}
+    order = PrepareOrder([0], "", "", 2 if config.agrees else 0)
     return holdings(settings, order, bench_of(problem), {0: shard_of(problem, 0, "")})
 
 

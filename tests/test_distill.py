@@ -258,8 +258,8 @@ def test_an_exception_of_a_whole_message_is_told_like_that_of_a_job(
     while not found:
         found += grid.pull_messages([message.metadata.message_id])
     text = found[0].error.reason or ""
-    assert text.startswith("TypeError: 'int' object is not iterable (")
-    assert re.search(r"client_apps/local_training.py:\d+ in prepare\)$", text)
+    assert text.startswith("ValueError: no PrepareOrder: participants: int, not list (")
+    assert re.search(r"client_apps/local_training.py:\d+ in prepare", text)
     assert "Traceback (most recent call last)" in capsys.readouterr().err
 
 

@@ -102,10 +102,9 @@ def ended(output: Path, capsys: pytest.CaptureFixture[str], *words: str) -> RunD
     return run
 
 
-def metrics_of(reply: Message) -> Any:
-    """Those of a window that is done; None in any other reply."""
-    metrics: Any = reply.content.get("metrics") if reply.has_content() else None
-    return metrics if metrics and "norm" in metrics else None
+def numbers_of(reply: Message) -> Any:
+    """What a reply tells of nodes: nothing, unless a window is done."""
+    return reply.content.get("nodes") if reply.has_content() else None
 
 
 CLOCKS = ("virtual", "real")
@@ -147,9 +146,9 @@ def test_one_node_of_many_is_named_by_its_name_and_the_others_keep_theirs(
     monkeypatch.setenv("EDGE_FL_HOME", str(tmp_path / "home"))
 
     def say_nan(message: Message, reply: Message) -> Message:
-        metrics = metrics_of(reply)
-        if metrics and message.metadata.dst_node_id == 13:
-            metrics["norm"] = [math.nan]
+        told = numbers_of(reply)
+        if told and told["norm"] and message.metadata.dst_node_id == 13:
+            told["norm"] = [math.nan]
         return reply
 
     config = {"clock": "real", "participants": 3, "consensus.topology": "complete"}
@@ -171,10 +170,10 @@ def test_a_window_that_was_finite_stays_and_the_run_is_not_done_again(
     output, config, calls = tmp_path / "runs", {"consensus.steps": 24}, []
 
     def later(message: Message, reply: Message) -> Message:
-        metrics = metrics_of(reply)
-        calls.append(bool(metrics))
-        if metrics and sum(calls) == 3:
-            metrics["norm"] = [*list(metrics["norm"])[:-1], math.inf]
+        told = numbers_of(reply)
+        calls.append(bool(told and told["norm"]))
+        if calls[-1] and sum(calls) == 3:
+            told["norm"] = [*list(told["norm"])[:-1], math.inf]
         return reply
 
     with pytest.raises(DivergedError, match="window 3, node 7: not finite"):
@@ -190,7 +189,7 @@ def test_a_reference_may_diverge_alone_and_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def spoil(message: Message, reply: Message) -> Message:
-        if metrics := metrics_of(reply):
+        if metrics := numbers_of(reply):
             metrics["accuracy"] = [*list(metrics["accuracy"])[:-1], math.nan]
         return reply
 

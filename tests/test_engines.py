@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import Context, Message, RecordDict
 
 from client_apps import engine_query, engines
 from client_apps.bench import bench_of
@@ -19,6 +19,8 @@ from fl_app.config import resolve
 from fl_app.problem import problem_of
 from fl_app.record.metrics import latest
 from strategies.consensus.node import Node
+from strategies.messages.codec import records_of
+from strategies.messages.queries import EngineOrder, FastestEngine
 from tests.test_consensus import TINY, checksum, run, weights_of
 
 NODES = [Node(i, torch.zeros(3)) for i in range(4)]
@@ -74,8 +76,7 @@ def test_an_engine_without_enough_memory_loses(monkeypatch: pytest.MonkeyPatch) 
 def ask(nodes: Sequence[int]) -> dict[str, Any]:
     """What a host answers that is asked for `nodes`."""
     config = resolve(TINY).flat()
-    content = RecordDict({"config": ConfigRecord({"nodes": list(nodes)})})
-    message = Message(content, 11, "query.engine")
+    message = Message(records_of(EngineOrder(list(nodes))), 11, "query.engine")
     context = Context(1, 11, {"partition-id": 0}, RecordDict(), dict(config))
     return dict(choose(message, Device(context, "fl_app.device")).content["config"])
 
@@ -148,8 +149,8 @@ class Hosts:
         kind = message.metadata.message_type
         if kind == "query.engine":
             self.asked += 1
-            answer = {"engine": "stacked" if self._gain > 1 else "sequential", "gain": self._gain}
-            return Message(RecordDict({"config": ConfigRecord(answer)}), reply_to=message)
+            found = FastestEngine("stacked" if self._gain > 1 else "sequential", self._gain)
+            return Message(records_of(found), reply_to=message)
         if kind == "train.consensus":
             order: Any = message.content["config"]
             self.told.add(order["engine"])

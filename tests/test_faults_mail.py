@@ -11,13 +11,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -27,7 +28,7 @@ from fl_app.settings import consensus_run_of, nodes_run_of
 from strategies.carriers.zenoh import ZenohExchange
 from strategies.checks import last_line, updates_of
 from strategies.consensus.algorithms import Settings, make_algorithm
-from strategies.consensus.answers import METRICS, Answer, read_reply
+from strategies.consensus.answers import Answer, read_report
 from strategies.consensus.fleet import Fleet
 from strategies.consensus.free_host import FreeHost
 from strategies.consensus.node import Node
@@ -40,9 +41,21 @@ from strategies.fingerprint import fingerprint
 from strategies.link import keys
 from strategies.link.connection import Connection
 from strategies.link.device_session import DeviceSession
-from strategies.link.records import content_of
+from strategies.link.records import content_of, parts_of
 from strategies.link.sessions import SessionGrid
 from strategies.link.wire import encode
+from strategies.messages.codec import records_of
+from strategies.messages.windows import (
+    NEVER,
+    NOBODY,
+    Heard,
+    MailHead,
+    Moment,
+    NodeNumbers,
+    OfClass,
+    Refused,
+    WindowReport,
+)
 from strategies.roster import Host, prepare_hosts
 from strategies.schedule import Job
 from strategies.site import SERVER, Site
@@ -401,7 +414,7 @@ def test_a_session_that_ends_without_a_word_is_none_of_the_servers_business(
     for content in ({}, {"config": ConfigRecord({"name": "\x1b[2J"})}):
         reply = Message(RecordDict(content), reply_to=invitation)  # type: ignore[arg-type]
         server.grid._invitations._over(7, reply, server.grid.here())
-    assert "node 7 has ended its session without 'config'" in server.said
+    assert "node 7 has ended its session with no SessionEnd: name: it is not there" in server.said
     server.serve("ann")
 
 
@@ -430,33 +443,21 @@ def message_of(header: Any, arrays: dict[str, np.ndarray]) -> Message | None:
 
 
 PARAMETERS = 6
-WINDOW = {
-    "config": {
-        "config": {
-            "done": True,
-            "mail": ["2 0 7 0.5"],
-            "trace": json.dumps([[0.1, "step", 2, None, None], [0.2, "receive", 2, 0, 0.1]]),
-            "collected": 0,
-            "digests": ["0" * 64],
-            "heard": json.dumps({"2": {"0": 0.5}}),
-            "examples": [100],
-            "refused": json.dumps({"not finite": 3}),
-            "classes": json.dumps({"2": {"Coat": 0.5}}),
-        }
-    },
-    "metrics": {
-        "metrics": {
-            "seconds": 1.5,
-            "seconds-evaluation": 0.1,
-            **{n: [kind(0)] for n, (_, _, kind) in METRICS.items()},
-        }
-    },
-    "arrays": ["arrays"],
-}
-ARRAYS = {
-    "arrays/0/reflection": np.ones(PARAMETERS, np.float32),
-    "arrays/sum": np.zeros(PARAMETERS, np.int64),
-}
+REPORT = WindowReport(
+    done=True,
+    collected=0,
+    seconds=1.5,
+    mail=[MailHead(2, 0, 7, 0.5)],
+    vectors={"0/reflection": np.ones(PARAMETERS, np.float32)},
+    trace=[Moment(0.1, "step", 2, NOBODY, NEVER), Moment(0.2, "receive", 2, 0, 0.1)],
+    nodes=[NodeNumbers(2, 0.0, 0.0, 0.0, 100, "0" * 64)],
+    heard=[Heard(2, 0, 0.5)],
+    refused=[Refused("not finite", 3)],
+    classes=[OfClass(2, "Coat", 0.5)],
+    total={"sum": np.zeros(PARAMETERS, np.int64)},
+    seconds_evaluation=0.1,
+)
+WINDOW, ARRAYS = parts_of(records_of(REPORT))
 
 
 class Unheard:
@@ -482,21 +483,22 @@ def told(consensus: Consensus, header: Any, arrays: dict[str, np.ndarray]) -> bo
     if message is None:
         return False
     try:
-        reply = read_reply(message, [2], 3, PARAMETERS)
+        report = read_report(message, [2], 3, PARAMETERS)
     except ValueError as error:
         last_line(str(error)).encode()
         return False
-    if reply.done:
-        described = reply.described | {"trace": reply.trace}
-        answers = [Answer(1, [node], reply.metrics, described, reply.total) for node in range(3)]
+    if report.done:
+        [numbers] = report.nodes
+        reports = [replace(report, nodes=[numbers._replace(node=node)]) for node in range(3)]
+        answers = [Answer(1, each, each.trace) for each in reports]
         for answer in answers:
             consensus._hear(answer)
         consensus._window = 0
         try:
             consensus._close_window(answers, 0.0, Unheard())  # type: ignore[arg-type]
         except DivergedError:
-            assert not np.isfinite([*reply.metrics["norm"], *reply.metrics["accuracy"]]).all()
-        known = reply.total != np.iinfo(np.int64).min
+            assert not np.isfinite([numbers.norm, numbers.metric]).all()
+        known = answers[0].total != np.iinfo(np.int64).min
         assert all(np.isfinite(consensus._average) == known)
     return True
 
@@ -510,37 +512,61 @@ def test_an_honest_answer_is_taken(consensus: Consensus) -> None:
 def test_no_answer_harms_the_consensus(consensus: Consensus, header: Any, name: str) -> None:
     told(consensus, header if isinstance(header, dict) else {}, ARRAYS)
     for array in (np.ones(3), np.zeros(0, np.uint16), np.ones((2, 3), np.complex64), np.ones(())):
-        told(consensus, WINDOW, ARRAYS | {f"arrays/{name}": array})
+        for record in ("vectors", "total"):
+            told(consensus, WINDOW, ARRAYS | {f"{record}/{name}": array})
 
 
-FAULTY = {
-    "of a node that is not its own": {"heard": json.dumps({"0": {"1": 0.5}})},
-    "a trace of another's node": {"trace": json.dumps([[0.1, "step", 0, None, None]])},
-    "something that cannot happen": {"trace": json.dumps([[0.1, "explode", 2, None, None]])},
-    "a trace without an end": {"trace": json.dumps([[0.1, "step", 2, None, None]] * 10_001)},
-    "a trace that is none": {"trace": "[" * 5000},
-    "more images than there are": {"examples": [1 << 40]},
-    "a truth for a number": {"examples": [True]},
-    "two nodes": {"digests": ["0" * 64] * 2},
-    "no digest": {"digests": ["x" * 64]},
-    "reasons without number": {"refused": json.dumps({str(i): 1 for i in range(51)})},
-    "classes of another's node": {"classes": json.dumps({"0": {"Coat": 0.5}})},
-    "a class without number": {"classes": json.dumps({"2": {"Coat": "all"}})},
-    "a class of no number": {"classes": '{"2": {"Coat": NaN}}'},
-    "classes without end": {"classes": json.dumps({"2": {str(i): 1 for i in range(10_001)}})},
-    "negative refusals": {"refused": json.dumps({"wrong run": -5})},
-    "mail from nobody": {"mail": ["a 0 7 0.5"]},
+[NUMBERS] = REPORT.nodes
+STEP = REPORT.trace[0]
+FAULTY: dict[str, dict[str, Any]] = {
+    "of a node that is not its own": {"heard": [Heard(0, 1, 0.5)]},
+    "a trace of another's node": {"trace": [STEP._replace(node=0)]},
+    "something that cannot happen": {"trace": [STEP._replace(what="explode")]},
+    "with somebody who is not there": {"trace": [STEP._replace(peer=3)]},
+    "at no time": {"trace": [STEP._replace(t=NEVER)]},
+    "a trace without an end": {"trace": [STEP] * 10_001},
+    "more images than there are": {"nodes": [NUMBERS._replace(examples=1 << 40)]},
+    "a truth for a number": {"nodes": [NUMBERS._replace(examples=True)]},
+    "two nodes": {"nodes": [NUMBERS] * 2},
+    "another node": {"nodes": [NUMBERS._replace(node=1)]},
+    "no digest": {"nodes": [NUMBERS._replace(digest="x" * 64)]},
+    "fewer steps than none": {"nodes": [NUMBERS._replace(steps=-1)]},
+    "an age that is no number": {"nodes": [NUMBERS._replace(age=NEVER)]},
+    "reasons without number": {"refused": [Refused(str(i), 1) for i in range(51)]},
+    "classes of another's node": {"classes": [OfClass(0, "Coat", 0.5)]},
+    "a class without number": {"classes": [OfClass(2, "Coat", "all")]},  # type: ignore[arg-type]
+    "a class of no number": {"classes": [OfClass(2, "Coat", NEVER)]},
+    "classes without end": {"classes": [OfClass(2, str(i), 1.0) for i in range(10_001)]},
+    "negative refusals": {"refused": [Refused("wrong run", -5)]},
+    "mail from nobody": {"mail": [MailHead("a", 0, 7, 0.5)]},  # type: ignore[arg-type]
+    "a time that is none": {"seconds": NEVER},
+    "another sum": {"total": {"sum": np.zeros(PARAMETERS + 1, np.int64)}},
+    "a sum of floats": {"total": {"sum": np.zeros(PARAMETERS)}},
 }
+
+
+def refuses(content: RecordDict) -> None:
+    message = Message(content, reply_to=Message(RecordDict(), 1, "train.consensus"))  # type: ignore[call-overload]
+    with pytest.raises(ValueError, match=r"\w"):
+        read_report(message, [2], 3, PARAMETERS)
 
 
 @pytest.mark.parametrize("what", FAULTY)
 def test_answers_that_are_none_are_refused(what: str) -> None:
-    header = copy.deepcopy(WINDOW)
-    header["config"]["config"] |= FAULTY[what]
-    message = message_of(header, ARRAYS)
-    assert message is not None
-    with pytest.raises(ValueError, match=r"\w"):
-        read_reply(message, [2], 3, PARAMETERS)
+    refuses(records_of(replace(REPORT, **FAULTY[what])))
+
+
+def test_records_that_are_no_answer_are_refused() -> None:
+    """Without a part, with parts of other kinds, with columns of different lengths."""
+    for name in ("config", "mail", "trace", "vectors"):
+        content = records_of(REPORT)
+        del content[name]
+        refuses(content)
+        content[name] = MetricRecord({"t": 1.0})
+        refuses(content)
+    content = records_of(REPORT)
+    content.config_records["trace"]["t"] = [0.1]
+    refuses(content)
 
 
 UPDATE = {

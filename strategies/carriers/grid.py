@@ -7,6 +7,7 @@ import torch
 
 from strategies.carriers.exchange import Report
 from strategies.consensus.participant import Mail
+from strategies.messages.windows import MailHead
 
 
 class GridExchange:
@@ -34,28 +35,26 @@ class GridExchange:
         """Nothing is open."""
 
 
-def to_arrays(mails: Sequence[Mail]) -> tuple[list[str], dict[str, np.ndarray]]:
-    """(headers, arrays) of mails for a Flower message: header k is "sender receiver seq sent", and
-    its vectors are the arrays "k/NAME"."""
-    headers = [f"{m.sender} {m.receiver} {m.seq} {m.sent!r}" for m in mails]
+def to_arrays(mails: Sequence[Mail]) -> tuple[list[MailHead], dict[str, np.ndarray]]:
+    """Mails as what a message has of them: their heads, and their vectors as arrays "K/NAME"."""
+    heads = [MailHead(m.sender, m.receiver, m.seq, m.sent) for m in mails]
     arrays = {
         f"{position}/{name}": vector.cpu().numpy()
         for position, mail in enumerate(mails)
         for name, vector in mail.vectors.items()
     }
-    return headers, arrays
+    return heads, arrays
 
 
-def from_arrays(headers: Sequence[str], arrays: Mapping[str, np.ndarray]) -> list[Mail]:
-    """The mails of `to_arrays`. ValueError for headers, and names of arrays, that are none."""
-    contents: dict[str, dict[str, torch.Tensor]] = {str(k): {} for k in range(len(headers))}
+def from_arrays(heads: Sequence[MailHead], arrays: Mapping[str, np.ndarray]) -> list[Mail]:
+    """The mails of `to_arrays`. ValueError for arrays that belong to none."""
+    contents: dict[str, dict[str, torch.Tensor]] = {str(k): {} for k in range(len(heads))}
     for key, array in arrays.items():
         position, _, name = key.partition("/")
         if position not in contents:
-            raise ValueError(f"array {key!r} belongs to none of {len(headers)} mails")
+            raise ValueError(f"array {key!r:.40} belongs to none of {len(heads)} mails")
         contents[position][name] = torch.from_numpy(np.array(array))
-    mails = []
-    for header, vectors in zip(headers, contents.values(), strict=True):
-        sender, receiver, seq, sent = header.split(" ")
-        mails.append(Mail(int(sender), int(receiver), int(seq), vectors, float(sent)))
-    return mails
+    return [
+        Mail(head.sender, head.receiver, head.seq, vectors, head.sent)
+        for head, vectors in zip(heads, contents.values(), strict=True)
+    ]

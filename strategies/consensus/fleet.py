@@ -1,31 +1,36 @@
 """The hosts of a consensus run: who hosts whom, how mail travels, and messages to and fro."""
 
 import contextlib
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import Message
 from flwr.serverapp import Grid
 
 from strategies.carriers.broker import Broker, Packet
 from strategies.carriers.checks import mail_fault
-from strategies.carriers.grid import to_arrays
+from strategies.carriers.grid import from_arrays, to_arrays
 from strategies.carriers.sockets import SocketBroker
 from strategies.checks import last_line
-from strategies.consensus.answers import Answer, read_reply
+from strategies.consensus.answers import Answer, read_report
 from strategies.consensus.participant import Mail
 from strategies.consensus.settings import NodesRun
 from strategies.consensus.topology import Topology
 from strategies.dispatch import Dispatcher
 from strategies.errors import EdgeFlError
 from strategies.link.sessions import SessionGrid
+from strategies.messages.codec import message_of, records_of
+from strategies.messages.queries import EngineOrder, FastestEngine, MeetOrder, Met
+from strategies.messages.windows import Moment, RunOrder, WindowOrder, WindowTerms
 from strategies.roster import Host
+
+T = TypeVar("T")
 
 _MEET_SECONDS = 3.0
 # A host whose window failed is asked again so often in a row before the run gives up.
@@ -58,7 +63,7 @@ class _Seat:
     began: float = 0.0
     mail: list[Mail] = field(default_factory=list)
     collected: int = 0
-    trace: list[list[Any]] = field(default_factory=list)  # of the window, up to where it is parked
+    trace: list[Moment] = field(default_factory=list)  # of the window, up to where it is parked
 
 
 def spread(nodes: Sequence[int], hosts: int) -> list[list[int]]:
@@ -89,13 +94,13 @@ class Fleet:
         hosts: Sequence[Host],
         *,
         first: int,
-        order: dict[str, Any],
+        order: RunOrder,
         resources: contextlib.ExitStack,
         engine: Mapping[str, Any],
         lengths: Callable[[Mail], dict[str, tuple[int, torch.dtype]]],
         parameters: int,
     ) -> None:
-        self._nodes, self._order, self._dispatcher = nodes, order, Dispatcher(grid)
+        self._nodes, self._dispatcher = nodes, Dispatcher(grid)
         self._sessions = grid if isinstance(grid, SessionGrid) else None
         self._lengths, self._parameters = lengths, parameters
         everybody = list(range(nodes.participants + len(nodes.consensus.reference_list)))
@@ -134,11 +139,15 @@ class Fleet:
             self.carrier = ""
         elif broker is not None:
             broker.place(placement)
-        self._order |= {"broker": broker.access if broker else "", "carrier": self.carrier}
-        self._order["names"] = [host.name for host in hosts] if bound else []
         self._under_way: dict[str, _Seat] = {}
         self.engine = engine or self._choose_engine()
-        self._order["engine"] = self.engine["engine"]
+        self._order = replace(
+            order,
+            broker=broker.access if broker else "",
+            carrier=self.carrier,
+            names=[host.name for host in hosts] if bound else [],
+            engine=self.engine["engine"],
+        )
 
     @property
     def hosts(self) -> int:
@@ -147,12 +156,9 @@ class Fleet:
     def _concurrent(self, hosts: Sequence[Host], access: str) -> int:
         """How many of the hosts work at the same time: fewer than there are if Flower gives them
         fewer processes, and then those that are left take all the nodes."""
-        orders = [
-            {"broker": access, "host": number, "hosts": len(hosts), "patience": _MEET_SECONDS}
-            for number in range(len(hosts))
-        ]
+        orders = [MeetOrder(access, n, len(hosts), _MEET_SECONDS) for n in range(len(hosts))]
         # Whoever had to wait for its turn saw those before it all the same: the first ones count.
-        return min(int(answer["here"]) for answer in self._ask(hosts, "query.meet", orders))
+        return min(met.here for met in self._ask(hosts, "query.meet", orders, Met))
 
     def _choose_engine(self) -> dict[str, Any]:
         """How all hosts compute gradients: as configured, and if that is "auto" with the engine
@@ -163,31 +169,29 @@ class Fleet:
         # Without a timetable no two nodes are due at one moment.
         if len(seat.nodes) == 1 or not self._nodes.virtual:
             return {"engine": "sequential"}
-        [answer] = self._ask([seat.host], "query.engine", [{"nodes": seat.nodes}])
-        return {"engine": str(answer["engine"]), "engine_gain": float(answer["gain"]) or None}
+        [found] = self._ask([seat.host], "query.engine", [EngineOrder(seat.nodes)], FastestEngine)
+        return {"engine": found.engine, "engine_gain": found.gain or None}
 
     def _ask(
-        self, hosts: Sequence[Host], kind: str, orders: Sequence[dict[str, Any]]
-    ) -> list[dict[str, Any]]:
-        """What hosts answer, in the order in which they do."""
+        self, hosts: Sequence[Host], kind: str, orders: Sequence[Any], answer: type[T]
+    ) -> list[T]:
+        """What hosts answer, each with an `answer`, in the order in which they do."""
         asked = {self._send(h, kind, order): h for h, order in zip(hosts, orders, strict=True)}
-        answers: list[dict[str, Any]] = []
+        answers: list[T] = []
         while self._dispatcher.busy():
             time.sleep(0.01)
             for reply in self._dispatcher.collect():
-                if reply.has_error():
+                try:
+                    if reply.has_error():
+                        raise ValueError(reply.error.reason)
+                    answers.append(message_of(answer, reply.content))
+                except ValueError as error:
                     name = asked[reply.metadata.reply_to_message_id].name
-                    raise EdgeFlError(f"{name} cannot be asked: {last_line(reply.error.reason)}")
-                answers.append(dict(reply.content["config"]))
+                    raise EdgeFlError(f"{name} cannot be asked: {last_line(str(error))}") from error
         return answers
 
-    def _send(self, host: Host, kind: str, order: dict[str, Any], mail: Sequence[Mail] = ()) -> str:
-        headers, arrays = to_arrays(mail)
-        content = {
-            "config": ConfigRecord({**order, "mail": headers}),
-            "arrays": ArrayRecord({key: Array(value) for key, value in arrays.items()}),
-        }
-        message = Message(RecordDict(content), host.node_id, kind)
+    def _send(self, host: Host, kind: str, order: Any) -> str:
+        message = Message(records_of(order), host.node_id, kind)
         return self._dispatcher.send(message, self._timeout())
 
     def _timeout(self) -> float:
@@ -202,9 +206,9 @@ class Fleet:
         known = _PATIENCE_WINDOWS * self._longest_window
         return max(nodes.round_timeout, known or images * _SLOWEST_IMAGE_SECONDS)
 
-    def dispatch(self, last: int, order_of: Callable[[int], dict[str, Any]]) -> None:
-        """Give work to every host that is free and may go on, up to window `last`; order_of says
-        what a host is told of a window. EdgeFlError when no host can ever go on."""
+    def dispatch(self, last: int, terms_of: Callable[[int], WindowTerms]) -> None:
+        """Give work to every host that is free and may go on, up to window `last`; terms_of says
+        what hosts are told of a window. EdgeFlError when no host can ever go on."""
         busy = {seat.number for seat in self._under_way.values()}
         behind = min(seat.window for seat in self._seats)
         for seat in self._seats:
@@ -218,15 +222,18 @@ class Fleet:
                     continue  # it would only find out again that it lacks mail
             if not seat.stops:
                 seat.began = time.monotonic()
-            order = {
-                **self._order,
-                **order_of(seat.window),
-                "nodes": seat.nodes,
-                "host": seat.number,
-                "stops": seat.stops,
-                "collected": seat.collected,
-            }
-            self._under_way[self._send(seat.host, "train.consensus", order, seat.mail)] = seat
+            heads, vectors = to_arrays(seat.mail)
+            order = WindowOrder(
+                **vars(self._order),
+                **vars(terms_of(seat.window)),
+                nodes=seat.nodes,
+                host=seat.number,
+                stops=seat.stops,
+                collected=seat.collected,
+                mail=heads,
+                vectors=vectors,
+            )
+            self._under_way[self._send(seat.host, "train.consensus", order)] = seat
         if self._under_way or behind > last:
             self._last_work = time.monotonic()
         elif not self._live:
@@ -303,12 +310,12 @@ class Fleet:
 
     def _read(self, seat: _Seat, reply: Message) -> Answer | None:
         """Take in what a host has done. ValueError for what is no reply; nothing is changed."""
-        told = read_reply(reply, seat.nodes, self._everybody, self._parameters)
+        told = read_report(reply, seat.nodes, self._everybody, self._parameters)
         if self._live and not told.done:
             raise ValueError("its window is not done, and there is nothing that it had to wait for")
         # The nodes of a device that has diverged, which ends the run, have nothing to say.
-        wild = told.done and not np.isfinite(told.metrics["norm"]).all()
-        mails = [] if self._live and wild else told.mails
+        wild = told.done and not all(math.isfinite(n.norm) for n in told.nodes)
+        mails = [] if self._live and wild else from_arrays(told.mail, told.vectors)
         for mail in mails:
             allowed = self._broker.may_send(seat.number, mail.sender, mail.receiver)
             if allowed and (fault := self._fault(mail)):
@@ -324,8 +331,7 @@ class Fleet:
         seat.window, seat.stops = seat.window + 1, 0
         self._longest_window = max(self._longest_window, time.monotonic() - seat.began)
         trace, seat.trace = seat.trace, []
-        described = told.described | {"trace": trace}
-        return Answer(seat.window - 1, seat.nodes, told.metrics, described, told.total)
+        return Answer(seat.window - 1, told, trace)
 
     def _fault(self, mail: Mail) -> str | None:
         # Where all mail is waited for, a value that is not finite has to come: it ends the run.

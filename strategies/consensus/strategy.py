@@ -16,7 +16,7 @@ from flwr.serverapp.strategy import Result
 from strategies.carriers.checks import expected_vectors
 from strategies.clock import Clock
 from strategies.consensus.agreement import average, consensus_distance, spread_by_class
-from strategies.consensus.answers import METRICS, OFF, Answer
+from strategies.consensus.answers import Answer
 from strategies.consensus.fleet import Fleet
 from strategies.consensus.host import INCIDENTS
 from strategies.consensus.participant import Mail, Tally
@@ -26,6 +26,7 @@ from strategies.consensus.settings import ConsensusRun
 from strategies.consensus.shared import nodes_of, settling_of
 from strategies.divergence import diverged
 from strategies.evaluation import BY_CLASS, Candidate, Evaluator
+from strategies.messages.windows import NOBODY, OFF, NodeNumbers, RunOrder, WindowTerms
 from strategies.own_course import OwnCourse, check_rounds
 from strategies.partition import label_histogram
 from strategies.problem import flat_model, split_of, task_of, train_set_of
@@ -67,8 +68,7 @@ class Consensus(OwnCourse):
         self._applied = (0, 0.0)  # how many mails have been used until then, and their ages' sum
         self._answers: dict[int, list[Answer]] = {}
         self._examples: list[int] = []  # of every participant; 0 until it has come
-        self._numbers: dict[str, dict[int, Any]] = {}  # the newest of every node, by name
-        self._digests: dict[int, str] = {}
+        self._known: dict[int, NodeNumbers] = {}  # of every node, the newest
         self._average = np.zeros(0)
         self._forgotten: dict[int, np.ndarray] = {}  # averages whose evaluation a kill prevented
 
@@ -145,7 +145,7 @@ class Consensus(OwnCourse):
         first = self._window
         began = heard = time.monotonic()
         while self._window < self._last:
-            fleet.dispatch(self._last, self._order_of)
+            fleet.dispatch(self._last, self._terms_of)
             answers, failures = fleet.collect()
             for host, reason in failures:
                 self._recorder.emit(
@@ -167,29 +167,26 @@ class Consensus(OwnCourse):
 
     # -- what hosts are told ------------------------------------------------------------------
 
-    def _order(self) -> dict[str, Any]:
-        """What every host is told in every window."""
+    def _order(self) -> RunOrder:
         seconds = _SLICE_STEPS * self._nodes.consensus.step_seconds
-        return {
-            "topology": self._text,
-            "directory": str(self._recorder.path),
-            # A device may have the states of an earlier run of that name.
-            "states": self._recorder.identity,
-            "slice": 0.0 if self._window else seconds,
-        }
+        return RunOrder(
+            topology=self._text,
+            directory=str(self._recorder.path),
+            states=self._recorder.identity,
+            slice=0.0 if self._window else seconds,
+        )
 
-    def _order_of(self, window: int) -> dict[str, Any]:
-        """What a host is told of one window."""
+    def _terms_of(self, window: int) -> WindowTerms:
         c = self._nodes.consensus
-        return {
-            "window": window,
-            "rate": rate_of(c.schedule, c.step_size, window, self._nodes.rounds),
-            "settling": self._rounds_each if window > self._nodes.rounds else 0,
-            "durable": self._durable(window),
-            "kept": self._kept,
-            "examples": self._examples,
-            "started": self._clock.now(),
-        }
+        return WindowTerms(
+            window=window,
+            rate=rate_of(c.schedule, c.step_size, window, self._nodes.rounds),
+            settling=self._rounds_each if window > self._nodes.rounds else 0,
+            durable=self._durable(window),
+            kept=self._kept,
+            examples=self._examples,
+            started=self._clock.now(),
+        )
 
     def _recorded_engine(self) -> dict[str, Any]:
         """How a resumed run has computed gradients so far, and what it measured; {} at first."""
@@ -231,17 +228,17 @@ class Consensus(OwnCourse):
 
     def _hear(self, answer: Answer) -> None:
         """What a host tells besides of itself and its nodes."""
-        for node, examples in zip(answer.nodes, answer.described["examples"], strict=True):
-            if node < self._nodes.participants:
-                self._examples[node] = examples
-        refused: dict[str, int] = answer.described["refused"]
-        if refused:
+        report = answer.report
+        for numbers in report.nodes:
+            if numbers.node < self._nodes.participants:
+                self._examples[numbers.node] = numbers.examples
+        if report.refused:
             self._recorder.emit(
                 "rejected",
-                participant=", ".join(map(str, answer.nodes)),
+                participant=", ".join(str(numbers.node) for numbers in report.nodes),
                 round=answer.window,
-                count=sum(refused.values()),
-                reason="mail refused: " + ", ".join(f"{n} {why}" for why, n in refused.items()),
+                count=sum(refused.count for refused in report.refused),
+                reason="mail refused: " + ", ".join(f"{n} {why}" for why, n in report.refused),
             )
 
     def _close_window(self, answers: list[Answer], eta: float, evaluator: Evaluator) -> None:
@@ -252,40 +249,42 @@ class Consensus(OwnCourse):
         t = timetable.border(window) if nodes.virtual else self._clock.now()
         people = range(nodes.participants)
         everybody = range(nodes.participants + len(nodes.consensus.reference_list))
+        told = {n.node: n for answer in answers for n in answer.report.nodes}
         # Of nodes that were away: no metric, and of what they have done the last that is known.
-        for name in METRICS:
-            off = OFF if name in ("accuracy", "loss") else 0
-            known = {} if name in ("accuracy", "loss") else self._numbers.get(name, {})
-            self._numbers[name] = dict.fromkeys(everybody, off) | known
-            for answer in answers:
-                self._numbers[name] |= answer.of(name)
-        by_name = self._numbers
-        metric, loss, norms = (by_name[name] for name in ("accuracy", "loss", "norm"))
+        known = self._known = {
+            i: told.get(i) or self._known.get(i, NodeNumbers(i))._replace(metric=OFF, loss=OFF)
+            for i in everybody
+        }
+        metric, norms = (
+            {i: n.metric for i, n in known.items()},
+            {i: n.norm for i, n in known.items()},
+        )
         on = [i for i in people if metric[i] != OFF]  # NaN: on, and diverged
         wild = [i for i in people if math.isnan(metric[i]) or not math.isfinite(norms[i])]
         totals = [answer.total for answer in answers if len(answer.total)]
         self._average = average(totals, len(on)) if totals else np.zeros(0)
         distance = consensus_distance([norms[i] for i in on], self._average) if totals else None
-        tally = {name: sum(by_name[f"tally.{name}"][i] for i in people) for name in _TALLY}
+        tally = {name: sum(getattr(known[i], name) for i in people) for name in _TALLY}
         used, age = tally["used"] - self._applied[0], tally["age"] - self._applied[1]
         self._applied = tally["used"], tally["age"]
-        heard = {i: times for a in answers for i, times in a.described["heard"].items()}
-        by_class = {i: told for a in answers for i, told in a.described["classes"].items()}
-        classes = spread_by_class(self._classes, [by_class[i] for i in on if i in by_class])
-        for answer in answers:
-            self._digests |= dict(zip(answer.nodes, answer.described["digests"], strict=True))
+        heard = sorted((h for a in answers for h in a.report.heard), key=lambda h: h.node)
+        by_class: dict[int, dict[str, float]] = {i: {} for i in on}
+        for each in (each for answer in answers for each in answer.report.classes):
+            if each.node in by_class:
+                by_class[each.node][each.name] = each.metric
+        classes = spread_by_class(self._classes, list(by_class.values()))
         self._recorder.emit(
             "nodes",
             round=window,
             t=t,
             accuracy=[None if metric[i] == OFF else metric[i] for i in people],  # the main metric
-            loss=[None if metric[i] == OFF else loss[i] for i in people],
+            loss=[None if metric[i] == OFF else known[i].loss for i in people],
             examples=self._examples,
             diverged=wild,
             **({BY_CLASS: classes} if classes else {}),
             settled=settled,
-            steps=[by_name["tally.steps"][i] for i in people],
-            heard=[[i, j, t - when] for i in sorted(heard) for j, when in heard[i].items()],
+            steps=[known[i].steps for i in people],
+            heard=[[h.node, h.peer, t - h.t] for h in heard],
             reference={
                 name: metric[nodes.participants + position]
                 for position, name in enumerate(nodes.consensus.reference_list)
@@ -305,8 +304,8 @@ class Consensus(OwnCourse):
             distance=distance,
             settled=settled,
             eta=eta,
-            seconds=max(answer.metrics["seconds"] for answer in answers),
-            seconds_evaluation=max(answer.metrics["seconds-evaluation"] for answer in answers),
+            seconds=max(answer.report.seconds for answer in answers),
+            seconds_evaluation=max(answer.report.seconds_evaluation for answer in answers),
         )
         self._record_trace(window, answers, timetable)
         self._evaluate(evaluator, window, t)
@@ -322,7 +321,12 @@ class Consensus(OwnCourse):
 
     def _record_trace(self, window: int, answers: list[Answer], timetable: Timetable) -> None:
         """What happened to nodes and links in the window and, of the first, the slice."""
-        events = [tuple(event) for answer in answers for event in answer.described["trace"]]
+        events = [
+            (m.t, m.what, m.node, None if m.peer == NOBODY else m.peer,
+             None if math.isnan(m.sent) else m.sent)
+            for answer in answers
+            for m in answer.trace
+        ]  # fmt: skip
         if window == 1:
             self._recorder.emit(
                 "trace", events=sorted(events, key=lambda event: (event[0], event[2]))
@@ -363,7 +367,7 @@ class Consensus(OwnCourse):
         if not self._durable(self._window):
             return
         if self._window == self._last:
-            own = [self._digests.get(i, "") for i in range(self._nodes.participants)]
+            own = [self._known[i].digest for i in range(self._nodes.participants)]
             checksum = hashlib.sha256("".join(own).encode()).hexdigest()
             self._recorder.save_checkpoint(
                 MODELS,

@@ -1,7 +1,7 @@
 """Which host does which job, and which message has which jobs."""
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from strategies.roster import Host
 from strategies.schedule import Job
@@ -31,9 +31,9 @@ class Handout:
                 self._leaving |= {job.key: job for job in jobs}
                 yield host, jobs
 
-    def take(self, participants: Sequence[int], indices: Sequence[int]) -> list[Job]:
+    def take(self, keys: Iterable[tuple[int, int]]) -> list[Job]:
         """The jobs of a message that is about to be sent; to be asked for once."""
-        return [self._leaving.pop(key) for key in zip(participants, indices, strict=True)]
+        return [self._leaving.pop(key) for key in keys]
 
     def sent(self, message_id: str, jobs: list[Job]) -> None:
         """The message with that id has these jobs."""

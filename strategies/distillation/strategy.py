@@ -4,9 +4,8 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
@@ -34,6 +33,8 @@ from strategies.distillation.settings import (
 from strategies.divergence import require_finite
 from strategies.errors import WorkerError
 from strategies.link.sessions import SessionGrid
+from strategies.messages.codec import CONFIG, records_of
+from strategies.messages.training import TrainOrder, jobs_of
 from strategies.own_course import OwnCourse, check_rounds
 from strategies.precision import rounded, size
 from strategies.problem import flat_model
@@ -213,14 +214,13 @@ class Distillation(OwnCourse):
         busy = self._dispatcher.busy() if self._dispatcher else set()
         for host, jobs in self._handout.share(due, self._rounds.expects, busy):
             base = jobs[0].base_version
-            order = ConfigRecord(
-                {
-                    **config,
-                    "participants": [job.participant for job in jobs],
-                    "indices": [job.index for job in jobs],
-                }
+            order = TrainOrder(
+                [job.participant for job in jobs],
+                [job.index for job in jobs],
+                self._sent_model(base, arrays),  # type: ignore[arg-type]
             )
-            content = RecordDict({"arrays": self._sent_model(base, arrays), "config": order})
+            content = records_of(order)
+            content[CONFIG] = ConfigRecord({**config, **content.config_records[CONFIG]})
             self._counters.bytes_down += len(jobs) * size(self._versions[base], self._precision)
             yield Message(content, host.node_id, "train.local", group_id=str(server_round))
 
@@ -234,8 +234,7 @@ class Distillation(OwnCourse):
 
     def _jobs_of(self, message: Message) -> list[Job]:
         """The jobs that a message of `configure_train` hands out; to be asked for once."""
-        order: Any = message.content["config"]
-        return self._handout.take(order["participants"], order["indices"])
+        return self._handout.take(jobs_of(message.content))
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
 
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Message
 from flwr.serverapp import Grid
 
 from strategies.checks import last_line
 from strategies.dispatch import online
+from strategies.messages.codec import message_of, records_of
+from strategies.messages.queries import Invitation, SessionEnd
 
 _INVITATION_SECONDS = 30 * 24 * 3600.0  # how long a session may last
 _REFUSED_SECONDS = 30.0  # until a device that could not have a session is asked again
@@ -60,8 +61,7 @@ class Invitations:
             if node in busy or now < self._not_before.get(node, now):
                 continue
             patience = _DEVICE_PATIENCE * self._patience
-            order = {"run": self._token, "patience": patience, "names": list(self._names)}
-            content = RecordDict({"config": ConfigRecord(order)})
+            content = records_of(Invitation(self._token, patience, list(self._names)))
             message = Message(content, node, "train.session", ttl=_INVITATION_SECONDS)
             ids = list(self._grid.push_messages([message]))
             if ids and ids[0]:
@@ -80,12 +80,12 @@ class Invitations:
                 self._say(f"{called or f'node {node}'} has no session: {why}")
             return
         try:
-            answer: Any = reply.content["config"]
-            name, why = last_line(str(answer["name"])), last_line(str(answer["why"]), "")
-        except KeyError as error:
+            end = message_of(SessionEnd, reply.content)
+        except ValueError as error:
             self._not_before[node] = time.monotonic() + _REFUSED_SECONDS
-            self._say(f"node {node} has ended its session without {error}")
+            self._say(f"node {node} has ended its session with {last_line(str(error))}")
             return
+        name, why = last_line(end.name), last_line(end.why, "")
         if name not in self._names:
             self._spare.add(node)
             self._say(f"{name or node} is none of this run's devices" + (f": {why}" if why else ""))
