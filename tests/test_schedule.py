@@ -9,7 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from strategies.distillation.trace import DistillationPlan, Order, distillation_trace, orders
+from strategies.distillation.trace import (
+    DistillationPlan,
+    Instruction,
+    distillation_trace,
+    instructions,
+)
 from strategies.randomness import rng
 from strategies.schedule import Aggregation, CostModel, Job, Trace, cohort, idle_times
 from tests import oracle
@@ -181,7 +186,7 @@ def test_no_distillation_server_is_a_trace_of_averagings_alone() -> None:
     assert [a.t for a in trace.aggregations] == pytest.approx([10, 20, 30, 40, 50])
     assert (trace.segments, trace.publications, trace.skipped) == ((), (), ())
     assert trace.duration == trace.aggregations[-1].t
-    assert orders(trace) == ()
+    assert instructions(trace) == ()
 
 
 # ------------------------------------------------------------------------------------ properties
@@ -291,18 +296,18 @@ def test_publications_show_the_steps_completed(run: dict[str, Any]) -> None:
 
 @given(RUN)
 @settings(deadline=None, max_examples=60)
-def test_orders_are_the_segments_and_publications(run: dict[str, Any]) -> None:
+def test_instructions_are_the_segments_and_publications(run: dict[str, Any]) -> None:
     """Done in order, they make the same steps with the same teachers and show the same models."""
     trace = distillation_trace(**run)
     steps: list[tuple[str, int]] = []
     shown, done = [], 0
-    for order in orders(trace):
-        if order.kind == "publish":
-            shown.append((order.round, done))
+    for instruction in instructions(trace):
+        if instruction.kind == "publish":
+            shown.append((instruction.round, done))
             continue
-        assert order.steps > 0
-        steps += [(order.kind, order.teacher_version)] * order.steps
-        done += order.steps if order.kind == "reverse" else 0
+        assert instruction.steps > 0
+        steps += [(instruction.kind, instruction.teacher_version)] * instruction.steps
+        done += instruction.steps if instruction.kind == "reverse" else 0
     assert steps == [(s.kind, s.teacher_version) for s in trace.segments for _ in range(s.steps)]
     assert shown == [(p.round, p.step) for p in trace.publications]
 
@@ -313,13 +318,13 @@ def test_a_publication_divides_a_segment() -> None:
     plan = DistillationPlan("round", reverse_steps=5)
     cost = COSTS["very slow server"]
     trace = distillation_trace(cost, plan, participants=2, rounds=3, seed=0)
-    assert orders(trace) == (
-        Order("publish", round=1),
-        Order("reverse", 1, 1),
-        Order("publish", round=2),
-        Order("reverse", 1, 4),
-        Order("reverse", 3, 5),
-        Order("publish", round=3),
+    assert instructions(trace) == (
+        Instruction("publish", round=1),
+        Instruction("reverse", 1, 1),
+        Instruction("publish", round=2),
+        Instruction("reverse", 1, 4),
+        Instruction("reverse", 3, 5),
+        Instruction("publish", round=3),
     )
 
 

@@ -43,7 +43,7 @@ _LONGEST_PAUSE = 60.0  # seconds until a device that keeps failing is asked agai
 
 
 @dataclass
-class _Seat:
+class _HostState:
     """A host with its nodes, and what it is doing.
 
     stops: how often it has parked its nodes in this window. mail: what its nodes' states do not
@@ -120,7 +120,7 @@ class Fleet:
         if self.carrier == "auto":
             mailed = self._sessions is not None and not nodes.virtual
             self.carrier = "zenoh" if mailed else "grid" if bound else "sockets"
-        self._seats: list[_Seat] = []
+        self._states: list[_HostState] = []
         hosts = hosts[: len(everybody)]
         broker: SocketBroker | None = None
         if self.carrier == "sockets" and len(hosts) > 1:
@@ -128,18 +128,18 @@ class Fleet:
             resources.enter_context(broker)
             hosts = hosts[: self._concurrent(hosts, broker.access)]
         parts = [[h.participant] for h in hosts] if bound else spread(everybody, len(hosts))
-        self._seats = [
-            _Seat(host, number, [n for n in nodes if n is not None], first)
+        self._states = [
+            _HostState(host, number, [n for n in nodes if n is not None], first)
             for number, (host, nodes) in enumerate(zip(hosts, parts, strict=True))
         ]
-        placement = {node: seat.number for seat in self._seats for node in seat.nodes}
+        placement = {node: state.number for state in self._states for node in state.nodes}
         self._broker = Broker(frozenset(topology.edges), placement, newest=not nodes.virtual)
         self._brokers: list[Broker | SocketBroker] = [self._broker, *([broker] if broker else [])]
         if len(hosts) == 1:
             self.carrier = ""
         elif broker is not None:
             broker.place(placement)
-        self._under_way: dict[str, _Seat] = {}
+        self._under_way: dict[str, _HostState] = {}
         self.engine = engine or self._choose_engine()
         self._order = replace(
             order,
@@ -151,7 +151,7 @@ class Fleet:
 
     @property
     def hosts(self) -> int:
-        return len(self._seats)
+        return len(self._states)
 
     def _concurrent(self, hosts: Sequence[Host], access: str) -> int:
         """How many of the hosts work at the same time: fewer than there are if Flower gives them
@@ -165,11 +165,11 @@ class Fleet:
         that is fastest for the one with most nodes, which measures all; then with what it found."""
         if (chosen := self._nodes.consensus.engine) != "auto":
             return {"engine": chosen}
-        seat = max(self._seats, key=lambda seat: len(seat.nodes))
+        state = max(self._states, key=lambda state: len(state.nodes))
         # Without a timetable no two nodes are due at one moment.
-        if len(seat.nodes) == 1 or not self._nodes.virtual:
+        if len(state.nodes) == 1 or not self._nodes.virtual:
             return {"engine": "sequential"}
-        [found] = self._ask([seat.host], "query.engine", [EngineOrder(seat.nodes)], FastestEngine)
+        [found] = self._ask([state.host], "query.engine", [EngineOrder(state.nodes)], FastestEngine)
         return {"engine": found.engine, "engine_gain": found.gain or None}
 
     def _ask(
@@ -201,7 +201,7 @@ class Fleet:
         nodes = self._nodes
         if not nodes.virtual:
             return nodes.round_timeout
-        most = max(len(seat.nodes) for seat in self._seats) if self._seats else self._everybody
+        most = max(len(state.nodes) for state in self._states) if self._states else self._everybody
         images = most * nodes.consensus.window * nodes.consensus.batch_size
         known = _PATIENCE_WINDOWS * self._longest_window
         return max(nodes.round_timeout, known or images * _SLOWEST_IMAGE_SECONDS)
@@ -209,31 +209,31 @@ class Fleet:
     def dispatch(self, last: int, terms_of: Callable[[int], WindowTerms]) -> None:
         """Give work to every host that is free and may go on, up to window `last`; terms_of says
         what hosts are told of a window. EdgeFlError when no host can ever go on."""
-        busy = {seat.number for seat in self._under_way.values()}
-        behind = min(seat.window for seat in self._seats)
-        for seat in self._seats:
-            if seat.number in busy or seat.window > last or self._is_out(seat):
+        busy = {state.number for state in self._under_way.values()}
+        behind = min(state.window for state in self._states)
+        for state in self._states:
+            if state.number in busy or state.window > last or self._is_out(state):
                 continue
-            if self._nodes.virtual and seat.window > behind:
+            if self._nodes.virtual and state.window > behind:
                 continue
             if self.carrier == "grid":
-                seat.mail += self._take(seat)
-                if seat.stops and not seat.mail:
+                state.mail += self._take(state)
+                if state.stops and not state.mail:
                     continue  # it would only find out again that it lacks mail
-            if not seat.stops:
-                seat.began = time.monotonic()
-            heads, vectors = to_arrays(seat.mail)
+            if not state.stops:
+                state.began = time.monotonic()
+            heads, vectors = to_arrays(state.mail)
             order = WindowOrder(
                 **vars(self._order),
-                **vars(terms_of(seat.window)),
-                nodes=seat.nodes,
-                host=seat.number,
-                stops=seat.stops,
-                collected=seat.collected,
+                **vars(terms_of(state.window)),
+                nodes=state.nodes,
+                host=state.number,
+                stops=state.stops,
+                collected=state.collected,
                 mail=heads,
                 vectors=vectors,
             )
-            self._under_way[self._send(seat.host, "train.consensus", order)] = seat
+            self._under_way[self._send(state.host, "train.consensus", order)] = state
         if self._under_way or behind > last:
             self._last_work = time.monotonic()
         elif not self._live:
@@ -244,28 +244,28 @@ class Fleet:
                 f"they are back, with: edge-fl resume RUN"
             )
 
-    def _is_out(self, seat: _Seat) -> bool:
-        """Whether the seat's device is away, or has failed and is left alone for a while."""
+    def _is_out(self, state: _HostState) -> bool:
+        """Whether the host's device is away, or has failed and is left alone for a while."""
         if not self._live:
             return False
-        away = self._sessions is not None and not self._sessions.is_here(seat.host.node_id)
-        seat.out = away or time.monotonic() < seat.not_before
-        return seat.out
+        away = self._sessions is not None and not self._sessions.is_here(state.host.node_id)
+        state.out = away or time.monotonic() < state.not_before
+        return state.out
 
     def complete(self, window: int) -> bool:
         """Whether everybody has done `window` who is there."""
-        return all(seat.window > window or seat.out for seat in self._seats)
+        return all(state.window > window or state.out for state in self._states)
 
     def close(self, window: int) -> None:
         """`window` is over: who was away goes on with the next one."""
-        for seat in self._seats:
-            if seat.window <= window:
-                seat.window, seat.stops, seat.trace = window + 1, 0, []
+        for state in self._states:
+            if state.window <= window:
+                state.window, state.stops, state.trace = window + 1, 0, []
 
-    def _take(self, seat: _Seat) -> list[Mail]:
-        new = self._broker.collect(seat.number)
+    def _take(self, state: _HostState) -> list[Mail]:
+        new = self._broker.collect(state.number)
         if new:
-            self._broker.forget(seat.number, new[-1][0])  # it is in the seat's own hands now
+            self._broker.forget(state.number, new[-1][0])  # it is in the host's own hands now
         return [Mail(p.sender, p.receiver, p.seq, p.content, p.sent) for _, p in new]
 
     def collect(self) -> tuple[list[Answer], list[tuple[Host, str]]]:
@@ -277,61 +277,61 @@ class Fleet:
         answers: list[Answer] = []
         failures: list[tuple[Host, str]] = []
         for reply in self._dispatcher.collect():
-            seat = self._under_way.pop(reply.metadata.reply_to_message_id)
+            state = self._under_way.pop(reply.metadata.reply_to_message_id)
             try:
                 if reply.has_error():
                     raise ValueError(last_line(reply.error.reason))
-                answer = self._read(seat, reply)
+                answer = self._read(state, reply)
             except ValueError as error:
-                seat.failures += 1
-                failures.append((seat.host, last_line(str(error))))
+                state.failures += 1
+                failures.append((state.host, last_line(str(error))))
                 if self._live:
-                    seat.out = True
-                    pause = min(_LONGEST_PAUSE, 2.0 ** (seat.failures - 1))
-                    seat.not_before = time.monotonic() + pause
-                elif seat.failures >= _ATTEMPTS:
+                    state.out = True
+                    pause = min(_LONGEST_PAUSE, 2.0 ** (state.failures - 1))
+                    state.not_before = time.monotonic() + pause
+                elif state.failures >= _ATTEMPTS:
                     raise EdgeFlError(
-                        f"{seat.host.name} has failed {_ATTEMPTS} times in a row: {error}"
+                        f"{state.host.name} has failed {_ATTEMPTS} times in a row: {error}"
                     ) from error
                 continue
-            seat.failures = 0
+            state.failures = 0
             if answer is not None:
                 answers.append(answer)
                 self._announce()
-        return answers, failures + forgeries(self._brokers, [seat.host for seat in self._seats])
+        return answers, failures + forgeries(self._brokers, [state.host for state in self._states])
 
     def _announce(self) -> None:
         """Tell devices that are behind to go on: a window is over when half of those who are there
         have done it. The slowest would make all others wait, or go on without it; the fastest may
         be one that does nothing at all."""
         if self._live and self._sessions is not None:
-            ahead = sorted((seat.window for seat in self._seats if not seat.out), reverse=True)
+            ahead = sorted((state.window for state in self._states if not state.out), reverse=True)
             self._sessions.announce(ahead[(len(ahead) - 1) // 2])
 
-    def _read(self, seat: _Seat, reply: Message) -> Answer | None:
+    def _read(self, state: _HostState, reply: Message) -> Answer | None:
         """Take in what a host has done. ValueError for what is no reply; nothing is changed."""
-        told = read_report(reply, seat.nodes, self._everybody, self._parameters)
+        told = read_report(reply, state.nodes, self._everybody, self._parameters)
         if self._live and not told.done:
             raise ValueError("its window is not done, and there is nothing that it had to wait for")
         # The nodes of a device that has diverged, which ends the run, have nothing to say.
         wild = told.done and not all(math.isfinite(n.norm) for n in told.nodes)
         mails = [] if self._live and wild else from_arrays(told.mail, told.vectors)
         for mail in mails:
-            allowed = self._broker.may_send(seat.number, mail.sender, mail.receiver)
+            allowed = self._broker.may_send(state.number, mail.sender, mail.receiver)
             if allowed and (fault := self._fault(mail)):
                 raise ValueError(fault)
         for mail in mails:
             packet = Packet(mail.sender, mail.receiver, mail.seq, mail.sent, mail.vectors)
-            self._broker.post(seat.number, packet)
-        seat.mail, seat.collected = [], told.collected
-        seat.trace += told.trace
+            self._broker.post(state.number, packet)
+        state.mail, state.collected = [], told.collected
+        state.trace += told.trace
         if not told.done:
-            seat.stops += 1
+            state.stops += 1
             return None
-        seat.window, seat.stops = seat.window + 1, 0
-        self._longest_window = max(self._longest_window, time.monotonic() - seat.began)
-        trace, seat.trace = seat.trace, []
-        return Answer(seat.window - 1, told, trace)
+        state.window, state.stops = state.window + 1, 0
+        self._longest_window = max(self._longest_window, time.monotonic() - state.began)
+        trace, state.trace = state.trace, []
+        return Answer(state.window - 1, told, trace)
 
     def _fault(self, mail: Mail) -> str | None:
         # Where all mail is waited for, a value that is not finite has to come: it ends the run.

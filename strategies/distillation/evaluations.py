@@ -20,7 +20,7 @@ class Evaluations:
     is done next, when a model of the run is not finite."""
 
     def __init__(
-        self, run: DistillationRun, recorder: Recorder, warn: Callable[[str], object]
+        self, run: DistillationRun, recorder: Recorder, warn: Callable[[str], None]
     ) -> None:
         self._run, self._recorder = run, recorder
         roles = ("small", "large") if run.distils else ("small",)

@@ -18,7 +18,7 @@ from strategies.distillation.mailbox import (
 from strategies.distillation.references import References
 from strategies.distillation.settings import DistillationRun
 from strategies.distillation.supervisor import DistillationServer
-from strategies.distillation.trace import orders_after
+from strategies.distillation.trace import instructions_after
 from strategies.divergence import require_finite
 from strategies.errors import RunDirectoryError
 from strategies.evaluation import Candidate, Evaluator
@@ -36,7 +36,9 @@ def check_server(run: DistillationRun, recorder: Recorder, version: int) -> None
     needed = published[-1:]
     if run.virtual:
         store = VersionStore(directory)
-        rest = orders_after(run.schedule.trace(), number_of(published[-1]) if published else 0)
+        rest = instructions_after(
+            run.schedule.trace(), number_of(published[-1]) if published else 0
+        )
         taken = {order.teacher_version for order in rest if order.kind != "publish"}
         needed += [store.file(v) for v in sorted(taken) if v <= version]
     elif not published:

@@ -190,10 +190,10 @@ class Distillation(OwnCourse):
 
     def _is_over(self, evaluations: Evaluations) -> bool:
         """Whether the run has to stop early."""
-        version, publisher = self._version, self._publisher
+        version = self._version
 
         def wait() -> None:
-            if publisher is not None:
+            if (publisher := self._publisher) is not None:
                 publisher.wait(lambda: publisher.published >= version)
 
         self._stopped = evaluations.end_early(version, wait)

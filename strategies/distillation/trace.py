@@ -180,7 +180,7 @@ _POLICIES = {
 
 
 @dataclass(frozen=True)
-class Order:
+class Instruction:
     """One thing the distillation server does: "reverse" (steps with teacher_version), "forward"
     (from teacher_version) or "publish" (the global model of round `round`)."""
 
@@ -190,36 +190,36 @@ class Order:
     round: int = 0
 
 
-def orders(trace: Trace) -> tuple[Order, ...]:
+def instructions(trace: Trace) -> tuple[Instruction, ...]:
     """The trace's segments and publications as one sequence: all the distillation server needs.
 
     A publication comes as soon as its step is done, so it may divide a segment.
     """
-    result: list[Order] = []
+    result: list[Instruction] = []
     waiting = list(trace.publications)
 
     def publish(step: int) -> None:
         while waiting and waiting[0].step <= step:
-            result.append(Order("publish", round=waiting.pop(0).round))
+            result.append(Instruction("publish", round=waiting.pop(0).round))
 
     for segment in trace.segments:
         version = segment.teacher_version
         if segment.kind == "forward":
-            result.append(Order("forward", version, segment.steps))
+            result.append(Instruction("forward", version, segment.steps))
             continue
         step, end = segment.first_step, segment.first_step + segment.steps
         publish(step)
         while step < end:
             until = min(waiting[0].step, end) if waiting else end
-            result.append(Order("reverse", version, until - step))
+            result.append(Instruction("reverse", version, until - step))
             step = until
             publish(step)
     return tuple(result)
 
 
-def orders_after(trace: Trace, round_: int) -> tuple[Order, ...]:
-    """Those of `orders` that follow the publication of `round_`; of round 0: all."""
-    program = orders(trace)
+def instructions_after(trace: Trace, round_: int) -> tuple[Instruction, ...]:
+    """Those of `instructions` that follow the publication of `round_`; of round 0: all."""
+    program = instructions(trace)
     done = 1 + next(i for i, each in enumerate(program) if each.round == round_) if round_ else 0
     return program[done:]
 

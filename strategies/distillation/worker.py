@@ -27,7 +27,7 @@ from strategies.distillation.mailbox import (
     published_files,
 )
 from strategies.distillation.settings import DistillationRun
-from strategies.distillation.trace import orders_after
+from strategies.distillation.trace import instructions_after
 from strategies.errors import RunDirectoryError
 from strategies.problem import flat_model, pick_device, proxy_data, task_of
 
@@ -79,16 +79,16 @@ class Worker:
     def _replay(self) -> None:
         """Do what the trace says, each order as soon as its teacher is there."""
         store = VersionStore(self._directory)
-        for order in orders_after(self._run.schedule.trace(), self._round):
-            if order.kind == "publish":
-                self._publish(order.round)
+        for instruction in instructions_after(self._run.schedule.trace(), self._round):
+            if instruction.kind == "publish":
+                self._publish(instruction.round)
                 continue
-            vectors = self._await_version(store, order.teacher_version)
-            if order.kind == "forward":
-                self._forward(order.teacher_version, vectors)
+            vectors = self._await_version(store, instruction.teacher_version)
+            if instruction.kind == "forward":
+                self._forward(instruction.teacher_version, vectors)
                 continue
-            self._teach(order.teacher_version, vectors)
-            for _ in range(order.steps):
+            self._teach(instruction.teacher_version, vectors)
+            for _ in range(instruction.steps):
                 self._parent.check()
                 self._step()
 
