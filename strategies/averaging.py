@@ -35,10 +35,11 @@ def weighted_average(
         raise ValueError(f"nothing to average: {len(updates)} updates of total size {total:g}")
     result: Vectors = {}
     for key in updates[0]:
-        mean = np.zeros_like(updates[0][key])
-        for update, size in zip(updates, sizes, strict=True):
-            mean += np.float32(size / total) * update[key]
-        result[key] = mean
+        shares = zip(updates, sizes, strict=True)
+        first, *others = (np.float32(size / total) * update[key] for update, size in shares)
+        for other in others:
+            first += other
+        result[key] = first
     return result
 
 

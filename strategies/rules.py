@@ -1,29 +1,10 @@
-"""Averaging rules: from the participants' updates to the next version of the model.
+"""Averaging rules: from the participants' updates to the next version of the model."""
 
-Flower's own strategies serve as the rules of synchronous rounds; buffered asynchronous averaging,
-which Flower does not have, is ours.
-"""
-
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Message, Metadata, MetricRecord, RecordDict
-from flwr.serverapp.strategy import (
-    Bulyan,
-    FedAdam,
-    FedAvg,
-    FedMedian,
-    FedProx,
-    FedTrimmedAvg,
-    FedYogi,
-    Krum,
-    MultiKrum,
-    Strategy,
-)
 
 from strategies import plugins
 from strategies.averaging import (
@@ -38,7 +19,11 @@ from strategies.errors import ConfigError
 from strategies.own_rules import BUFFERED, is_own, rule_class
 from strategies.plugins import told_as
 from strategies.privacy import adapted_norm, noise_generator, private_mean, split_noise
+from strategies.robust import bulyan, median, nearest_to_others, trimmed_mean
 from strategies.schedule import Job
+
+_ADAPTIVE = ("fedadam", "fedyogi")
+_BETA_1, _BETA_2 = 0.9, 0.99  # how much of the past their means keep
 
 
 @dataclass(frozen=True)
@@ -79,36 +64,14 @@ class Rule(Protocol):
         pass
 
 
-# name -> (Flower's strategy, its parameters). An adaptive rule (FedOpt) divides by the size of past
-# steps; normalisation statistics are no parameters and a variance could become negative, so there
-# the buffers are averaged instead.
-def _flower_strategy(settings: AveragingSettings) -> tuple[Strategy, bool]:
-    adaptive = {"eta": settings.server_learning_rate, "tau": settings.server_tau}
-    malicious = {"num_malicious_nodes": settings.num_malicious_nodes}
-    honest = max(1, settings.cohort - settings.num_malicious_nodes)
-    table: dict[str, tuple[type[Strategy], dict[str, Any], bool]] = {
-        "fedavg": (FedAvg, {}, False),
-        "fedprox": (FedProx, {"proximal_mu": settings.proximal_mu}, False),
-        "fedadam": (FedAdam, adaptive, True),
-        "fedyogi": (FedYogi, adaptive, True),
-        "krum": (Krum, malicious, False),
-        "multikrum": (MultiKrum, {**malicious, "num_nodes_to_select": honest}, False),
-        "bulyan": (Bulyan, malicious, False),
-        "fedmedian": (FedMedian, {}, False),
-        "fedtrimmedavg": (FedTrimmedAvg, {"beta": settings.trim_fraction}, False),
-    }
-    cls, parameters, is_adaptive = table[settings.averaging]
-    return cls(**parameters), is_adaptive
+class CohortRule(Rule):
+    """A rule of synchronous rounds, with the arithmetic of Flower's strategy of that name.
 
-
-class FlowerRule(Rule):
-    """One of Flower's strategies as a rule: its `aggregate_train` on our flat vectors.
-
-    The model stays as it was where the strategy makes nothing of so few updates (Bulyan).
+    The model stays as it was where the rule makes nothing of so few updates (Bulyan).
     """
 
     def __init__(self, settings: AveragingSettings) -> None:
-        self._strategy, self._adaptive = _flower_strategy(settings)
+        self._settings = settings
 
     def combine(
         self,
@@ -117,28 +80,74 @@ class FlowerRule(Rule):
         updates: Sequence[Update],
         bases: Mapping[int, Vectors],
     ) -> Vectors:
-        keys = ["weights"] if self._adaptive else list(model)
-        if self._adaptive:
-            self._strategy.current_arrays = {key: model[key] for key in keys}  # type: ignore[attr-defined]
-        with _quiet_flower():
-            record, _ = self._strategy.aggregate_train(version, [_reply(u, keys) for u in updates])
-        if record is None:
+        found = self._average([u.vectors for u in updates], [u.examples for u in updates])
+        if found is None:
             return {key: value.copy() for key, value in model.items()}
-        result = {key: record[key].numpy().astype(np.float32) for key in keys}
-        if self._adaptive:
-            rest = [{k: v for k, v in u.vectors.items() if k not in keys} for u in updates]
-            result |= weighted_average(rest, [u.examples for u in updates])
-        return result
+        return {key: value.astype(np.float32) for key, value in found.items()}
+
+    def _average(self, vectors: Sequence[Vectors], sizes: Sequence[int]) -> Vectors | None:
+        settings, liars = self._settings, self._settings.num_malicious_nodes
+        match settings.averaging:
+            case "fedmedian":
+                return median(vectors)
+            case "fedtrimmedavg":
+                return trimmed_mean(vectors, settings.trim_fraction)
+            case "bulyan":
+                return bulyan(vectors, liars)
+            case "krum" | "multikrum" as name:
+                number = 1 if name == "krum" else max(1, settings.cohort - liars)
+                chosen = nearest_to_others(vectors, liars, number)
+                return weighted_average([vectors[k] for k in chosen], [sizes[k] for k in chosen])
+        return weighted_average(vectors, sizes)  # FedProx differs on the client only
 
     def state(self) -> Vectors:
-        moments = {n: getattr(self._strategy, n, None) or {} for n in ("m_t", "v_t")}
-        return {f"{n}.{key}": value for n, part in moments.items() for key, value in part.items()}
+        return {}
 
     def load_state(self, state: Vectors) -> None:
-        for name in ("m_t", "v_t"):
-            part = {k.split(".")[1]: v for k, v in state.items() if k.startswith(f"{name}.")}
-            if part:
-                setattr(self._strategy, name, part)
+        pass
+
+
+class AdaptiveRule(Rule):
+    """FedAdam and FedYogi (Reddi et al. 2021): a step of an adaptive optimiser along the average
+    change, whose size is divided by that of past steps. Normalisation statistics are no parameters
+    and a variance could become negative: the buffers are averaged instead."""
+
+    def __init__(self, settings: AveragingSettings) -> None:
+        self._settings = settings
+        self._mean, self._square = np.zeros(0), np.zeros(0)  # of the changes; before there are any
+
+    def combine(
+        self,
+        version: int,
+        model: Vectors,
+        updates: Sequence[Update],
+        bases: Mapping[int, Vectors],
+    ) -> Vectors:
+        average = weighted_average([u.vectors for u in updates], [u.examples for u in updates])
+        change = average["weights"] - model["weights"]
+        if not len(self._mean):
+            self._mean, self._square = np.zeros_like(change), np.zeros_like(change)
+        square = change**2
+        rate: Any = self._settings.server_learning_rate
+        self._mean = _BETA_1 * self._mean + (1 - _BETA_1) * change
+        if self._settings.averaging == "fedyogi":
+            self._square = self._square - (1.0 - _BETA_2) * square * np.sign(self._square - square)
+        else:
+            self._square = _BETA_2 * self._square + (1 - _BETA_2) * square
+            rate = rate * np.sqrt(1 - np.power(_BETA_2, version + 1.0))
+            rate = rate / (1 - np.power(_BETA_1, version + 1.0))
+        size = np.sqrt(self._square) + self._settings.server_tau
+        weights = model["weights"] + rate * self._mean / size
+        return average | {"weights": weights.astype(np.float32)}
+
+    def state(self) -> Vectors:
+        if not len(self._mean):
+            return {}
+        return {"m_t.weights": self._mean, "v_t.weights": self._square}
+
+    def load_state(self, state: Vectors) -> None:
+        if state:
+            self._mean, self._square = state["m_t.weights"], state["v_t.weights"]
 
 
 class BufferedRule(Rule):
@@ -290,39 +299,5 @@ def make_rule(settings: AveragingSettings) -> Rule:
     elif settings.averaging == BUFFERED:
         rule = BufferedRule(settings)
     else:
-        rule = FlowerRule(settings)
+        rule = AdaptiveRule(settings) if settings.averaging in _ADAPTIVE else CohortRule(settings)
     return PrivateRule(settings, rule) if settings.privacy.of_clients else rule
-
-
-def _reply(update: Update, keys: Sequence[str]) -> Message:
-    """The update as the reply that a Flower strategy expects."""
-    content = RecordDict(
-        {
-            "arrays": ArrayRecord({key: Array(update.vectors[key]) for key in keys}),
-            "metrics": MetricRecord({"num-examples": update.examples}),
-        }
-    )
-    metadata = Metadata(
-        run_id=0,
-        message_id="",
-        src_node_id=update.job.participant,
-        dst_node_id=0,
-        reply_to_message_id="",
-        group_id="",
-        created_at=0.0,
-        ttl=1.0,
-        message_type="train",
-    )
-    return Message(content=content, metadata=metadata)  # type: ignore[call-overload]
-
-
-@contextmanager
-def _quiet_flower() -> Iterator[None]:
-    """Without Flower's two lines of log per round."""
-    logger = logging.getLogger("flwr")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

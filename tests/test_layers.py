@@ -39,7 +39,6 @@ GLUE = {
     "strategies.messages.training",
     "strategies.own_course",
     "strategies.roster",
-    "strategies.rules",
     "strategies.secure_rounds",
 }
 MACHINE = {
@@ -75,6 +74,7 @@ MACHINE = {
     "strategies.plugins",
     "strategies.problem",
     "strategies.recorder",
+    "strategies.rules",
     "strategies.task_reference",
     "strategies.site",
 }
