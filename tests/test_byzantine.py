@@ -19,7 +19,7 @@ from strategies.consensus.algorithms import ALGORITHMS, make_algorithm
 from strategies.consensus.byzantine import Attacker, Clipped
 from strategies.consensus.node import Node
 from strategies.consensus.schedule import Conditions, Timetable
-from strategies.consensus.topology import build_topology
+from strategies.consensus.topologies import build_topology
 from strategies.contracts import alone
 from strategies.contracts.convex import Quadratics, Simulation, quadratics, worst_error
 from strategies.errors import ConfigError

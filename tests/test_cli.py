@@ -20,7 +20,7 @@ from fl_app.record.export import load
 from fl_app.record.find import find_run
 from fl_app.record.run_dir import RunDirectory
 from strategies import pyproject
-from strategies.consensus.topology import TOPOLOGIES
+from strategies.consensus.topologies import TOPOLOGIES
 from strategies.errors import EdgeFlError, RunDirectoryError
 from strategies.problem import flat_model
 

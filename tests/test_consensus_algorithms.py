@@ -16,7 +16,8 @@ from strategies.consensus.ecl import ECL, isvr_penalty
 from strategies.consensus.held import HeldECL
 from strategies.consensus.node import Node
 from strategies.consensus.rates import HEAVY_BALL, MEAN, step_size
-from strategies.consensus.topology import Topology, build_topology
+from strategies.consensus.topologies import build_topology
+from strategies.consensus.topology import Topology
 from strategies.contracts import algorithms as contract
 from strategies.contracts import alone
 from strategies.contracts.algorithms import SETTINGS

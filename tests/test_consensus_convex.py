@@ -13,7 +13,7 @@ import pytest
 
 from strategies.consensus.algorithms import ALGORITHMS
 from strategies.consensus.schedule import Conditions, Timetable, parse_outages
-from strategies.consensus.topology import TOPOLOGIES, build_topology
+from strategies.consensus.topologies import TOPOLOGIES, build_topology
 from strategies.contracts.convex import Simulation, quadratics, worst_error
 
 ECL = ("pdmm-isvr", "admm-isvr", "ecl")

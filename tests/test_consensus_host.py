@@ -19,7 +19,7 @@ from strategies.consensus.node import Node, Vectors
 from strategies.consensus.participant import MODEL, NEWCOMER, Mail, Participant, Tally
 from strategies.consensus.rows import Chosen, Link, Rows
 from strategies.consensus.schedule import Conditions, Event, Kind
-from strategies.consensus.topology import build_topology
+from strategies.consensus.topologies import build_topology
 from strategies.contracts.convex import STRESSES, bits_of, disturbed, worst_error
 
 # ----------------------------------------------------------- the same bits for any number of hosts

@@ -13,7 +13,7 @@ from strategies.consensus.byzantine import Attacker, Clipped
 from strategies.consensus.node import Node, Vectors
 from strategies.consensus.rounded import IDS, Rounded, beneath
 from strategies.consensus.rows import Link, Rows
-from strategies.consensus.topology import build_topology
+from strategies.consensus.topologies import build_topology
 from strategies.contracts.convex import SETTINGS, bits_of, disturbed
 from strategies.errors import ConfigError
 from strategies.precision import CODES, STEPS

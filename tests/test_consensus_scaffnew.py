@@ -8,7 +8,7 @@ import torch
 
 from strategies.consensus.algorithms import Settings, make_algorithm
 from strategies.consensus.node import Node
-from strategies.consensus.topology import build_topology
+from strategies.consensus.topologies import build_topology
 from strategies.contracts import alone
 from strategies.contracts.convex import SETTINGS, Quadratics, quadratics
 from strategies.randomness import rng

@@ -23,7 +23,8 @@ from strategies.consensus.schedule import (
     Timetable,
     parse_outages,
 )
-from strategies.consensus.topology import Topology, build_topology
+from strategies.consensus.topologies import build_topology
+from strategies.consensus.topology import Topology
 
 PAIR = build_topology("chain", 2)
 RING = build_topology("ring", 5)

@@ -26,7 +26,8 @@ from strategies.consensus.settling import (
     settling,
     undisturbed,
 )
-from strategies.consensus.topology import Topology, build_topology
+from strategies.consensus.topologies import build_topology
+from strategies.consensus.topology import Topology
 from strategies.contracts.alone import receive
 from strategies.contracts.convex import STRESSES, bits_of, disturbed
 from strategies.randomness import rng

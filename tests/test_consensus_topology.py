@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from strategies.consensus.base_k import base_k_rounds
-from strategies.consensus.topology import TOPOLOGIES, Topology, build_topology
+from strategies.consensus.topologies import TOPOLOGIES, build_topology
+from strategies.consensus.topology import Topology
 from strategies.contracts import topologies as contract
 from strategies.contracts.topologies import graph_of
 
@@ -283,7 +284,7 @@ def test_the_smallest_of_each() -> None:
 
 
 def test_importing_costs_no_networkx() -> None:
-    code = "import sys, strategies.consensus.topology; print(*sys.modules)"
+    code = "import sys, strategies.consensus.topologies; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()

@@ -16,7 +16,7 @@ from strategies.consensus.free_host import FreeHost
 from strategies.consensus.node import Node
 from strategies.consensus.participant import MODEL, Mail, Participant
 from strategies.consensus.settling import SETTLING, settling
-from strategies.consensus.topology import build_topology
+from strategies.consensus.topologies import build_topology
 from strategies.contracts.convex import SETTINGS, quadratics, worst_error
 from strategies.link import keys
 from strategies.link.connection import Connection

@@ -24,7 +24,7 @@ from fl_app.config import Value, resolve
 from fl_app.data import load_dataset
 from strategies.consensus.algorithms import ALGORITHMS
 from strategies.consensus.node import Node
-from strategies.consensus.topology import TOPOLOGIES
+from strategies.consensus.topologies import TOPOLOGIES
 
 
 def entry(group: str, row: str, seed: int, nodes: list[float], **fields: Any) -> dict[str, Any]:

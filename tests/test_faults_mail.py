@@ -34,7 +34,7 @@ from strategies.consensus.free_host import FreeHost
 from strategies.consensus.node import Node
 from strategies.consensus.participant import Mail, Participant
 from strategies.consensus.strategy import Consensus
-from strategies.consensus.topology import build_topology
+from strategies.consensus.topologies import build_topology
 from strategies.contracts.convex import SETTINGS, quadratics, worst_error
 from strategies.errors import DataError, DivergedError, EdgeFlError
 from strategies.fingerprint import fingerprint

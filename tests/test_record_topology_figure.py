@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 
 from fl_app.record.figures import VERMILION, to_png
 from fl_app.record.topology_figure import LAYOUTS, positions, topology_figure
-from strategies.consensus.topology import TOPOLOGIES, Topology, build_topology
+from strategies.consensus.topologies import TOPOLOGIES, build_topology
+from strategies.consensus.topology import Topology
 from tests.drawn import pixels
 
 RING = build_topology("ring", 8)

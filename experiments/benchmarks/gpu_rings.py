@@ -39,7 +39,7 @@ from strategies.consensus.host import Host
 from strategies.consensus.node import Node
 from strategies.consensus.participant import Participant
 from strategies.consensus.schedule import Conditions, Timetable
-from strategies.consensus.topology import build_topology
+from strategies.consensus.topologies import build_topology
 from strategies.flat import FlatModel
 from strategies.randomness import rng
 

@@ -35,7 +35,8 @@ from strategies.consensus.node import Node
 from strategies.consensus.participant import Participant
 from strategies.consensus.rates import rate_of
 from strategies.consensus.schedule import Conditions, Timetable, parse_outages
-from strategies.consensus.topology import TOPOLOGIES, Topology, build_topology
+from strategies.consensus.topologies import TOPOLOGIES, build_topology
+from strategies.consensus.topology import Topology
 
 NODES = 8
 INTERVAL = 6.0

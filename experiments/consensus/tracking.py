@@ -45,7 +45,7 @@ from strategies.consensus.participant import Participant
 from strategies.consensus.rates import HEAVY_BALL, step_size
 from strategies.consensus.schedule import Conditions, Timetable
 from strategies.consensus.state import pack, unpack
-from strategies.consensus.topology import build_topology
+from strategies.consensus.topologies import build_topology
 from strategies.flat import FlatModel
 
 NODES, BATCH = 8, 100

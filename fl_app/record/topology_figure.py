@@ -10,7 +10,8 @@ import numpy as np
 
 from fl_app.record.figures import ACCURACY, BLUE, COLUMN, GREY, VERMILION, new_figure
 from fl_app.record.metrics import Metric
-from strategies.consensus.topology import Edge, grid_sides
+from strategies.consensus.topologies import grid_sides
+from strategies.consensus.topology import Edge
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,13 +17,8 @@ from typing import Any
 from strategies import plugins
 from strategies.consensus.algorithm import Algorithm
 from strategies.consensus.algorithms import ALGORITHMS, Entry, Settings, build
-from strategies.consensus.topology import (
-    MANY_EDGES,
-    TOPOLOGIES,
-    Topology,
-    build_topology,
-    of_edges,
-)
+from strategies.consensus.topologies import MANY_EDGES, TOPOLOGIES, build_topology
+from strategies.consensus.topology import Topology, of_edges
 from strategies.errors import ConfigError
 from strategies.plugin_name import parse
 from strategies.plugins import told_as

@@ -9,7 +9,7 @@ from strategies.attacks import attack_of
 from strategies.consensus.algorithms import ALGORITHMS, COMPRESSIONS, PENALTIES
 from strategies.consensus.own import entry_of
 from strategies.consensus.rates import MOMENTUM_FORMS, RATES, step_size
-from strategies.consensus.topology import TOPOLOGIES
+from strategies.consensus.topologies import TOPOLOGIES
 from strategies.problem import Problem
 from strategies.ranges import SWITCH, OneOf, OneOfOrOwn, Within, words
 

@@ -12,7 +12,8 @@ from strategies.consensus.algorithms import Entry, Settings
 from strategies.consensus.node import Node
 from strategies.consensus.own import algorithm_named, entry_of
 from strategies.consensus.state import pack, unpack
-from strategies.consensus.topology import Topology, build_topology
+from strategies.consensus.topologies import build_topology
+from strategies.consensus.topology import Topology
 from strategies.contracts import alone
 from strategies.contracts.broken import require
 from strategies.contracts.convex import Simulation, bits_of, disturbed

@@ -18,7 +18,8 @@ from strategies.consensus.node import Node, Vectors
 from strategies.consensus.own import algorithm_named, entry_of
 from strategies.consensus.participant import Mail, Participant
 from strategies.consensus.schedule import Conditions, Timetable, parse_outages
-from strategies.consensus.topology import Topology, build_topology
+from strategies.consensus.topologies import build_topology
+from strategies.consensus.topology import Topology
 from strategies.randomness import rng
 
 SETTINGS: dict[str, Any] = {
