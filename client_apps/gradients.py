@@ -7,7 +7,7 @@ import torch
 from torch.func import functional_call
 
 from strategies.arithmetic import allow_tf32, outputs_of
-from strategies.consensus.node import Node, Vectors
+from strategies.consensus.node import Node, Tensors
 from strategies.flat import FlatModel
 from strategies.randomness import rng
 from strategies.task import Examples, Loss, Prepare
@@ -68,7 +68,7 @@ def dtype_of(precision: str) -> torch.dtype:
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
-def parameters_of(model: FlatModel, weights: torch.Tensor, dtype: torch.dtype) -> Vectors:
+def parameters_of(model: FlatModel, weights: torch.Tensor, dtype: torch.dtype) -> Tensors:
     """The parameters of k models with `weights` (k, p), each (k, ...), as the type of arithmetic
     wants them: float32 as they are, and others as copies, each at an address that is a multiple
     of 16 bytes, without which convolutions of half the size fail on a GPU."""
@@ -89,7 +89,7 @@ def as_type(inputs: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def loss_of(
-    model: FlatModel, loss: Loss, state: Vectors, inputs: torch.Tensor, labels: torch.Tensor
+    model: FlatModel, loss: Loss, state: Tensors, inputs: torch.Tensor, labels: torch.Tensor
 ) -> torch.Tensor:
     """The minibatch's loss of the model with this state, its parameters and buffers by name."""
     return loss(functional_call(model.module, state, (inputs,)).float(), labels)

@@ -42,7 +42,7 @@ class _Wait:
 
 
 @dataclass(frozen=True)
-class Host:
+class SuperNode:
     """A SuperNode. `participant` is the one it is bound to, or None if it can host any of them."""
 
     node_id: int
@@ -63,7 +63,7 @@ def gather(
     others: Collection[str] = (),
     least: int = 0,
     besides: Mapping[str, Any] | None = None,
-) -> tuple[tuple[Host, ...], dict[int, int]]:
+) -> tuple[tuple[SuperNode, ...], dict[int, int]]:
     """The hosts that a run's participants have, each prepared, and how many training images every
     participant has. What is to be said is emitted as warnings, and how the devices are as an event
     "devices". names, others, least: see `assemble_roster`, which raises, as `prepare_hosts` does,
@@ -92,7 +92,7 @@ def assemble_roster(
     least: int = 0,
     names: Sequence[str] = (),
     others: Collection[str] = (),
-) -> tuple[Host, ...]:
+) -> tuple[SuperNode, ...]:
     """Wait for enough nodes and return them.
 
     In a simulation a node can host any participant, so one is enough. Devices host one participant
@@ -106,7 +106,7 @@ def assemble_roster(
     """
     if isinstance(grid, SessionGrid):
         _await_devices(grid, least or participants, timeout, say)
-        return tuple(Host(i + 1, name, i) for i, name in enumerate(grid.names))
+        return tuple(SuperNode(i + 1, name, i) for i, name in enumerate(grid.names))
     known: dict[int, Hello] = {}
     asked: dict[str, int] = {}
     dispatcher, wait = Dispatcher(grid), _Wait(timeout, say)
@@ -125,14 +125,14 @@ def assemble_roster(
         simulated = [node for node, answer in answers.items() if answer.partition_id >= 0]
         if simulated and len(answers) == len(there):
             ordered = sorted(simulated, key=lambda node: answers[node].partition_id)
-            return tuple(Host(node, f"host-{answers[node].partition_id}") for node in ordered)
+            return tuple(SuperNode(node, f"host-{answers[node].partition_id}") for node in ordered)
         called = _called(answers, names)
         # Without names it must not depend on who answers first.
         settled = bool(names) or len(answers) == len(there)
         if not simulated and settled and len(called) >= participants:
             ordered = names or sorted(called)
             return tuple(
-                Host(called[name], name, participant)
+                SuperNode(called[name], name, participant)
                 for participant, name in enumerate(ordered[:participants])
             )
         here = ", ".join(sorted(called)) or "none"
@@ -178,7 +178,7 @@ def _await_devices(
 
 def prepare_hosts(
     grid: Grid,
-    hosts: Sequence[Host],
+    hosts: Sequence[SuperNode],
     participants: int,
     timeout: float,
     say: Callable[[str], None],

@@ -21,7 +21,7 @@ from strategies.carriers.sockets import SocketBroker, SocketExchange, meet
 from strategies.consensus.fleet import forgeries
 from strategies.consensus.participant import Mail
 from strategies.errors import EdgeFlError
-from strategies.roster import Host
+from strategies.roster import SuperNode
 from tests.mails import mail, same
 
 # Nodes 0 and 1 are on host 0, 2 on host 1 and 3 on host 2.
@@ -293,7 +293,7 @@ def test_what_is_not_allowed_is_counted_and_told_once() -> None:
 
 
 def test_what_is_not_allowed_at_the_simulations_broker_is_told_of_its_host() -> None:
-    hosts = [Host(10 + number, f"host-{number}") for number in (0, 1, 2)]
+    hosts = [SuperNode(10 + number, f"host-{number}") for number in (0, 1, 2)]
     with socket_broker(False) as broker:
         net = SocketNet(broker)
         net.post(1, mail(1, 2, 1))

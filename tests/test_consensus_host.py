@@ -15,7 +15,7 @@ from strategies.consensus.algorithms import ALGORITHMS
 from strategies.consensus.descent import LocalSGD
 from strategies.consensus.free_host import FreeHost
 from strategies.consensus.host import Host
-from strategies.consensus.node import Node, Vectors
+from strategies.consensus.node import Node, Tensors
 from strategies.consensus.participant import MODEL, NEWCOMER, Mail, Participant, Tally
 from strategies.consensus.rows import Chosen, Link, Rows
 from strategies.consensus.schedule import Conditions, Event, Kind
@@ -273,12 +273,12 @@ class Diary(LocalSGD):
         super().disconnect(node, j)
         self.notes.append(("disconnect", node.index, j))
 
-    def message(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Vectors:
+    def message(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Tensors:
         self.notes.extend(("message", *end, seq) for end, seq in zip(ends, seqs, strict=True))
         return {"weights": torch.stack([rows.node(end).weights for end in ends])}
 
     def receive(
-        self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int], mails: Sequence[Vectors]
+        self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int], mails: Sequence[Tensors]
     ) -> None:
         for end, seq, mail in zip(ends, seqs, mails, strict=True):
             self.notes.append(("receive", *end, seq, mail["weights"].tolist()))

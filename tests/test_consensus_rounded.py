@@ -10,7 +10,7 @@ from fl_app.config import configure
 from strategies.consensus import rounded
 from strategies.consensus.algorithms import ALGORITHMS, Settings, make_algorithm
 from strategies.consensus.byzantine import Attacker, Clipped
-from strategies.consensus.node import Node, Vectors
+from strategies.consensus.node import Node, Tensors
 from strategies.consensus.rounded import IDS, Rounded, beneath
 from strategies.consensus.rows import Link, Rows
 from strategies.consensus.topologies import build_topology
@@ -91,15 +91,15 @@ class Pair:
         self.rows = Rows(self.nodes, [[1], [0]])
         self.number = 0
 
-    def write(self, node: int) -> Vectors:
+    def write(self, node: int) -> Tensors:
         self.number += 1
         found = self.algorithm.message(self.rows, [Link(node, 1 - node)], [self.number])
         return {name: matrix[0] for name, matrix in found.items()}
 
-    def read(self, node: int, mail: Vectors) -> None:
+    def read(self, node: int, mail: Tensors) -> None:
         self.algorithm.receive(self.rows, [Link(node, 1 - node)], [self.number], [mail])
 
-    def error(self, mail: Vectors) -> float:
+    def error(self, mail: Tensors) -> float:
         """How far what node 1 reads of `mail` is from what node 0 is."""
         node, other = self.nodes[1].weights, self.nodes[0].weights
         node.copy_(other)
@@ -112,7 +112,7 @@ class Pair:
         self.read(0, self.write(1))
         self.nodes[0].weights.copy_(before)
 
-    def agreed(self) -> Vectors:
+    def agreed(self) -> Tensors:
         """The first mail of node 0 whose base is one of its earlier mails."""
         for _ in range(3):
             self.read(1, mail := self.write(0))
@@ -162,7 +162,7 @@ def test_an_offer_that_nobody_takes_is_replaced() -> None:
         {IDS: torch.tensor([-(2**63), 2**63 - 1, -1])},
     ],
 )
-def test_forged_mail_is_not_used(changes: Vectors) -> None:
+def test_forged_mail_is_not_used(changes: Tensors) -> None:
     pair = Pair()
     pair.agreed()
     before = pair.nodes[1].weights.clone()

@@ -12,7 +12,7 @@ from fl_app.data import load_dataset, sets
 from fl_app.record.books import check_resumable, recorded
 from fl_app.record.metrics import of_kind
 from strategies.errors import DataError, EdgeFlError
-from strategies.roster import Host, prepare_hosts
+from strategies.roster import SuperNode, prepare_hosts
 from tests.fake_grid import FakeGrid
 from tests.test_consensus import run
 
@@ -106,7 +106,7 @@ def test_a_host_that_reads_another_set_cannot_take_part(tmp_path: Path) -> None:
     digest = load_dataset("files", data_path=values["data-path"]).digest
     write_set(tmp_path / "a.npz", LABELS[::-1])
     grid = FakeGrid(resolve({**values, **SPLIT}).flat(), nodes=1)
-    host = Host(11, "host-0")
+    host = SuperNode(11, "host-0")
     with pytest.raises(DataError, match=r"a.npz holds other examples or class names here"):
         prepare_hosts(grid, [host], 2, 60.0, print, data=digest)
     write_set(tmp_path / "a.npz")
@@ -118,7 +118,7 @@ def test_what_a_device_does_not_use_is_told(tmp_path: Path) -> None:
     config = [{"name": "ann", "data-path": str(tmp_path / "own.npz")}]
     grid = FakeGrid(resolve({"participants": 1}).flat(), node_configs=config)
     said: list[str] = []
-    assert prepare_hosts(grid, [Host(11, "ann", 0)], 1, 60.0, said.append) == {0: 40}
+    assert prepare_hosts(grid, [SuperNode(11, "ann", 0)], 1, 60.0, said.append) == {0: 40}
     assert said == [f"ann: {tmp_path}/own.npz: 1 array(s) not used: extra"]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from strategies.dispatch import NO_REPLY, NOT_TAKEN, Dispatcher
-from strategies.roster import Host, assemble_roster, prepare_hosts
+from strategies.roster import SuperNode, assemble_roster, prepare_hosts
 from tests.fake_grid import FakeGrid
 
 
@@ -76,8 +76,8 @@ def test_a_node_that_is_unregistered_while_it_is_asked_is_no_host() -> None:
     said: list[str] = []
     grid = Refusing({}, node_configs=[{"name": "ann"}, {"name": "bob"}, {"name": "cyd"}])
     hosts = assemble_roster(grid, 2, 60.0, said.append, names=("ann", "cyd"))
-    assert hosts == (Host(11, "ann", 0), Host(13, "cyd", 1))
-    three = [Host(11, "ann", 0), Host(12, "bob", 1), Host(13, "cyd", 2)]
+    assert hosts == (SuperNode(11, "ann", 0), SuperNode(13, "cyd", 1))
+    three = [SuperNode(11, "ann", 0), SuperNode(12, "bob", 1), SuperNode(13, "cyd", 2)]
     grid.contexts[11].run_config.update({"participants": 3})
     grid.contexts[13].run_config.update({"participants": 3})
     examples = prepare_hosts(grid, three, 3, 60.0, said.append, 2)

@@ -27,7 +27,7 @@ from strategies.distillation.settings import VARIANTS
 from strategies.distillation.strategy import Distillation
 from strategies.distillation.supervisor import DistillationServer
 from strategies.errors import ConfigError, EdgeFlError, RunDirectoryError
-from strategies.roster import Host
+from strategies.roster import SuperNode
 from tests.fake_grid import FakeGrid
 from tests.harness import SMALL, run, run_with_its_own
 
@@ -349,7 +349,7 @@ def test_jobs_that_waited_too_long_for_a_host_are_given_up(tmp_path: Path) -> No
     assert strategy._rounds.complete(0, 11.0) is None
     model = strategy._versions.pop(0)
     strategy._version, strategy._versions = 5, {5: model}
-    strategy._handout.hosts = (Host(11, "host-0"),)
+    strategy._handout.hosts = (SuperNode(11, "host-0"),)
     [message] = handed_out(20.0)
     order = dict(message.content["config"])
     assert (order["participants"], order["indices"]) == ([0, 1, 2], [1, 1, 1])

@@ -56,7 +56,7 @@ from strategies.messages.windows import (
     Refused,
     WindowReport,
 )
-from strategies.roster import Host, prepare_hosts
+from strategies.roster import SuperNode, prepare_hosts
 from strategies.schedule import Job
 from strategies.site import SERVER, Site
 from tests.certificates import deployment
@@ -246,7 +246,7 @@ def fleet_of(server: Server, **changes: Any) -> Fleet:
         nodes_run_of(resolve(values | changes)),
         RING,
         server.grid,
-        [Host(node + 1, name, node) for node, name in NAMES.items()],
+        [SuperNode(node + 1, name, node) for node, name in NAMES.items()],
         first=1,
         order={},
         resources=contextlib.ExitStack(),
@@ -429,7 +429,7 @@ def test_a_host_that_tells_nonsense_of_itself_is_named(answer: dict[str, Any]) -
 
     grid = FakeGrid({}, nodes=1, tamper=tamper)
     with pytest.raises(DataError, match="eve: ") as found:
-        prepare_hosts(grid, [Host(11, ROGUE, 0)], 1, PATIENCE, print)
+        prepare_hosts(grid, [SuperNode(11, ROGUE, 0)], 1, PATIENCE, print)
     assert str(found.value).isprintable()
 
 

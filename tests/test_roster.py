@@ -12,7 +12,7 @@ from fl_app.launch.opening import linked
 from fl_app.record.run_dir import RunDirectory
 from fl_app.settings import distillation_run_of
 from strategies.errors import ConfigError, DataError
-from strategies.roster import Host, assemble_roster, gather, prepare_hosts
+from strategies.roster import SuperNode, assemble_roster, gather, prepare_hosts
 from strategies.site import Site, read_site
 from tests.fake_grid import FakeGrid
 
@@ -27,7 +27,7 @@ def site(tmp_path: Path) -> Site:
 
 def roster(
     names: list[str], participants: int, expected: tuple[str, ...], timeout: float = 60.0
-) -> tuple[Host, ...]:
+) -> tuple[SuperNode, ...]:
     grid = FakeGrid({}, node_configs=[{"name": name} for name in names])
     return assemble_roster(grid, participants, timeout, print, names=expected)
 
@@ -118,7 +118,7 @@ def test_one_device_cannot_be_named_twice() -> None:
 
 def test_hosts_are_those_that_are_asked_for() -> None:
     hosts = roster(["cyd", "ann", "eve", "bob"], 2, ("cyd", "bob"))
-    assert hosts == (Host(11, "cyd", 0), Host(14, "bob", 1))
+    assert hosts == (SuperNode(11, "cyd", 0), SuperNode(14, "bob", 1))
 
 
 def test_without_a_site_they_are_taken_by_their_names() -> None:
@@ -140,7 +140,7 @@ def test_a_device_that_cannot_take_part_stops_nobody_if_enough_others_can(tmp_pa
     own = {"data-path": str(tmp_path / "broken.npz")}
     configs = [{"name": "ann"}, {"name": "bob", **own}, {"name": "cyd"}]
     grid = FakeGrid({"participants": 3}, node_configs=configs)
-    hosts = [Host(11 + i, str(config["name"]), i) for i, config in enumerate(configs)]
+    hosts = [SuperNode(11 + i, str(config["name"]), i) for i, config in enumerate(configs)]
     said: list[str] = []
     for least in (0, 3):
         with pytest.raises(DataError, match=r"bob: .*broken\.npz"):

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import torch
 
-from strategies.consensus.node import Node, Vectors
+from strategies.consensus.node import Node, Tensors
 from strategies.consensus.rows import Chosen, Link, Rows
 
 
@@ -38,13 +38,13 @@ class Algorithm(Protocol):
         """One local step of size `rate` of the chosen nodes with gradients (k, p), which may be
         overwritten."""
 
-    def message(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Vectors:
+    def message(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Tensors:
         """What goes from each end to its peer now: matrices with a row for each, which share no
         memory with the nodes."""
         ...
 
     def receive(
-        self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int], mails: Sequence[Vectors]
+        self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int], mails: Sequence[Tensors]
     ) -> None:
         """Take in what has come to each end from its peer as its message of that number; no node is
         among them twice, and `mails` are left unchanged."""
@@ -89,11 +89,11 @@ class Around:
     def step(self, rows: Rows, chosen: Chosen, gradients: torch.Tensor, rate: float) -> None:
         self.inner.step(rows, chosen, gradients, rate)
 
-    def message(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Vectors:
+    def message(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Tensors:
         return self.inner.message(rows, ends, seqs)
 
     def receive(
-        self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int], mails: Sequence[Vectors]
+        self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int], mails: Sequence[Tensors]
     ) -> None:
         self.inner.receive(rows, ends, seqs, mails)
 

@@ -11,7 +11,7 @@ import torch
 
 from strategies.consensus.compression import kept, random_coordinates, require_coordinates
 from strategies.consensus.descent import LocalSGD
-from strategies.consensus.node import Node, Vectors
+from strategies.consensus.node import Node, Tensors
 from strategies.consensus.rows import Chosen, Link, Rows, changing, column, together
 
 
@@ -19,11 +19,11 @@ from strategies.consensus.rows import Chosen, Link, Rows, changing, column, toge
 class Gossip(LocalSGD):
     """AD-PSGD (Lian et al. 2018): when the edge ij is active, both ends take (w_i + w_j) / 2."""
 
-    def message(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Vectors:
+    def message(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Tensors:
         return {"weights": rows.weights[rows.at(ends).nodes].clone()}
 
     def receive(
-        self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int], mails: Sequence[Vectors]
+        self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int], mails: Sequence[Tensors]
     ) -> None:
         with changing(rows.weights, rows.at(ends).nodes) as weights:
             weights.lerp_(together([mail["weights"] for mail in mails]), 0.5)
@@ -38,17 +38,17 @@ class Gossip(LocalSGD):
 class DPSGD(LocalSGD):
     """D-PSGD (Lian et al. 2017) with local steps: at a round's end w_i <- sum_j W_ij w_j."""
 
-    def mixed(self, weights: torch.Tensor, vectors: Vectors) -> Vectors:
+    def mixed(self, weights: torch.Tensor, vectors: Tensors) -> Tensors:
         """What neighbours average: the names in a mail, and the own vectors."""
         return {"weights": weights}
 
-    def message(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Vectors:
+    def message(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Tensors:
         index = rows.at(ends).nodes
         mixed = self.mixed(rows.weights, rows.vectors)
         return {name: matrix[index].clone() for name, matrix in mixed.items()}
 
     def receive(
-        self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int], mails: Sequence[Vectors]
+        self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int], mails: Sequence[Tensors]
     ) -> None:
         for end, mail in zip(ends, mails, strict=True):
             rows.node(end).links[end.peer].update(mail)
@@ -99,11 +99,11 @@ class MomentumTracking(DPSGD):
     def row_vectors(self) -> tuple[str, ...]:
         return ("momentum", "tracker")
 
-    def mixed(self, weights: torch.Tensor, vectors: Vectors) -> Vectors:
+    def mixed(self, weights: torch.Tensor, vectors: Tensors) -> Tensors:
         return {"weights": weights, "tracker": vectors["tracker"]}
 
     def direction(
-        self, weights: torch.Tensor, vectors: Vectors, gradient: torch.Tensor
+        self, weights: torch.Tensor, vectors: Tensors, gradient: torch.Tensor
     ) -> torch.Tensor:
         if self.weight_decay:
             gradient.add_(weights, alpha=self.weight_decay)
@@ -135,7 +135,7 @@ class CombineFirst(MomentumTracking):
     def row_vectors(self) -> tuple[str, ...]:
         return (*super().row_vectors, "before")
 
-    def mixed(self, weights: torch.Tensor, vectors: Vectors) -> Vectors:
+    def mixed(self, weights: torch.Tensor, vectors: Tensors) -> Tensors:
         return super().mixed(vectors["before"], vectors)
 
     def mix(self, rows: Rows, chosen: Chosen, round_: int) -> None:
@@ -176,11 +176,11 @@ class ChocoSGD(LocalSGD):
         copy = torch.zeros_like(node.weights) if own is None else own.clone()
         node.links[j] = {"public": copy}
 
-    def message(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Vectors:
+    def message(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Tensors:
         mails = [self._message(rows.node(end), seq) for end, seq in zip(ends, seqs, strict=True)]
         return {name: torch.stack([mail[name] for mail in mails]) for name in mails[0]}
 
-    def _message(self, node: Node, seq: int) -> Vectors:
+    def _message(self, node: Node, seq: int) -> Tensors:
         vectors = node.vectors
         if "values" not in vectors:  # the first message of the round settles it for all
             difference = node.weights - vectors["public"]
@@ -195,7 +195,7 @@ class ChocoSGD(LocalSGD):
         return {name: vectors[name] for name in ("indices", "values")}
 
     def receive(
-        self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int], mails: Sequence[Vectors]
+        self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int], mails: Sequence[Tensors]
     ) -> None:
         for end, mail in zip(ends, mails, strict=True):
             _correct(rows.node(end).links[end.peer]["public"], mail)
@@ -219,7 +219,7 @@ class ChocoSGD(LocalSGD):
         return {"indices": (count, torch.int32), "values": (count, torch.float32)}
 
 
-def _correct(public: torch.Tensor, correction: Vectors) -> None:
+def _correct(public: torch.Tensor, correction: Tensors) -> None:
     index = require_coordinates(correction["indices"], len(public))
     public.index_add_(0, index, correction["values"])
 
@@ -236,12 +236,12 @@ class RelaySGD(LocalSGD):
     one step between rounds, otherwise biased like federated averaging.
     """
 
-    def message(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Vectors:
+    def message(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Tensors:
         mails = [_sum_of(rows.node(end), end.peer) for end in ends]
         return {name: together([mail[name] for mail in mails]) for name in mails[0]}
 
     def receive(
-        self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int], mails: Sequence[Vectors]
+        self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int], mails: Sequence[Tensors]
     ) -> None:
         # In a synchronous round everybody has sent by now, so this is for the next one.
         for end, mail in zip(ends, mails, strict=True):
@@ -264,7 +264,7 @@ class RelaySGD(LocalSGD):
         return {"sum": (parameters, torch.float32), "count": (1, torch.int32)}
 
 
-def _sum_of(node: Node, j: int) -> Vectors:
+def _sum_of(node: Node, j: int) -> Tensors:
     """Of the own model and those that have come from others than j."""
     total = node.weights.clone()
     count = torch.ones(1, dtype=torch.int32)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from strategies.consensus.algorithm import Algorithm
-from strategies.consensus.node import Node, Vectors
+from strategies.consensus.node import Node, Tensors
 from strategies.consensus.participant import Mail, Participant
 from strategies.consensus.rows import Link, Rows, as_matrix, column
 from strategies.consensus.schedule import Event
@@ -60,7 +60,7 @@ class Batches:
             for participant, _ in group:
                 participant.tally.steps += 1
 
-    def messages(self, due: Sequence[Due]) -> Iterator[tuple[Due, Vectors]]:
+    def messages(self, due: Sequence[Due]) -> Iterator[tuple[Due, Tensors]]:
         """What everybody sends to its event's peer, with which it has a link."""
         for rows, algorithm, group in self._groups(due):
             ends = [Link(p.node.index, event.peer) for p, event in group]

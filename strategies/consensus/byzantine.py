@@ -7,7 +7,7 @@ import torch
 
 from strategies.attacks import FORGERIES
 from strategies.consensus.algorithm import Around
-from strategies.consensus.node import Node, Vectors
+from strategies.consensus.node import Node, Tensors
 from strategies.consensus.rows import Chosen, Link, Rows
 from strategies.randomness import rng
 
@@ -49,12 +49,12 @@ class Clipped(Around):
         super().rescale(node, old_rate, new_rate)
 
     def receive(
-        self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int], mails: Sequence[Vectors]
+        self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int], mails: Sequence[Tensors]
     ) -> None:
         near = [self._near(rows.node(end), mail) for end, mail in zip(ends, mails, strict=True)]
         super().receive(rows, ends, seqs, near)
 
-    def _near(self, node: Node, mail: Vectors) -> Vectors:
+    def _near(self, node: Node, mail: Tensors) -> Tensors:
         farthest = self.clip * self.interval * float(node.vectors["stride"])
         return {name: _within(farthest, node.weights, vector) for name, vector in mail.items()}
 
@@ -72,7 +72,7 @@ class Attacker(Around):
     scale: float
     seed: int
 
-    def message(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Vectors:
+    def message(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Tensors:
         mail = super().message(rows, ends, seqs)
         for vectors in mail.values():
             if vectors.is_floating_point():

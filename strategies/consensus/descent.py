@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from strategies.consensus.node import Node, Vectors
+from strategies.consensus.node import Node, Tensors
 from strategies.consensus.rows import Chosen, Link, Rows, changing
 from strategies.consensus.topology import Topology
 
@@ -49,7 +49,7 @@ class LocalSGD:
         del node.links[j]
 
     def direction(
-        self, weights: torch.Tensor, vectors: Vectors, gradient: torch.Tensor
+        self, weights: torch.Tensor, vectors: Tensors, gradient: torch.Tensor
     ) -> torch.Tensor:
         """M: what to descend along; `gradient` is overwritten. Matrices (k, p)."""
         if self.weight_decay:
@@ -76,11 +76,11 @@ class LocalSGD:
             weights.add_(self.direction(weights, vectors, gradients), alpha=-rate)
             yield weights
 
-    def message(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Vectors:
+    def message(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Tensors:
         return {}
 
     def receive(
-        self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int], mails: Sequence[Vectors]
+        self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int], mails: Sequence[Tensors]
     ) -> None:
         pass
 

@@ -26,7 +26,7 @@ from strategies.consensus.compression import (
     require_coordinates,
 )
 from strategies.consensus.descent import LocalSGD
-from strategies.consensus.node import Node, Vectors
+from strategies.consensus.node import Node, Tensors
 from strategies.consensus.rows import Chosen, Link, Rows, changing, column, together
 from strategies.consensus.topology import Edge, Topology, edge_between
 
@@ -140,7 +140,7 @@ class ECL(LocalSGD):
                 slot.constants[rate]["heard"] = column(heard, weights)
         return [slot.constants[rate] for slot in chosen.slots]
 
-    def message(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Vectors:
+    def message(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Tensors:
         at = rows.at(ends)
         weights = rows.weights[at.nodes]
         mail = {self.mail: _reflection(weights, rows.links["anchor"][at.links])}
@@ -149,7 +149,7 @@ class ECL(LocalSGD):
         return mail
 
     def receive(
-        self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int], mails: Sequence[Vectors]
+        self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int], mails: Sequence[Tensors]
     ) -> None:
         at = rows.at(ends)
         reflection = together([mail[self.mail] for mail in mails])
@@ -210,13 +210,13 @@ class CompressedECL(ECL):
         if self.compression == "top-k":
             node.links[j]["sent"] = node.weights.clone()
 
-    def message(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Vectors:
+    def message(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Tensors:
         mails = [
             self._message(rows.node(end), end.peer, q) for end, q in zip(ends, seqs, strict=True)
         ]
         return {name: together([mail[name] for mail in mails]) for name in mails[0]}
 
-    def _message(self, node: Node, j: int, seq: int) -> Vectors:
+    def _message(self, node: Node, j: int, seq: int) -> Tensors:
         link, count = node.links[j], kept(node.weights.numel(), self.keep)
         if self.compression == "random-k":
             index = self._random(node.weights, count, node.index, j, seq)
@@ -233,12 +233,12 @@ class CompressedECL(ECL):
         return {"indices": index.int(), "values": values}
 
     def receive(
-        self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int], mails: Sequence[Vectors]
+        self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int], mails: Sequence[Tensors]
     ) -> None:
         for end, seq, mail in zip(ends, seqs, mails, strict=True):
             self._receive(rows.node(end), end.peer, seq, mail)
 
-    def _receive(self, node: Node, j: int, seq: int, mail: Vectors) -> None:
+    def _receive(self, node: Node, j: int, seq: int, mail: Tensors) -> None:
         anchor, values = node.links[j]["anchor"], mail["values"]
         if self.compression == "random-k":
             index = self._random(anchor, len(values), j, node.index, seq)

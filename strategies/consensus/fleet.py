@@ -28,7 +28,7 @@ from strategies.link.sessions import SessionGrid
 from strategies.messages.codec import message_of, records_of
 from strategies.messages.queries import EngineOrder, FastestEngine, MeetOrder, Met
 from strategies.messages.windows import Moment, RunOrder, WindowOrder, WindowTerms
-from strategies.roster import Host
+from strategies.roster import SuperNode
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ class _HostState:
     began: when it was given its window, on the monotonic clock.
     """
 
-    host: Host
+    host: SuperNode
     number: int
     nodes: list[int]
     window: int
@@ -91,7 +91,7 @@ class Fleet:
         nodes: NodesRun,
         topology: Topology,
         grid: Grid,
-        hosts: Sequence[Host],
+        hosts: Sequence[SuperNode],
         *,
         first: int,
         order: RunOrder,
@@ -153,7 +153,7 @@ class Fleet:
     def hosts(self) -> int:
         return len(self._states)
 
-    def _concurrent(self, hosts: Sequence[Host], access: str) -> int:
+    def _concurrent(self, hosts: Sequence[SuperNode], access: str) -> int:
         """How many of the hosts work at the same time: fewer than there are if Flower gives them
         fewer processes, and then those that are left take all the nodes."""
         orders = [MeetOrder(access, n, len(hosts), _MEET_SECONDS) for n in range(len(hosts))]
@@ -173,7 +173,7 @@ class Fleet:
         return {"engine": found.engine, "engine_gain": found.gain or None}
 
     def _ask(
-        self, hosts: Sequence[Host], kind: str, orders: Sequence[Any], answer: type[T]
+        self, hosts: Sequence[SuperNode], kind: str, orders: Sequence[Any], answer: type[T]
     ) -> list[T]:
         """What hosts answer, each with an `answer`, in the order in which they do."""
         asked = {self._send(h, kind, order): h for h, order in zip(hosts, orders, strict=True)}
@@ -190,7 +190,7 @@ class Fleet:
                     raise EdgeFlError(f"{name} cannot be asked: {last_line(str(error))}") from error
         return answers
 
-    def _send(self, host: Host, kind: str, order: Any) -> str:
+    def _send(self, host: SuperNode, kind: str, order: Any) -> str:
         message = Message(records_of(order), host.node_id, kind)
         return self._dispatcher.send(message, self._timeout())
 
@@ -268,14 +268,14 @@ class Fleet:
             self._broker.forget(state.number, new[-1][0])  # it is in the host's own hands now
         return [Mail(p.sender, p.receiver, p.seq, p.content, p.sent) for _, p in new]
 
-    def collect(self) -> tuple[list[Answer], list[tuple[Host, str]]]:
+    def collect(self) -> tuple[list[Answer], list[tuple[SuperNode, str]]]:
         """(windows that hosts have done, hosts that failed or sent what they may not, and why).
         Hosts that failed try again.
 
         Raises EdgeFlError when a host has failed three times in a row.
         """
         answers: list[Answer] = []
-        failures: list[tuple[Host, str]] = []
+        failures: list[tuple[SuperNode, str]] = []
         for reply in self._dispatcher.collect():
             state = self._under_way.pop(reply.metadata.reply_to_message_id)
             try:
@@ -339,8 +339,8 @@ class Fleet:
 
 
 def forgeries(
-    brokers: Iterable[Broker | SocketBroker], hosts: Sequence[Host]
-) -> list[tuple[Host, str]]:
+    brokers: Iterable[Broker | SocketBroker], hosts: Sequence[SuperNode]
+) -> list[tuple[SuperNode, str]]:
     """Those of `hosts`, by number, that have sent what was not theirs to send since the last call,
     and what."""
     forged = sum((broker.take_forged() for broker in brokers), Counter())

@@ -44,7 +44,7 @@ import torch
 
 from strategies.consensus.descent import LocalSGD
 from strategies.consensus.ecl import Penalty
-from strategies.consensus.node import Node, Vectors
+from strategies.consensus.node import Node, Tensors
 from strategies.consensus.rows import Chosen, Link, Rows, changing, column, together
 
 
@@ -84,14 +84,14 @@ class HeldECL(LocalSGD):
                 with changing(weights, slot.nodes) as some:
                     some.addcmul_(rows.links["offset"][slot.links], factors)
 
-    def message(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Vectors:
+    def message(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Tensors:
         at = rows.at(ends)
         weights = rows.weights[at.nodes]
         kept = column(rows.links["kept"][at.host_links], weights)
         return {"reflection": torch.addcmul(weights, rows.links["offset"][at.links], -kept)}
 
     def receive(
-        self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int], mails: Sequence[Vectors]
+        self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int], mails: Sequence[Tensors]
     ) -> None:
         at = rows.at(ends)
         reflection = together([mail["reflection"] for mail in mails])

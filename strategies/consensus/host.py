@@ -19,7 +19,7 @@ import torch
 
 from strategies.carriers.exchange import Exchange
 from strategies.consensus.batches import Batches, Due, Gradients
-from strategies.consensus.node import Vectors
+from strategies.consensus.node import Tensors
 from strategies.consensus.participant import MODEL, Mail, Participant
 from strategies.consensus.schedule import Event, Kind
 
@@ -234,7 +234,7 @@ class Host:
             self._batches.refresh(each.participant)
             yield each, self._mail_of(each, vectors)
 
-    def _mail_of(self, due: Due, vectors: Vectors) -> Mail:
+    def _mail_of(self, due: Due, vectors: Tensors) -> Mail:
         """The vectors as mail, which is counted."""
         (participant, event), lost = due, due.event.kind is Kind.LOST
         mail = Mail(participant.node.index, event.peer, event.seq, vectors, event.t)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-Vectors = dict[str, torch.Tensor]
+Tensors = dict[str, torch.Tensor]
 
 
 @dataclass
@@ -19,5 +19,5 @@ class Node:
 
     index: int
     weights: torch.Tensor
-    vectors: Vectors = field(default_factory=dict)
-    links: dict[int, Vectors] = field(default_factory=dict)
+    vectors: Tensors = field(default_factory=dict)
+    links: dict[int, Tensors] = field(default_factory=dict)

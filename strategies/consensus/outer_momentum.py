@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from strategies.consensus.baselines import DPSGD
-from strategies.consensus.node import Node, Vectors
+from strategies.consensus.node import Node, Tensors
 from strategies.consensus.rows import Chosen, Rows, changing
 
 
@@ -35,13 +35,13 @@ class OuterMomentum(DPSGD):
         return ("momentum", "before")
 
     def direction(
-        self, weights: torch.Tensor, vectors: Vectors, gradient: torch.Tensor
+        self, weights: torch.Tensor, vectors: Tensors, gradient: torch.Tensor
     ) -> torch.Tensor:
         if self.weight_decay:
             gradient.add_(weights, alpha=self.weight_decay)
         return gradient.mul_(1 - self.momentum)
 
-    def restart(self, weights: torch.Tensor, vectors: Vectors) -> None:
+    def restart(self, weights: torch.Tensor, vectors: Tensors) -> None:
         """What the momentum becomes when models have been mixed, and what the models do then; all
         are matrices, as in `direction`."""
         raise NotImplementedError
@@ -77,7 +77,7 @@ class QuasiGlobal(OuterMomentum):
         with self.descent(rows, chosen, gradients, rate) as weights:
             weights.sub_(rows.vectors["momentum"][chosen.index], alpha=self.momentum)
 
-    def restart(self, weights: torch.Tensor, vectors: Vectors) -> None:
+    def restart(self, weights: torch.Tensor, vectors: Tensors) -> None:
         u, before = vectors["momentum"], vectors["before"]
         before.sub_(weights)
         u.mul_(self.momentum).add_(before, alpha=(1 - self.momentum) / self.interval)
@@ -92,7 +92,7 @@ class DecentLaM(OuterMomentum):
     u_i <- beta u_i + x_i - sum_j W_ij w_j    w_i <- x_i - u_i            at a round's end
     """
 
-    def restart(self, weights: torch.Tensor, vectors: Vectors) -> None:
+    def restart(self, weights: torch.Tensor, vectors: Tensors) -> None:
         u, before = vectors["momentum"], vectors["before"]
         u.mul_(self.momentum).add_(before).sub_(weights)
         before.sub_(u)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from strategies.consensus.algorithm import Algorithm
-from strategies.consensus.node import Node, Vectors
+from strategies.consensus.node import Node, Tensors
 from strategies.consensus.settling import SETTLING, bring_in
 
 MODEL = "model"  # the vector of a mail with which a node invites one that has only just come
@@ -17,7 +17,7 @@ class Mail(NamedTuple):
     sender: int
     receiver: int
     seq: int
-    vectors: Vectors
+    vectors: Tensors
     sent: float = 0.0
 
     @property

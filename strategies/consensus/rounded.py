@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from strategies.consensus.algorithm import Algorithm, Around
-from strategies.consensus.node import Node, Vectors
+from strategies.consensus.node import Node, Tensors
 from strategies.consensus.rows import Link, Rows
 from strategies.precision import BLOCK, CODES, STEPS, restored, rounded
 
@@ -57,7 +57,7 @@ class Rounded(Around):
         for name in [name for name in node.vectors if name.startswith(_name(j, ""))]:
             del node.vectors[name]
 
-    def message(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Vectors:
+    def message(self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int]) -> Tensors:
         [matrix] = super().message(rows, ends, seqs).values()
         mails = [
             self._written(rows.node(end), end.peer, vector)
@@ -66,7 +66,7 @@ class Rounded(Around):
         return {name: torch.stack([mail[name] for mail in mails]) for name in mails[0]}
 
     def receive(
-        self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int], mails: Sequence[Vectors]
+        self, rows: Rows, ends: Sequence[Link], seqs: Sequence[int], mails: Sequence[Tensors]
     ) -> None:
         read = [self._read(rows.node(end), end.peer, m) for end, m in zip(ends, mails, strict=True)]
         good = [place for place, vector in enumerate(read) if vector is not None]
@@ -83,7 +83,7 @@ class Rounded(Around):
         steps = {STEPS: (-(-parameters // BLOCK), torch.float32)}
         return found | steps if self.precision == "int8" else found
 
-    def _written(self, node: Node, j: int, vector: torch.Tensor) -> Vectors:
+    def _written(self, node: Node, j: int, vector: torch.Tensor) -> Tensors:
         state = _State(node, j)
         difference = (vector - state.base).cpu().numpy().astype(np.float32)
         parts = rounded(difference, self.precision)
@@ -100,7 +100,7 @@ class Rounded(Around):
         mail = {CODES: codes, IDS: torch.tensor(ids)}
         return mail | {STEPS: torch.from_numpy(parts[STEPS])} if STEPS in parts else mail
 
-    def _read(self, node: Node, j: int, mail: Vectors) -> torch.Tensor | None:
+    def _read(self, node: Node, j: int, mail: Tensors) -> torch.Tensor | None:
         """What was sent, as its sender takes it to be read; None if that is unknown here."""
         state = _State(node, j)
         base_id, offer_id, here = mail[IDS].tolist()

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from strategies.allocator import give_back_freed_memory
-from strategies.consensus.node import Node, Vectors
+from strategies.consensus.node import Node, Tensors
 
 Index = slice | torch.Tensor
 _MOVED = 2**26  # bytes of nodes that become rows, after which their old places are given back
@@ -85,8 +85,8 @@ class Rows:
         self.weights = nodes[0].weights[None]
         if len(nodes) > 1:
             self.weights = self.weights.new_empty(len(nodes), self.weights.shape[1])
-        self.vectors: Vectors = {}
-        self.links: Vectors = {}
+        self.vectors: Tensors = {}
+        self.links: Tensors = {}
         self._names = (tuple(vectors), tuple(links))
         self._place = {node.index: place for place, node in enumerate(nodes)}
         most = max((len(each) for each in neighbours), default=0)
@@ -191,7 +191,7 @@ def _follow_each_other(rows: tuple[int, ...]) -> bool:
     return rows == tuple(range(rows[0], rows[0] + len(rows)))
 
 
-def _settle(matrices: Vectors, name: str, row: int, owner: Vectors, rows: int) -> None:
+def _settle(matrices: Tensors, name: str, row: int, owner: Tensors, rows: int) -> None:
     """Move owner[name] into its row of the matrix of that name."""
     vector = owner[name]
     if name not in matrices:
@@ -226,7 +226,7 @@ class changing:  # noqa: N801
 
 
 def together(vectors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Vectors (p,) as a matrix (k, p), which is not to be changed: of one it is a view."""
+    """Tensors (p,) as a matrix (k, p), which is not to be changed: of one it is a view."""
     return vectors[0][None] if len(vectors) == 1 else torch.stack(list(vectors))
 
 

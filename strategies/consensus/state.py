@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from strategies.consensus.algorithm import Algorithm
-from strategies.consensus.node import Node, Vectors
+from strategies.consensus.node import Node, Tensors
 from strategies.consensus.participant import Mail, Participant, Tally
 
 
@@ -54,7 +54,7 @@ def unpack(
 
     tensors = {name: tensor(name, array) for name, array in arrays.items()}
 
-    def part(prefix: str) -> Vectors:
+    def part(prefix: str) -> Tensors:
         return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
     index = metadata["index"]

@@ -3,7 +3,7 @@
 import torch
 
 from strategies.consensus.algorithm import Algorithm
-from strategies.consensus.node import Node, Vectors
+from strategies.consensus.node import Node, Tensors
 from strategies.consensus.rows import Link, Rows
 
 
@@ -16,12 +16,12 @@ def step(algorithm: Algorithm, node: Node, gradient: torch.Tensor, rate: float) 
     algorithm.step(rows, rows.choose([node.index]), gradient[None], rate)
 
 
-def message(algorithm: Algorithm, node: Node, j: int, seq: int) -> Vectors:
+def message(algorithm: Algorithm, node: Node, j: int, seq: int) -> Tensors:
     found = algorithm.message(_rows(algorithm, node), [Link(node.index, j)], [seq])
     return {name: vectors[0] for name, vectors in found.items()}
 
 
-def receive(algorithm: Algorithm, node: Node, j: int, seq: int, mail: Vectors) -> None:
+def receive(algorithm: Algorithm, node: Node, j: int, seq: int, mail: Tensors) -> None:
     algorithm.receive(_rows(algorithm, node), [Link(node.index, j)], [seq], [mail])
 
 

@@ -14,7 +14,7 @@ from strategies.consensus.algorithm import Algorithm
 from strategies.consensus.algorithms import Settings
 from strategies.consensus.free_host import FreeHost
 from strategies.consensus.host import Host
-from strategies.consensus.node import Node, Vectors
+from strategies.consensus.node import Node, Tensors
 from strategies.consensus.own import algorithm_named, entry_of
 from strategies.consensus.participant import Mail, Participant
 from strategies.consensus.schedule import Conditions, Timetable, parse_outages
@@ -235,7 +235,7 @@ def disturbed(
 def bits_of(found: Simulation) -> list[Any]:
     """All that the participants are, in a form that `==` compares to the last bit."""
 
-    def bits(vectors: Vectors) -> dict[str, bytes]:
+    def bits(vectors: Tensors) -> dict[str, bytes]:
         return {name: v.numpy().tobytes() for name, v in vectors.items()}
 
     return [

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
-from strategies.roster import Host
+from strategies.roster import SuperNode
 from strategies.schedule import Job
 
 
@@ -12,14 +12,14 @@ class Handout:
     that are about to be sent, and the others, by message. hosts: of the run."""
 
     def __init__(self) -> None:
-        self.hosts: tuple[Host, ...] = ()
+        self.hosts: tuple[SuperNode, ...] = ()
         self._waiting: list[Job] = []
         self._leaving: dict[tuple[int, int], Job] = {}
         self._sent: dict[str, list[Job]] = {}
 
     def share(
         self, due: Sequence[Job], expects: Callable[[Job], bool], busy: Collection[int]
-    ) -> Iterator[tuple[Host, list[Job]]]:
+    ) -> Iterator[tuple[SuperNode, list[Job]]]:
         """The hosts that are free, and what each gets of the jobs that wait and are `due`: jobs
         from one version, which travels once. busy: nodes that have a message. expects: whether a
         job is still waited for; what was given up meanwhile may start from a version that is not
@@ -47,7 +47,7 @@ class Handout:
         """Of the device that is bound to a participant, "" if there is none."""
         return next((host.name for host in self.hosts if host.participant == participant), "")
 
-    def _of_host(self, host: Host, hosts_left: int) -> list[Job]:
+    def _of_host(self, host: SuperNode, hosts_left: int) -> list[Job]:
         mine = [job for job in self._waiting if host.hosts(job.participant)]
         mine = [job for job in mine if job.base_version == mine[0].base_version]
         mine = mine[: math.ceil(len(mine) / hosts_left)] if host.participant is None else mine

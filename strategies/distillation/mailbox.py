@@ -7,11 +7,8 @@ never waits for a reader, and a killed process on either side leaves nothing loc
 import os
 from pathlib import Path
 
-import numpy as np
-
+from strategies.averaging import Vectors
 from strategies.checkpoint import atomic_save, load_tensors
-
-Vectors = dict[str, np.ndarray]
 
 
 class LatestSlot:

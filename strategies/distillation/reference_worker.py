@@ -18,11 +18,12 @@ import numpy as np
 import torch
 
 from strategies.arithmetic import allow_tf32, outputs_of
+from strategies.averaging import Vectors
 from strategies.checkpoint import atomic_save, load_tensors
 from strategies.distillation.child import Parent, RunIsOver, do
 from strategies.distillation.mailbox import published_file, published_files
 from strategies.distillation.settings import DistillationRun
-from strategies.distillation.student import Student, Vectors
+from strategies.distillation.student import Student
 from strategies.problem import flat_model, pick_device, proxy_data, split_of, task_of, train_set_of
 from strategies.randomness import rng
 from strategies.task import Examples, prepared

@@ -8,12 +8,11 @@ import numpy as np
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from strategies.averaging import Vectors
 from strategies.distillation.losses import ema_decay
 from strategies.distillation.settings import DistillationRun
 from strategies.flat import FlatModel
 from strategies.optimisers import adamw_numbers, adamw_step, adamw_step_by
-
-Vectors = dict[str, np.ndarray]
 
 
 class Student:

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from strategies import child
+from strategies.averaging import Vectors
 from strategies.distillation.child import write_run
-from strategies.distillation.mailbox import LatestSlot, Vectors, VersionStore
+from strategies.distillation.mailbox import LatestSlot, VersionStore
 from strategies.distillation.settings import DistillationRun
 from strategies.errors import WorkerError
 

@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 
 from strategies.arithmetic import allow_tf32
+from strategies.averaging import Vectors
 from strategies.checkpoint import atomic_save, load_tensors
 from strategies.distillation.child import Parent, RunIsOver, do
 from strategies.distillation.learner import Learner
 from strategies.distillation.mailbox import (
     LatestSlot,
-    Vectors,
     VersionStore,
     forward_file,
     published_file,
