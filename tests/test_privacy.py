@@ -35,9 +35,10 @@ from strategies.privacy import (
 )
 from strategies.problem import flat_model
 from strategies.randomness import rng
-from strategies.rules import Update, _reply, make_rule
+from strategies.rules import Update, make_rule
 from strategies.schedule import Job
 from strategies.task import Examples
+from tests.flower_replies import replies_of
 from tests.harness import run
 
 TINY = {"mode": "average", "normalisation": "group"}
@@ -113,7 +114,7 @@ def test_without_noise_it_is_flowers_own_wrapper() -> None:
     updates = [update(p, start["weights"] + vector(p, 0.5 + p)) for p in range(4)]
     flower = DifferentialPrivacyServerSideFixedClipping(FedAvg(), 0.0, 1.7, 4)
     flower.current_arrays = ArrayRecord({"weights": ArrayRecord([start["weights"]])["0"]})
-    record, _ = flower.aggregate_train(1, [_reply(u, ["weights"]) for u in updates])
+    record, _ = flower.aggregate_train(1, replies_of(updates, ["weights"]))
     assert record is not None
     changes = [u.vectors["weights"] - start["weights"] for u in updates]
     ours = start["weights"] + private_mean(changes, 1.7, 1e-9, 4, rng(0))

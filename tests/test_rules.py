@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import (
     Bulyan,
     FedAdam,
@@ -33,10 +32,8 @@ from strategies.problem import flat_model, split_of, task_of, train_set_of
 from strategies.randomness import rng
 from strategies.rules import Rule, Update, make_rule
 from strategies.schedule import Job
-from tests import (
-    fake_grid,  # noqa: F401 - lets Messages be made outside of a ServerApp
-    oracle,
-)
+from tests import oracle
+from tests.flower_replies import replies_of
 
 ADAPTIVE = ("fedadam", "fedyogi")
 
@@ -110,22 +107,9 @@ def test_the_bits_are_those_of_flowers_strategy(averaging: str, liars: int) -> N
     model = model_of()
     for version in range(1, 4):
         updates = random_updates(version, 8)
-        order = Message(RecordDict(), 1, "train")
-        replies = [
-            Message(
-                RecordDict(
-                    {
-                        "arrays": ArrayRecord({key: Array(u.vectors[key]) for key in keys}),
-                        "metrics": MetricRecord({"num-examples": u.examples}),
-                    }
-                ),
-                reply_to=order,
-            )
-            for u in updates
-        ]
         if averaging in ADAPTIVE:
             strategy.current_arrays = {"weights": model["weights"]}  # type: ignore[attr-defined]
-        expected, _ = strategy.aggregate_train(version, replies)
+        expected, _ = strategy.aggregate_train(version, replies_of(updates, keys))
         model = rule.combine(version, model, updates, {})
         assert expected is not None
         for key in keys:
