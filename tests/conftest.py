@@ -4,6 +4,11 @@ import gc
 import signal
 
 import pytest
+from hypothesis import settings
+
+# A busy machine takes its time.
+settings.register_profile("any speed", deadline=None)
+settings.load_profile("any speed")
 
 # Modules whose tests take longest, longest first: begun last, they would keep one of two processes
 # busy for minutes after the other has nothing left to do.
