@@ -72,18 +72,21 @@ def test_a_run_that_holds_more_needs_more(name: str) -> None:
 def gathered(
     monkeypatch: pytest.MonkeyPatch,
     found: Mapping[str, float] = MappingProxyType({}),
+    mode: str = "distill",
+    **besides: str | int,
 ) -> list[dict]:
     """The events of a run's beginning, whose devices have so much."""
     monkeypatch.setattr(local_training, "condition", lambda: condition() | dict(found))
-    config = resolve({"participants": 2, "mode": "distill"})
-    places = [{"name": name, "site": "/etc/edge-fl"} for name in ("pi-1", "pi-2")]
+    names = ("pi-1", "pi-2") if mode == "distill" else ("pi-1", "pi-2", "pi-3")
+    config = resolve({"participants": len(names), "mode": mode})
+    places = [{"name": name, "site": "/etc/edge-fl"} for name in names]
     events: list[dict] = []
 
     def emit(kind: str, **fields: Any) -> None:
         events.append({"event": kind, **fields})
 
     grid = FakeGrid(config.flat(), node_configs=places)
-    gather(grid, problem_of(config), 60.0, emit)
+    gather(grid, problem_of(config), 60.0, emit, besides=besides)
     return events
 
 
@@ -170,6 +173,16 @@ def test_a_device_with_too_little_cannot_take_part(
 ) -> None:
     with pytest.raises(DataError, match=rf"pi-1: it has 1 MB of {name} free.*; pi-2: it has"):
         gathered(monkeypatch, {name: 1.0 * MB})
+
+
+def test_the_states_of_a_node_need_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    [_] = gathered(monkeypatch, {"disk": 33.0 * MB})
+    told = {"topology": "", "states": 2}
+    [_] = gathered(monkeypatch, {"disk": 35.0 * MB}, "consensus", **told)
+    with pytest.raises(DataError, match=r"pi-1: it has 33 MB of disk free.* needs 33; "):
+        gathered(monkeypatch, {"disk": 32.6 * MB}, "consensus", **told)
+    with pytest.raises(DataError, match=r"it has 35 MB of disk free"):
+        gathered(monkeypatch, {"disk": 35.0 * MB}, "consensus", **{**told, "states": 12})
 
 
 def run_of(name: str, mode: str, told_by: dict[str, int], *events: dict[str, Any]) -> None:
