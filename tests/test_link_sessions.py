@@ -207,7 +207,7 @@ def test_a_session_that_raises_is_told_and_not_begun_again_at_once(
 def test_a_device_that_is_too_slow_for_flower_is_named(
     make: Callable[..., Setup], here: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "_errand", {}.__getitem__)  # or it would serve
+    monkeypatch.setattr(session, "_job_of", {}.__getitem__)  # or it would serve
 
     def crashed(message: Message, _: Message) -> Message:
         return Message(Error(8, "ClientApp stopped responding."), reply_to=message)
