@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from strategies.carriers.exchange import Report
 from strategies.consensus.algorithms import ALGORITHMS
 from strategies.consensus.descent import LocalSGD
 from strategies.consensus.free_host import FreeHost
@@ -303,6 +304,12 @@ class Letters:
         self.patience = max(self.patience, patience)
         mails, self.mails = self.mails, []
         return mails
+
+    def report(self) -> Report:
+        return Report()
+
+    def close(self) -> None:
+        pass
 
 
 class Pair:

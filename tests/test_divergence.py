@@ -189,8 +189,9 @@ def test_a_reference_may_diverge_alone_and_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def spoil(message: Message, reply: Message) -> Message:
-        if metrics := numbers_of(reply):
-            metrics["accuracy"] = [*list(metrics["accuracy"])[:-1], math.nan]
+        told = numbers_of(reply)
+        if told and told["metric"]:
+            told["metric"] = [*list(told["metric"])[:-1], math.nan]
         return reply
 
     run = consensus(tmp_path, {"consensus.references": "same-steps"}, tamper=spoil, nodes=1)

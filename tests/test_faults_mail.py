@@ -6,7 +6,6 @@ its bytes do to whoever reads them, with Hypothesis.
 
 import contextlib
 import copy
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -54,7 +53,9 @@ from strategies.messages.windows import (
     NodeNumbers,
     OfClass,
     Refused,
+    RunOrder,
     WindowReport,
+    WindowTerms,
 )
 from strategies.roster import SuperNode, prepare_hosts
 from strategies.schedule import Job
@@ -248,7 +249,7 @@ def fleet_of(server: Server, **changes: Any) -> Fleet:
         server.grid,
         [SuperNode(node + 1, name, node) for node, name in NAMES.items()],
         first=1,
-        order={},
+        order=RunOrder("", "", "", 0.0),
         resources=contextlib.ExitStack(),
         engine={},
         lengths=lambda _: {},
@@ -271,16 +272,19 @@ def test_who_claims_to_be_done_at_once_hurries_nobody(server: Server) -> None:
     wait(lambda: len(server.grid.here()) == 3)
     fleet = fleet_of(server)
 
+    def terms(window: int) -> WindowTerms:
+        return WindowTerms(window, 0.1, 0, False, 0, [0] * 3, 0.0)
+
     def work(name: str, last: int) -> int:
         """A window of one device; which one it was. last: to be given out."""
-        fleet.dispatch(last, lambda window: {"window": window})
+        fleet.dispatch(last, terms)
         order = lines[name].next()
         assert order is not None
         node = list(NAMES.values()).index(name)
-        heard = {"heard": json.dumps({node: {}}), "trace": "[]", "mail": []}
-        config = {"config": WINDOW["config"]["config"] | heard}
-        arrays = {"arrays/sum": ARRAYS["arrays/sum"]}
-        lines[name].answer(order, WINDOW | {"config": config}, arrays)
+        report = WindowReport(
+            True, 0, 1.0, [], {}, [], [NUMBERS._replace(node=node)], total=REPORT.total
+        )
+        lines[name].answer(order, *parts_of(records_of(report)))
         found: list[Answer] = []
         wait(lambda: bool(found.extend(fleet.collect()[0]) or found))
         return found[0].window

@@ -81,16 +81,16 @@ class TestEveryRule:
 
 def flowers(averaging: str, settings: AveragingSettings) -> Strategy:
     """Flower's own strategy."""
-    adaptive = {"eta": settings.server_learning_rate, "tau": settings.server_tau}
-    malicious = {"num_malicious_nodes": settings.num_malicious_nodes}
-    most = {"num_nodes_to_select": max(1, settings.cohort - settings.num_malicious_nodes)}
+    adaptive: dict[str, Any] = {"eta": settings.server_learning_rate, "tau": settings.server_tau}
+    malicious: dict[str, Any] = {"num_malicious_nodes": settings.num_malicious_nodes}
+    honest = max(1, settings.cohort - settings.num_malicious_nodes)
     made: dict[str, Callable[[], Strategy]] = {
         "fedavg": FedAvg,
         "fedprox": lambda: FedProx(proximal_mu=0.1),
         "fedadam": lambda: FedAdam(**adaptive),
         "fedyogi": lambda: FedYogi(**adaptive),
         "krum": lambda: Krum(**malicious),
-        "multikrum": lambda: MultiKrum(**malicious, **most),
+        "multikrum": lambda: MultiKrum(**malicious, num_nodes_to_select=honest),
         "bulyan": lambda: Bulyan(**malicious),
         "fedmedian": FedMedian,
         "fedtrimmedavg": lambda: FedTrimmedAvg(beta=settings.trim_fraction),

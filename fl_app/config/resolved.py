@@ -29,7 +29,7 @@ _REMOVED = {
     "distill.forward-weight": 'distill.variant="sync-forward"',
 }
 # (key, value) of earlier versions, and what the value is called now.
-_RENAMED = {("consensus.carrier", "ray"): "sockets"}
+_RENAMED: dict[tuple[str, str], Value] = {("consensus.carrier", "ray"): "sockets"}
 
 
 def _unknown(key: str) -> str:
