@@ -138,7 +138,10 @@ def table(samples: Sequence[Sample], events: Iterable[str]) -> str:
     text = [
         f"Soak of {hours:.1f} hours, {len(samples)} samples, {cores(samples):.2f} of a core. "
         f"Bounds of the slopes, an hour: {bounds}. Slopes leave out the first quarter of a "
-        f"process's life, and processes that lived for less than {_LEAST_SHARE:.0%} of the time.",
+        f"process's life, and processes that lived for less than {_LEAST_SHARE:.0%} of the time. "
+        f"What lived for less than an hour may gain what an hour may"
+        + "".join(f"; {which}: {room:g} {what} at most" for (which, what), room in ROOM.items())
+        + ".",
         "",
         f"**{len(found) - len(bad)} of {len(found)} lines are flat"
         + (f"; growing: {', '.join(f'{x.name} ({x.quantity})' for x in bad)}.**" if bad else ".**"),
