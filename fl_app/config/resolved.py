@@ -73,7 +73,8 @@ def resolve(overrides: Mapping[str, Any] | None = None) -> RunConfig:
     for key, value in (overrides or {}).items():
         if key not in paths_of(RunConfig):
             raise ConfigError(_unknown(key))
-        values[key] = _RENAMED.get((key, str(value)), value)
+        renamed = _RENAMED.get((key, str(value)))
+        values[key] = value if renamed is None else renamed
     if values["task"] != IMAGES:
         if values["partition"] == "auto":
             values["partition"] = "iid"  # there may be no classes
