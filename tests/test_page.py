@@ -171,7 +171,8 @@ def test_classes_of_nodes_are_told_by_their_mean_and_spread(tmp_path: Path, dire
     run.emit("run_started", config=run.config(), metric=metric)
     for event in events(2):
         told = {"bag": {"mean": 0.5, "min": 0.25 * event.get("round", 0), "max": 0.75}}
-        run.emit(**event, **({"per_class": told} if event["event"] == "nodes" else {}))
+        of_classes: dict[str, Any] = {"per_class": told} if event["event"] == "nodes" else {}
+        run.emit(**event, **of_classes)
     run.emit("evaluate", model="average", round=2, t=1.0, accuracy=0.5, per_class={"bag": 0.6})
     (table,) = [t for t in snapshot(run)["tables"] if t["title"] == "Accuracy by class"]
     assert table["columns"] == ["class", "mean of the nodes", "worst", "best", DIAGNOSIS]
