@@ -340,9 +340,16 @@ def test_a_taken_port_is_passed_over_or_named() -> None:
 
 
 @pytest.fixture(scope="module")
-def tab() -> Iterator[browser.Browser]:
+def chromium() -> Iterator[browser.Browser]:
     with browser.browser() as opened:
         yield opened
+
+
+@pytest.fixture
+def tab(chromium: browser.Browser) -> Iterator[browser.Browser]:
+    """A tab whose page is left behind, or a test that failed would fail the next ones, too."""
+    yield chromium
+    chromium.leave()
 
 
 LAST_VALUE = "charts.drawn[0].data[1].filter((v) => v !== null && v !== undefined)"
