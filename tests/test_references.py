@@ -1,5 +1,6 @@
 """What a distill run is measured against: which references there are, and that they repeat."""
 
+import contextlib
 import json
 import math
 import multiprocessing
@@ -231,8 +232,9 @@ def test_a_run_goes_on_when_their_process_dies_for_good(tmp_path: Path) -> None:
 
     def kill(message: Message, reply: Message) -> Message:
         for pid in processes("reference_worker", tmp_path):
-            os.kill(pid, signal.SIGKILL)
-            killed.append(pid)
+            with contextlib.suppress(ProcessLookupError):  # killed by the message before
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
         return reply
 
     config = {**LABELLED, "distill.references": "server-alone", "distill.restarts": 0}

@@ -55,7 +55,9 @@ def render(results: Results, notes: str = "") -> str:
     """The report as Markdown."""
     head = [
         "# Mail with fewer bits",
-        f"`{results['command']}`. {machine_line(results['hardware'])}; code: {code_line(results)}.",
+        f"- Made by `{results['command']}`.",
+        f"- Code: {code_line(results)}.",
+        f"- Hardware: {machine_line(results['hardware'])}.",
         "Test accuracy in the end, in %, on 1,000 images; MB of models and changes both ways "
         "(of consensus: of neighbours' mail); differences to `float32` paired by seed. Of three "
         "seeds or more the mean ± its standard error. All runs of a mode do as many steps of "
