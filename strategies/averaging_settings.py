@@ -30,9 +30,9 @@ class PrivacySettings:
 
 @dataclass(frozen=True)
 class AveragingSettings:
-    """averaging: the rule's name, "buffered", one of Flower's, or somebody's own. buffered: whether
-    it gets updates as they come. cohort: how many participants take
-    part in a synchronous round. seed: of the noise of differential privacy; None: it is secret."""
+    """averaging: the rule's name, "buffered", one of synchronous rounds, or somebody's own.
+    buffered: whether it gets updates as they come. cohort: how many participants take part in a
+    synchronous round. seed: of the noise of differential privacy; None: it is secret."""
 
     averaging: str
     buffered: bool

@@ -128,6 +128,9 @@ def test_the_hashes_are_those_of_the_files() -> None:
         assert hashlib.sha256((embedded.DIRECTORY / name).read_bytes()).hexdigest() == digest
 
 
+FASHION = ["fashion-mnist-train.jsonl", "fashion-mnist-test.jsonl"]
+
+
 @pytest.fixture
 def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An app without its images, on a machine on which nothing else is; the real ones."""
@@ -157,21 +160,28 @@ def test_images_are_found_where_they_came_to_and_where_the_app_is_installed(bare
 @pytest.mark.parametrize(
     ("config", "node", "asks"),
     [
-        ({}, {}, True),
-        ({"mode": "consensus"}, {}, True),
-        ({"mode": "consensus"}, {"data-path": "/own"}, True),  # to be evaluated
-        ({}, {"data-path": "/own"}, False),
-        ({"dataset": "mnist"}, {}, False),
-        ({"dataset": "files", "data-path": "/set"}, {}, False),
+        ({}, {}, FASHION),
+        ({"mode": "consensus"}, {}, FASHION),
+        ({"mode": "consensus"}, {"data-path": "/own"}, FASHION),  # to be evaluated
+        ({}, {"data-path": "/own"}, []),
+        ({"dataset": "mnist"}, {}, []),
+        ({"dataset": "files", "data-path": "/set"}, {}, []),
+        ({"task": "text"}, {"data-path": "/own"}, ["python-topics.jsonl"]),
+        ({"task": "text", "data-path": "/set"}, {}, []),
+        ({"task": "tables", "table": "diabetes"}, {}, ["diabetes.jsonl"]),
+        ({"task": "tables", "data-path": "/set"}, {}, []),
+        ({"task": "my.tasks:Ecg"}, {}, []),
     ],
 )
-def test_a_device_asks_for_what_it_reads(bare: Path, config: dict, node: dict, asks: bool) -> None:
+def test_a_device_asks_for_what_it_reads(
+    bare: Path, config: dict, node: dict, asks: list[str]
+) -> None:
     errand = {
         "application": "fl_app.device",
         "run_config": {**defaults(), **config},
         "node_config": node,
     }
-    assert set(_lacking(errand)) == (set(embedded.FILES) if asks else set())
+    assert set(_lacking(errand)) == set(asks)
     for name in embedded.FILES:
         embedded.kept(name).parent.mkdir(parents=True, exist_ok=True)
         embedded.kept(name).write_bytes((bare / name).read_bytes())

@@ -58,6 +58,14 @@ def test_devices_get_all_of_it_but_the_images(bundle: zipfile.ZipFile) -> None:
     assert all(sent.read(name) == bundle.read(name) for name in own)
 
 
+def test_the_data_that_a_task_of_ones_own_may_read_go_with_it() -> None:
+    with submitted(
+        resolve({"clock": "real", "task": "tests.some_tasks:Points"}), remote=True
+    ) as place:
+        there = {path.name for path in (place / "fl_app" / "data" / "embedded").iterdir()}
+    assert there & embedded.FILES.keys() == embedded.FILES.keys() - set(embedded.IMAGES)
+
+
 @pytest.mark.parametrize(("sessions", "remote"), [("off", True), ("auto", False)])
 def test_who_has_no_other_way_to_the_images_gets_them(sessions: str, remote: bool) -> None:
     with submitted(resolve({"sessions": sessions}), remote=remote) as place:

@@ -1,8 +1,10 @@
-"""The data set that travels inside the app: 6,000 + 1,000 images of Fashion-MNIST.
+"""The data that travel inside the app: 6,000 + 1,000 images of Fashion-MNIST, which are read here,
+and the files of the tasks of tables and of text.
 
-One JSONL line per class: ``{"label": 0, "name": "T-shirt/top", "count": 600, "png": base64}``. The
-PNG is a lossless grey sheet of the class's images, `COLUMNS` in a row. Flower transports only text
-formats with an app, hence base64. experiments/embed_fashion_mnist.py writes the files.
+Of the images one JSONL line per class:
+``{"label": 0, "name": "T-shirt/top", "count": 600, "png": base64}``. The PNG is a
+lossless grey sheet of the class's images, `COLUMNS` in a row. Flower transports only text formats
+with an app, hence base64. experiments/embed_fashion_mnist.py writes the files.
 
 A bundle for devices comes without them. Then they are looked for where the app is installed, as on
 a server, and where a device keeps what it was sent.
@@ -25,10 +27,15 @@ from strategies.errors import DataError
 
 # Beside this module: an installed app lives in a directory nobody knows in advance.
 DIRECTORY = Path(__file__).parent / "embedded"
+IMAGES = ("fashion-mnist-train.jsonl", "fashion-mnist-test.jsonl")
+TEXT = "python-topics.jsonl"
 # File name -> SHA-256.
 FILES = {
     "fashion-mnist-train.jsonl": "a7c667832936d8e0fa264fee8d6e7ee6b43d37804db3e51e068ab755ccf7fd17",
     "fashion-mnist-test.jsonl": "31189b3e7ea1ccc04f324f07c5eaae512a3b8e21c4aa53482387618ddbb0f3c0",
+    "breast-cancer.jsonl": "6b32608b7a94ed57eef8a26d0cd9a6600420f1f9da3c4b64e4ca78260440427a",
+    "diabetes.jsonl": "7731cd55021dead395309431de9d1aac6752f29d3139dff6ebb53c605234fb70",
+    "python-topics.jsonl": "62d9b686f408772db5e1b0e3fcb6d4d06bafc23fc48cc20c6497b9de010aedab",
 }
 COLUMNS = 25
 
@@ -58,6 +65,17 @@ def find(name: str) -> Path | None:
     return None
 
 
+def found(name: str) -> Path:
+    """The same. Raises DataError if it is not on this machine."""
+    path = find(name)
+    if path is None:
+        raise DataError(
+            f"{name} of the embedded data set is not on this machine: it came neither with the app "
+            f"nor over the mail router; with sessions=off it comes with the app"
+        )
+    return path
+
+
 def kept(name: str) -> Path:
     """Where a device keeps that file, once it has been sent it."""
     return cache_directory() / DIRECTORY.name / name
@@ -81,12 +99,7 @@ def _read(part: str) -> ImageSet:
     from PIL import Image
 
     name = f"fashion-mnist-{part}.jsonl"
-    path = find(name)
-    if path is None:
-        raise DataError(
-            f"{name} of the embedded data set is not on this machine: it came neither with the app "
-            f"nor over the mail router; with sessions=off it comes with the app"
-        )
+    path = found(name)
     images, labels = [], []
     try:
         for line in path.read_text(encoding="ascii").splitlines():

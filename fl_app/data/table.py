@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fl_app.data.embedded import DIRECTORY
+from fl_app.data.embedded import found
 from fl_app.data.foreign import printable
 from strategies.errors import ConfigError, DataError
 from strategies.paths import read_text
@@ -48,7 +48,7 @@ class Table:
 
 def embedded(name: str) -> Table:
     """One of EMBEDDED."""
-    lines = (DIRECTORY / f"{name}.jsonl").read_text(encoding="ascii").splitlines()
+    lines = found(f"{name}.jsonl").read_text(encoding="ascii").splitlines()
     names, *rows = (tuple(map(str, json.loads(line))) for line in lines)
     return Table(name, names, tuple(rows))
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fl_app.config import RunConfig, Value, defaults
+from fl_app.config import TASKS, RunConfig, Value, defaults
 from fl_app.data import embedded
 from fl_app.launch.values import toml_lines
 from fl_app.record.run_dir import flatten
@@ -57,9 +57,10 @@ def submitted(config: RunConfig, *, remote: bool, app: Path | None = None) -> It
 
     A copy of somebody's `app` with all keys in it, for Flower lets nobody change others. A copy
     where edge-fl is installed from a wheel, beside packages of others. And for a SuperLink of
-    others (`remote`), without the embedded images, which are three quarters of it: there the bundle
-    goes to every device of the run, and one that reads these images and has none asks for them over
-    the mail router, once (`strategies.link.files`); there is none for a run without sessions.
+    others (`remote`), without the embedded data, which are three quarters of it: there the bundle
+    goes to every device of the run, and one that reads some of these data and has none asks for
+    them over the mail router, once (`strategies.link.files`); there is none for a run without
+    sessions.
     """
     if app is not None:
         with tempfile.TemporaryDirectory(prefix="edge-fl-") as place:
@@ -69,7 +70,9 @@ def submitted(config: RunConfig, *, remote: bool, app: Path | None = None) -> It
     if pyproject.PATH.parent == pyproject.PACKAGES and not lean:
         yield pyproject.PACKAGES
         return
-    left_out = ["__pycache__", *_FILES, *(embedded.FILES if lean else ())]
+    # Somebody's own task may read the tables or the text, and nothing tells which.
+    data = embedded.FILES if config.task in TASKS else embedded.IMAGES
+    left_out = ["__pycache__", *_FILES, *(data if lean else ())]
     with tempfile.TemporaryDirectory(prefix="edge-fl-") as place:
         copy = Path(place, NAME)
         for name in _PACKAGES:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fl_app.data.embedded import DIRECTORY
+from fl_app.data.embedded import TEXT, found
 from strategies.errors import DataError
 from strategies.task import ACCURACY, PERPLEXITY, Classification, Examples
 
@@ -87,7 +87,7 @@ def read_documents(path: str) -> dict[str, bytes]:
 
 
 def _embedded() -> dict[str, bytes]:
-    lines = (DIRECTORY / "python-topics.jsonl").read_text(encoding="ascii").splitlines()
+    lines = found(TEXT).read_text(encoding="ascii").splitlines()
     return {name: text.encode() for name, text in map(json.loads, lines)}
 
 

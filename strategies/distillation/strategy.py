@@ -60,8 +60,8 @@ class Distillation(OwnCourse):
     """Yajima et al.: clients train and average a small model; a distillation server, a process of
     its own, reverse-distils every newer average into the large global model; nobody waits for it.
 
-    With mode "average" there is no distillation server: one of Flower's rules, or buffered
-    asynchronous averaging, alone. The schedule comes from the trace (virtual clock) or from what
+    With mode "average" there is no distillation server: an averaging rule, of rounds or of buffers,
+    alone. The schedule comes from the trace (virtual clock) or from what
     really happens (real clock); everything else is the same.
     """
 
