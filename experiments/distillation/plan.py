@@ -31,7 +31,7 @@ _VALUES: dict[str, Values] = {
     BUFFERED: {"distill.variant": "async-plus", "averaging": "buffered"},
 }
 ROWS = tuple(_VALUES)
-_FEW = (OURS, "sync", "async-continuous")
+_FEW = (OURS, "sync", f"sync-x{MORE}", "async-continuous")
 _PARTITIONS: dict[str, Values] = {
     "iid": {"partition": "iid"},
     "dirichlet-0.3": {"partition": "dirichlet", "alpha": 0.3},
@@ -123,7 +123,7 @@ _COMMON: Values = {"mode": "distill", "clock": "virtual", "distill.publish-ema":
 # The embedded images: 4,200 for the participants.
 _SMALL: Values = {**_COMMON, "proxy-examples": 1_500, "validation-examples": 300}
 _NOT_BUFFERED = tuple(row for row in ROWS if row != BUFFERED)
-_SLOW = (OURS, BUFFERED, "sync-forward", "sync", "async-continuous")
+_SLOW = (OURS, BUFFERED, "sync-forward", "sync", f"sync-x{MORE}", "async-continuous")
 _EMBEDDED = (
     Setting(labels=1500, rows=_NOT_BUFFERED),
     Setting(rows=_NOT_BUFFERED, centralized=True),
@@ -137,7 +137,7 @@ _EMBEDDED = (
 _LONG = (
     Setting(rows=_NOT_BUFFERED, centralized=True),
     Setting("dirichlet-0.1"),
-    Setting(labels=1000, rows=(*_FEW, "sync-forward", f"sync-x{MORE}", f"sync-forward-x{MORE}")),
+    Setting(labels=1000, rows=(*_FEW, "sync-forward", f"sync-forward-x{MORE}")),
     Setting("dirichlet-0.3"),
     Setting(labels=10_000),
     Setting("dirichlet-0.1", participants=10),
