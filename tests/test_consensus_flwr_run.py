@@ -8,6 +8,7 @@ import pytest
 
 from fl_app.config import resolve
 from fl_app.launch.run import run as launch
+from fl_app.launch.sizing import size_for
 from fl_app.record.run_dir import RunDirectory
 from fl_app.settings import consensus_run_of
 from strategies.consensus.strategy import Consensus
@@ -55,13 +56,15 @@ def test_flwr_run_on_two_hosts_equals_one_host_in_one_process(tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_hosts_spread_over_a_ray_cluster(tmp_path: Path, monkeypatch) -> None:
-    """Two raylets with one CPU each: a host on each, and the same bits as on one machine."""
+    """Two raylets with a GPU each, which is Ray's word alone: a host on each, though one has
+    CPUs for both, and the same bits as on one machine."""
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("EDGE_FL_HOME", str(tmp_path))
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 1})
     try:
-        cluster.add_node(num_cpus=1)
+        cluster.add_node(num_cpus=2, num_gpus=1)
+        assert size_for(resolve(TINY), str(cluster.address))["client-resources-num-gpus"] == 1
         assert launch({**TINY, "name": "cluster"}, ray=str(cluster.address)) == 0
     finally:
         cluster.shutdown()
