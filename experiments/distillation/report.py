@@ -125,7 +125,7 @@ def _claims(claims: Sequence[Claim]) -> str:
     about = (
         "Met: the mean minus one standard error meets it, with at least three seeds: "
         f"{counts(claims)}. "
-        "The best synchronous variant is chosen by the result, which favours it."
+        "The best and the soonest synchronous variant are chosen by the result, which favours them."
     )
     head = ["setting", "claim", "measured (points, or times)", "verdict"]
     return "\n\n".join(["## What is claimed", about, table(head, rows)])
