@@ -26,7 +26,7 @@ from strategies.consensus.host import INCIDENTS, Host, Listener
 from strategies.consensus.participant import Participant
 from strategies.consensus.settings import NodesRun
 from strategies.consensus.shared import nodes_of, settling_of
-from strategies.evaluation import evaluation_set, measured_by_class
+from strategies.evaluation import SIDE_BY_SIDE, Measured, evaluation_set, measured_of_each
 from strategies.messages.codec import message_of, records_of
 from strategies.messages.queries import MeetOrder, Met
 from strategies.messages.windows import (
@@ -213,14 +213,14 @@ class _Window:
         """The report of a window that is done."""
         present = self._present(participants)
         diagnosed = present if self._diagnosed else []
-        began, there = time.monotonic(), {p.node.index for p in present}
-        told_of = [self._numbers(participant, there) for participant in participants]
+        began = time.monotonic()
+        found = self._measured(participants, {p.node.index for p in present})
         return replace(
             report,
-            nodes=[numbers for numbers, _ in told_of],
+            nodes=[self._numbers(participant, found) for participant in participants],
             classes=[
-                OfClass(numbers.node, name, metric)
-                for numbers, by_class in told_of
+                OfClass(node, name, metric)
+                for node, (_, by_class) in found.items()
                 for name, metric in by_class.items()
             ],
             heard=[Heard(p.node.index, j, t) for p in participants for j, t in p.heard.items()],
@@ -240,27 +240,29 @@ class _Window:
         n = self._settings.participants
         return [p for p in participants if p.node.index < n and on(p.node.index)]
 
-    def _numbers(
-        self, participant: Participant, present: set[int]
-    ) -> tuple[NodeNumbers, Mapping[str, float]]:
-        """What is told of a node; its metric, also by class, and loss if it is `present`, or a
-        reference."""
+    def _measured(
+        self, participants: Sequence[Participant], present: set[int]
+    ) -> dict[int, Measured]:
+        """The metrics of those that are `present`, and of references, by node."""
+        n = self._settings.participants
+        chosen = [p.node for p in participants if p.node.index in present or p.node.index >= n]
+        weights = [node.weights for node in chosen]
+        bench, examples = self._bench, _evaluation_set(self._settings)
+        most = 1 if self._order.engine == SEQUENTIAL else SIDE_BY_SIDE
+        found = measured_of_each(bench.task, bench.model, weights, examples, most)
+        return {node.index: each for node, each in zip(chosen, found, strict=True)}
+
+    def _numbers(self, participant: Participant, found: Mapping[int, Measured]) -> NodeNumbers:
+        """What is told of a node; its metric and loss if they were `found`."""
         node, weights = participant.node.index, participant.node.weights
-        metric = loss = OFF
-        by_class: Mapping[str, float] = {}
-        if node in present or node >= self._settings.participants:
-            model, task = self._bench.model, self._bench.task
-            model.weights.copy_(weights)
-            found, by_class = measured_by_class(task, model, _evaluation_set(self._settings))
-            metric, loss = found[task.metric.name], found["loss"]
+        values = found[node].values if node in found else {}
         array: np.ndarray = weights.cpu().numpy()
-        numbers = NodeNumbers(
+        return NodeNumbers(
             node=node,
-            metric=metric,
-            loss=loss,
+            metric=values.get(self._bench.task.metric.name, OFF),
+            loss=values.get("loss", OFF),
             norm=float(weights.double().square().sum()),
             examples=self._states.examples(node),
             digest=hashlib.sha256(array.tobytes()).hexdigest(),
             **vars(participant.tally),
         )
-        return numbers, by_class

@@ -116,7 +116,7 @@ def _model(
             f"{loss:.4g}, and was {first:.4g}; try a smaller learning-rate"
         )
     yield f"{role} model: {_STEPS} steps on one minibatch with {rate}: loss {loss:.4g}"
-    found = measured(task, model, _test(config, task, batch.inputs.device))
+    found = measured(task, model, _test(config, task, batch.inputs.device)).values
     yield f"{role} model: then on test examples: " + ", ".join(
         f"{name} {value:.4g}" for name, value in found.items()
     )

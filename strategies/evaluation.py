@@ -5,11 +5,12 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch.func import functional_call, vmap
 
 from strategies.averaging import Vectors
 from strategies.flat import FlatModel
@@ -23,9 +24,11 @@ from strategies.problem import (
     train_set_of,
 )
 from strategies.randomness import rng
-from strategies.task import Examples, Task, prepared
+from strategies.task import Examples, Metric, Task, prepared
 
 _BATCH = 500
+# Models in one pass on a GPU: what they compute between two layers has a bound.
+SIDE_BY_SIDE = 16
 # What events call the value of a task's main metric, whatever that is: "run_started" says it.
 MAIN = "accuracy"
 BY_CLASS = "per_class"  # and that of the examples of each class, by its name
@@ -37,36 +40,107 @@ _POLL_SECONDS = 0.01
 _NUMBER_OF = {"test": "evaluate-examples", "validation": "validation-examples"}
 
 
-@torch.no_grad()
-def measured(task: Task, model: FlatModel, examples: Examples) -> dict[str, float]:
-    """The task's metrics by name, and "loss", of the model on prepared examples; all NaN of a model
-    whose values, or whose loss, are not finite: its answers mean nothing."""
-    return measured_by_class(task, model, examples)[0]
+class Measured(NamedTuple):
+    """What a model is worth on some examples.
+
+    values: the task's metrics by name, and "loss"; all NaN of a model whose values, or whose loss,
+    are not finite: its answers mean nothing. by_class: the main metric of the examples of each
+    class that has any, by its name; nothing where the task has no classes, or an example has
+    several.
+    """
+
+    values: dict[str, float]
+    by_class: dict[str, float]
 
 
 @torch.no_grad()
-def measured_by_class(
-    task: Task, model: FlatModel, examples: Examples
-) -> tuple[dict[str, float], dict[str, float]]:
-    """`measured`; and the main metric of the examples of each class that has any, by its name:
-    nothing where the task has no classes, or an example has several."""
+def measured(task: Task, model: FlatModel, examples: Examples) -> Measured:
+    """What the model is worth on prepared examples."""
     model.module.eval()
-    sums, loss, each_main = dict.fromkeys(task.metrics, 0.0), 0.0, []
+    sums = _Sums(task)
+    for some in _minibatches(examples):
+        sums.add(model.module(some.inputs), some.targets)
+    return sums.found(examples, (model.weights, model.buffers))
+
+
+@torch.no_grad()
+def measured_of_each(
+    task: Task,
+    model: FlatModel,
+    weights: Sequence[torch.Tensor],
+    examples: Examples,
+    most: int = 1,
+) -> list[Measured]:
+    """What each of some models without buffers, `weights` (p,), is worth.
+
+    most: models in one pass (torch.func's vmap), which agrees with one after the other to the
+    rounding of the arithmetic; fewer where there is not enough memory, and one where the model has
+    an operation that does not know of that.
+    """
+    found: list[Measured] = []
+    while len(found) < len(weights):
+        some = weights[len(found) : len(found) + most]
+        if most == 1:
+            model.weights.copy_(some[0])
+            found.append(measured(task, model, examples))
+            continue
+        try:
+            found += _pass(task, model, some, examples)
+        except RuntimeError as error:
+            most = most // 2 if isinstance(error, torch.OutOfMemoryError) else 1
+    return found
+
+
+def _pass(
+    task: Task, model: FlatModel, weights: Sequence[torch.Tensor], examples: Examples
+) -> list[Measured]:
+    model.module.eval()
+    parameters = model.unflatten(torch.stack(list(weights)))
+
+    def one(state: dict[str, torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
+        return functional_call(model.module, state, (inputs,))
+
+    sums = [_Sums(task) for _ in weights]
+    for some in _minibatches(examples):
+        everybodys = vmap(one, in_dims=(0, None))(parameters, some.inputs)
+        for each, outputs in zip(sums, everybodys, strict=True):
+            each.add(outputs, some.targets)
+    return [each.found(examples, (own,)) for each, own in zip(sums, weights, strict=True)]
+
+
+def _minibatches(examples: Examples) -> Iterator[Examples]:
     for start in range(0, len(examples), _BATCH):
-        targets = examples.targets[start : start + _BATCH]
-        outputs = model.module(examples.inputs[start : start + _BATCH])
-        for metric in task.metrics:
+        end = start + _BATCH
+        yield Examples(examples.inputs[start:end], examples.targets[start:end])
+
+
+class _Sums:
+    """A model's loss and metrics, minibatch by minibatch. They stay on the device, for which nobody
+    waits before the end."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._metrics: dict[Metric, torch.Tensor | float] = dict.fromkeys(task.metrics, 0.0)
+        self._loss: torch.Tensor | float = 0.0
+        self._each: list[torch.Tensor] = []  # the main metric of each example
+
+    def add(self, outputs: torch.Tensor, targets: torch.Tensor) -> None:
+        for metric in self._task.metrics:
             each = metric.each(outputs, targets)
-            sums[metric] += float(each.sum(dtype=torch.float64))
-            if metric is task.metric:
-                each_main.append(each.double().cpu())
-        loss += float(task.loss(outputs, targets)) * len(targets)
-    vectors = (model.weights, model.buffers)
-    if not (math.isfinite(loss) and all(bool(vector.isfinite().all()) for vector in vectors)):
-        return dict.fromkeys([metric.name for metric in task.metrics] + ["loss"], math.nan), {}
-    count = len(examples)
-    values = {m.name: m.finish(total / count) for m, total in sums.items()} | {"loss": loss / count}
-    return values, _by_class(task, torch.cat(each_main), examples.targets)
+            self._metrics[metric] += each.sum(dtype=torch.float64)
+            if metric is self._task.metric:
+                self._each.append(each.double())
+        self._loss += self._task.loss(outputs, targets).double() * len(targets)
+
+    def found(self, examples: Examples, vectors: Iterable[torch.Tensor]) -> Measured:
+        """What the model is worth whose `vectors` these are."""
+        loss, count = float(self._loss), len(examples)
+        if not (math.isfinite(loss) and all(bool(each.isfinite().all()) for each in vectors)):
+            nothing = dict.fromkeys([each.name for each in self._metrics] + ["loss"], math.nan)
+            return Measured(nothing, {})
+        values = {m.name: m.finish(float(total) / count) for m, total in self._metrics.items()}
+        by_class = _by_class(self._task, torch.cat(self._each).cpu(), examples.targets)
+        return Measured(values | {"loss": loss / count}, by_class)
 
 
 def _by_class(task: Task, each: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
@@ -190,7 +264,7 @@ class Evaluator:
     def _evaluate(self, role: str, vectors: Vectors) -> dict[str, Any]:
         model = self._models[role]
         model.load(vectors["weights"], vectors["buffers"])
-        values, by_class = measured_by_class(self._task, model, self._examples)
+        values, by_class = measured(self._task, model, self._examples)
         return {**values, **({BY_CLASS: by_class} if by_class else {})}
 
 

@@ -281,6 +281,9 @@ def test_side_by_side_gradients_differ_by_rounding_alone(tmp_path: Path) -> None
     one, other = (run(tmp_path, {"consensus.engine": e}) for e in ("sequential", "stacked"))
     for node in range(8):
         assert np.allclose(weights_of(one, node), weights_of(other, node), rtol=1e-3, atol=1e-5)
+    for a, b in zip(*(of_kind(each.events(), "nodes") for each in (one, other)), strict=True):
+        assert a["loss"] != b["loss"]  # evaluated side by side, too
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
 
 
 def test_hundreds_of_nodes(tmp_path: Path) -> None:

@@ -63,11 +63,11 @@ def test_a_model_that_is_not_finite_has_no_accuracy(value: float, position: int)
     bias before a ReLU, does not even show in the answers; 1e38 in each of them does."""
     model = flat_model(problem_of(resolve({"small-width": 2})), "small")
     examples = Examples(torch.randn(20, 1, 28, 28), torch.arange(20) % 10)
-    assert 0 <= measured(Points(), model, examples)["accuracy"] <= 1
+    assert 0 <= measured(Points(), model, examples).values["accuracy"] <= 1
     model.weights[position] = value
     if value == 1e38:
         model.weights.fill_(value)
-    found = measured(Points(), model, examples)
+    found = measured(Points(), model, examples).values
     assert found.keys() == {"accuracy", "loss"}
     assert all(map(math.isnan, found.values()))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from fl_app.assemble import dataset_of
 from fl_app.config import RunConfig, resolve
@@ -14,7 +15,14 @@ from fl_app.preflight import preflight
 from fl_app.problem import problem_of
 from strategies import evaluation
 from strategies.errors import ConfigError
-from strategies.evaluation import Candidate, Evaluator, evaluation_set
+from strategies.evaluation import (
+    Candidate,
+    Evaluator,
+    Measured,
+    evaluation_set,
+    measured,
+    measured_of_each,
+)
 from strategies.problem import flat_model, split_of, task_of
 from strategies.task import ACCURACY, PERPLEXITY
 
@@ -158,3 +166,75 @@ def test_the_main_metric_has_its_field_whatever_the_others_are_called(
     evaluator.close()
     [told] = reports
     assert told["accuracy_ema"] == told["accuracy"] == told["perplexity"] > 100
+
+
+# -- models side by side ------------------------------------------------------------------------
+
+FEW = resolve({"mode": "consensus", "small-width": 2, "evaluate-examples": 600})
+
+
+def five_models() -> tuple[Any, list[torch.Tensor], Any]:
+    model = flat_model(problem_of(FEW), "small")
+    noise = torch.Generator().manual_seed(0)
+    weights = [
+        model.weights + 0.1 * torch.randn(len(model.weights), generator=noise) for _ in range(5)
+    ]
+    return model, weights, evaluation_set(problem_of(FEW), "cpu")
+
+
+def one_by_one() -> list[Measured]:
+    task = task_of(problem_of(FEW))
+    model, weights, examples = five_models()
+    return measured_of_each(task, model, weights, examples)
+
+
+def near(found: list[Measured], expected: list[Measured]) -> bool:
+    return all(
+        a.values == pytest.approx(b.values, abs=2e-3)
+        and a.by_class == pytest.approx(b.by_class, abs=0.03)
+        for a, b in zip(found, expected, strict=True)
+    )
+
+
+def test_models_side_by_side_are_worth_what_each_is_alone() -> None:
+    task = task_of(problem_of(FEW))
+    model, weights, examples = five_models()
+    expected = one_by_one()
+    model.weights.copy_(weights[3])
+    assert measured(task, model, examples) == expected[3]
+    assert len({each.values["loss"] for each in expected}) == 5
+    assert near(measured_of_each(task, model, weights, examples, most=2), expected)
+    assert not near(measured_of_each(task, model, weights[::-1], examples, most=2), expected)
+
+
+def test_a_model_that_is_not_finite_leaves_those_beside_it_alone() -> None:
+    task = task_of(problem_of(FEW))
+    model, weights, examples = five_models()
+    weights[1][0] = float("nan")
+    first, second, *_ = measured_of_each(task, model, weights, examples, most=5)
+    assert near([first], one_by_one()[:1])
+    assert all(value != value for value in second.values.values())
+    assert second.by_class == {}
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [(torch.OutOfMemoryError("full"), [4, 2, 2]), (RuntimeError("no rule for vmap"), [4])],
+)
+def test_what_cannot_be_side_by_side_is_smaller_or_alone(
+    error: RuntimeError, passes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device has memory for two models."""
+    many, tried = evaluation._pass, []
+
+    def some(*arguments: Any) -> list[Measured]:
+        tried.append(len(arguments[2]))
+        if len(arguments[2]) > 2:
+            raise error
+        return many(*arguments)
+
+    monkeypatch.setattr(evaluation, "_pass", some)
+    model, weights, examples = five_models()
+    found = measured_of_each(task_of(problem_of(FEW)), model, weights[:4], examples, most=4)
+    assert near(found, one_by_one()[:4])
+    assert tried == passes

@@ -336,7 +336,7 @@ def trained(averaging: str, **overrides: Any) -> tuple[Vectors, float]:
         versions.append(rule.combine(version, versions[-1], updates, dict(enumerate(versions))))
     model.load(**versions[-1])
     seen = evaluation_set(problem_of(config_with(averaging, evaluate_examples=500)), "cpu")
-    return versions[-1], measured(task, model, seen)["loss"]
+    return versions[-1], measured(task, model, seen).values["loss"]
 
 
 @pytest.mark.parametrize("averaging", [*FLOWER_RULES, "buffered"])

@@ -172,7 +172,7 @@ def test_errors_of_numbers_are_in_their_own_unit() -> None:
     assert not task.metric.higher_is_better
     model = FlatModel(task.model("small"))
     model.weights.zero_()
-    found = measured(task, model, task.train_set)
+    found = measured(task, model, task.train_set).values
     values = np.array([float(row[-1]) for row in embedded("diabetes").rows])
     assert found["rmse"] == pytest.approx(values.std(), rel=0.05)
     assert found["mae"] == pytest.approx(np.abs(values - values.mean()).mean(), rel=0.05)

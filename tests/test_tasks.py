@@ -220,7 +220,7 @@ def test_an_even_guess_among_bytes_has_a_perplexity_of_256() -> None:
     text = Text()
     model = FlatModel(text.model("small"))
     model.weights.zero_()
-    found = measured(text, model, text.test_set.take(np.arange(20)))
+    found = measured(text, model, text.test_set.take(np.arange(20))).values
     assert found["perplexity"] == pytest.approx(256)
     assert found.keys() == {"perplexity", "byte_accuracy", "loss"}
 

@@ -18,6 +18,8 @@ rings: node-steps a second of a ring with the default algorithm, K = 6, batch 32
     torch.optim.SGD, no nodes. share_of_peak: floating-point operations of forward and backward by
     those of the card's matrix product.
 arithmetic: a step of all nodes without gradients, by one with them.
+evaluate: milliseconds in which a node is evaluated on a thousand images, one after the other and
+    side by side.
 average: one round of federated averaging, participants side by side and one after the other; with
     100 participants, 5 epochs of 10 minibatches of 50 images and a LeNet of 0.25 MB it is a round
     of BlazeFL's benchmark (documentation of 1.1: 1.4 to 3.7 rounds a minute on an A100).
@@ -45,7 +47,7 @@ from typing import Any
 import torch
 
 from experiments.benchmarks.gpu_bench import Bench, card
-from experiments.benchmarks.gpu_rings import agree, arithmetic, full, rings
+from experiments.benchmarks.gpu_rings import agree, arithmetic, evaluate, full, rings
 from experiments.benchmarks.gpu_runs import accuracy, average, distill
 from experiments.benchmarks.output import rounded
 from fl_app.provenance import provenance
@@ -59,6 +61,7 @@ PARTS: Mapping[str, Callable[[Bench], None]] = {
     "average": average,
     "accuracy": accuracy,
     "arithmetic": arithmetic,
+    "evaluate": evaluate,
     "rings": rings,
 }
 

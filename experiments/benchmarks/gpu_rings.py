@@ -1,6 +1,7 @@
 """The parts of the benchmark on a GPU that are about a ring of nodes (see `gpu`)."""
 
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,15 +34,17 @@ from experiments.benchmarks.gpu_bench import (
 )
 from fl_app.data import ImageSet, normalise
 from fl_app.models import build_model
-from fl_app.tasks.images import examples_of
+from fl_app.tasks.images import Images, examples_of
 from strategies.consensus.algorithms import make_algorithm
 from strategies.consensus.host import Host
 from strategies.consensus.node import Node
 from strategies.consensus.participant import Participant
 from strategies.consensus.schedule import Conditions, Timetable
 from strategies.consensus.topologies import build_topology
+from strategies.evaluation import SIDE_BY_SIDE, measured_of_each
 from strategies.flat import FlatModel
 from strategies.randomness import rng
+from strategies.task import Examples
 
 
 class Ring:
@@ -243,6 +246,39 @@ def arithmetic(bench: Bench) -> None:
             seconds[idle] = 1 / ring.node_steps_a_second(SECONDS[bench.device])
         row = {"model": name, "nodes": nodes, "ms_a_node_step_without": 1000 * seconds[True]}
         bench.say("arithmetic", [{**row, "share": seconds[True] / seconds[False]}])
+
+
+# For its metrics: models and images are of the ring.
+TASK: dict[str, Any] = {
+    "dataset": "cifar10", "data_root": "", "allow_missing_classes": False, "small_model": "lenet",
+    "small_width": 0, "large_model": "lenet", "large_width": 0, "normalisation": "group",
+}  # fmt: skip
+
+
+def evaluate(bench: Bench) -> None:
+    task, count = Images(**TASK), 1000
+    for name, nodes in RINGS[bench.device][:4]:
+        if bench.over:
+            return
+        ring = Ring(name, nodes, SEQUENTIAL, "float32", bench.device)
+        weights = [p.node.weights for p in ring.participants]
+        generator = torch.Generator().manual_seed(0)
+        examples = Examples(
+            torch.randn(count, 3, SIDE, SIDE, generator=generator),
+            torch.randint(0, CLASSES, (count,), generator=generator),
+        ).to(bench.device)
+        milliseconds = {
+            most: 1000 * seconds_of(
+                partial(measured_of_each, task, ring.model, weights, examples, most),
+                bench.device,
+                SECONDS[bench.device],
+            ) / nodes
+            for most in (1, SIDE_BY_SIDE)
+        }  # fmt: skip
+        bench.say("evaluate", [{
+            "model": name, "nodes": nodes, "images": count, "ms_a_node": milliseconds[1],
+            "ms_a_node_side_by_side": milliseconds[SIDE_BY_SIDE],
+        }])  # fmt: skip
 
 
 FULL_STEPS = 20_400  # of each node

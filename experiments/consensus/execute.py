@@ -69,7 +69,7 @@ def evaluate(run: RunDirectory, examples: int = 0) -> dict[str, Any]:
 
     def accuracy(weights: np.ndarray) -> float:
         model.weights.copy_(torch.from_numpy(weights))
-        return measured(task, model, data)["accuracy"]
+        return measured(task, model, data).values["accuracy"]
 
     store, nodes = NodeStore(run.path / NODES), config.participants
     references = config.consensus.reference_list
