@@ -73,7 +73,7 @@ test: setup
 
 # Each says what is missing if it cannot be tried here.
 test-edge: setup
-	@$(BIN)/python -m pytest -n 0 -m edge -s tests/edge $(ARGS)
+	@$(BIN)/python -m pytest -n 0 -m edge -s $(or $(ARGS),tests/edge)
 
 test-wheel: setup
 	@FLWR="$(FLWR)" .ci/wheel

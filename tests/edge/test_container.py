@@ -31,6 +31,7 @@ cgroup_manager = "cgroupfs"
 events_logger = "file"
 """
 _STORAGE = '[storage]\ndriver = "overlay"\ngraphroot = "{0}/storage"\nrunroot = "{0}/run"\n'
+_NO_REGISTRY = re.compile("No matching distribution|Temporary failure|Could not resolve|Connection")
 _STAND_IN = """FROM localhost/debian
 RUN rm -f /usr/lib/python3*/EXTERNALLY-MANAGED && ln -s /usr/bin/python3 /usr/local/bin/python
 """
@@ -81,7 +82,12 @@ def compose(hub: Hub, place: Path, podman: None) -> Iterator[list[str]]:
     environment = {"EDGE_FL_STATE": str(state)}
     words = ["env", f"EDGE_FL_STATE={state}", *begin, "-f", str(installed / "compose.yaml")]
     try:
-        run("sh", "-exc", f"cd {place}\n{script}", env=environment)
+        printed = run("sh", "-exc", f"cd {place}\n{script}", env=environment)
+        # podman-compose ends with 0 whether or not the image could be built.
+        if subprocess.run(["podman", "container", "exists", CONTAINER], check=False).returncode:
+            if _NO_REGISTRY.search(printed):
+                pytest.skip(f"a registry cannot be reached: {printed[-400:]}")
+            pytest.fail(f"there is no container:\n{printed[-4000:]}")
         yield words
     finally:
         subprocess.run([*words, "down"], check=False, capture_output=True)
