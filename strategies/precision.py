@@ -40,6 +40,14 @@ def rounded(
     return {CODES: codes.reshape(-1)[: len(vector)], STEPS: steps}
 
 
+def mailed(model: Vectors, precision: str) -> Vectors:
+    """What travels of a model: in place of its weights the parts of `rounded`, with fewer bits."""
+    if precision == "float32":
+        return model
+    rest = {name: vector for name, vector in model.items() if name != "weights"}
+    return rounded(model["weights"], precision) | rest
+
+
 def restored(parts: Vectors, precision: str, length: int) -> np.ndarray:
     """The float32 vector (length,) of `rounded`. Raises ValueError for parts that are none; their
     values may be infinite or NaN."""

@@ -131,7 +131,10 @@ class Roster:
         return [member.number for member in self.members]
 
     def __getitem__(self, number: int) -> Member:
-        return next(member for member in self.members if member.number == number)
+        for member in self.members:
+            if member.number == number:
+                return member
+        raise SecureError(f"participant {number} is no member of this secure sum")
 
     def check(self, own: Collection[int]) -> None:
         """SecureError for a sum that would tell too much of a member's vector."""
@@ -315,6 +318,12 @@ def is_published(
 # -- ciphers ---------------------------------------------------------------------------------------
 
 
+def check_keys(*public: bytes) -> None:
+    """SecureError for a member's key that is none, with which every other member would fail."""
+    for key in public:
+        _exchanged(_private_key().private_bytes_raw(), key)
+
+
 def key_stream(key: bytes, length: int) -> np.ndarray:
     """uint32 (length,) from a key of 32 bytes, by ChaCha20."""
     from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
@@ -336,15 +345,19 @@ def _public(private: bytes) -> bytes:
 def _agreed(roster: Roster, purpose: str, private: bytes, public: bytes) -> bytes:
     """The key that two members share for a purpose in this sum."""
     from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
     from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+    info = json.dumps([purpose, roster.digest]).encode()
+    return HKDF(hashes.SHA256(), _SECRET, None, info).derive(_exchanged(private, public))
+
+
+def _exchanged(private: bytes, public: bytes) -> bytes:
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+
     try:
-        shared = _private_key(private).exchange(X25519PublicKey.from_public_bytes(public))
+        return _private_key(private).exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError as error:  # not 32 bytes, or a point that shares nothing
         raise SecureError(f"a member's key is none: {error}") from error
-    info = json.dumps([purpose, roster.digest]).encode()
-    return HKDF(hashes.SHA256(), _SECRET, None, info).derive(shared)
 
 
 def _cipher(roster: Roster, private: bytes, other: Member, sender: int, receiver: int) -> Any:

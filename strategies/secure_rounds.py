@@ -5,27 +5,44 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Message
 
 from strategies.averaging import STALENESS_WEIGHTS, Vectors
 from strategies.averaging_settings import AveragingSettings
 from strategies.checks import last_line
 from strategies.dispatch import Dispatcher
+from strategies.messages.codec import message_of, records_of
+from strategies.messages.sums import (
+    JobWeight,
+    KeysOrder,
+    KeysReply,
+    MaskedReply,
+    MaskOrder,
+    MemberTold,
+    PublicKeys,
+    PublishedShares,
+    SealedShares,
+    SharesOrder,
+    SharesReply,
+    UnmaskOrder,
+    UnmaskReply,
+)
 from strategies.rules import Rule, Update
 from strategies.schedule import Job
 from strategies.secure import (
     Member,
     Roster,
     SecureError,
+    check_keys,
     opened,
     threshold,
     unmasked,
 )
 
-MESSAGE = "query.secure"
+T = TypeVar("T")
 
 
 @dataclass
@@ -54,20 +71,29 @@ class SecureSums:
         """What `job` has changed is held by `node`."""
         self._held_by[job.key] = node
 
-    def of_updates(
+    def next_model(
         self,
+        settings: AveragingSettings,
+        rule: Rule,
+        version: int,
+        model: Vectors,
         updates: Sequence[Update],
-        weights: Sequence[float],
         names: Mapping[int, str],
-        length: int,
-    ) -> Sum:
-        """Of what the jobs of these updates have changed, which nodes hold; see `sum`."""
+        bases: Mapping[int, Vectors],
+    ) -> tuple[Sum, Vectors]:
+        """The sum of what the jobs of these updates have changed, which nodes hold, and the model
+        that the rule makes of it: `model`, where there is no sum. names: of the devices."""
+        weights = weights_of(settings, version, updates)
         jobs: dict[int, dict[int, float]] = {}
         for update, weight in zip(updates, weights, strict=True):
             job = update.job
             jobs.setdefault(job.participant, {})[job.index] = weight / sum(weights)
         nodes = {u.job.participant: self._held_by.pop(u.job.key) for u in updates}
-        return self.sum(jobs, nodes, names, length)
+        found = self.sum(jobs, nodes, names, sum(len(vector) for vector in model.values()))
+        if found.mean is None:
+            return found, model
+        stayed = [update for update in updates if update.job.participant in found.stayed]
+        return found, next_model(settings, rule, version, model, found.mean, stayed, bases)
 
     def sum(
         self,
@@ -96,50 +122,52 @@ class SecureSums:
         names: Mapping[int, str],
         length: int,
     ) -> None:
-        about = secrets.token_hex(16)
-        ask = partial(self._ask, found, nodes, about)
-        keys = ask("keys", sorted(jobs), {}, threshold(len(jobs)))
-        members = list(keys)
-        weights = {member: sum(jobs[member].values()) for member in members}
+        about, ask = secrets.token_hex(16), partial(self._ask, found, nodes)
+        keys = ask("keys", sorted(jobs), threshold(len(jobs)), partial(KeysOrder, about), _keys)
+        weights = {member: sum(jobs[member].values()) for member in keys}
         everybody = sum(weights.values())
-        roster = _roster(about, keys, {m: weights[m] / everybody for m in members})
+        told = [
+            MemberTold(m, weights[m] / everybody, names.get(m, ""), *own[1:])
+            for m, own in keys.items()
+        ]
+        members = tuple(Member(m.participant, m.weight, m.mask_key, m.seal_key) for m in told)
+        roster = Roster(about, members)
         roster.check([])
         needed = threshold(len(members))
-        public = {
-            "members": members,
-            "weights": [member.weight for member in roster.members],
-            "names": [names.get(member, "") for member in members],
-            **{name: value for answer in keys.values() for name, value in answer.items()},
-        }
-        shares = ask("shares", members, public, needed)
-        alive = list(shares)
-        told = {name: value for answer in shares.values() for name, value in answer.items()}
-        for member in alive:
-            told[f"indices.{member}"] = list(jobs[member])
-            told[f"weights.{member}"] = [weight / everybody for weight in jobs[member].values()]
-        sent = ask("masked", alive, public | told | {"alive": alive}, needed)
-        masked: dict[int, np.ndarray] = {}
-        expected = f"uint32 ({length},)"
-        for member, answer in sent.items():
-            vector: Any = answer.get(f"masked.{member}")
-            if _described(vector) == expected:
-                masked[member] = vector
-            else:
-                told = f"sent {_described(vector)} to the secure sum, not {expected}"
-                found.faults[member] = told
-        _check_left(masked, needed)
-        survivors = list(masked)
-        shown = ask("unmask", survivors, public | {"survivors": survivors}, needed)
-        total, found.notes = unmasked(
-            roster,
-            alive,
-            masked,
-            {m: {o: _hex(a.get(f"share.{m}.{o}")) for o in alive} for m, a in shown.items()},
-            {m: _hex(shares[m].get(f"published.{m}")) for m in alive},
-        )
+
+        def shares_order(own: list[int]) -> SharesOrder:
+            return SharesOrder(about, own, told)
+
+        shares = ask("shares", roster.numbers, needed, shares_order, partial(_shares, roster))
+        published = [PublishedShares(member, digests) for member, (_, digests) in shares.items()]
+
+        def mask_order(own: list[int]) -> MaskOrder:
+            sealed = [
+                SealedShares(owner, holder, text[holder])
+                for owner, (text, _) in shares.items()
+                for holder in own
+                if holder != owner
+            ]
+            weighted = [
+                JobWeight(m, index, weight / everybody)
+                for m in own
+                for index, weight in jobs[m].items()
+            ]
+            return MaskOrder(about, own, told, sealed, published, weighted)
+
+        masked = ask("masked", list(shares), needed, mask_order, partial(_vector, length))
+
+        def unmask_order(own: list[int]) -> UnmaskOrder:
+            return UnmaskOrder(about, own, told, list(masked))
+
+        shown = ask("unmask", list(masked), needed, unmask_order, _shown)
+        digests = {each.participant: each.digests for each in published}
+        total, found.notes = unmasked(roster, list(shares), masked, shown, digests)
         # Who has sent a masked vector is in the sum, whether or not it has shown shares.
         found.stayed = set(masked)
-        found.faults = {m: why for m, why in found.faults.items() if m not in masked}
+        found.notes += [
+            f"participant {m} {found.faults.pop(m)}" for m in masked if m in found.faults
+        ]
         found.size = sum(vector.nbytes for vector in masked.values())
         found.mean = opened(total) * (everybody / sum(weights[m] for m in masked))
 
@@ -147,29 +175,30 @@ class SecureSums:
         self,
         found: Sum,
         nodes: Mapping[int, int],
-        about: str,
         stage: str,
         members: Sequence[int],
-        told: Mapping[str, Any],
         needed: int,
-    ) -> dict[int, dict[str, Any]]:
+        order_of: Callable[[list[int]], Any],
+        part_of: Callable[[Any, int], T],
+    ) -> dict[int, T]:
         """What members answer in a stage, by their numbers; found.faults says why others do not.
-        SecureError if fewer do than are needed."""
+        order_of: what the host of some of them is asked. part_of: what is a member's of a reply;
+        raises SecureError for what is none. SecureError if fewer answer than are needed."""
         groups: dict[int, list[int]] = {}
         for member in members:
             groups.setdefault(nodes[member], []).append(member)
-        common = {"stage": stage, "about": about, **told}
         orders = [
-            Message(RecordDict({"config": ConfigRecord({**common, "own": own})}), node, MESSAGE)
+            Message(records_of(order_of(own)), node, f"query.secure_{stage}")
             for node, own in groups.items()
         ]
-        answers: dict[int, dict[str, Any]] = {}
+        answers: dict[int, T] = {}
         for node, reply in self._replies(orders).items():
             for member in groups[node]:
                 try:
-                    answers[member] = _answer(reply, member)
-                except SecureError as error:
-                    found.faults[member] = f"left the secure sum ({stage}): {error}"
+                    answers[member] = part_of(_read(reply, _REPLIES[stage], member), member)
+                except ValueError as error:
+                    reason = last_line(str(error))
+                    found.faults[member] = f"left the secure sum ({stage}): {reason}"
         _check_left(answers, needed)
         return dict(sorted(answers.items()))
 
@@ -194,47 +223,62 @@ class SecureSums:
         return replies
 
 
-def _answer(reply: Message, member: int) -> dict[str, Any]:
-    """What a member has answered, arrays and all. SecureError with the reason why not."""
+_REPLIES = {
+    "keys": KeysReply,
+    "shares": SharesReply,
+    "masked": MaskedReply,
+    "unmask": UnmaskReply,
+}
+
+
+def _read(reply: Message, kind: Any, member: int) -> Any:
+    """The reply of a member's host. ValueError with the reason why there is nothing of it."""
     if reply.has_error():
-        raise SecureError(last_line(reply.error.reason))
-    try:
-        config: Any = reply.content["config"]
-        if f"error.{member}" in config:
-            raise SecureError(last_line(str(config[f"error.{member}"])))
-        arrays: Any = reply.content["arrays"]
-        own = {k: v for k, v in config.items() if k.split(".")[1:2] == [str(member)]}
-        return own | {k: v.numpy() for k, v in arrays.items() if k == f"masked.{member}"}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise SecureError(f"an answer that is none: {last_line(str(error))}") from error
+        raise SecureError(reply.error.reason)
+    answer = message_of(kind, reply.content)
+    for fault in answer.faults:
+        if fault.participant == member:
+            raise SecureError(fault.reason)
+    return answer
 
 
-def _roster(
-    about: str, keys: Mapping[int, Mapping[str, Any]], weights: Mapping[int, float]
-) -> Roster:
-    members = []
-    for member, answer in keys.items():
-        told = answer.get(f"keys.{member}")
-        parts = told[:2] if isinstance(told, list) else []
-        mask, seal = ([_hex(part) for part in parts] + [b"", b""])[:2]
-        members.append(Member(member, weights[member], mask, seal))
-    return Roster(about, tuple(members))
+def _keys(reply: KeysReply, member: int) -> PublicKeys:
+    keys = _only([keys for keys in reply.keys if keys.participant == member], "keys")
+    check_keys(keys.mask_key, keys.seal_key)
+    return keys
+
+
+def _shares(roster: Roster, reply: SharesReply, member: int) -> tuple[dict[int, bytes], bytes]:
+    """What a member has sealed for each other one, and what it has published of it."""
+    sealed = {each.holder: each.text for each in reply.sealed if each.owner == member}
+    if lacking := set(roster.numbers) - {member} - sealed.keys():
+        raise SecureError(f"it has sealed no share for participant {min(lacking)}")
+    own = [each.digests for each in reply.published if each.participant == member]
+    return sealed, _only(own, "published shares")
+
+
+def _vector(length: int, reply: MaskedReply, member: int) -> np.ndarray:
+    vector = reply.vectors.get(str(member))
+    expected = f"uint32 ({length},)"
+    if vector is None or (described := f"{vector.dtype} {vector.shape}") != expected:
+        sent = "nothing" if vector is None else described
+        raise SecureError(f"sent {sent} to the secure sum, not {expected}")
+    return vector
+
+
+def _shown(reply: UnmaskReply, member: int) -> dict[int, bytes]:
+    return {each.owner: each.share for each in reply.shares if each.holder == member}
+
+
+def _only(found: Sequence[T], what: str) -> T:
+    if len(found) != 1:
+        raise SecureError(f"it has sent {len(found)} times {what}, not once")
+    return found[0]
 
 
 def _check_left(left: Mapping[int, Any], needed: int) -> None:
     if len(left) < needed:
         raise SecureError(f"only {len(left)} members are left, and it takes {needed}")
-
-
-def _described(vector: Any) -> str:
-    return f"{getattr(vector, 'dtype', 'nothing')} {getattr(vector, 'shape', '')}"
-
-
-def _hex(text: Any) -> bytes:
-    try:
-        return bytes.fromhex(text)
-    except (TypeError, ValueError):
-        return b""
 
 
 # -- the next model --------------------------------------------------------------------------------

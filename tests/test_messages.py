@@ -21,6 +21,23 @@ from strategies.messages.queries import (
     PrepareOrder,
     SessionEnd,
 )
+from strategies.messages.sums import (
+    Fault,
+    JobWeight,
+    KeysOrder,
+    KeysReply,
+    MaskedReply,
+    MaskOrder,
+    MemberTold,
+    PublicKeys,
+    PublishedShares,
+    SealedShares,
+    SharesOrder,
+    SharesReply,
+    ShownShare,
+    UnmaskOrder,
+    UnmaskReply,
+)
 from strategies.messages.training import JobReply, TrainOrder, TrainReply, jobs_of
 from strategies.messages.windows import (
     NEVER,
@@ -48,6 +65,17 @@ MESSAGES = [
     FastestEngine("stacked", 1.5),
     Invitation("r", 200.0, ["pi"]),
     SessionEnd("pi", 3, ""),
+    KeysOrder("a1", [0, 2]),
+    KeysReply([PublicKeys(0, b"\x00\xff", b"", "PEM", "aa")], [Fault(2, "no room")]),
+    SharesOrder("a1", [0], [MemberTold(0, 0.5, "pi", b"m", b"s", "PEM", "aa")]),
+    SharesReply([SealedShares(0, 2, b"\x01")], [PublishedShares(0, b"\x02")], []),
+    MaskOrder(
+        "a1", [2], [MemberTold(2, 0.5, "", b"m", b"s", "", "")], [SealedShares(0, 2, b"\x01")],
+        [PublishedShares(0, b"\x02")], [JobWeight(2, 7, 1 / 3)],
+    ),
+    MaskedReply({"2": np.arange(3, dtype=np.uint32)}, []),
+    UnmaskOrder("a1", [2], [], [0, 2]),
+    UnmaskReply([ShownShare(2, 0, b"\x03")], []),
     TrainOrder([1, 2], [0, 7], {"weights": VECTOR, "buffers": np.zeros(0, np.float32)}),
     WindowOrder(
         window=2, rate=0.1, settling=0, durable=True, kept=1, examples=[10, 0], started=0.5,
@@ -95,6 +123,10 @@ FAULTS: dict[str, tuple[Any, RecordDict, str]] = {
     "another list": (
         EngineOrder, changed(EngineOrder([1]), "config", nodes=[1.5]),
         "no EngineOrder: nodes: float, not int",
+    ),
+    "no bytes": (
+        UnmaskReply, changed(UnmaskReply([ShownShare(2, 0, b"")], []), "shares", share=["0x"]),
+        "no UnmaskReply: shares: non-hexadecimal number",
     ),
     "columns": (
         WindowOrder, changed(ORDER, "mail", seq=[1, 2]),
@@ -146,4 +178,5 @@ def test_a_job_is_read_without_the_others() -> None:
     assert first.vector("weights").tolist() == [0.0, 1.0, 2.0]
     assert (first.has("weights"), first.has("codes"), second.has("weights")) == (True, False, False)
     assert second.number("loss") is None
-    assert jobs_of(records_of(MESSAGES[11])) == [(1, 0), (2, 7)]
+    [order] = (message for message in MESSAGES if isinstance(message, TrainOrder))
+    assert jobs_of(records_of(order)) == [(1, 0), (2, 7)]

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Array, ConfigRecord, Error, Message
+from flwr.app import Array, Error, Message
 
 from client_apps import secure_sum
 from fl_app.config import resolve
@@ -66,8 +66,8 @@ class Server:
     def __call__(self, message: Message, reply: Message) -> Message:
         if reply.has_content():
             self.seen.append(reply)
-        order: Any = message.content.get("config", {})
-        if order.get("stage") == self.stage and message.metadata.dst_node_id == self.node:
+        kind = message.metadata.message_type
+        if kind == f"query.secure_{self.stage}" and message.metadata.dst_node_id == self.node:
             return self.change(message, reply)
         return reply
 
@@ -95,7 +95,7 @@ def test_the_server_sees_masked_vectors_alone(
     server = Server()
     run(tmp_path, {}, SUMS, tamper=server)
     arrays = server.arrays()
-    assert sorted(arrays) == [f"masked.{n}" for n in range(4)]
+    assert sorted(arrays) == [str(n) for n in range(4)]
     assert len(held) == 4
     for vector in arrays.values():
         assert abs(np.mean(vector / 2.0**32) - 0.5) < 0.05
@@ -135,20 +135,41 @@ def test_when_too_few_are_left_the_model_stays(tmp_path: Path) -> None:
 
 def _forge(_: Message, reply: Message) -> Message:
     """A share, of another secret."""
-    config: Any = reply.content["config"]
-    name = next(key for key in config if key.startswith("share.1.2"))
-    config[name] = "00" * 66
+    shares: Any = reply.content["shares"]
+    texts = list(shares["share"])
+    texts[list(shares["owner"]).index(2)] = "00" * 66
+    shares["share"] = texts
     return reply
 
 
 def _garbage(_: Message, reply: Message) -> Message:
-    arrays: Any = reply.content["arrays"]
-    arrays["masked.1"] = Array(np.zeros(3, np.float32))
+    vectors: Any = reply.content["vectors"]
+    vectors["1"] = Array(np.zeros(3, np.float32))
     return reply
 
 
 def _nothing(_: Message, reply: Message) -> Message:
-    reply.content["config"] = ConfigRecord({})
+    """A reply that is none."""
+    del reply.content["faults"]
+    return reply
+
+
+def _less(record: str) -> Any:
+    """The first row of a record is not there."""
+
+    def change(_: Message, reply: Message) -> Message:
+        rows: Any = reply.content[record]
+        for column in list(rows):
+            rows[column] = list(rows[column])[1:]
+        return reply
+
+    return change
+
+
+def _no_key(_: Message, reply: Message) -> Message:
+    """A point of small order: with it every other member's exchange would fail."""
+    keys: Any = reply.content["keys"]
+    keys["mask_key"] = ["00" * 32]
     return reply
 
 
@@ -156,7 +177,13 @@ def _nothing(_: Message, reply: Message) -> Message:
     ("stage", "change", "told"),
     [
         ("unmask", _forge, "participant 1 has shown a forged share of participant 2's"),
-        ("unmask", _nothing, "participant 1 has shown no share of participant 0's"),
+        ("unmask", _less("shares"), "participant 1 has shown no share of participant 0's"),
+        ("unmask", _nothing, "participant 1 left the secure sum (unmask): no UnmaskReply: faults"),
+        ("keys", _nothing, "left the secure sum (keys): no KeysReply: faults: it is not there"),
+        ("keys", _less("keys"), "left the secure sum (keys): it has sent 0 times keys, not once"),
+        ("keys", _no_key, "left the secure sum (keys): a member's key is none"),
+        ("shares", _less("sealed"), "(shares): it has sealed no share for participant 0"),
+        ("shares", _less("published"), "(shares): it has sent 0 times published shares, not once"),
         ("masked", _garbage, "sent float32 (3,) to the secure sum, not uint32"),
     ],
 )
@@ -166,6 +193,7 @@ def test_what_is_forged_or_missing_is_refused_and_named(
     server = Server(stage, 12, change)
     summary, directory = run(tmp_path, {}, SUMS, nodes=4, tamper=server)
     assert summary["status"] == "completed"
+    assert summary["rejected"] == (stage != "unmask")  # it alone, and the sum is the others'
     said = [event.get("message", "") + event.get("reason", "") for event in directory.events()]
     assert any(told in text for text in said)
 

@@ -1,9 +1,15 @@
 """The course of a run: its trace on the virtual clock, what really happens on the real one."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from strategies.distillation.settings import DistillationRun
 from strategies.rounds import Live, Replay, Rounds
+
+
+def machines_of(run: DistillationRun) -> list[dict[str, Any]]:
+    """What the participants' devices are like, where that is known."""
+    return run.schedule.machines.told(run.participants) if run.virtual else []
 
 
 def rounds_of(

@@ -1,6 +1,7 @@
 """What became of jobs: their updates, or why there are none; and the record of both."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 from strategies.checks import Checked
 from strategies.divergence import diverged
@@ -58,8 +59,11 @@ class Outcomes:
         """What these jobs have brought; to be asked for once."""
         return [self._updates.pop(job.key) for job in jobs if job.key in self._updates]
 
-    def record(self, aggregation: Aggregation, updates: Iterable[Update]) -> int:
-        """One event per job of the aggregation; returns how many were rejected."""
+    def record(
+        self, aggregation: Aggregation, updates: Sequence[Update], before: int
+    ) -> dict[str, float]:
+        """One event per job of the aggregation; returns what its round tells. before: the version
+        that was the newest."""
         by_job = {update.job.key: update for update in updates}
         rejected = 0
         for job in (*aggregation.jobs, *aggregation.lost):
@@ -85,4 +89,12 @@ class Outcomes:
                 examples=update.examples if update else None,
             )
             self.recorded += 1
-        return rejected
+        ages = [before - update.job.base_version for update in updates]
+        return {
+            "t": aggregation.t,
+            "staleness": sum(ages) / len(ages) if ages else 0.0,
+            "contributions": len(updates),
+            "rejected": rejected,
+            "lost": len(aggregation.lost),
+            "loss": sum(u.loss for u in updates) / len(updates) if updates else math.nan,
+        }

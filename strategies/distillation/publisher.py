@@ -20,7 +20,7 @@ from strategies.distillation.settings import DistillationRun
 from strategies.distillation.supervisor import DistillationServer
 from strategies.distillation.trace import instructions_after
 from strategies.divergence import require_finite
-from strategies.errors import RunDirectoryError
+from strategies.errors import RunDirectoryError, WorkerError
 from strategies.evaluation import Candidate, Evaluator
 from strategies.recorder import Recorder
 
@@ -92,11 +92,6 @@ class Publisher:
             References(run, recorder, evaluator, version) if run.trained_references else None
         )
 
-    @property
-    def working(self) -> bool:
-        """Whether the server is alive or being restarted."""
-        return not self._dead
-
     def wait(self, done: Callable[[], bool]) -> None:
         """Hear the server until `done`, or until there is nobody to wait for.
 
@@ -107,6 +102,10 @@ class Publisher:
         if not self.server.wait(done, self.hear, timeout):
             message = "the distillation server takes longer than round-timeout: going on"
             self._recorder.emit("warning", message=message)
+
+    def wait_for(self, version: int) -> None:
+        """Wait until the global model of `version` has been published."""
+        self.wait(lambda: self.published >= version)
 
     def put(self, version: int, vectors: Vectors, teacher: Vectors, t: float) -> None:
         """Hand version `version`, made at `t`, to the distillation server."""
@@ -265,7 +264,7 @@ class Publisher:
             return self.forwarded(version)
         if not self._run.virtual:
             # On the virtual clock the trace has the wait in it, and nothing here depends on it.
-            self.wait(lambda: self.published >= version)
+            self.wait_for(version)
         return None
 
     def last_model(self, rounds: int, *, stopped: bool) -> Vectors | None:
@@ -298,8 +297,15 @@ class Publisher:
         if self.references is not None:
             self.references.process.stop()
 
-    def clear(self) -> None:
-        """Remove the processes' files: the run is complete and cannot be resumed."""
+    def conclude(self, *, stopped: bool) -> None:
+        """Remove the processes' files: the run is complete and cannot be resumed. Raises
+        WorkerError if the server has not done its work. stopped: as in `last_model`."""
+        if not self.server.finished and not stopped:
+            how = "died for good" if self._dead else "was not done in time"
+            raise WorkerError(
+                f"the distillation server {how}; the federation has completed, and the "
+                f"global model is the last one published ({self.server.last_words()})"
+            )
         shutil.rmtree(self._directory, ignore_errors=True)
         if self.references is not None:
             self.references.clear()

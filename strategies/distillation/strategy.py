@@ -1,6 +1,5 @@
 """The distill system: federated averaging of a small model, and a distillation server behind it."""
 
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -13,7 +12,7 @@ from strategies.averaging import Vectors, running_average
 from strategies.checks import Checked, updates_of
 from strategies.clock import Clock
 from strategies.dispatch import Dispatcher
-from strategies.distillation.course import rounds_of
+from strategies.distillation.course import machines_of, rounds_of
 from strategies.distillation.evaluations import SMALL_MODELS, Evaluations
 from strategies.distillation.handout import Handout
 from strategies.distillation.outcomes import Outcomes
@@ -31,18 +30,17 @@ from strategies.distillation.settings import (
     check_references_of_devices,
 )
 from strategies.divergence import require_finite
-from strategies.errors import WorkerError
 from strategies.link.sessions import SessionGrid
 from strategies.messages.codec import CONFIG, records_of
 from strategies.messages.training import TrainOrder, jobs_of
 from strategies.own_course import OwnCourse, check_rounds
-from strategies.precision import rounded, size
+from strategies.precision import mailed, size
 from strategies.problem import flat_model
 from strategies.recorder import Recorder
 from strategies.roster import gather
 from strategies.rules import Update, make_rule
 from strategies.schedule import Aggregation, Job
-from strategies.secure_rounds import SecureSums, next_model, weights_of
+from strategies.secure_rounds import SecureSums
 
 # A pull of nothing costs microseconds, and a request over the network with Flower's own messages to
 # devices.
@@ -136,7 +134,9 @@ class Distillation(OwnCourse):
             publisher = self._publisher
             if publisher is not None and not run.virtual:
                 publisher.wait(lambda: publisher.ready)
-            self._tell_machines()
+            if told := machines_of(run):
+                model_bytes = size(self._versions[self._version], self._precision)
+                self._recorder.emit("machines", machines=told, model_bytes=model_bytes)
             self._evaluate_forgotten(evaluations)
             self._clock.restart()  # everybody's preparations are no part of the run
             remote = bound and not isinstance(grid, SessionGrid)
@@ -169,34 +169,18 @@ class Distillation(OwnCourse):
             if self._publisher is not None:
                 self._publisher.stop()
             evaluations.close()
-        if self._publisher is None:
-            return result
-        if not self._publisher.server.finished and not self._stopped:
-            how = "was not done in time" if self._publisher.working else "died for good"
-            raise WorkerError(
-                f"the distillation server {how}; the federation has completed, and the "
-                f"global model is the last one published ({self._publisher.server.last_words()})"
-            )
-        self._publisher.clear()
+        if self._publisher is not None:
+            self._publisher.conclude(stopped=self._stopped)
         return result
-
-    def _tell_machines(self) -> None:
-        """Record what devices are like, where that is known."""
-        run, model = self._run, self._versions[self._version]
-        told = run.schedule.machines.told(run.participants) if run.virtual else []
-        if told:
-            model_bytes = size(model, self._precision)
-            self._recorder.emit("machines", machines=told, model_bytes=model_bytes)
 
     def _is_over(self, evaluations: Evaluations) -> bool:
         """Whether the run has to stop early."""
-        version = self._version
 
         def wait() -> None:
-            if (publisher := self._publisher) is not None:
-                publisher.wait(lambda: publisher.published >= version)
+            if self._publisher is not None:
+                self._publisher.wait_for(self._version)
 
-        self._stopped = evaluations.end_early(version, wait)
+        self._stopped = evaluations.end_early(self._version, wait)
         return self._stopped
 
     def configure_train(
@@ -217,20 +201,18 @@ class Distillation(OwnCourse):
             order = TrainOrder(
                 [job.participant for job in jobs],
                 [job.index for job in jobs],
-                self._sent_model(base, arrays),  # type: ignore[arg-type]
+                self._sent(base, arrays),  # type: ignore[arg-type]
             )
             content = records_of(order)
             content[CONFIG] = ConfigRecord({**config, **content.config_records[CONFIG]})
             self._counters.bytes_down += len(jobs) * size(self._versions[base], self._precision)
             yield Message(content, host.node_id, "train.local", group_id=str(server_round))
 
-    def _sent_model(self, version: int, newest: ArrayRecord) -> ArrayRecord:
+    def _sent(self, version: int, newest: ArrayRecord) -> ArrayRecord:
         """What participants are sent of a version; `newest` is that of the newest one, as it is."""
-        model = self._versions[version]
-        if self._precision != "float32":
-            rest = {name: vector for name, vector in model.items() if name != "weights"}
-            return _record(rounded(model["weights"], self._precision) | rest)
-        return newest if version == self._version else _record(model)
+        if version == self._version and self._precision == "float32":
+            return newest
+        return _record(mailed(self._versions[version], self._precision))
 
     def _jobs_of(self, message: Message) -> list[Job]:
         """The jobs that a message of `configure_train` hands out; to be asked for once."""
@@ -280,7 +262,7 @@ class Distillation(OwnCourse):
             model = self._rule.combine(version, model, updates, self._versions)
         if not updates:
             self._warn(f"round {version} had no usable update: the model stays as it was")
-        rejected = self._outcomes.record(aggregation, updates)
+        metrics = self._outcomes.record(aggregation, updates, before)
         self._keep(version, model, aggregation.t)
         self._average = running_average(self._average, model, version)
         self._version = version
@@ -288,41 +270,28 @@ class Distillation(OwnCourse):
             teacher = self._average if self._run.teacher_average else model
             self._publisher.put(version, model, teacher, aggregation.t)
             if self._run.policy == "sync":
-                self._wait_for_server(version, aggregation.t)
+                # The small model that the server has forward-distilled, if it does that.
+                if (distilled := self._publisher.distilled(version)) is not None:
+                    self._keep(version, distilled, aggregation.t)
         needed = self._rounds.bases(version) | {version}
         self._versions = {v: vectors for v, vectors in self._versions.items() if v in needed}
-        ages = [before - update.job.base_version for update in updates]
-        return MetricRecord(
-            {
-                "t": aggregation.t,
-                "staleness": sum(ages) / len(ages) if ages else 0.0,
-                "contributions": len(updates),
-                "rejected": rejected,
-                "lost": len(aggregation.lost),
-                "loss": sum(u.loss for u in updates) / len(updates) if updates else math.nan,
-            }
-        )
+        return MetricRecord(metrics)  # type: ignore[arg-type]
 
     def _sum_securely(
         self, secure: SecureSums, version: int, model: Vectors, updates: Sequence[Update]
     ) -> tuple[Vectors, list[Update]]:
         """The next model of a secure sum, and the updates that are in it."""
-        weights = weights_of(self._run.averaging, version, updates)
         names = {h.participant: h.name for h in self._handout.hosts if h.participant is not None}
-        length = sum(len(vector) for vector in model.values())
-        found = secure.of_updates(updates, weights, names, length)
+        found, made = secure.next_model(
+            self._run.averaging, self._rule, version, model, updates, names, self._versions
+        )
         self._counters.bytes_up += found.size
         for note in found.notes:
             self._warn(f"round {version}: {note}")
         for update in updates:
             if why := found.faults.get(update.job.participant):
                 self._reject(update.job, version, Checked(update.job, fault=why))
-        stayed = [u for u in updates if u.job.participant in found.stayed]
-        if found.mean is not None:
-            model = next_model(
-                self._run.averaging, self._rule, version, model, found.mean, stayed, self._versions
-            )
-        return model, stayed
+        return made, [u for u in updates if u.job.participant in found.stayed]
 
     def _pause(self, seconds: float) -> None:
         self._hear()
@@ -336,14 +305,6 @@ class Distillation(OwnCourse):
 
     def _reject(self, job: Job, round_: int, result: Checked) -> None:
         self._outcomes.reject(job, round_, result, self._handout.name_of(job.participant))
-
-    def _wait_for_server(self, version: int, t: float) -> None:
-        """What the synchronous variants do: wait until the distillation server is done with
-        `version`, and go on with the small model that it has forward-distilled, if it does that."""
-        assert self._publisher is not None
-        result = self._publisher.distilled(version)
-        if result is not None:
-            self._keep(version, result, t)
 
     def _hear(self) -> None:
         if self._publisher is not None:

@@ -2,7 +2,8 @@
 
 What a field is, by its annotation:
 
-- bool, int, float, str, or a list of those: a value of the ConfigRecord "config";
+- bool, int, float, str, bytes, or a list of those: a value of the ConfigRecord "config"; bytes
+  as hexadecimal text, because over the mail router such values are JSON;
 - list[Row], where Row is a NamedTuple of such values: a ConfigRecord of the field's name, with a
   list for each column;
 - dict[str, str | float]: a ConfigRecord of the field's name, as it is;
@@ -18,7 +19,8 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 CONFIG = "config"  # the record of all plain values
-_PLAIN = (bool, int, float, str)
+_PLAIN = (bool, int, float, str, bytes)
+_FACTS = (bool, int, float, str)
 
 M = TypeVar("M")
 
@@ -77,11 +79,16 @@ def _fields(kind: Any) -> dict[str, _Field]:
 
 def _field(name: str, hint: Any, required: bool) -> _Field:
     if hint in _PLAIN:
-        return _Field(CONFIG, lambda value: value, lambda value: plain(hint, value), required)
+        return _Field(CONFIG, _written, lambda value: plain(hint, value), required)
     if get_origin(hint) is list:
         (kind,) = get_args(hint)
         if kind in _PLAIN:
-            return _Field(CONFIG, list, lambda values: _list(kind, values), required)
+            return _Field(
+                CONFIG,
+                lambda values: [_written(value) for value in values],
+                lambda values: _list(kind, values),
+                required,
+            )
         return _Field(name, lambda rows: _columns(kind, rows), lambda r: _rows(kind, r), required)
     if get_origin(hint) is dict and get_args(hint)[1] is np.ndarray:
         return _Field(name, _arrays, _vectors, required)
@@ -90,8 +97,14 @@ def _field(name: str, hint: Any, required: bool) -> _Field:
     raise TypeError(f"{name}: {hint} cannot travel")
 
 
+def _written(value: Any) -> Any:
+    return value.hex() if isinstance(value, bytes) else value
+
+
 def plain(kind: type, value: Any) -> Any:
     """`value`, if it is a `kind`. Raises ValueError."""
+    if kind is bytes:
+        return bytes.fromhex(plain(str, value))
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:  # isinstance would let True pass for 1
@@ -105,7 +118,7 @@ def _list(kind: type, values: Any) -> list[Any]:
 
 def _columns(kind: Any, rows: Sequence[Any]) -> ConfigRecord:
     names = kind._fields
-    return ConfigRecord({name: [row[k] for row in rows] for k, name in enumerate(names)})
+    return ConfigRecord({name: [_written(row[k]) for row in rows] for k, name in enumerate(names)})
 
 
 def _rows(kind: Any, record: Any) -> list[Any]:
@@ -130,6 +143,6 @@ def _vectors(record: Any) -> dict[str, np.ndarray]:
 def _facts(record: Any) -> dict[str, Any]:
     found = dict(record)
     for name, value in found.items():
-        if type(value) not in _PLAIN:
+        if type(value) not in _FACTS:
             raise ValueError(f"{name} is {type(value).__name__}")
     return found
