@@ -70,6 +70,16 @@ def _own(task: Task, path: str) -> Examples:
         raise DataError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
 
 
+def check_own_code(here: str, server: str) -> None:
+    """Raise DataError where code of somebody's own is another here than on the server; both as in
+    `PrepareOrder.code`."""
+    if differ := [word.partition("=")[0] for word in server.split() if word not in here.split()]:
+        raise DataError(
+            f"{', '.join(differ)} names code that is another here than on the server; copy the "
+            f"server's file, or install the version of the package that it has"
+        )
+
+
 def check_data_set(problem: Problem, own_data: str, digest: str) -> None:
     """Raise DataError if this machine reads the run's data set, and that is another one than the
     server's, of which `digest` is."""

@@ -20,6 +20,10 @@ class Application(Protocol):
         """What a device is told of the run. Raises ConfigError."""
         ...
 
+    def own_code(self, run_config: Mapping[str, Any]) -> str:
+        """The digest of code of somebody's own that the run names, as it is here. ConfigError."""
+        ...
+
     def lacking(
         self, run_config: Mapping[str, Any], node_config: Mapping[str, Any]
     ) -> dict[str, tuple[Path, str]]:
@@ -41,6 +45,11 @@ class Device:
     def settings(self) -> "DeviceSettings":
         app: Any = import_module(self.application)
         return app.settings(self.context.run_config)
+
+    @property
+    def own_code(self) -> str:
+        app: Any = import_module(self.application)
+        return app.own_code(self.context.run_config)
 
     @property
     def own_data(self) -> str:

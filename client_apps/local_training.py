@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from flwr.app import Message
 
-from client_apps.bench import bench_of, check_data_set, shard_of
+from client_apps.bench import bench_of, check_data_set, check_own_code, shard_of
 from client_apps.device import Device
 from client_apps.failures import account_of
 from client_apps.gradients import dtype_of
@@ -39,6 +39,8 @@ def prepare(message: Message, device: Device) -> Message:
     how: dict[str, str | float] = {}
     fault, shards = "", {}
     try:
+        if order.code:
+            check_own_code(device.own_code, order.code)
         bench = bench_of(problem)
         check_data_set(problem, own_data, order.data)
         shards = {p: shard_of(problem, p, own_data) for p in order.participants}

@@ -7,12 +7,18 @@ from typing import Any
 from client_apps.settings import DeviceSettings
 from fl_app.config import RunConfig, resolve
 from fl_app.data import embedded
+from fl_app.own_code import own_digest
 from fl_app.settings import device_settings_of
 
 
 def settings(run_config: Mapping[str, Any]) -> DeviceSettings:
     """What a device is told of the run. Raises ConfigError."""
     return device_settings_of(resolve(run_config))
+
+
+def own_code(run_config: Mapping[str, Any]) -> str:
+    """The digest of code of somebody's own, as this machine has it."""
+    return own_digest(resolve(run_config))
 
 
 def lacking(

@@ -87,4 +87,5 @@ def described(code: Mapping[str, Any] | None) -> str:
         return "not recorded"
     commit = f"commit {code['commit'][:12]}" if code["commit"] else "no commit known"
     changed = " with uncommitted changes" if code["dirty"] else ""
-    return f"{commit}{changed}, fingerprint {code['fingerprint'] or 'not known'}"
+    own = "".join(f", {key} from {digest}" for key, digest in code.get("own", {}).items())
+    return f"{commit}{changed}, fingerprint {code['fingerprint'] or 'not known'}{own}"

@@ -8,6 +8,7 @@ from typing import Any
 from client_apps.settings import DeviceSettings, TrainingSettings
 from fl_app.assemble import expected_devices, topology_text
 from fl_app.config import RunConfig
+from fl_app.own_code import own_digest
 from fl_app.problem import problem_of
 from strategies.attacks import FORGERIES
 from strategies.averaging_settings import AveragingSettings
@@ -84,6 +85,7 @@ def _server(config: RunConfig) -> dict[str, Any]:
         "devices": devices,
         "others": tuple(sorted(set(site.devices if site else ()) - set(devices))),
         "suspects": suspects_of(config),
+        "own_code": own_digest(config),
     }
 
 

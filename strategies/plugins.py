@@ -83,6 +83,13 @@ def arguments(
     return {n: _typed(f"{key}={text!r}: {n}", v, settable[n]) for n, v in given.items()}
 
 
+def digest(key: str, text: str) -> str:
+    """16 hex digits of the SHA-256 of the file that has what `key`'s value names, "" where there is
+    none. What that file imports is not looked at. ConfigError."""
+    path = getattr(module_of(key, text), "__file__", None)
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16] if path else ""
+
+
 @contextmanager
 def told_as(what: str, kind: type[EdgeFlError]) -> Iterator[None]:
     """Whatever somebody's code raises in here is one line of `kind`, behind `what`."""

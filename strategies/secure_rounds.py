@@ -165,9 +165,8 @@ class SecureSums:
         total, found.notes = unmasked(roster, list(shares), masked, shown, digests)
         # Who has sent a masked vector is in the sum, whether or not it has shown shares.
         found.stayed = set(masked)
-        found.notes += [
-            f"participant {m} {found.faults.pop(m)}" for m in masked if m in found.faults
-        ]
+        silent = sorted(masked.keys() & found.faults.keys())
+        found.notes += [f"participant {m} {found.faults.pop(m)}" for m in silent]
         found.size = sum(vector.nbytes for vector in masked.values())
         found.mean = opened(total) * (everybody / sum(weights[m] for m in masked))
 

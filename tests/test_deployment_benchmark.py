@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.benchmarks import deployment
+from experiments.benchmarks import deployment, rejoin
 from fl_app.record.metrics import Event
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,13 +43,13 @@ BEFORE = nodes((1, True), (2, True))  # it may be at work on window 4
 def test_who_is_back_has_done_a_whole_window_since(
     after: list[Event], renewed: bool, back: bool
 ) -> None:
-    assert deployment.worked_again([*BEFORE, *after], BEFORE, renewed) is back
+    assert rejoin.worked_again([*BEFORE, *after], BEFORE, renewed) is back
 
 
 def test_a_return_before_the_accident_does_not_count() -> None:
     before = [*nodes((1, True)), BACK]
-    assert deployment.returns(before, before) == []
-    assert deployment.returns([*before, *nodes((2, False)), BACK], before) == [3]
+    assert rejoin.returns(before, before) == []
+    assert rejoin.returns([*before, *nodes((2, False)), BACK], before) == [3]
 
 
 def test_windows_beside_their_compute() -> None:

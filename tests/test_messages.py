@@ -56,7 +56,7 @@ VECTOR = np.arange(3, dtype=np.float32)
 MESSAGES = [
     Hello(-1, "pi", "f00", "/app"),
     PrepareOrder([0, 1], "d1"),
-    PrepareOrder([2], "d1", "0 1", 3),
+    PrepareOrder([2], "d1", "0 1", 3, "task=a1"),
     Prepared("", [10, 20]),
     Prepared("too small", [], ["x.png"], {"python": "3.11", "cores": 4, "load": 0.5}),
     MeetOrder("127.0.0.1 80 aa", 1, 2, 3.0),

@@ -12,19 +12,24 @@ from fl_app import cli
 from fl_app.config import OWN_KEYS, RunConfig, configure, resolve
 from fl_app.launch.own_files import with_own_files
 from fl_app.launch.values import parse_assignments
+from fl_app.own_code import own_code, own_digest
 from fl_app.preflight import preflight
-from fl_app.settings import averaging_of, consensus_run_of
+from fl_app.record.books import recorded
+from fl_app.record.metrics import of_kind
+from fl_app.settings import averaging_of, consensus_run_of, distillation_run_of
 from strategies import plugins
 from strategies.consensus.own import algorithm_named, topology_named
 from strategies.consensus.strategy import Consensus
 from strategies.contracts import ContractError, algorithms
 from strategies.contracts.rules import update
-from strategies.errors import ConfigError
+from strategies.errors import ConfigError, DataError
 from strategies.plugin_name import PluginName, parse
 from strategies.recorder import unrecorded
+from strategies.roster import SuperNode, prepare_hosts
 from strategies.rules import make_rule
 from tests import fake_grid  # noqa: F401 - lets Messages be made outside of a ServerApp
 from tests.fake_grid import FakeGrid
+from tests.frozen import frozen
 from tests.harness import run
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "extend.md"
@@ -417,6 +422,60 @@ def test_their_files_travel_to_devices_in_the_bundle(folder: Path, tmp_path: Pat
         with_own_files(app, {"averaging": mine(folder, "absent")}, remote=True),
     ):
         pass
+
+
+# ---------------------------------------------------------------------------------- other code
+
+
+ONES = (
+    "def share(labels, participants, generator):\n    return [[k] for k in range(participants)]\n"
+)
+
+
+def test_a_run_that_is_resumed_with_another_file_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "own.py"
+    own.write_text(ONES)
+    config = average(partition=f"{own}:share", output=str(tmp_path / "runs"))
+    with pytest.raises(ZeroDivisionError), recorded(config) as run:
+        raise ZeroDivisionError
+    resumed = resolve({**config.flat(), "resume": str(run.path)})
+
+    def told() -> list[str]:
+        """After it was resumed once more."""
+        with pytest.raises(ZeroDivisionError), recorded(resumed) as run:
+            raise ZeroDivisionError
+        return [event["message"] for event in of_kind(run.events(), "warning")]
+
+    assert told() == []
+    first = own_code(config)
+    own.write_text(f"{ONES}# another one\n")
+    [said] = told()
+    assert said.startswith("resumed with other code than before (that of partition): ")
+    assert told() == [said]  # what it was resumed with last is what counts
+    codes = run.summary()["code"]
+    assert [code["own"] for code in codes] == [first, own_code(config)]
+    assert frozen(run.path / "report.html")["code"].count("partition from ") == 2
+    monkeypatch.setattr("fl_app.record.books.provenance", lambda: codes[0] | {"fingerprint": "f"})
+    assert "than before (edge-fl's): " in told()[-1]
+
+
+def test_a_host_with_another_file_cannot_take_part(tmp_path: Path) -> None:
+    own = tmp_path / "own.py"
+    own.write_text(ONES)
+    config = average(partition=f"{own}:share", participants=2)
+    hosts = (SuperNode(11, "host-0"),)
+
+    def prepare(code: str) -> None:
+        prepare_hosts(
+            FakeGrid(config.flat(), nodes=1), hosts, 2, 5.0, print, besides={"code": code}
+        )
+
+    assert distillation_run_of(config).own_code == own_digest(config)
+    prepare(own_digest(config))
+    with pytest.raises(DataError, match="host-0: partition names code that is another here"):
+        prepare("partition=0123456789abcdef")
 
 
 # ------------------------------------------------------------------------------------ edge-fl check

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl_app.record import run_dir
+from fl_app.record import json_data
 from fl_app.record.run_dir import RunDirectory, flatten, list_runs
 from strategies.errors import RunDirectoryError
 from strategies.paths import runs_root
@@ -106,14 +106,14 @@ def test_an_unwritable_place_is_named(tmp_path: Path) -> None:
 def test_a_failed_creation_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
-    real = run_dir.atomic_write
+    real = json_data.atomic_write
 
     def write(path: Path, data: bytes) -> None:
         if path.name == failing:
             raise RunDirectoryError(f"cannot write {path}")
         real(path, data)
 
-    monkeypatch.setattr(run_dir, "atomic_write", write)
+    monkeypatch.setattr(json_data, "atomic_write", write)
     with pytest.raises(RunDirectoryError, match=failing):
         RunDirectory.create(tmp_path / "deep" / "runs", CONFIG)
     assert list(tmp_path.iterdir()) == []

@@ -2,12 +2,13 @@
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from fl_app.assemble import topology_text
 from fl_app.config import RunConfig
+from fl_app.own_code import own_code
 from fl_app.problem import problem_of
 from fl_app.provenance import provenance
 from fl_app.record.console import console_listener
@@ -92,7 +93,14 @@ def open_books(run: RunDirectory, config: RunConfig) -> None:
         run.emit("run_started", config=config.flat(), metric=_metric_of(config), **_digests(config))
         for line in task_of(problem_of(config)).unused:
             run.emit("warning", message=line)
-    run.emit("code", **provenance())
+    code = {**provenance(), "own": own_code(config)}
+    if changed := _changed(codes_of(past), code):
+        run.emit(
+            "warning",
+            message=f"resumed with other code than before ({changed}): the results may be those of "
+            f"neither",
+        )
+    run.emit("code", **code)
     attach_sinks(run, config.sink_list)
 
 
@@ -138,6 +146,14 @@ def _check_resumable(run: RunDirectory, config: RunConfig) -> None:
         from strategies.distillation.strategy import check_resumable
 
         check_resumable(distillation_run_of(config), run)
+
+
+def _changed(before: Sequence[Mapping[str, Any]], now: Mapping[str, Any]) -> str:
+    """What of the code is another than when the run was worked on last, in words."""
+    last = before[-1] if before else now
+    app = {"edge-fl's": last["fingerprint"] != now["fingerprint"]}
+    own = {f"that of {key}": last.get("own", {}).get(key, d) != d for key, d in now["own"].items()}
+    return ", ".join(name for name, differs in (app | own).items() if differs)
 
 
 def _metric_of(config: RunConfig) -> dict[str, str]:

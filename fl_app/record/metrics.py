@@ -250,6 +250,8 @@ def codes_of(events: Iterable[Event]) -> list[dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for event in of_kind(events, "code"):
         code = {name: event.get(name) for name in ("commit", "dirty", "fingerprint")}
+        if own := event.get("own"):
+            code["own"] = own
         found.pop(repr(code), None)
         found[repr(code)] = code
     return list(found.values())

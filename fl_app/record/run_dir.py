@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import math
 import os
 import shutil
 import threading
@@ -16,9 +15,10 @@ from typing import Any, Self
 import numpy as np
 
 from fl_app.record.environment import describe
+from fl_app.record.json_data import event_of, plain, read_json, write_json
 from fl_app.record.metrics import Event, effective
 from fl_app.record.writer import Writer
-from strategies.checkpoint import atomic_save, atomic_write, load_tensors
+from strategies.checkpoint import atomic_save, load_tensors
 from strategies.errors import RunDirectoryError
 
 CONFIG, ENVIRONMENT = "config.json", "environment.json"
@@ -110,8 +110,8 @@ class RunDirectory:
             run = cls(path)
             (path / CHECKPOINTS).mkdir()
             (path / FIGURES).mkdir()
-            _write_json(path / CONFIG, config)
-            _write_json(path / ENVIRONMENT, describe())
+            write_json(path / CONFIG, config)
+            write_json(path / ENVIRONMENT, describe())
             (path / METRICS).touch()
             run._origin = time.monotonic()
             return run
@@ -240,21 +240,21 @@ class RunDirectory:
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json atomically."""
         self._check_held()
-        _write_json(self.path / SUMMARY, summary)
+        write_json(self.path / SUMMARY, summary)
 
     def summary(self) -> dict[str, Any]:
         """Return summary.json, or {} for a run that has not ended."""
-        return _read_json(self.path / SUMMARY)
+        return read_json(self.path / SUMMARY)
 
     def written_up(self, status: str) -> bool:
         """Whether the summary and a report of the run that ended with `status` are there."""
         return self.summary().get("status") == status and (self.path / REPORT).exists()
 
     def config(self) -> dict[str, Any]:
-        return _read_json(self.path / CONFIG)
+        return read_json(self.path / CONFIG)
 
     def environment(self) -> dict[str, Any]:
-        return _read_json(self.path / ENVIRONMENT)
+        return read_json(self.path / ENVIRONMENT)
 
     def _check_held(self) -> None:
         if self._writer is not None:
@@ -342,21 +342,6 @@ def _taken_over(path: Path) -> bool:
     return True
 
 
-def plain(value: Any) -> Any:
-    """Return `value` as strict JSON data: numpy to Python, tuples to lists, NaN and inf to None."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, np.ndarray | np.generic):
-        return plain(value.tolist())
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
 def _claim(root: Path, name: str, config: Mapping[str, Any]) -> Path:
     """Make and return a directory that did not exist; mkdir decides between two that want it."""
     if name:
@@ -380,31 +365,3 @@ def _claim(root: Path, name: str, config: Mapping[str, Any]) -> Path:
             return root / f"{stem}-{number}"
         except FileExistsError:
             number += 1
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    atomic_write(path, json.dumps(plain(value), indent=2, allow_nan=False).encode() + b"\n")
-
-
-def event_of(line: bytes) -> Event | None:
-    """The event in a line of metrics.jsonl; None if there is none."""
-    try:
-        event = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(event, dict) or not isinstance(event.get("event"), str):
-        return None
-    return event if isinstance(event.get("t_wall"), int | float) else None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; {} if there is no file. RunDirectoryError if it is damaged."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunDirectoryError(f"{path} is damaged: {error}") from error
-    if not isinstance(value, dict):
-        raise RunDirectoryError(f"{path} is damaged: not a JSON object")
-    return value

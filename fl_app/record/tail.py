@@ -3,8 +3,9 @@
 import os
 from pathlib import Path
 
+from fl_app.record.json_data import event_of
 from fl_app.record.metrics import Event
-from fl_app.record.run_dir import METRICS, event_of
+from fl_app.record.run_dir import METRICS
 from strategies.errors import RunDirectoryError
 
 

@@ -133,7 +133,8 @@ class ConsensusRun:
 
     topology: the content of the topology file, "" if there is none. resumed: whether the recorder
     has a run to go on with. devices: names of the participants' devices, () where any node can host
-    any participant; others: names of devices that take no part. suspects: as in the distill system.
+    any participant; others: names of devices that take no part. suspects, own_code: as in the
+    distill system.
     """
 
     nodes: NodesRun
@@ -144,3 +145,4 @@ class ConsensusRun:
     devices: tuple[str, ...]
     others: tuple[str, ...]
     suspects: Mapping[str, Mapping[str, float]]
+    own_code: str

@@ -18,7 +18,7 @@ from strategies.clock import Clock
 from strategies.consensus.agreement import average, consensus_distance, spread_by_class
 from strategies.consensus.answers import Answer
 from strategies.consensus.fleet import Fleet
-from strategies.consensus.host import INCIDENTS
+from strategies.consensus.moments import incidents, trace
 from strategies.consensus.participant import Mail, Tally
 from strategies.consensus.rates import rate_of
 from strategies.consensus.schedule import Timetable
@@ -26,7 +26,7 @@ from strategies.consensus.settings import ConsensusRun
 from strategies.consensus.shared import nodes_of, settling_of
 from strategies.divergence import diverged
 from strategies.evaluation import BY_CLASS, Candidate, Evaluator
-from strategies.messages.windows import NOBODY, OFF, NodeNumbers, RunOrder, WindowTerms
+from strategies.messages.windows import OFF, NodeNumbers, RunOrder, WindowTerms
 from strategies.own_course import OwnCourse, check_rounds
 from strategies.partition import label_histogram
 from strategies.problem import flat_model, split_of, task_of, train_set_of
@@ -107,7 +107,11 @@ class Consensus(OwnCourse):
                 names=self._run.devices,
                 others=self._run.others,
                 least=self._run.min_participants,
-                besides={"topology": self._text, "states": self._run.checkpoint_every + 1},
+                besides={
+                    "code": self._run.own_code,
+                    "topology": self._text,
+                    "states": self._run.checkpoint_every + 1,
+                },
             )
             self._examples = [examples[p] for p in range(nodes.participants)]
             devices = tuple(host.name for host in hosts if host.participant is not None)
@@ -321,26 +325,13 @@ class Consensus(OwnCourse):
 
     def _record_trace(self, window: int, answers: list[Answer], timetable: Timetable) -> None:
         """What happened to nodes and links in the window and, of the first, the slice."""
-        events = [
-            (m.t, m.what, m.node, None if m.peer == NOBODY else m.peer,
-             None if math.isnan(m.sent) else m.sent)
-            for answer in answers
-            for m in answer.trace
-        ]  # fmt: skip
+        moments = [moment for answer in answers for moment in answer.trace]
         if window == 1:
-            self._recorder.emit(
-                "trace", events=sorted(events, key=lambda event: (event[0], event[2]))
-            )
-        incidents = [
-            (t, node, what, peer) for t, what, node, peer, _ in events if what in INCIDENTS
-        ]
-        begin, end = map(timetable.border, (window - 1, window))
-        for outage in timetable.outages if self._nodes.virtual else ():
-            for what, t in (("cut", outage.start), ("healed", outage.end)):
-                if outage.kind == "cut" and (begin < t <= end or t == begin == 0):
-                    incidents.append((t, outage.node, what, outage.peer))
-        for t, node, what, peer in sorted(incidents, key=lambda incident: incident[:3]):
-            self._recorder.emit("incident", round=window, t=t, node=node, kind=what, peer=peer)
+            self._recorder.emit("trace", events=trace(moments))
+        border = timetable.border(window - 1), timetable.border(window)
+        outages = timetable.outages if self._nodes.virtual else ()
+        for fields in incidents(moments, outages, border):
+            self._recorder.emit("incident", round=window, **fields)
 
     def _evaluate(self, evaluator: Evaluator, window: int, t: float) -> None:
         if not len(self._average):  # said, because the line of the window waits for it

@@ -63,7 +63,8 @@ class DistillationRun:
     teacher_average: the switches, decided. rounds: versions of the small model. resumed: whether
     the recorder has a run to go on with. devices: names of the participants' devices, () where any
     node can host any participant; others: names of devices that take no part. suspects: by model
-    ("small", "global"), the keys and values that can make it diverge.
+    ("small", "global"), the keys and values that can make it diverge. own_code: the digest of code
+    of somebody's own, which must be the same on every host.
     """
 
     problem: Problem
@@ -92,6 +93,7 @@ class DistillationRun:
     devices: tuple[str, ...]
     others: tuple[str, ...]
     suspects: Mapping[str, Mapping[str, float]]
+    own_code: str
     batch_size: int
 
     @property

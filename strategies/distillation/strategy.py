@@ -126,6 +126,7 @@ class Distillation(OwnCourse):
                 names=run.devices,
                 others=run.others,
                 least=run.min_participants,
+                besides={"code": run.own_code},
             )
             self._handout.hosts = hosts
             bound = hosts[0].participant is not None
@@ -269,10 +270,10 @@ class Distillation(OwnCourse):
         if self._publisher is not None:
             teacher = self._average if self._run.teacher_average else model
             self._publisher.put(version, model, teacher, aggregation.t)
-            if self._run.policy == "sync":
-                # The small model that the server has forward-distilled, if it does that.
-                if (distilled := self._publisher.distilled(version)) is not None:
-                    self._keep(version, distilled, aggregation.t)
+            # With forward distillation the server changes the small model, too.
+            sync = self._run.policy == "sync"
+            if sync and (distilled := self._publisher.distilled(version)) is not None:
+                self._keep(version, distilled, aggregation.t)
         needed = self._rounds.bases(version) | {version}
         self._versions = {v: vectors for v, vectors in self._versions.items() if v in needed}
         return MetricRecord(metrics)  # type: ignore[arg-type]

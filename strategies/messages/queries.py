@@ -17,6 +17,7 @@ class Hello:
 @dataclass(frozen=True)
 class PrepareOrder:
     """Load the model and the data of these participants. data: the digest of the run's data set.
+    code: that of code of somebody's own.
 
     Of the consensus system, topology: the content of its file, and states: of how many windows'
     ends a node's state is kept; 0 in the distill system.
@@ -26,6 +27,7 @@ class PrepareOrder:
     data: str
     topology: str = ""
     states: int = 0
+    code: str = ""
 
 
 @dataclass(frozen=True)
