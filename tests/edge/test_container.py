@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.edge.hub import ON_TRIAL, Hub, commands
-from tests.edge.machines import PLACE, debian, need, run
+from tests.edge.machines import NO_REGISTRY, PLACE, debian, need, run
 
 pytestmark = pytest.mark.edge
 BASE = "docker.io/library/python:3.12-slim"
@@ -31,7 +31,6 @@ cgroup_manager = "cgroupfs"
 events_logger = "file"
 """
 _STORAGE = '[storage]\ndriver = "overlay"\ngraphroot = "{0}/storage"\nrunroot = "{0}/run"\n'
-_NO_REGISTRY = re.compile("No matching distribution|Temporary failure|Could not resolve|Connection")
 _STAND_IN = """FROM localhost/debian
 RUN rm -f /usr/lib/python3*/EXTERNALLY-MANAGED && ln -s /usr/bin/python3 /usr/local/bin/python
 """
@@ -85,7 +84,7 @@ def compose(hub: Hub, place: Path, podman: None) -> Iterator[list[str]]:
         printed = run("sh", "-exc", f"cd {place}\n{script}", env=environment)
         # podman-compose ends with 0 whether or not the image could be built.
         if subprocess.run(["podman", "container", "exists", CONTAINER], check=False).returncode:
-            if _NO_REGISTRY.search(printed):
+            if NO_REGISTRY.search(printed):
                 pytest.skip(f"a registry cannot be reached: {printed[-400:]}")
             pytest.fail(f"there is no container:\n{printed[-4000:]}")
         yield words
