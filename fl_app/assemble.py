@@ -5,6 +5,7 @@ from fl_app.data import Dataset
 from fl_app.problem import problem_of
 from fl_app.tasks.images import Images
 from strategies.consensus.shared import topology_of
+from strategies.distillation.settings import check_references_of_devices
 from strategies.errors import ConfigError
 from strategies.paths import read_text
 from strategies.problem import task_of
@@ -32,6 +33,17 @@ def expected_devices(config: RunConfig) -> tuple[str, ...]:
     """`devices_of` the site of this server; () where it has none, as in a simulation."""
     site = server_site()
     return devices_of(config, site) if site else ()
+
+
+def check_devices(config: RunConfig, site: Site) -> tuple[str, ...]:
+    """`devices_of`, if a run of this configuration can be worked by devices. Raises ConfigError."""
+    if config.agrees and config.consensus.reference_list:
+        raise ConfigError(
+            "consensus.references need all data in one place; on devices use "
+            'consensus.references=""'
+        )
+    check_references_of_devices(config.references)
+    return devices_of(config, site)
 
 
 def devices_of(config: RunConfig, site: Site) -> tuple[str, ...]:

@@ -1,14 +1,17 @@
-"""Whether all that a configuration names fits together, before anything starts."""
+"""Whether all that a configuration names fits together, before anything starts: here, or, as far as
+that can be told from here, on the machines of a SuperLink of others."""
 
+from collections.abc import Callable
 from importlib.util import find_spec
 
 from torch.nn.modules.batchnorm import _NormBase
 
 from fl_app.assemble import topology_text
-from fl_app.config import RunConfig
+from fl_app.config import OWN_KEYS, RunConfig
 from fl_app.problem import problem_of
 from fl_app.settings import averaging_of, nodes_run_of
 from strategies import own_rules as rules
+from strategies import plugins
 from strategies.attacks import LABEL_FLIP
 from strategies.consensus import own as algorithms
 from strategies.consensus.shared import nodes_of
@@ -18,8 +21,9 @@ from strategies.contracts.algorithms import (
     lengths_are_those_of_a_message,
     works_in_both_kinds_of_exchange,
 )
-from strategies.errors import ConfigError, DataError
+from strategies.errors import ConfigError, DataError, EdgeFlError
 from strategies.flat import FlatModel
+from strategies.plugin_name import path_of
 from strategies.plugins import told_as
 from strategies.problem import (
     check_arithmetic,
@@ -63,7 +67,12 @@ def _check_privacy_needs(config: RunConfig, model: FlatModel) -> None:
         )
     if config.privacy.samples and model.draws:
         raise ConfigError("privacy.samples cannot be with dropout, which torch.func does not draw")
-    if find_spec("opacus") is None:
+
+
+def _check_machine(config: RunConfig) -> None:
+    """Whether this machine has what the run computes with."""
+    check_arithmetic(problem_of(config), pick_device(config.device))
+    if config.privacy.on and find_spec("opacus") is None:
         raise ConfigError(
             f"differential privacy needs the accountant of Opacus: {install('privacy')}"
         )
@@ -100,8 +109,38 @@ def _check_own_rule(config: RunConfig, model: FlatModel) -> None:
 
 def preflight(config: RunConfig) -> None:
     """Try everything that can be wrong before anything starts; raises EdgeFlError."""
+    _check_machine(config)
+    _check_parts(config)
+    _check_examples(config)
+
+
+def preflight_elsewhere(config: RunConfig, say: Callable[[str], object]) -> None:
+    """`preflight` for a run whose ServerApp need not be on this machine: raises EdgeFlError for
+    what is wrong wherever it runs. What that may have and this machine has not - data, a package, a
+    GPU, memory - is for its own preflight; `say` is told what therefore was not tried."""
+    for key in OWN_KEYS:
+        if path_of(str(config.flat()[key])):  # the run takes the file along
+            plugins.load(key, str(config.flat()[key]))
+    try:
+        _check_parts(config)
+    except EdgeFlError as error:
+        if not _of_this_machine(error):
+            raise
+        say(f"cannot be tried here, the server will: {error}")
+
+
+def _of_this_machine(error: BaseException | None) -> bool:
+    """Whether a file or a package that is not here is the reason."""
+    while error is not None:
+        if isinstance(error, DataError | OSError | ImportError):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _check_parts(config: RunConfig) -> None:
+    """Models, algorithm, averaging rule, topology, schedule: all that needs no examples."""
     problem = problem_of(config)
-    check_arithmetic(problem, pick_device(config.device))
     _check_best_metric(config)
     if config.agrees:
         nodes_of(nodes_run_of(config), topology_text(config))
@@ -117,14 +156,18 @@ def preflight(config: RunConfig) -> None:
         flat_model(problem, "large")
     if not config.agrees and rules.is_own(config.averaging):
         _check_own_rule(config, small)
+    if config.attack == LABEL_FLIP and not task_of(problem).classes:
+        raise ConfigError(f"attack={LABEL_FLIP!r} needs classes, and task={config.task!r} has none")
+
+
+def _check_examples(config: RunConfig) -> None:
+    problem = problem_of(config)
     tests = len(test_set_of(problem))
     if config.evaluate_on == "test" and config.evaluate_examples > tests:
         raise ConfigError(
             f"evaluate-examples={config.evaluate_examples}, but {config.data_source} has {tests} "
             f"test examples; use at most that, or 0 for all"
         )
-    if config.attack == LABEL_FLIP and not task_of(problem).classes:
-        raise ConfigError(f"attack={LABEL_FLIP!r} needs classes, and task={config.task!r} has none")
     split = split_of(problem)
     smallest = min(len(part) for part in split.participants)
     if smallest < 2:

@@ -69,7 +69,7 @@ def test_runs_lists_them_with_their_state(runs: Path, capsys: pytest.CaptureFixt
     assert main(["runs"]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["sync-1", "not", "finished"] in rows
-    assert ["sync-12", "completed", "accuracy", "0.500"] in rows
+    assert ["sync-12", "completed", "accuracy", "50.0", "%"] in rows
 
 
 def test_no_runs_yet(
@@ -356,7 +356,7 @@ def test_a_damaged_run_is_listed_with_what_is_wrong_and_harms_no_other(
     (runs / "sync-1" / file).write_text(text)
     assert main(["runs"]) == 0
     output = capsys.readouterr().out
-    assert "sync-12  completed     accuracy 0.500" in output
+    assert "sync-12  completed     accuracy 50.0 %" in output
     (row,) = (line for line in output.splitlines() if line.startswith("sync-1 "))
     if (file, text) in HARMLESS:
         assert row == "sync-1   failed"

@@ -16,7 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fl_app.cli import main
 from fl_app.config import resolve
+from fl_app.deploy import directory as deployment
 from fl_app.launch import run as launch
 from fl_app.launch import sizing, superlink, supervise
 from fl_app.launch.log import LogReader
@@ -414,6 +416,102 @@ def test_a_bad_configuration_starts_nothing(home: Path) -> None:
     with pytest.raises(ConfigError, match="participants"):
         launch.run({"participants": -1})
     assert [path.name for path in home.iterdir()] == ["bin"]
+
+
+# ------------------------------------------------------------ a SuperLink of somebody else's
+
+TASK = """
+import torch
+from strategies.task import Classification, Examples
+
+class Small(Classification):
+    classes = ("a", "b")
+    def model(self, role):
+        {model}
+    def training(self):
+        return open("/srv/only-on-the-server")
+    test = training
+"""
+
+
+@pytest.fixture
+def edge(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A deployment of two devices, and its connection."""
+    deployment.create(tmp_path / "site", "hub.example", devices=["pi-1", "pi-2"])
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path / "site" / "flower"))
+    monkeypatch.chdir(tmp_path)
+    return home
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["participants=-1"], "participants"),
+        (["participants=3"], "there are 2 device(s): pi-1, pi-2"),
+        (["mode=consensus", "participants=2"], 'use consensus.references=""'),
+        (["distill.references=centralized-large"], "devices keep theirs"),
+        (["task=gone.py:Small"], "there is no file"),
+        (["task=own.py:Big"], "Big is not in"),
+        (["partition=gone.py:name"], "there is no file"),
+        (["mode=average", "best-metric=beauty"], "is no metric"),
+        (["name=taken"], "there is a run named 'taken'"),
+        (["resume=runs/taken"], "that run has completed"),
+        (
+            [
+                "task=batch.py:Small",
+                "mode=consensus",
+                "consensus.references=",
+                "consensus.topology=chain",
+            ],
+            "BatchNorm1d",
+        ),
+    ],
+)
+def test_what_cannot_work_on_devices_is_refused_before_they_are_asked(
+    words: list[str], complaint: str, edge: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("own.py").write_text(TASK.format(model="return torch.nn.Linear(2, 2)"))
+    Path("batch.py").write_text(TASK.format(model="return torch.nn.BatchNorm1d(2)"))
+    taken = RunDirectory.create(edge / "runs", resolve({"participants": 2}).flat(), name="taken")
+    taken.write_summary({"status": "completed"})
+    if not any(word.startswith("participants") for word in words):
+        words = [*words, "participants=2"]
+    assert main(["run", "--superlink", "edge", *words]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1
+    assert complaint in told[0]
+    assert not (edge / "submitted.json").exists()
+
+
+def test_a_connection_that_is_none_is_refused_with_those_that_there_are(
+    edge: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "--superlink", "hedge", "participants=2"]) == 2
+    assert "no such connection; it has: edge" in capsys.readouterr().err
+    (edge / "site" / "flower" / "config.toml").write_text("[")
+    assert main(["run", "--superlink", "edge"]) == 2
+    assert "config.toml cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["mode=average"], ""),
+        (["task=own.py:Small", "mode=average"], ""),
+        (["task=own.py:Small", "mode=average", "data-path=/srv/gone.csv"], ""),
+        (["dataset=files", "data-path=/srv/gone.npz", "mode=average"], "/srv/gone.npz"),
+        (["task=not_here.tasks:Small", "mode=average"], "not_here"),
+        (["device=cuda", "mode=average"], ""),
+    ],
+)
+def test_what_only_the_server_has_is_for_it_to_try(
+    words: list[str], hint: str, edge: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("own.py").write_text(TASK.format(model="return torch.nn.Linear(2, 2)"))
+    assert main(["run", "--superlink", "edge", "participants=2", *words]) == 0
+    told = capsys.readouterr().err
+    assert (hint in told) if hint else (told == "")
+    assert (edge / "submitted.json").exists()
 
 
 # `edge-fl run` with its standard output, where its words would be lost.

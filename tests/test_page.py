@@ -109,7 +109,7 @@ def test_a_run_that_goes_on_is_told_at_the_moment_of_the_published_model(tmp_pat
     assert "server alone" not in sentence
     # Tiles and tables say the same, and of nothing that was measured before or after.
     compared = next(t for t in document["tables"] if t["title"].startswith("The published model"))
-    assert compared["columns"][1] == "accuracy %"
+    assert compared["columns"][1] == "accuracy (%)"
     shown = {row[0]: row[1] for row in compared["rows"]}
     assert shown["small model"] == f"{100 * small['accuracy']:.1f}"
     assert "server alone, on its labelled images" not in shown
@@ -133,10 +133,13 @@ def test_the_metric_is_the_one_that_the_run_tells(tmp_path: Path) -> None:
     for event in record_events.distill_events(3):
         run.emit(**event)
     document = snapshot(run)
-    assert document["metric"] == {"name": "perplexity", "unit": "", "scale": 1.0}
+    name = "perplexity (lower is better)"
+    assert document["metric"] == {"name": name, "unit": "", "scale": 1.0}
     assert re.search(
-        r"has 0\.\d{3} perplexity: 0\.\d{3} (above|below) the newest", document["sentence"]
+        rf"has 0\.\d{{3}} {re.escape(name)}: 0\.\d{{3}} (above|below) the newest",
+        document["sentence"],
     )
+    assert document["tiles"][0][0] == f"{name}, published model"
 
 
 def test_changed_keys_and_the_command_are_those_of_the_configuration(tmp_path: Path) -> None:

@@ -259,7 +259,7 @@ def test_where_less_is_better_a_target_is_reached_from_above() -> None:
     measured = VIEWS["average"].measure(events, (12.0, 50.0))
     assert list(measured["time_to_target"].values()) == [3.0, 1.0]
     assert VIEWS["average"].page.tiles(measured, metric_of(events)) == [
-        ("final perplexity, published model", "9.000")
+        ("final perplexity (lower is better), published model", "9.000")
     ]
     heading = [c.heading(metric_of(events)) for c in VIEWS["average"].lines.columns]
-    assert heading[:2] == ["small", "avg."]
+    assert heading[:2] == ["small", "staleness"]

@@ -24,6 +24,12 @@ def evaluation(number: int, model: str, accuracy: float = 0.5) -> dict[str, Any]
 
 
 def lines(events: list[dict[str, Any]], mode: str = "distill", **options: Any) -> list[str]:
+    """What the console writes, but for what its columns mean."""
+    told = everything(events, mode, **options)
+    return [line for line in told if not line.startswith("staleness: ")]
+
+
+def everything(events: list[dict[str, Any]], mode: str, **options: Any) -> list[str]:
     written: list[str] = []
     options = {"clock": "virtual", "rounds": 9, **options}
     listen = console_listener(VIEWS[mode], **options, write=written.append)
@@ -34,11 +40,11 @@ def lines(events: list[dict[str, Any]], mode: str = "distill", **options: Any) -
 
 def test_one_aligned_line_a_round_and_one_header() -> None:
     written = [line for line in lines(distill_events(20), rounds=20) if line[0] != "!"]
-    assert len(written) == 21
-    assert "virtual s" in written[0]
-    assert [line.split()[0] for line in written[1:]] == [f"{n}/20" for n in range(1, 21)]
-    assert {len(line.split("  (")[0]) for line in written} == {len(written[0])}
-    assert all(len(line) < 130 for line in written)
+    header, *rounds = written
+    assert "virtual s" in header
+    assert [line.split()[0] for line in rounds] == [f"{n}/20" for n in range(1, 21)]
+    assert {len(line.split("  (")[0]) for line in rounds} == {len(header)}
+    assert len(header) < 130
 
 
 def test_what_a_line_says() -> None:
@@ -52,6 +58,16 @@ def test_what_a_line_says() -> None:
     assert line.split() == [
         "3/9", "10.0", "34.5", "41.2", "43.3", "0.0", "1", "60", "1.5", "-", "1:15", "(1", "lost)",
     ]  # fmt: skip
+
+
+def test_what_a_column_means_is_said_once_above_its_title() -> None:
+    meanings, header, *rounds = everything(distill_events(3), "distill")
+    assert meanings == (
+        "staleness: by how many versions the averaged contributions are behind the newest, in the "
+        "mean; teacher staleness: by how many the distillation server's teacher is"
+    )
+    assert "  staleness  teacher staleness  " in header
+    assert not any("staleness" in line for line in rounds)
 
 
 def test_a_line_waits_for_the_evaluation_that_completes_it_in_any_order() -> None:

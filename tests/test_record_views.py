@@ -125,6 +125,48 @@ def test_the_console_has_an_aligned_line_a_round_as_soon_as_it_can(mode: str) ->
     assert {len(line) for line in lines} == {len(header)}
     listen(finished)
     assert sum(f"/{ROUNDS} " in line for line in written) == ROUNDS
+    assert "final accuracy" in written
+
+
+LOWER = {"name": "perplexity", "unit": "", "direction": "lower"}
+
+
+@each_mode
+def test_values_that_are_no_percentages_stand_apart_and_say_which_are_better(mode: str) -> None:
+    """Perplexities and errors have more digits; rounds and times may have, too."""
+    written: list[str] = []
+    listen = console_listener(VIEWS[mode], clock="virtual", rounds=100_000, write=written.append)
+    listen({"event": "run_started", "t_wall": 0.0, "metric": LOWER})
+    fields = ("accuracy", "accuracy_ema")
+    for event in example(mode):
+        large = {name: [12_345.678] * 8 if isinstance(event[name], list) else 12_345.678
+                 for name in fields if event.get(name) is not None}  # fmt: skip
+        listen({**event, **({"round": 99_999, "t": 1e7} if "round" in event else {}), **large})
+    (header,) = [line for line in written if line.endswith("ETA")]
+    row = next(line for line in written if line.startswith("99999/100000 "))
+    assert "10000000.0 " in row
+    assert "12345.678 " in row
+    assert {cell for cell in row.split() if "12345" in cell} == {"12345.678"}
+    assert len(row) == len(header)
+    assert "final perplexity (lower is better)" in written
+
+
+@each_mode
+def test_the_report_says_once_of_nodes_or_models_that_are_alike_what_they_have(mode: str) -> None:
+    metric, view = Metric("rmse", "kWh", 1.0, higher=False), VIEWS[mode]
+    events = [
+        {**e, "accuracy": [2.5] * len(e["accuracy"]) if isinstance(e["accuracy"], list) else 2.5}
+        if "accuracy" in e
+        else e
+        for e in example(mode)
+    ]
+    measured = view.measure(events, ())
+    shown = [value for _, value in view.page.tiles(measured, metric)]
+    assert shown
+    assert not any(" to " in value for value in shown)
+    assert "rmse (lower is better)" in view.page.sentence(measured, metric)
+    assert metric.label == "rmse (kWh, lower is better)"
+    assert (metric.lead(2.5, 2.5001), metric.lead(2.5, 2.6)) == ("+0.000", "-0.100")
 
 
 @each_mode

@@ -7,13 +7,12 @@ from importlib.util import find_spec
 
 from flwr.serverapp import Grid
 
-from fl_app.assemble import devices_of, topology_text
+from fl_app.assemble import check_devices, topology_text
 from fl_app.config import RunConfig
 from fl_app.data import embedded
 from fl_app.problem import problem_of
 from fl_app.record.run_dir import RunDirectory
 from strategies.consensus.shared import topology_of
-from strategies.distillation.settings import check_references_of_devices
 from strategies.errors import ConfigError, EdgeFlError
 from strategies.link.sessions import SessionGrid
 from strategies.link.transport import MESSAGE_LIMIT
@@ -43,13 +42,7 @@ def linked(grid: Grid, config: RunConfig, run: RunDirectory) -> Iterator[Grid]:
             )
         yield grid
         return
-    if config.agrees and config.consensus.reference_list:
-        raise ConfigError(
-            "consensus.references need all data in one place; on devices use "
-            'consensus.references=""'
-        )
-    check_references_of_devices(config.references)
-    names = devices_of(config, site)
+    names = check_devices(config, site)
     why = _obstacle(config, site)
     sessions = None
     if not why:

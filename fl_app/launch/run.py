@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from fl_app.config import RunConfig, Value, configure, resolve
+from fl_app.launch.beforehand import check_elsewhere, check_output
 from fl_app.launch.bundle import own_app, settings_of, submitted
 from fl_app.launch.log import LogReader
 from fl_app.launch.own_files import with_own_files
@@ -26,9 +27,8 @@ from fl_app.launch.supervise import ENDING, heed
 from fl_app.launch.surroundings import check_workers
 from fl_app.launch.values import toml_lines
 from fl_app.preflight import preflight
-from fl_app.record.books import check_resumable, close_books, write_up
+from fl_app.record.books import close_books, write_up
 from fl_app.record.run_dir import CHECKPOINTS, METRICS, RunDirectory, release, reserve
-from fl_app.record.sinks import check_sinks
 from fl_app.streams import say
 from strategies.errors import DIVERGED_WORDS, EdgeFlError, RunDirectoryError
 from strategies.paths import runs_root
@@ -57,10 +57,11 @@ def run(
     """Run the app with `overrides` over its default configuration; returns the exit code.
 
     `superlink` names a connection of the user's own Flower configuration (a deployment); without
-    one, the run is a simulation on this machine, and everything that can be wrong is tried before
-    anything starts. Raises EdgeFlError then. In the folder of an app that depends on edge-fl it is
-    that app, with its configuration below the `overrides`. `ray` is the address of a Ray cluster
-    over which the simulation is to be spread. `screen` shows what happens.
+    one, the run is a simulation on this machine. Everything that can be wrong is tried before
+    anything starts, of a deployment what can be told from here. Raises EdgeFlError then. In the
+    folder of an app that depends on edge-fl it is that app, with its configuration below the
+    `overrides`. `ray` is the address of a Ray cluster over which the simulation is to be spread.
+    `screen` shows what happens.
     0: completed; 1: failed; 3: a model diverged; 130: interrupted; 143: terminated.
     """
     if app := own_app(Path.cwd()):
@@ -68,7 +69,9 @@ def run(
         overrides = {**settings_of(app), **overrides}
     config = configure(overrides, place="" if superlink else "simulation")
     size: dict[str, Value] = {}
-    if not superlink:
+    if superlink:
+        check_elsewhere(config, superlink)
+    else:
         check_workers()
         check_output(config)
         preflight(config)
@@ -356,27 +359,6 @@ def _status(link: Link, run_id: str, reader: LogReader) -> tuple[str, str]:
             return answer["status"], answer["status-details"]
         time.sleep(1)
     return UNENDED, "Flower's simulation goes on (is one of its processes stopped, or stuck?)"
-
-
-def check_output(config: RunConfig) -> None:
-    """Raise EdgeFlError if the run's directory could not be made, or the run that is to be resumed
-    cannot be; leaves nothing behind."""
-    check_sinks(config.sink_list)
-    if config.resume:
-        check_resumable(config)
-        return
-    root = runs_root(config.output)
-    try:
-        taken = bool(config.name) and (root / config.name).exists()
-        existing = next(folder for folder in (root, *root.parents) if folder.exists())
-        tempfile.TemporaryFile(dir=existing).close()
-    except OSError as error:
-        raise RunDirectoryError(
-            f"cannot make run directories in {root}: {error.strerror}; choose another place with "
-            f"output=PATH or EDGE_FL_HOME"
-        ) from error
-    if taken:
-        raise RunDirectoryError(f"there is a run named {config.name!r} in {root}; choose another")
 
 
 def completed(status: str, run_directory: Path | None) -> bool:

@@ -81,7 +81,9 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the commands to edge-fl's; `command` makes the parser of one."""
     sub = command(runs)
     sub.add_argument("which", metavar="WORD", nargs="*", help="all of them must fit")
-    sub.add_argument("--sort", default="started", metavar="BY", help="started, name or result")
+    sub.add_argument(
+        "--sort", default="started", metavar="BY", help="started, name or result, the best last"
+    )
     sub = command(rm)
     sub.add_argument("runs", metavar="RUN", nargs="+")
     sub.add_argument("--all", action="store_true", help="all runs that begin with RUN")

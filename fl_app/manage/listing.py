@@ -2,11 +2,11 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fl_app.record.find import find_run
-from fl_app.record.metrics import metric_of
+from fl_app.record.metrics import Metric, metric_of
 from fl_app.record.modes import view_of
 from fl_app.record.page.snapshot import status
 from fl_app.record.run_dir import RunDirectory, flatten, list_reserved, list_runs
@@ -19,13 +19,21 @@ ORDERS = ("started", "name", "result")
 
 @dataclass(frozen=True)
 class Entry:
-    """A run in the list. state: how it ended, "running", "not finished", "not begun", "damaged"."""
+    """A run in the list. state: how it ended, "running", "not finished", "not begun", "damaged".
+    value: what came out, by its metric; None where nothing did."""
 
     run: RunDirectory
     state: str
-    value: float | None
-    text: str
-    config: dict[str, Any]
+    text: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+    value: float | None = None
+    metric: Metric = field(default_factory=Metric)
+
+    @property
+    def rank(self) -> tuple[bool, str, float]:
+        """By which runs are in order, the best last; values of one metric alone can be ranked."""
+        value = self.value or 0.0
+        return self.value is not None, self.metric.name, value if self.metric.higher else -value
 
 
 def entry(run: RunDirectory) -> Entry:
@@ -37,10 +45,10 @@ def entry(run: RunDirectory) -> Entry:
             view, metric = view_of(config), metric_of(events)
             value = (run.summary().get("final") or {}).get(view.headline)
             state = "running" if is_written(run.path) else status(run, events)
-            shown = "" if value is None else f"{metric.name} {value:.3f}"
-            return Entry(run, state, value, shown, config)
+            shown = "" if value is None else f"{metric.name} {metric.shown(value)}"
+            return Entry(run, state, shown, config, value, metric)
     except RunDirectoryError as error:
-        return Entry(run, "damaged", None, str(error), {})
+        return Entry(run, "damaged", str(error))
 
 
 def listed(words: Sequence[str], order: str) -> list[Entry]:
@@ -50,12 +58,12 @@ def listed(words: Sequence[str], order: str) -> list[Entry]:
         raise ConfigError(f"runs are sorted by {', '.join(ORDERS)}, not by {order!r}")
     root = runs_root()
     there = [entry(run) for run in list_runs(root)]
-    there += [Entry(run, "not begun", None, "", {}) for run in list_reserved(root)]
+    there += [Entry(run, "not begun") for run in list_reserved(root)]
     found = [each for each in there if fits(each, words)]
     if order == "name":
         found.sort(key=lambda each: each.run.name)
     elif order == "result":
-        found.sort(key=lambda each: -1.0 if each.value is None else each.value)
+        found.sort(key=lambda each: each.rank)
     return found
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -46,12 +47,13 @@ def combinations(words: Sequence[str]) -> list[tuple[str, ...]]:
         if key in OF_THE_RUN - {"sinks"}:
             raise ConfigError(f"{key} is of one run; a sweep names its runs itself (--name)")
         choices.append([f"{key}={value}" for value in _values(key, text)])
-    count = 1
-    for each in choices:
-        count *= len(each)
-    if count > _MOST:
-        raise ConfigError(f"that is {count} runs; a sweep has at most {_MOST}")
+    _check_count(math.prod(map(len, choices)))
     return list(itertools.product(*choices))
+
+
+def _check_count(runs: int) -> None:
+    if runs > _MOST:
+        raise ConfigError(f"that is {runs} runs; a sweep has at most {_MOST}")
 
 
 def _values(key: str, text: str) -> list[str]:
@@ -61,8 +63,9 @@ def _values(key: str, text: str) -> list[str]:
     for part in text.split(","):
         if match := _RANGE.fullmatch(part):
             first, last = int(match[1]), int(match[2])
-            if last < first or last - first >= _MOST:
+            if last < first:
                 raise ConfigError(f"{key}={part}: a range goes up, as in 0..4")
+            _check_count(last - first + 1)
             found += map(str, range(first, last + 1))
         else:
             found.append(part)

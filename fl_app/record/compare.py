@@ -105,8 +105,7 @@ def readable(run: RunDirectory) -> None:
 def group_table(groups: Sequence[Group], metric: Metric) -> str:
     """A row a configuration, as Markdown: the mean of its seeds' last values ± standard error, and
     how far it is above the first one, paired by seed."""
-    unit = metric.unit or ""
-    head = ["configuration", "seeds", f"{metric.name} {unit}".strip(), "to the first, paired"]
+    head = ["configuration", "seeds", metric.label, "to the first, paired"]
     rows = [
         [
             group.label,
@@ -124,9 +123,8 @@ def _mean(values: Sequence[float], metric: Metric, sign: str = "") -> str:
     mean, error = mean_and_error(values)
     if mean is None:
         return "-"
-    digits = 1 if metric.unit == "%" else 3
-    shown = f"{mean * metric.scale:{sign}.{digits}f}"
-    return shown if error is None else f"{shown} ± {error * metric.scale:.{digits}f}"
+    shown = f"{mean * metric.scale:{sign}.{metric.digits}f}"
+    return shown if error is None else f"{shown} ± {error * metric.scale:.{metric.digits}f}"
 
 
 def _csv(groups: Sequence[Group], runs: Sequence[_Run]) -> str:

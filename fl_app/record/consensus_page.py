@@ -21,10 +21,13 @@ def sentence(measured: Measured, metric: Metric) -> str:
     if mean is None:
         return ""
     worst, best = metric.ranked(final["node_min"], final["node_max"])
-    text = (
-        f"The nodes have {metric.shown(mean)} {metric.name} on average, the worst "
-        f"{metric.shown(worst)}, the best {metric.shown(best)}"
-    )
+    if metric.plain(worst) == metric.plain(best):
+        text = f"Every node has {metric.shown(mean)} {metric.heading}"
+    else:
+        text = (
+            f"The nodes have {metric.shown(mean)} {metric.heading} on average, the worst "
+            f"{metric.shown(worst)}, the best {metric.shown(best)}"
+        )
     compared = [
         f"{metric.apart(mean, value)} {REFERENCES[name][0].replace(',', ' training of')}"
         for name, value in final["reference"].items()

@@ -28,6 +28,7 @@ from fl_app.record.view import (
     Table,
     View,
     attack_settings,
+    final_lines,
 )
 
 
@@ -46,7 +47,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
 def _tiles(measured: Measured, metric: Metric = ACCURACY) -> Pairs:
     final = measured["final"]
     return [
-        (f"final {metric.name}, mean of the nodes", metric.shown(final["node_mean"])),
+        (f"final {metric.heading}, mean of the nodes", metric.shown(final["node_mean"])),
         ("of the worst and the best node", _range(*_extremes(final, metric), metric)),
         *((REFERENCES[name][0], metric.shown(value)) for name, value in final["reference"].items()),
     ]
@@ -58,7 +59,8 @@ def _extremes(final: Mapping[str, Any], metric: Metric) -> tuple[float | None, f
 
 
 def _range(worst: float | None, best: float | None, metric: Metric) -> str:
-    return "-" if worst is None else f"{metric.plain(worst)} to {metric.shown(best)}"
+    alike = metric.plain(worst) == metric.plain(best)
+    return metric.shown(best) if alike else f"{metric.plain(worst)} to {metric.shown(best)}"
 
 
 def _results(m: Measured, metric: Metric = ACCURACY) -> Pairs:
@@ -142,8 +144,7 @@ def _ending(known: Row, metric: Metric = ACCURACY) -> list[str]:
         apart = "diverged" if value is None else lead
         pairs.append((REFERENCES[name][0], f"{metric.shown(value)}; {apart}"))
     pairs.append(("consensus distance", scientific(known.get("distance"))))
-    width = max(len(label) for label, _ in pairs)
-    return [f"final {metric.name}"] + [f"  {label:{width}}  {value}" for label, value in pairs]
+    return final_lines(pairs, metric)
 
 
 def _nodes(events: Sequence[Event]) -> list[Table]:
@@ -164,7 +165,7 @@ def _nodes(events: Sequence[Event]) -> list[Table]:
         )
         for index, (name, held, accuracy, loss) in enumerate(columns)
     ]
-    head = ("node", "examples", metric.titled(metric.name), "loss")
+    head = ("node", "examples", metric.label, "loss")
     return [Table("Nodes", head, rows)] if rows else []
 
 

@@ -14,6 +14,7 @@ Listener = Callable[[Event], None]
 # Rounds that a line waits for its evaluation, which may come late. On the virtual clock every
 # evaluation is certain to come, as the work proceeds.
 _PATIENCE = {"real": 2, "virtual": sys.maxsize}
+_PLACE, _TIME, _VALUE, _ETA = 10, 11, 11, 9  # characters of a line
 _REPEATS = 3  # lines for incidents of one kind and reason; all of them are in metrics.jsonl
 
 
@@ -56,7 +57,7 @@ def console_listener(
                 meanings = [f"{c.heading(metric)}: {c.meaning}" for c in columns if c.meaning]
                 if meanings:
                     write("; ".join(meanings))
-                write(_header(view, columns, clock, metric))
+                write(_header(view, columns, clock, rounds, metric))
             write(_line(view, columns, row, rounds, metric))
             learn(row)
             printed = row["round"]
@@ -106,15 +107,28 @@ def _printable(
     return max(complete, newest - patience)
 
 
-def _header(view: View, columns: Sequence[Column], clock: str, metric: Metric) -> str:
-    titles = "".join(column.heading(metric).rjust(column.width) for column in columns)
-    return f"{view.rounds[:-1]:>9}{CLOCK_UNITS[clock]:>11}{titles}{'ETA':>9}"
+def _header(view: View, columns: Sequence[Column], clock: str, rounds: int, metric: Metric) -> str:
+    titles = (column.heading(metric) for column in columns)
+    return _aligned([view.rounds[:-1], CLOCK_UNITS[clock], *titles, "ETA"], columns, rounds, metric)
 
 
 def _line(view: View, columns: Sequence[Column], row: Row, rounds: int, metric: Metric) -> str:
     """The line of a row of `view.rows`; "-" where nothing is known."""
-    cells = "".join(column.text(row, metric).rjust(column.width) for column in columns)
     place = "settled" if row.get("settled") else f"{row['round']}/{rounds}"
+    cells = (column.text(row, metric) for column in columns)
+    cells = [place, number(row["t"], 1), *cells, duration(row["eta"])]
     notes = [f"{row[name]} {name}" for name in view.lines.notes if row[name]]
-    line = f"{place:>9}{number(row['t'], 1):>11}{cells}{duration(row['eta']):>9}"
+    line = _aligned(cells, columns, rounds, metric)
     return line + (f"  ({', '.join(notes)})" if notes else "")
+
+
+def _aligned(cells: Sequence[str], columns: Sequence[Column], rounds: int, metric: Metric) -> str:
+    """The cells in columns; one that is too wide moves the others and touches none."""
+    place = max(_PLACE, len(f"{rounds}/{rounds}"))
+    widths = [place, _TIME, *(_width(column, metric) for column in columns), _ETA]
+    return "".join(f" {cell}".rjust(w) for cell, w in zip(cells, widths, strict=True))[1:]
+
+
+def _width(column: Column, metric: Metric) -> int:
+    """A value that is no percentage has three digits behind its point, and more before it."""
+    return max(column.width, _VALUE) if column.score and metric.unit != "%" else column.width

@@ -37,7 +37,7 @@ def sentence(measured: Measured, metric: Metric) -> str:
     if value is None:
         return ""
     what = "published global model" if final["global"] is not None else "averaged small model"
-    text = f"The {what} has {metric.shown(value)} {metric.name}"
+    text = f"The {what} has {metric.shown(value)} {metric.heading}"
     compared = [
         f"{metric.apart(value, final[name])} {words}"
         for name, words in _SENTENCES.items()

@@ -35,6 +35,7 @@ from fl_app.record.view import (
     Table,
     View,
     attack_settings,
+    final_lines,
 )
 from strategies.schedule import Aggregation, Job, idle_times
 
@@ -52,7 +53,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _tiles(measured: Measured, metric: Metric = ACCURACY) -> Pairs:
     final = measured["final"]
-    tiles = [(f"final {metric.name}, published model", metric.shown(final["published"]))]
+    tiles = [(f"final {metric.heading}, published model", metric.shown(final["published"]))]
     known = {label: final[n] for n, label in REFERENCES.items() if n in final}
     return tiles + [(label, metric.shown(value)) for label, value in known.items()]
 
@@ -98,7 +99,7 @@ def _measured_against(events: Sequence[Event]) -> list[Table]:
         for name, label in REFERENCES.items()
         if name in final
     ]
-    columns = ("model", metric.titled(f"final {metric.name}"), "published model")
+    columns = ("model", f"final {metric.label}", "published model")
     if metric.points:
         columns = (*columns[:2], f"published model ({metric.points.strip()})")
     columns += tuple(f"{metric.at(target)} after" for target in targets)
@@ -115,21 +116,25 @@ def _measured_against(events: Sequence[Event]) -> list[Table]:
 
 
 def _ending(known: Row, metric: Metric = ACCURACY) -> list[str]:
-    """What came out, beside what it is measured against; nothing without a global model."""
+    """What came out, beside what it is measured against; nothing of what was never evaluated."""
     published = known.get("published")
-    if published is None:
+    if published is None and known.get("small") is None:
         return []
     pairs = [
         ("global model, as published", metric.shown(published)),
-        ("small model", _compared(published, known["small"], metric)),
+        ("small model", _compared(published, known.get("small"), metric)),
     ]
     pairs += [
         (label, _compared(published, known[name], metric))
         for name, label in REFERENCES.items()
         if known.get(name) is not None
     ]
-    width = max(len(label) for label, _ in pairs)
-    return [f"final {metric.name}"] + [f"  {label:{width}}  {value}" for label, value in pairs]
+    return final_lines(pairs, metric)
+
+
+def _ending_of_average(known: Row, metric: Metric = ACCURACY) -> list[str]:
+    value = known.get("small")
+    return [] if value is None else final_lines([("small model", metric.shown(value))], metric)
 
 
 def _epsilons(privacy: Mapping[str, Any] | None) -> Pairs:
@@ -174,8 +179,7 @@ def _idle(events: Sequence[Event], config: RunConfig) -> list[Event]:
     ]
 
 
-def _teacher_lag(row: Row) -> str:
-    """The age of the snapshot that the distillation server learns from, in versions."""
+def _teacher_staleness(row: Row) -> str:
     teacher = row["teacher_version"]
     return number(None if teacher is None else row["round"] - teacher)
 
@@ -184,11 +188,27 @@ _SMALL = Column("small %", score="small", width=9)
 _AVERAGE = Column("avg. %", score="small_average", width=8, needs="small_average")
 _GLOBAL = Column("global %", score="global", width=10)
 _EMA = Column("EMA %", score="global_ema", width=7)
-# The mean age of the contributions that were averaged, in versions of the small model.
-_STALENESS = Column("staleness", lambda row: number(row["staleness"], 1), 11)
+_STALENESS = Column(
+    "staleness",
+    lambda row: number(row["staleness"], 1),
+    width=11,
+    meaning="by how many versions the averaged contributions are behind the newest, in the mean",
+)
+_TEACHER = Column(
+    "teacher staleness",
+    _teacher_staleness,
+    width=19,
+    meaning="by how many the distillation server's teacher is",
+)
 _STEPS = Column("steps", lambda row: number(row["worker_steps"]), 8)
 _UP = Column("MB up", lambda row: megabytes(row["bytes_up"]), 8)
 _DOWN = Column("MB down", lambda row: megabytes(row["bytes_down"]), 9)
+
+_COUNTS = (
+    Column("averaged", lambda row: number(row["contributions"])),
+    Column("rejected", lambda row: number(row["rejected"])),
+    Column("lost", lambda row: number(row["lost"])),
+)
 
 DISTILL = View(
     rounds="rounds",
@@ -203,8 +223,7 @@ DISTILL = View(
     lines=Lines(
         awaits=frozenset({("round", None), ("evaluate", "small"), ("evaluate", "global")}),
         columns=(
-            *(_SMALL, _AVERAGE, _GLOBAL, _EMA, _STALENESS),
-            Column("teacher lag", _teacher_lag, 13),
+            *(_SMALL, _AVERAGE, _GLOBAL, _EMA, _STALENESS, _TEACHER),
             *(_STEPS, _UP, _DOWN),
         ),
         notes=("rejected", "lost"),
@@ -236,13 +255,7 @@ DISTILL = View(
                 score="centralized_large",
                 needs="centralized_large",
             ),
-            _STALENESS,
-            Column("teacher", lambda row: number(row["teacher_version"])),
-            _STEPS,
-            Column("averaged", lambda row: number(row["contributions"])),
-            Column("rejected", lambda row: number(row["rejected"])),
-            Column("lost", lambda row: number(row["lost"])),
-            *(_UP, _DOWN),
+            *(_STALENESS, _TEACHER, _STEPS, *_COUNTS, _UP, _DOWN),
         ),
         tables=_measured_against,
     ),
@@ -268,6 +281,18 @@ DISTILL = View(
 # Without a distillation server the small model is what the run publishes.
 AVERAGE = replace(
     DISTILL,
+    accuracy_of="small model",
     checkpoint="small",
-    lines=replace(DISTILL.lines, awaits=DISTILL.lines.awaits - {("evaluate", "global")}),
+    lines=replace(
+        DISTILL.lines,
+        awaits=DISTILL.lines.awaits - {("evaluate", "global")},
+        columns=(_SMALL, _STALENESS, _UP, _DOWN),
+        ending=_ending_of_average,
+    ),
+    page=replace(DISTILL.page, columns=(_SMALL, _STALENESS, *_COUNTS, _UP, _DOWN)),
+    comparison=replace(
+        DISTILL.comparison,
+        scores={name: DISTILL.comparison.scores[name] for name in ("small %",)},
+        costs={name: DISTILL.comparison.costs[name] for name in ("idle %",)},
+    ),
 )

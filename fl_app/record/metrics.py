@@ -99,9 +99,15 @@ class Metric:
         return self.titled(f"{self.scale * value:g}")
 
     @property
+    def heading(self) -> str:
+        """What values or differences stand under: it says where less is better."""
+        return self.name if self.higher else f"{self.name} (lower is better)"
+
+    @property
     def label(self) -> str:
-        """What an axis is called."""
-        return f"{self.name} ({self.unit})" if self.unit else self.name
+        """`heading` with the unit, for an axis or a column of plain values."""
+        notes = [self.unit, "" if self.higher else "lower is better"]
+        return f"{self.name} ({', '.join(filter(None, notes))})" if any(notes) else self.name
 
     def titled(self, title: str) -> str:
         """A title, or a number, with the unit behind it, if there is one."""
@@ -111,7 +117,8 @@ class Metric:
         """How much more `value` is than `other`, with its sign; "-" where one is not known."""
         if value is None or other is None:
             return "-"
-        return f"{self.scale * (value - other):+.{self.digits}f}"
+        # Plus 0.0, for no difference has a minus.
+        return f"{round(self.scale * (value - other), self.digits) + 0.0:+.{self.digits}f}"
 
     @property
     def digits(self) -> int:
@@ -130,7 +137,7 @@ class Metric:
         """How far `value` is from `other`, in words that say which is better."""
         gap = self.scale * (value - other)
         unit = " points" if self.unit == "%" else f" {self.unit}".rstrip()
-        size = f"{abs(gap):.{1 if self.unit == '%' else 3}f}"
+        size = f"{abs(gap):.{self.digits}f}"
         if float(size) == 0:
             return "equal to"
         return f"{size}{unit} {'above' if gap > 0 else 'below'}"

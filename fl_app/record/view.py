@@ -193,6 +193,12 @@ class View:
     conclude: Callable[[Sequence[Event], RunConfig], list[Event]] = lambda _events, _config: []
 
 
+def final_lines(pairs: Pairs, metric: Metric) -> list[str]:
+    """What a run of this metric came to, as the console's last lines."""
+    width = max(len(label) for label, _ in pairs)
+    return [f"final {metric.heading}"] + [f"  {label:{width}}  {value}" for label, value in pairs]
+
+
 INCIDENTS: dict[str, Callable[[Event], tuple[str, str]]] = {  # of every mode
     "rejected": lambda e: (
         f"! rejected participant {e['participant']} in round {e['round']}: {e['reason']}",

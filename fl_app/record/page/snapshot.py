@@ -67,7 +67,7 @@ def snapshot(run: RunDirectory, events: Sequence[Event] | None = None) -> dict[s
         "ended": state in _ENDS,
         "reason": str(latest(events, "finished").get("reason") or "") if state in _ENDS else "",
         "sentence": _sentence(view, measured, metric, state, moment, config),
-        "metric": {"name": metric.name, "unit": metric.unit, "scale": metric.scale},
+        "metric": {"name": metric.heading, "unit": metric.unit, "scale": metric.scale},
         "clock": CLOCK_UNITS[clock],
         "rounds": view.rounds,
         "progress": {"done": far.done, "total": far.total, "eta": duration(far.eta)},
