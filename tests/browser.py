@@ -83,7 +83,9 @@ class Browser:
         """Show a page and wait until it is loaded."""
         self.resize(width, height, dark)
         self._call("Page.navigate", url=address)
-        self.wait("document.readyState === 'complete'")
+        # The page before it is complete, too.
+        there = f"location.href.startsWith(new URL({json.dumps(address)}).href)"
+        self.wait(f"{there} && document.readyState === 'complete'")
 
     def resize(self, width: int, height: int = 1000, dark: bool = False) -> None:
         """Make the window so large, in pixels, and its colours dark or light."""
