@@ -179,8 +179,11 @@ class Consensus(_System):
         """Train for `num_rounds` windows, of `consensus.window` local steps each, and settle; the
         result has the state dict of the average of all nodes' models.
 
-        evaluate_fn is called with (num_rounds, that). Raises ConfigError for what has no meaning
-        here: nodes begin with the model's own initial values, and take their settings as such.
+        evaluate_fn is called with (0, the model's own initial state dict), then with (window, that
+        of the average) and, once they have settled, with (num_rounds, the result's); with
+        consensus.diagnosis=off, where the server gets no average, only at the end. Raises
+        ConfigError for what has no meaning here: nodes begin with the model's own initial values,
+        and take their settings as such.
         """
         given = {
             "initial_arrays": initial_arrays,
@@ -189,15 +192,26 @@ class Consensus(_System):
         }
         if useless := [name for name, value in given.items() if value]:
             raise ConfigError(f"{', '.join(useless)}: has no meaning for Consensus; use settings")
-        config = self._config(num_rounds, timeout)
-        with self._books(config) as run:
-            around = SettingsGrid(grid, config.flat())
-            result = RecordedConsensus(consensus_run_of(config), run).start(around)
+        config, measured = self._config(num_rounds, timeout), dict[int, MetricRecord]()
         model = flat_model(problem_of(config), "small")
-        model.load(result.arrays["average"].numpy(), np.zeros(0, np.float32))
-        result.arrays = state_record(model)
-        if evaluate_fn and (measured := evaluate_fn(num_rounds, result.arrays)) is not None:
-            result.evaluate_metrics_serverapp[num_rounds] = measured
+
+        def evaluate(window: int, weights: np.ndarray) -> ArrayRecord:
+            model.load(weights, np.zeros(0, np.float32))
+            arrays = state_record(model)
+            if evaluate_fn and (found := evaluate_fn(window, arrays)) is not None:
+                measured[window] = found
+            return arrays
+
+        def at_the_end_of(window: int, record: ArrayRecord) -> None:
+            if window < num_rounds:  # what it is after the last one is still to settle
+                evaluate(window, record["average"].numpy())
+
+        evaluate(0, model.state()["weights"].copy())
+        with self._books(config) as run:
+            inner = RecordedConsensus(consensus_run_of(config), run)
+            result = inner.start(SettingsGrid(grid, config.flat()), evaluate_fn=at_the_end_of)
+        result.arrays = evaluate(num_rounds, result.arrays["average"].numpy())
+        result.evaluate_metrics_serverapp = measured
         return result
 
     def _config(self, num_rounds: int, timeout: float) -> RunConfig:

@@ -6,6 +6,10 @@ import signal
 import pytest
 from hypothesis import settings
 
+from tests.wheel import installed
+
+__all__ = ["installed"]  # a fixture
+
 # A busy machine takes its time.
 settings.register_profile("any speed", deadline=None)
 settings.load_profile("any speed")

@@ -158,13 +158,22 @@ def test_nodes_agree_and_nothing_is_recorded(
         "small-width": 2, "evaluate-examples": 20, "participants": 3, "consensus.window": 2,
         "consensus.batch-size": 4, "consensus.references": "", "consensus.settle": 1,
     }  # fmt: skip
-    measured: list[int] = []
-    result = Consensus(settings).start(
-        FakeGrid({}, nodes=1), num_rounds=2, evaluate_fn=lambda n, _: measured.append(n)
-    )
+    seen: dict[int, np.ndarray] = {}
+
+    def evaluate(window: int, arrays: ArrayRecord) -> MetricRecord:
+        seen[window] = weights(arrays, {**settings, "mode": "consensus"})
+        return MetricRecord({"first": float(seen[window][0])})
+
+    result = Consensus(settings).start(FakeGrid({}, nodes=1), num_rounds=2, evaluate_fn=evaluate)
+    assert list(seen) == [0, 1, 2]
+    first = flat_model(problem_of(resolve({**settings, "mode": "consensus"})), "small")
+    np.testing.assert_array_equal(seen[0], first.weights.numpy())
+    assert len({one.tobytes() for one in seen.values()}) == 3
+    assert {n: m["first"] for n, m in result.evaluate_metrics_serverapp.items()} == {
+        n: float(one[0]) for n, one in seen.items()
+    }
     state = result.arrays.to_torch_state_dict()
     assert all(bool(value.isfinite().all()) for value in state.values())
-    assert measured == [2]
     assert list(tmp_path.glob("edge-fl-*")) == []
 
 

@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import tomllib
 import zipfile
 from importlib.metadata import entry_points
@@ -20,7 +19,7 @@ from fl_app.data import embedded
 from fl_app.effects import described
 from fl_app.launch.bundle import submitted
 from strategies import pyproject
-from tests.wheel import build, edge_fl, install
+from tests.wheel import edge_fl
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -70,16 +69,6 @@ def test_the_data_that_a_task_of_ones_own_may_read_go_with_it() -> None:
 def test_who_has_no_other_way_to_the_images_gets_them(sessions: str, remote: bool) -> None:
     with submitted(resolve({"sessions": sessions}), remote=remote) as place:
         assert place == ROOT
-
-
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the wheel installs that is made from the sdist."""
-    place = tmp_path_factory.mktemp("wheel")
-    with tarfile.open(build("sdist", ROOT, place)) as sdist:
-        sdist.extractall(place, filter="data")
-    [source] = (path for path in place.iterdir() if path.is_dir())
-    return install(build("wheel", source, place), place / "site-packages")
 
 
 def test_a_wheel_has_its_defaults(installed: Path, tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ import contextlib
 import hashlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -86,8 +87,9 @@ class Consensus(OwnCourse):
 
         The result's arrays are the average of the nodes' models, which no node has; their own are
         with their hosts (on devices, on the devices). timeout (seconds for a reply) comes
-        from the configuration unless it is given; initial_arrays and the other arguments of other
-        strategies have no use here. Raises ConfigError for num_rounds, here windows, other than
+        from the configuration unless it is given. evaluate_fn is called with every window and the
+        average at its end, where there is a diagnosis; initial_arrays and the configurations have
+        no use here. Raises ConfigError for num_rounds, here windows, other than
         the configured, EdgeFlError when a host fails again and again, or no host can go on, and
         DivergedError when a node is not finite at the end of a window.
         """
@@ -96,9 +98,11 @@ class Consensus(OwnCourse):
         check_rounds(num_rounds, nodes.rounds, f"consensus.steps={steps}")
         timeout = timeout or nodes.round_timeout
         self._begin()
-        evaluator = Evaluator(nodes.problem, ("small",), self._evaluated, self._warn)
+        record = partial(self._recorder.emit, "evaluate")
+        evaluator = Evaluator(nodes.problem, ("small",), record, self._warn)
         with contextlib.ExitStack() as resources:
             resources.callback(evaluator.close)
+            kept = self._run.checkpoint_every + 1
             hosts, examples = gather(
                 grid,
                 nodes.problem,
@@ -107,11 +111,7 @@ class Consensus(OwnCourse):
                 names=self._run.devices,
                 others=self._run.others,
                 least=self._run.min_participants,
-                besides={
-                    "code": self._run.own_code,
-                    "topology": self._text,
-                    "states": self._run.checkpoint_every + 1,
-                },
+                besides={"code": self._run.own_code, "topology": self._text, "states": kept},
             )
             self._examples = [examples[p] for p in range(nodes.participants)]
             devices = tuple(host.name for host in hosts if host.participant is not None)
@@ -132,9 +132,16 @@ class Consensus(OwnCourse):
             self._describe(fleet, simulated=not devices)
             self._evaluate_forgotten(evaluator)
             self._clock.restart()
-            self._work(fleet, evaluator)
-        result.arrays = ArrayRecord({"average": Array(self._average.astype(np.float32))})
+            for window in self._work(fleet, evaluator):
+                if evaluate_fn is None or not len(self._average):
+                    continue
+                if (measured := evaluate_fn(window, self._arrays())) is not None:
+                    result.evaluate_metrics_serverapp[window] = measured
+        result.arrays = self._arrays()
         return result
+
+    def _arrays(self) -> ArrayRecord:
+        return ArrayRecord({"average": Array(self._average.astype(np.float32))})
 
     def _plan_settling(self, fleet: Fleet) -> None:
         """One window after the last, of all rounds; or one for each, where mail rides in a window's
@@ -144,8 +151,8 @@ class Consensus(OwnCourse):
         self._last += windows
         self._rounds_each = rounds // max(1, windows)
 
-    def _work(self, fleet: Fleet, evaluator: Evaluator) -> None:
-        """Have the windows done that are still to do."""
+    def _work(self, fleet: Fleet, evaluator: Evaluator) -> Iterator[int]:
+        """Have the windows done that are still to do; yields each that is."""
         first = self._window
         began = heard = time.monotonic()
         while self._window < self._last:
@@ -168,6 +175,7 @@ class Consensus(OwnCourse):
             eta = each * (self._last - self._window - 1)
             self._close_window(self._answers.pop(window), eta, evaluator)
             fleet.close(window)
+            yield window
 
     # -- what hosts are told ------------------------------------------------------------------
 
@@ -344,9 +352,6 @@ class Consensus(OwnCourse):
         vectors = {"weights": weights, "buffers": np.zeros(0, np.float32)}
         fields = {"round": window, "t": t, "model": "average"}
         evaluator.put(Candidate("small", vectors, None, fields))
-
-    def _evaluated(self, **fields: Any) -> None:
-        self._recorder.emit("evaluate", **fields)
 
     def _warn(self, message: str) -> None:
         self._recorder.emit("warning", message=message)
