@@ -9,6 +9,7 @@ import re
 import shutil
 import stat
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -63,10 +64,19 @@ def podman(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def compose(hub: Hub, place: Path, podman: None) -> Iterator[list[str]]:
+def state() -> Iterator[Path]:
+    """A folder for what a container writes. It has the same path inside, where its user can go
+    nowhere below /root."""
+    with tempfile.TemporaryDirectory(prefix="edge-fl-", dir="/var/tmp") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder) / "state"
+
+
+@pytest.fixture
+def compose(hub: Hub, place: Path, state: Path, podman: None) -> Iterator[list[str]]:
     """The beginning of a command on the device's container, which has been started."""
     hub.copy(place / "edge-fl")
-    installed, state = place / "installed" / "edge-fl", place / "state"
+    installed = place / "installed" / "edge-fl"
     installed.parent.mkdir()
     # The registry is reached from this machine's network, and wheels may be in a folder of it.
     build = ["--network=host", "--pull=never"]
@@ -94,7 +104,7 @@ def compose(hub: Hub, place: Path, podman: None) -> Iterator[list[str]]:
 
 
 def test_a_device_takes_part_from_a_container(
-    hub: Hub, compose: list[str], place: Path, note: Callable[[str, float], None]
+    hub: Hub, compose: list[str], place: Path, state: Path, note: Callable[[str, float], None]
 ) -> None:
     note("on line after the container's start", hub.seconds_until(lambda on: ON_TRIAL in on))
     assert run("podman", "exec", CONTAINER, "id", "-u").strip() == "10001"
@@ -107,7 +117,7 @@ def test_a_device_takes_part_from_a_container(
     assert run("podman", "exec", "--user", "0", CONTAINER, "sh", "-c", search) == ""
     for system in ("distill", "consensus"):
         note(f"{system}, a whole run", hub.train(system)["seconds"])
-    assert any((place / "state").iterdir())
+    assert any(state.iterdir())
     began = time.monotonic()
     run(*compose, "stop")
     note("stop", time.monotonic() - began)
