@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from flwr.app import Message
 
-from client_apps.bench import bench_of
 from client_apps.device import Device
 from client_apps.engines import SEQUENTIAL, Engine, engine_of
+from client_apps.local_model import local_model_of
 from client_apps.node_states import NodeStates, initial_weights
 from client_apps.window_exchange import exchange_of
 from strategies.carriers import sockets
@@ -77,7 +77,7 @@ def _engine(settings: NodesRun, nodes: tuple[int, ...], own_data: str, engine: s
 
 @lru_cache(maxsize=1)
 def _evaluation_set(settings: NodesRun) -> Examples:
-    return evaluation_set(settings.problem, bench_of(settings.problem).device)
+    return evaluation_set(settings.problem, local_model_of(settings.problem).device)
 
 
 class _Journal:
@@ -101,7 +101,7 @@ class _Window:
 
     def __init__(self, settings: NodesRun, order: WindowOrder, device: Device) -> None:
         self._settings, self._order, self._own_data = settings, order, device.own_data
-        self._bench = bench_of(settings.problem)
+        self._local = local_model_of(settings.problem)
         self._timetable = nodes_of(settings, order.topology)[2]
         if order.settling:
             self._timetable = settling_of(settings, order.topology)[1]
@@ -146,7 +146,7 @@ class _Window:
         """Whether they have come to the end of the window."""
         nodes, name, window = tuple(self._order.nodes), self._order.engine, self._order.window
         engine: Any = _engine(self._settings, nodes, self._own_data, name)
-        initial = initial_weights(self._settings.problem, self._bench.device)
+        initial = initial_weights(self._settings.problem, self._local.device)
         silence = self._settings.consensus.silence_seconds
         options: dict[str, Any] = {
             "initial": lambda _: initial,
@@ -247,9 +247,9 @@ class _Window:
         n = self._settings.participants
         chosen = [p.node for p in participants if p.node.index in present or p.node.index >= n]
         weights = [node.weights for node in chosen]
-        bench, examples = self._bench, _evaluation_set(self._settings)
+        local, examples = self._local, _evaluation_set(self._settings)
         most = 1 if self._order.engine == SEQUENTIAL else SIDE_BY_SIDE
-        found = measured_of_each(bench.task, bench.model, weights, examples, most)
+        found = measured_of_each(local.task, local.model, weights, examples, most)
         return {node.index: each for node, each in zip(chosen, found, strict=True)}
 
     def _numbers(self, participant: Participant, found: Mapping[int, Measured]) -> NodeNumbers:
@@ -259,7 +259,7 @@ class _Window:
         array: np.ndarray = weights.cpu().numpy()
         return NodeNumbers(
             node=node,
-            metric=values.get(self._bench.task.metric.name, OFF),
+            metric=values.get(self._local.task.metric.name, OFF),
             loss=values.get("loss", OFF),
             norm=float(weights.double().square().sum()),
             examples=self._states.examples(node),

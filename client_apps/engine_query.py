@@ -5,9 +5,9 @@ import contextlib
 import torch
 from flwr.app import Message
 
-from client_apps.bench import bench_of
 from client_apps.device import Device
 from client_apps.engines import ENGINES, SEQUENTIAL, engine_of, race
+from client_apps.local_model import local_model_of
 from strategies.consensus.node import Node
 from strategies.messages.codec import message_of, records_of
 from strategies.messages.queries import EngineOrder, FastestEngine
@@ -20,10 +20,10 @@ def choose(message: Message, device: Device) -> Message:
     """
     nodes_run = device.settings.nodes
     nodes = message_of(EngineOrder, message.content).nodes
-    bench, best, gain = bench_of(nodes_run.problem), SEQUENTIAL, 0.0
-    if bench.device != "cpu":
+    local, best, gain = local_model_of(nodes_run.problem), SEQUENTIAL, 0.0
+    if local.device != "cpu":
         torch.set_num_threads(nodes_run.client_threads)
-        copies = [Node(i, bench.model.weights.clone()) for i in nodes]
+        copies = [Node(i, local.model.weights.clone()) for i in nodes]
         engines = {}
         for name in ENGINES:
             with contextlib.suppress(ValueError):  # it cannot compute this model

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from client_apps.bench import bench_of, shard_of
 from client_apps.gradients import Gradients, dtype_of
+from client_apps.local_model import local_model_of, shard_of
 from client_apps.row_gradients import PASSES, RowGradients
 from strategies.consensus.batches import Gradients as Engine
 from strategies.consensus.node import Node
@@ -21,18 +21,18 @@ _ROUNDS = 10
 
 def one_by_one(run: NodesRun, nodes: Sequence[int], own_data: str = "") -> Gradients:
     """The gradients of `nodes` at their own data, one node after the other."""
-    bench, c = bench_of(run.problem), run.consensus
+    local, c = local_model_of(run.problem), run.consensus
     everybody = run.participants
     return Gradients(
-        bench.model,
+        local.model,
         {node: shard_of(run.problem, node, own_data, run.attack_of(node)) for node in nodes},
         {
             node: c.batch_size * (everybody if run.reference_of(node) == "same-samples" else 1)
             for node in nodes
         },
         seed=run.seed,
-        prepare=bench.task.prepare(c.augment),
-        loss=bench.task.loss,
+        prepare=local.task.prepare(c.augment),
+        loss=local.task.loss,
         dtype=dtype_of(c.precision),
     )
 

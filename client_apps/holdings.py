@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from client_apps.bench import Bench
+from client_apps.local_model import LocalModel
 from client_apps.private_gradient import AT_ONCE
 from client_apps.settings import DeviceSettings, TrainingSettings
 from strategies.arithmetic import outputs_of
@@ -28,15 +28,17 @@ _FEW = 2  # examples by which the size of a step is measured
 
 
 def holdings(
-    settings: DeviceSettings, order: PrepareOrder, bench: Bench, shards: Mapping[int, Examples]
+    settings: DeviceSettings, order: PrepareOrder, local: LocalModel, shards: Mapping[int, Examples]
 ) -> Holdings:
     """Of the participants of whom `shards` are, beside the model and the data that are there."""
     if not order.states:
-        return _of_jobs(settings.training, bench, shards)
-    return _of_nodes(settings.nodes, order.topology, order.states, bench, shards)
+        return _of_jobs(settings.training, local, shards)
+    return _of_nodes(settings.nodes, order.topology, order.states, local, shards)
 
 
-def _of_jobs(settings: TrainingSettings, bench: Bench, shards: Mapping[int, Examples]) -> Holdings:
+def _of_jobs(
+    settings: TrainingSettings, local: LocalModel, shards: Mapping[int, Examples]
+) -> Holdings:
     """Participants train one after the other; with secure aggregation all keep what they have
     changed until it is asked for."""
     vectors = _VECTORS_OF_A_JOB + bool(settings.proximal_mu)
@@ -46,12 +48,12 @@ def _of_jobs(settings: TrainingSettings, bench: Bench, shards: Mapping[int, Exam
         vectors += len(shards) + 3  # a sum in fixed point, a mask, both together
     if settings.privacy.samples:
         vectors += min(settings.batch_size, AT_ONCE)
-    step = _step(bench, shards, settings.precision, settings.batch_size)
-    return Holdings(vectors * bench.model.weights.nbytes + step, 0)
+    step = _step(local, shards, settings.precision, settings.batch_size)
+    return Holdings(vectors * local.model.weights.nbytes + step, 0)
 
 
 def _of_nodes(
-    run: NodesRun, text: str, states: int, bench: Bench, shards: Mapping[int, Examples]
+    run: NodesRun, text: str, states: int, local: LocalModel, shards: Mapping[int, Examples]
 ) -> Holdings:
     """A node's state is in memory, as bytes while it is saved, and on disk once for every window
     that is kept and once while it is written. A mail of each neighbour waits, and one for it."""
@@ -59,22 +61,24 @@ def _of_nodes(
     made = [algorithm]
     if run.consensus.settling_rounds:
         made.append(settling_of(run, text)[0])
-    memory = _VECTORS_OF_A_STEP * bench.model.weights.nbytes
-    memory += _step(bench, shards, run.consensus.precision, run.consensus.batch_size)
+    memory = _VECTORS_OF_A_STEP * local.model.weights.nbytes
+    memory += _step(local, shards, run.consensus.precision, run.consensus.batch_size)
     disk = 0
     for node in shards:
-        sizes = [size_of(each, node, len(bench.model.weights)) for each in made]
+        sizes = [size_of(each, node, len(local.model.weights)) for each in made]
         memory += max(2 * state + 2 * mail for state, mail in sizes)
         disk += (states + 1) * max(state + mail for state, mail in sizes)
     return Holdings(memory, disk)
 
 
-def _step(bench: Bench, shards: Mapping[int, Examples], precision: str, batch_size: int) -> int:
+def _step(
+    local: LocalModel, shards: Mapping[int, Examples], precision: str, batch_size: int
+) -> int:
     """Bytes of a minibatch: what is kept for the gradients, and as much for those."""
     most = max(shards.values(), key=len)
     some = most.take(np.arange(min(_FEW, len(most))))
-    inputs = prepared(bench.task.prepare(augmented=True), some.inputs, rng(0, "holdings"))
-    model, kept = bench.model, {}
+    inputs = prepared(local.task.prepare(augmented=True), some.inputs, rng(0, "holdings"))
+    model, kept = local.model, {}
     before = {name: vector.copy() for name, vector in model.state().items()}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -84,8 +88,8 @@ def _step(bench: Bench, shards: Mapping[int, Examples], precision: str, batch_si
 
     model.module.train()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), model.drawing(0):
-        outputs = outputs_of(model.module, inputs.to(bench.device), precision)
-        loss = bench.task.loss(outputs, some.targets.to(bench.device))
+        outputs = outputs_of(model.module, inputs.to(local.device), precision)
+        loss = local.task.loss(outputs, some.targets.to(local.device))
     own = [*model.module.parameters(), *model.module.buffers(), model.weights, model.buffers]
     for tensor in own:  # is there with or without a minibatch
         kept.pop(tensor.untyped_storage().data_ptr(), None)

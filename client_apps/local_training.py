@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from flwr.app import Message
 
-from client_apps.bench import bench_of, check_data_set, check_own_code, shard_of
 from client_apps.device import Device
 from client_apps.failures import account_of
 from client_apps.gradients import dtype_of
 from client_apps.holdings import holdings
+from client_apps.local_model import check_data_set, check_own_code, local_model_of, shard_of
 from client_apps.row_gradients import PASSES, Programs, everything
 from client_apps.secure_sum import hold
 from client_apps.settings import TrainingSettings
@@ -41,12 +41,12 @@ def prepare(message: Message, device: Device) -> Message:
     try:
         if order.code:
             check_own_code(device.own_code, order.code)
-        bench = bench_of(problem)
+        local = local_model_of(problem)
         check_data_set(problem, own_data, order.data)
         shards = {p: shard_of(problem, p, own_data) for p in order.participants}
         if "site" in device.context.node_config:  # of a simulation it is the server's own machine
             how = condition() | {"data": "own" if own_data else "its share"}
-            if lack := shortage(how, holdings(device.settings, order, bench, shards)):
+            if lack := shortage(how, holdings(device.settings, order, local, shards)):
                 raise EdgeFlError(lack)
     except EdgeFlError as error:
         fault = str(error)
@@ -62,7 +62,7 @@ def train(message: Message, device: Device) -> Message:
     order = message_of(TrainOrder, message.content)
     buffers, weights = order.arrays["buffers"], order.arrays.get("weights")
     if weights is None:
-        length = len(bench_of(settings.problem).model.weights)
+        length = len(local_model_of(settings.problem).model.weights)
         weights = restored(order.arrays, settings.mail_precision, length)
     reply, jobs = TrainReply(), order.jobs
     began = time.monotonic()
@@ -102,23 +102,23 @@ def _train_one(
     buffers: np.ndarray,
     own_data: str,
 ) -> tuple[float, int, dict[str, Any]]:
-    bench = bench_of(settings.problem)
+    local = local_model_of(settings.problem)
     attack = settings.attack_of(participant)
     shard = shard_of(settings.problem, participant, own_data, attack)
-    bench.model.load(weights, buffers)
+    local.model.load(weights, buffers)
     generator = rng(settings.seed, "batches", participant, index)
     if settings.privacy.samples:  # its batches, too, have to stay secret
         seed = settings.seed if settings.virtual else None
         generator = noise_generator(seed, "samples", participant, index)
     loss = train_locally(
-        bench.model,
-        shard.to(bench.device),
+        local.model,
+        shard.to(local.device),
         settings,
         generator,
-        prepare=bench.task.prepare(augmented=True),
-        loss=bench.task.loss,
+        prepare=local.task.prepare(augmented=True),
+        loss=local.task.loss,
     )
-    return loss, len(shard), bench.model.state()
+    return loss, len(shard), local.model.state()
 
 
 def _train_together(
@@ -131,11 +131,11 @@ def _train_together(
     """What `_train_one` makes of each job (participant, index), all of them at the same time; of
     none where that is no faster, or where something is wrong, be it that they do not fit into the
     GPU's memory: one by one it will be seen with whom."""
-    bench = bench_of(settings.problem)
-    if bench.device != "cuda" or len(jobs) == 1 or settings.privacy.samples or bench.model.draws:
+    local = local_model_of(settings.problem)
+    if local.device != "cuda" or len(jobs) == 1 or settings.privacy.samples or local.model.draws:
         return {}
     try:
-        bench.model.load(weights, buffers)  # checks them
+        local.model.load(weights, buffers)  # checks them
         shards = _shards(settings, [p for p, _ in jobs], own_data)
         programs, begins = _programs(settings, tuple(sorted(shards)), own_data)
         found = train_side_by_side(
@@ -168,20 +168,20 @@ def _programs(
     settings: TrainingSettings, participants: tuple[int, ...], own_data: str
 ) -> tuple[Programs, dict[int, int]]:
     """Programs for these participants, and where the images of each begin."""
-    bench = bench_of(settings.problem)
-    bench.model.module.train()
+    local = local_model_of(settings.problem)
+    local.model.module.train()
     shards = _shards(settings, participants, own_data)
     images, labels, begins = everything(
         (
             p,
-            shard.inputs.to(bench.device),
-            shard.targets.to(bench.device),
+            shard.inputs.to(local.device),
+            shard.targets.to(local.device),
         )
         for p, shard in shards.items()
     )
-    prepare, loss = bench.task.prepare(augmented=True), bench.task.loss
+    prepare, loss = local.task.prepare(augmented=True), local.task.loss
     way, dtype = PASSES["streams"], dtype_of(settings.precision)
-    return Programs(bench.model, images, labels, prepare, loss, way, dtype), begins
+    return Programs(local.model, images, labels, prepare, loss, way, dtype), begins
 
 
 def _forge(

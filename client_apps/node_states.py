@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from client_apps.bench import bench_of, check_own_data, own_digest, shard_of
 from client_apps.device import Device
+from client_apps.local_model import check_own_data, local_model_of, own_digest, shard_of
 from client_apps.node_store import NODES, PARKED, NodeStore
 from strategies.attacks import FORGERIES
 from strategies.consensus.byzantine import Attacker
@@ -27,7 +27,7 @@ from strategies.problem import Problem, flat_model
 
 @lru_cache(maxsize=1)
 def initial_weights(problem: Problem, device: str) -> torch.Tensor:
-    """With which every node begins: not those of the bench, which is trained."""
+    """With which every node begins: not those of the local model, which is trained."""
     return flat_model(problem, "small", device).weights
 
 
@@ -41,7 +41,7 @@ class NodeStates:
         self._settings, self._order = settings, order
         self._own_data, simulated = device.own_data, device.simulated
         self._live = not simulated and not settings.virtual
-        self._device = bench_of(settings.problem).device
+        self._device = local_model_of(settings.problem).device
         self._topology, self._algorithm, _ = nodes_of(settings, order.topology)
         if order.settling:
             self._algorithm, _ = settling_of(settings, order.topology)

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from client_apps.bench import bench_of
+from client_apps.local_model import local_model_of
 from strategies.carriers.checks import expected_vectors
 from strategies.carriers.exchange import Exchange
 from strategies.carriers.grid import GridExchange, from_arrays
@@ -41,7 +41,7 @@ def _zenoh_exchange(
 ) -> ZenohExchange:
     graph, algorithm, _ = nodes_of(settings, order.topology)
     node = order.names.index(session.site.name)
-    parameters = len(bench_of(settings.problem).model.weights)
+    parameters = len(local_model_of(settings.problem).model.weights)
     return ZenohExchange(
         session.connection,
         session.run,

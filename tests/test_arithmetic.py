@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from client_apps.bench import bench_of
+from client_apps.local_model import local_model_of
 from client_apps.training import train_locally
 from fl_app.config import RunConfig, resolve
 from fl_app.data import Preparation
@@ -94,11 +94,11 @@ def test_a_processor_without_instructions_for_it_refuses_bfloat16(
     """On the server before anything starts, and on a device, whose processor may be another."""
     without_instructions(monkeypatch)
     config = resolve({**values, key: "bf16", "device": "cpu"})
-    for check in (preflight, lambda c: bench_of(problem_of(c))):
+    for check in (preflight, lambda c: local_model_of(problem_of(c))):
         with pytest.raises(ConfigError, match=rf"^{key}='bf16': .*AVX512-BF16.*{key}=float32"):
             check(config)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-    bench_of(problem_of(config))
+    local_model_of(problem_of(config))
 
 
 @BOTH

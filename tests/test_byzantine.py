@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from client_apps.bench import shard_of
+from client_apps.local_model import shard_of
 from fl_app.config import resolve
 from fl_app.problem import problem_of
 from fl_app.record.consensus_metrics import measure

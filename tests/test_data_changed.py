@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client_apps.bench import shard_of
+from client_apps.local_model import shard_of
 from fl_app.config import resolve
 from fl_app.data import load_dataset, sets
 from fl_app.record.books import check_resumable, recorded

@@ -11,8 +11,8 @@ import pytest
 
 import fl_app.device
 from client_apps import local_training
-from client_apps.bench import bench_of, shard_of
 from client_apps.holdings import holdings
+from client_apps.local_model import local_model_of, shard_of
 from fl_app.cli import main
 from fl_app.config import Value, resolve
 from fl_app.deploy import devices
@@ -97,12 +97,12 @@ def held(mode: str, **changes: Value) -> Holdings:
     settings = fl_app.device.settings(config.flat())
     problem = settings.training.problem
     order = PrepareOrder([0], "", "", 2 if config.agrees else 0)
-    return holdings(settings, order, bench_of(problem), {0: shard_of(problem, 0, "")})
+    return holdings(settings, order, local_model_of(problem), {0: shard_of(problem, 0, "")})
 
 
 def test_what_each_setting_adds_is_held() -> None:
     """In models: what a participant has for its round, and a node for its neighbours."""
-    model = bench_of(problem_of(resolve({"participants": 3}))).model.weights.nbytes
+    model = local_model_of(problem_of(resolve({"participants": 3}))).model.weights.nbytes
     plain = held("average")
     assert plain.disk == 0
 
@@ -119,7 +119,7 @@ def test_what_each_setting_adds_is_held() -> None:
 
 def test_a_node_holds_what_its_algorithm_and_its_mail_need() -> None:
     settings = {"consensus__settle": 0, "small_model": "lenet"}
-    model = bench_of(
+    model = local_model_of(
         problem_of(resolve({"mode": "consensus", "participants": 3, "small-model": "lenet"}))
     ).model.weights.nbytes
     whole, rounded = (

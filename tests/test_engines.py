@@ -11,10 +11,10 @@ import torch
 from flwr.app import Context, Message, RecordDict
 
 from client_apps import engine_query, engines
-from client_apps.bench import bench_of
 from client_apps.device import Device
 from client_apps.engine_query import choose
 from client_apps.engines import race
+from client_apps.local_model import local_model_of
 from fl_app.config import resolve
 from fl_app.problem import problem_of
 from fl_app.record.metrics import latest
@@ -85,8 +85,8 @@ def test_on_a_cpu_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_query, "race", None)
     monkeypatch.setattr(
         engine_query,
-        "bench_of",
-        lambda problem: replace(bench_of(problem), device="cpu"),
+        "local_model_of",
+        lambda problem: replace(local_model_of(problem), device="cpu"),
     )
     assert ask(range(8)) == {"engine": "sequential", "gain": 0.0}
 
@@ -106,7 +106,7 @@ def test_elsewhere_the_fastest_one_is_taken(
     seconds = {"sequential": 2.0, "stacked": stacked, "streams": streams}
     monkeypatch.setattr(engine_query, "race", lambda *_: seconds)
     monkeypatch.setattr(
-        engine_query, "bench_of", lambda problem: replace(bench_of(problem), device="?")
+        engine_query, "local_model_of", lambda problem: replace(local_model_of(problem), device="?")
     )
     assert ask(range(8)) == {"engine": engine, "gain": gain}
 
@@ -116,7 +116,7 @@ def test_what_is_measured_are_gradients_of_the_nodes_of_the_host(
 ) -> None:
     """And not of models that somebody still trains."""
     raced: list[list[int]] = []
-    weights = bench_of(problem_of(resolve(TINY))).model.weights.clone()
+    weights = local_model_of(problem_of(resolve(TINY))).model.weights.clone()
 
     def watched(pair: dict[str, Any], nodes: Sequence[Node], *rounds: int) -> dict[str, float]:
         raced.append([node.index for node in nodes])
@@ -126,7 +126,7 @@ def test_what_is_measured_are_gradients_of_the_nodes_of_the_host(
 
     monkeypatch.setattr(engine_query, "race", watched)
     monkeypatch.setattr(
-        engine_query, "bench_of", lambda problem: replace(bench_of(problem), device="?")
+        engine_query, "local_model_of", lambda problem: replace(local_model_of(problem), device="?")
     )
     answer = ask([2, 3, 4])
     assert raced == [[2, 3, 4]]

@@ -11,8 +11,8 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from client_apps import row_gradients
-from client_apps.bench import bench_of, shard_of
 from client_apps.gradients import Gradients, Minibatches
+from client_apps.local_model import local_model_of, shard_of
 from client_apps.row_gradients import PASSES, Batch, RowGradients
 from fl_app.config import resolve
 from fl_app.data import ImageSet, Preparation, normalise
@@ -342,7 +342,7 @@ def test_models_with_buffers_cannot_be_stacked() -> None:
         RowGradients(gradients_of(model, {0: 8}), PASSES["streams"])
 
 
-# ---------------------------------------------------------------------------------- a host's bench
+# ---------------------------------------------------------------------------------- a host's model
 
 
 def test_a_reference_has_the_images_of_all_participants() -> None:
@@ -353,7 +353,7 @@ def test_a_reference_has_the_images_of_all_participants() -> None:
     assert np.array_equal(everything.inputs, np.concatenate([p.inputs for p in parts]))
 
 
-def test_a_bench_is_made_once_a_process() -> None:
+def test_a_local_model_is_made_once_a_process() -> None:
     config = resolve({"mode": "consensus", "small-width": 2})
-    assert bench_of(problem_of(config)) is bench_of(problem_of(config))
-    assert len(bench_of(problem_of(config)).model.buffers) == 0
+    assert local_model_of(problem_of(config)) is local_model_of(problem_of(config))
+    assert len(local_model_of(problem_of(config)).model.buffers) == 0

@@ -165,7 +165,7 @@ def test_the_tables_name_no_module_that_is_gone(modules: dict[str, str]) -> None
     [
         ("strategies.distillation.losses", "from fl_app.config import RunConfig"),
         ("strategies.distillation.strategy", "from fl_app.config import RunConfig"),
-        ("strategies.rules", "from client_apps.bench import bench_of"),
+        ("strategies.rules", "from client_apps.local_model import local_model_of"),
         ("strategies.distillation.losses", "def f():\n    import flwr.app"),
         ("strategies.distillation.worker", "import flwr.app"),
         ("strategies.averaging", "from pathlib import Path"),

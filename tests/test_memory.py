@@ -13,7 +13,7 @@ TRAINING = """
 import resource, sys
 import torch
 from torch.nn import functional
-from client_apps.bench import bench_of
+from client_apps.local_model import local_model_of
 from fl_app.config import resolve
 from fl_app.models import build_model
 from fl_app.problem import problem_of
@@ -21,7 +21,7 @@ from fl_app.problem import problem_of
 torch.set_num_threads(1)
 if sys.argv[1] == "keep":  # as every process of a participant does
     values = {"dataset": "cifar10", "small-model": "cnn6", "small-width": 32, "device": "cpu"}
-    model = bench_of(problem_of(resolve(values))).model.module
+    model = local_model_of(problem_of(resolve(values))).model.module
 else:
     model = build_model("cnn6", in_channels=3, num_classes=10, image_size=32, seed=0, width=32)
 images, labels = torch.zeros(32, 3, 32, 32), torch.zeros(32, dtype=torch.int64)

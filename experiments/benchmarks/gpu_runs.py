@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from client_apps.bench import bench_of, shard_of
 from client_apps.gradients import Gradients
+from client_apps.local_model import local_model_of, shard_of
 from client_apps.row_gradients import PASSES, Programs, RowGradients, everything
 from client_apps.side_by_side import Job, train_side_by_side
 from client_apps.training import train_locally
@@ -172,7 +172,7 @@ def _default_run(precision: str, seed: int, bench: Bench) -> dict[str, Any]:
     config = resolve(values)
     c, everybody = config.consensus, range(config.participants)
     topology, algorithm, timetable = nodes_of(nodes_run_of(config), "")
-    kit = bench_of(problem_of(config))
+    kit = local_model_of(problem_of(config))
     model = flat_model(problem_of(config), "small", bench.device)
     initial = model.weights.clone()
     gradients = Gradients(

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from client_apps.bench import bench_of
 from client_apps.engines import ENGINES, SEQUENTIAL, engine_of, one_by_one, race
+from client_apps.local_model import local_model_of
 from fl_app.config import Value, resolve
 from fl_app.problem import problem_of
 from fl_app.settings import nodes_run_of
@@ -157,7 +157,10 @@ def engines(values: dict[str, Value], rounds: int) -> dict[str, float]:
     of the others is.
     """
     config = resolve(values)
-    everybody, weights = range(config.participants), bench_of(problem_of(config)).model.weights
+    everybody, weights = (
+        range(config.participants),
+        local_model_of(problem_of(config)).model.weights,
+    )
     nodes = [Node(i, weights.clone()) for i in everybody]
     found = {name: engine_of(name, nodes_run_of(config), everybody) for name in ENGINES}
     each = {name: 1000 * spent for name, spent in race(found, nodes, rounds).items()}

@@ -212,22 +212,22 @@ def _step_seconds(batch_size: int) -> float:
     """What a local step takes at least on one core."""
     import torch
 
-    from client_apps.bench import bench_of, shard_of
     from client_apps.gradients import Gradients
+    from client_apps.local_model import local_model_of, shard_of
     from strategies.consensus.node import Node
 
     config = resolve(CONSENSUS)
     torch.set_num_threads(1)
-    bench = bench_of(problem_of(config))
+    local = local_model_of(problem_of(config))
     gradients = Gradients(
-        bench.model,
+        local.model,
         {0: shard_of(problem_of(config), 0, "")},
         {0: batch_size},
         seed=0,
-        prepare=bench.task.prepare(config.consensus.augment),
-        loss=bench.task.loss,
+        prepare=local.task.prepare(config.consensus.augment),
+        loss=local.task.loss,
     )
-    node = Node(0, bench.model.weights.clone())
+    node = Node(0, local.model.weights.clone())
     moments = [time.monotonic() for _ in gradients([(node, n) for n in range(_TRIAL_STEPS)])]
     # The shortest: others may be at work on this machine now, and gone later.
     return min(after - before for before, after in pairwise(moments))

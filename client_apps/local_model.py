@@ -23,7 +23,7 @@ from strategies.task import Examples, Task
 
 
 @dataclass(frozen=True)
-class Bench:
+class LocalModel:
     """A model to compute with, and the task that it is of."""
 
     model: FlatModel
@@ -32,13 +32,13 @@ class Bench:
 
 
 @lru_cache(maxsize=1)
-def bench_of(problem: Problem) -> Bench:
+def local_model_of(problem: Problem) -> LocalModel:
     """The participants' model on the configured device. EdgeFlError for what does not fit."""
     # Here and not where the ClientApp is made: Ray's actors get that as a copy, and import nothing.
     keep_freed_memory()
     device = pick_device(problem.device)
     check_arithmetic(problem, device)
-    return Bench(flat_model(problem, "small", device), task_of(problem), device)
+    return LocalModel(flat_model(problem, "small", device), task_of(problem), device)
 
 
 @lru_cache(maxsize=64)
