@@ -340,6 +340,15 @@ def test_exit_code_and_output(
 
 
 @needs_proc
+def test_a_superlink_that_does_not_answer_is_not_said_to_have_failed(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(superlink, "STARTUP_SECONDS", 0.0)
+    assert launch.run({"participants": 2}) == 1
+    assert "the SuperLink did not answer within 0 s" in capfd.readouterr().err
+
+
+@needs_proc
 def test_a_simulation_that_does_not_end_after_its_last_word_is_ended(
     home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

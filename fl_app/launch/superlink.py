@@ -20,7 +20,7 @@ from strategies.errors import EdgeFlError
 from strategies.paths import expanded, runs_root
 
 CONNECTION = "edge-fl"
-STARTUP_SECONDS = 60.0
+STARTUP_SECONDS = 300.0  # it takes two, and minutes where others have the processors
 ANSWER_SECONDS = 120.0
 
 
@@ -192,6 +192,8 @@ def _wait_until_healthy(port: int, superlink: subprocess.Popen[bytes], log: Path
             opener.open(f"http://127.0.0.1:{port}/health", timeout=2).close()
             return
         time.sleep(0.05)
+    if superlink.poll() is None:
+        raise EdgeFlError(f"the SuperLink did not answer within {STARTUP_SECONDS:.0f} s")
     raise EdgeFlError(f"the SuperLink did not start:\n{tail(log)}")
 
 

@@ -99,9 +99,8 @@ def _measured_against(events: Sequence[Event]) -> list[Table]:
         for name, label in REFERENCES.items()
         if name in final
     ]
-    columns = ("model", f"final {metric.label}", "published model")
-    if metric.points:
-        columns = (*columns[:2], f"published model ({metric.points.strip()})")
+    unit = f" ({metric.points.strip()})" if metric.points else ""
+    columns = ("model", f"final {metric.label}", f"published model minus this one{unit}")
     columns += tuple(f"{metric.at(target)} after" for target in targets)
     cells = [
         (

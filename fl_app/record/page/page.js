@@ -44,9 +44,9 @@ function drawTiles(doc) {
 
 function drawChanged(doc) {
   const keys = doc.changed.map(([key, value, shipped]) =>
-    el("li", { title: `as shipped: ${shipped === "" ? "empty" : shipped}` }, el("code", {}, `${key}=${value}`)));
-  byId("changed").replaceChildren(el("h2", {}, "Not as it is shipped"),
-    keys.length ? el("ul", { class: "keys" }, ...keys) : el("p", { class: "marks" }, "Nothing: this is the default run."),
+    el("li", { title: `default: ${shipped === "" ? "empty" : shipped}` }, el("code", {}, `${key}=${value}`)));
+  byId("changed").replaceChildren(el("h2", {}, "Changed keys"),
+    keys.length ? el("ul", { class: "keys" }, ...keys) : el("p", { class: "marks" }, "None: this is the default run."),
     el("pre", { id: "command", tabindex: "0" }, doc.command));
 }
 
