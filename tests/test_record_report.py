@@ -240,6 +240,7 @@ def test_runs_are_compared_in_one_figure_and_one_table(
     assert first[head.index("50 % after")].endswith(" virtual s")
     assert second[head.index("60 % after")] == "-"
     assert float(second[head.index("idle %")]) > float(first[head.index("idle %")])
+    assert "server alone %" not in head  # which none of them has
 
 
 def test_different_clocks_and_data_are_labelled(tmp_path: Path) -> None:

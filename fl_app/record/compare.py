@@ -214,7 +214,10 @@ def _table(runs: Sequence[_Run]) -> str:
             ]
         )
     lines = [head, ["---"] * 5 + ["---:"] * (len(head) - 5), *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    # A target that no run has reached says something, a result or cost that none has does not.
+    spare = {k for k, name in enumerate(head) if name in (*titles, *costs)}
+    kept = [k for k in range(len(head)) if k not in spare or any(row[k] != "-" for row in rows)]
+    return "".join("| " + " | ".join(line[k] for k in kept) + " |\n" for line in lines)
 
 
 def _scores(

@@ -289,9 +289,4 @@ AVERAGE = replace(
         ending=_ending_of_average,
     ),
     page=replace(DISTILL.page, columns=(_SMALL, _STALENESS, *_COUNTS, _UP, _DOWN)),
-    comparison=replace(
-        DISTILL.comparison,
-        scores={name: DISTILL.comparison.scores[name] for name in ("small %",)},
-        costs={name: DISTILL.comparison.costs[name] for name in ("idle %",)},
-    ),
 )
