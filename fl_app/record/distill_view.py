@@ -100,16 +100,16 @@ def _measured_against(events: Sequence[Event]) -> list[Table]:
         if name in final
     ]
     unit = f" ({metric.points.strip()})" if metric.points else ""
-    columns = ("model", f"final {metric.label}", f"published model minus this one{unit}")
+    columns = ("model", f"final {metric.label}", f"published minus this{unit}")
     columns += tuple(f"{metric.at(target)} after" for target in targets)
     cells = [
         (
             label,
             metric.plain(value),
-            metric.lead(published, value),
+            "" if row == 0 else metric.lead(published, value),
             *(number(t, 1) for t in to.values()),
         )
-        for label, value, to in rows
+        for row, (label, value, to) in enumerate(rows)
     ]
     return [Table("The published model and what it is measured against", columns, cells)]
 
