@@ -254,6 +254,23 @@ def test_what_a_lost_mail_makes_unequal_shrinks(theta: float) -> None:
     torch.testing.assert_close(sums[2], (1 - 2 * theta) ** 2 * sums[0], rtol=0, atol=1e-14)
 
 
+def test_an_old_mail_changes_a_correction_less() -> None:
+    """theta e / (1 + age / K), of each mail for itself; the models are averaged all the same."""
+    algorithm = make_algorithm("ecl", HELD, build_topology("chain", 2))
+    changes, models = [], []
+    for age in (0.0, SETTINGS.interval, 3 * SETTINGS.interval):
+        one, other = started(algorithm, random_start(2))
+        one.ages[1] = age
+        swap(algorithm, one, other, 0)
+        changes.append(one.links[1]["offset"].clone())
+        models.append(one.weights.clone())
+    assert changes[0].norm() > 0.1
+    torch.testing.assert_close(changes[1], changes[0] / 2)
+    torch.testing.assert_close(changes[2], changes[0] / 4)
+    assert torch.equal(models[0], models[1])
+    assert torch.equal(models[0], models[2])
+
+
 def test_forgetting_is_exact_as_steps_shrink() -> None:
     """With steps of one size it is not; with a tenth of it, it is about ten times nearer. Gossip,
     which learns nothing, ends farther away."""

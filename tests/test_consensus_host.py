@@ -423,11 +423,13 @@ def test_mail_that_was_overtaken_is_dropped() -> None:
 def test_the_same_mail_is_used_once() -> None:
     [_, participant] = Pair().participants
     mail = Mail(0, 1, 5, {"weights": torch.zeros(2)}, 1.0)
+    participant.tally.steps = 20
     assert participant.accept(mail, 2.0)
+    assert participant.node.ages == {0: 10.0}  # the steps that it has done in the meantime
     assert not participant.accept(mail, 3.0)
     assert participant.accept(mail._replace(seq=6), 4.0)
     assert not participant.accept(mail, 5.0)
-    assert participant.tally == Tally(used=2, age=4.0, duplicates=2)
+    assert participant.tally == Tally(steps=20, used=2, age=4.0, duplicates=2)
     assert participant.heard == {0: 4.0}
 
 

@@ -126,7 +126,9 @@ def _ecl(s: Settings, topology: Topology) -> Algorithm:
         raise ValueError(
             f"consensus.rho={s.rho} must be 0 with consensus.hold: mail brings models to their mean"
         )
-    return HeldECL(topology, s.momentum, s.weight_decay, penalty, s.theta, s.kappa, s.forget)
+    return HeldECL(
+        topology, s.momentum, s.weight_decay, penalty, s.theta, s.kappa, s.forget, s.interval
+    )
 
 
 def _compressed_ecl(s: Settings, topology: Topology) -> Algorithm:

@@ -7,7 +7,7 @@ the *offset* a_ij = s_ij - w_i stands still, and models are averaged at once whe
     local step   w_i  <- w_i - eta M_i + sum_j eta alpha_ij a_ij      a_ij <- (1 - phi eta) a_ij
     message      m_ij  = w_i - a_ij                                   (= 2 w_i - s_ij)
     on receipt   e     = m_ji - w_i - a_ij                            (= m_ji - s_ij)
-                 a_ij <- a_ij + theta e       w_i <- w_i + kappa e / 2
+                 a_ij <- a_ij + theta e / (1 + age / K)       w_i <- w_i + kappa e / 2
 
 In a swap between i and j that nothing disturbs the offsets are opposite, a_ij = -a_ji, so that
 e = w_j - w_i: kappa = 1 takes both to the mean of their models, as gossip does, and what is left is
@@ -15,6 +15,12 @@ an integral controller, whose corrections grow until models no longer drift apar
 What mail that is lost or late makes of a_ij + a_ji shrinks by 1 - 2 theta with every swap, and
 nothing has to add up. The fixed point is that of `ECL`: w_i = w_j, and sum_j alpha_ij a_ij is p_i
 times node i's gradient.
+
+age is how many local steps i has done since the mail was written: nothing on prompt links. e
+compares where j was then with where i is now, so it holds what both have moved since, too. An
+integral controller that is fed with such differences runs away when its gain times their age is too
+large; so an old mail changes a correction less. Averaging needs no such care: w_i goes to a point
+between its own and one where j has been.
 
 With theta = 1/2, kappa = 1, phi = 0, no momentum and one pair of nodes it is ProxSkip on the
 constraint w_i = w_j, which is Scaffnew (Mishchenko, Malinovsky, Stich and Richtarik, ICML 2022,
@@ -61,6 +67,7 @@ class HeldECL(LocalSGD):
     theta: float
     kappa: float
     forget: float
+    interval: float
 
     @property
     def row_links(self) -> tuple[str, ...]:
@@ -101,8 +108,10 @@ class HeldECL(LocalSGD):
             changing(rows.links["kept"], at.host_links) as numbers,
         ):
             kept = column(numbers, weights)
+            ages = [rows.node(end).ages.get(end.peer, 0.0) for end in ends]
+            thetas = column([self.theta / (1 + age / self.interval) for age in ages], weights)
             change = (reflection - weights).addcmul_(offset, -kept)
-            offset.mul_(kept).add_(change, alpha=self.theta)
+            offset.mul_(kept).addcmul_(change, thetas)
             numbers.fill_(1.0)
             weights.add_(change, alpha=self.kappa / 2)
 

@@ -15,9 +15,11 @@ class Node:
     vectors: what the algorithm keeps for itself, e.g. momentum; (p,) each.
     links: by neighbour j, what it keeps for the edge, e.g. {"anchor": s_ij}; (p,) each, or (1,)
         for a number, which is on the CPU: nobody waits for a GPU to read it.
+    ages: by neighbour, how old its mail was when it was used last, in local steps of this node.
     """
 
     index: int
     weights: torch.Tensor
     vectors: Tensors = field(default_factory=dict)
     links: dict[int, Tensors] = field(default_factory=dict)
+    ages: dict[int, float] = field(default_factory=dict)

@@ -101,7 +101,9 @@ class Participant:
             self.algorithm.connect(self.node, j)
         self.received[j], self.heard[j] = mail.seq, t
         self.tally.used += 1
-        self.tally.age += max(0.0, t - mail.sent)  # devices' clocks are some milliseconds apart
+        age = max(0.0, t - mail.sent)  # devices' clocks are some milliseconds apart
+        self.tally.age += age
+        self.node.ages[j] = age * self.tally.steps / t if t > 0 else 0.0  # in steps, as in the mean
         return True
 
     def part(self) -> None:
