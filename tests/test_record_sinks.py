@@ -63,8 +63,8 @@ def test_what_a_line_says() -> None:
 def test_what_a_column_means_is_said_once_above_its_title() -> None:
     meanings, header, *rounds = everything(distill_events(3), "distill")
     assert meanings == (
-        "staleness: by how many versions the averaged contributions are behind the newest, in the "
-        "mean; teacher staleness: by how many the distillation server's teacher is"
+        "staleness: versions that the averaged updates are behind, in the mean; teacher staleness: "
+        "versions that the teacher is behind"
     )
     assert "  staleness  teacher staleness  " in header
     assert not any("staleness" in line for line in rounds)

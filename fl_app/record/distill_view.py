@@ -191,13 +191,13 @@ _STALENESS = Column(
     "staleness",
     lambda row: number(row["staleness"], 1),
     width=11,
-    meaning="by how many versions the averaged contributions are behind the newest, in the mean",
+    meaning="versions that the averaged updates are behind, in the mean",
 )
 _TEACHER = Column(
     "teacher staleness",
     _teacher_staleness,
     width=19,
-    meaning="by how many the distillation server's teacher is",
+    meaning="versions that the teacher is behind",
 )
 _STEPS = Column("steps", lambda row: number(row["worker_steps"]), 8)
 _UP = Column("MB up", lambda row: megabytes(row["bytes_up"]), 8)
