@@ -80,7 +80,7 @@ def _page(wanted: bool) -> Iterator[Callable[[Path], None]]:
     from fl_app.watch.server import served
     from strategies.paths import runs_root
 
-    feeds = Feeds(runs_root())
+    feeds = Feeds(runs_root(), awaited=True)
     with served(feeds) as address:
         say(f"edge-fl: watch it at {address}", sys.stderr)
         yield feeds.choose

@@ -382,6 +382,11 @@ def test_a_browser_shows_a_run_as_it_grows(tmp_path: Path, tab: browser.Browser,
         assert f"{curve[-1]:.1f} %" in tab.value("document.getElementById('sentence').textContent")
         legend = "document.querySelector('.u-legend').textContent"
         assert f"{curve[-1]:.1f} %" in tab.value(legend)
+        words = tab.value("document.querySelector('.targets').textContent")
+        targets = {each["label"]: each["reached"] for each in tab.value("page.doc.targets")}
+        assert any(targets.values())
+        for label, reached in targets.items():
+            assert f"{label}: {f'after {reached}' if reached else 'not reached'}" in words
         bars = tab.value("document.querySelectorAll('#timeline rect').length")
         nodes = tab.value("document.querySelectorAll('#topology circle').length")
         assert bars > 30
@@ -442,5 +447,26 @@ def test_a_page_turns_to_the_run_that_begins(tmp_path: Path, tab: browser.Browse
         feeds.choose(tmp_path / "new")
         make(tmp_path, "distill", "new")
         tab.wait("page.doc?.name === 'new'")
+        assert tab.errors == []
+        tab.leave()
+
+
+@needs_browser
+def test_a_page_of_a_run_that_is_awaited_shows_no_older_one(
+    tmp_path: Path, tab: browser.Browser
+) -> None:
+    make(tmp_path, "distill", "old")
+    feeds = Feeds(tmp_path, awaited=True)
+    with served(feeds, 0) as address:
+        tab.open(address)
+        tab.wait(
+            "document.getElementById('notice').textContent.startsWith('The run is being set up')"
+        )
+        assert tab.value("page.doc ?? null") is None
+        tab.value("setInterval(look, 100), 0")
+        feeds.choose(tmp_path / "new")
+        make(tmp_path, "distill", "new")
+        tab.wait("page.doc?.name === 'new'")
+        tab.wait(f"{notice} === ''")
         assert tab.errors == []
         tab.leave()

@@ -51,13 +51,19 @@ class Feed:
 
 
 class Feeds:
-    """The runs under `root` and those at `others`, by name: a request names a run, never a path."""
+    """The runs under `root` and those at `others`, by name: a request names a run, never a path.
 
-    def __init__(self, root: Path, others: Sequence[Path] = (), chosen: str = "") -> None:
+    awaited: the run that is to be shown will be chosen when it begins, and no other till then.
+    """
+
+    def __init__(
+        self, root: Path, others: Sequence[Path] = (), chosen: str = "", *, awaited: bool = False
+    ) -> None:
         self._root = root
         self._others = {path.name: path for path in others}
         self._known: dict[Path, Feed] = {}
         self.chosen = chosen  # what the page shows first; "" for the newest
+        self._awaited = awaited
 
     def choose(self, path: Path) -> None:
         """Have pages turn to the run at `path`, wherever it is, as soon as it is there."""
@@ -83,6 +89,7 @@ class Feeds:
         newest = list(self.paths().items())[:_LISTED]
         return {
             "chosen": self.chosen,
+            "awaited": self._awaited and not self.chosen,
             "runs": [{"name": name, "state": state(path)} for name, path in newest],
         }
 

@@ -13,6 +13,7 @@ function drawCharts(doc, other) {
   const tables = lists.map((chart) => joined(chart, doc.metric));
   if (key === charts.key) {
     charts.drawn.forEach((plot, i) => plot.setData(tables[i]));
+    byId("charts").querySelectorAll(".targets").forEach((words) => words.replaceWith(reached(doc.targets)));
     return;
   }
   charts.drawn.forEach((plot) => plot.destroy());

@@ -102,13 +102,13 @@ function follow(name) {
 async function look() {
   const answer = await fetch("/api/runs").catch(() => null);
   if (!answer || !answer.ok) return;
-  const { runs, chosen } = await answer.json();
+  const { runs, chosen, awaited } = await answer.json();
   const option = ({ name, state }) => el("option", { value: name }, `${name} (${state})`);
   const now = decodeURIComponent(location.hash.slice(1));
   const listed = (name) => runs.some((run) => run.name === name);
   // Where a run has begun after the page was opened, it is what the page is for.
   const fresh = listed(chosen) && chosen !== page.chosen;
-  const wanted = fresh && (page.looked || !now) ? chosen : now || runs[0]?.name;
+  const wanted = fresh && (page.looked || !now) ? chosen : now || (awaited ? "" : runs[0]?.name);
   page.looked = true;
   if (fresh) page.chosen = chosen;
   const lists = [[byId("run"), [], wanted], [byId("other"), [el("option", { value: "" }, "nothing")], byId("other").value]];
@@ -117,7 +117,8 @@ async function look() {
     select.replaceChildren(...first, ...runs.map(option));
     select.value = value || "";
   }
-  if (!wanted) notice("No run yet: this page shows the first one as soon as it begins.");
+  if (!wanted && awaited) notice("The run is being set up: this page shows it as soon as it begins.");
+  else if (!wanted) notice("No run yet: this page shows the first one as soon as it begins.");
   else if (!listed(wanted)) notice(`There is no run ${wanted} here.`);
   else if (wanted !== page.following) { page.following = wanted; follow(wanted); }
 }
