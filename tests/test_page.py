@@ -459,9 +459,8 @@ def test_a_page_of_a_run_that_is_awaited_shows_no_older_one(
     feeds = Feeds(tmp_path, awaited=True)
     with served(feeds, 0) as address:
         tab.open(address)
-        tab.wait(
-            "document.getElementById('notice').textContent.startsWith('The run is being set up')"
-        )
+        notice = "document.getElementById('notice').textContent"
+        tab.wait(f"{notice}.startsWith('The run is being set up')")
         assert tab.value("page.doc ?? null") is None
         tab.value("setInterval(look, 100), 0")
         feeds.choose(tmp_path / "new")
