@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -464,6 +465,8 @@ def test_a_page_of_a_run_that_is_awaited_shows_no_older_one(
         assert tab.value("page.doc ?? null") is None
         tab.value("setInterval(look, 100), 0")
         feeds.choose(tmp_path / "new")
+        time.sleep(0.5)  # for which it is not there
+        assert tab.value("page.doc ?? null") is None
         make(tmp_path, "distill", "new")
         tab.wait("page.doc?.name === 'new'")
         tab.wait(f"{notice} === ''")

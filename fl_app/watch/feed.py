@@ -53,7 +53,7 @@ class Feed:
 class Feeds:
     """The runs under `root` and those at `others`, by name: a request names a run, never a path.
 
-    awaited: the run that is to be shown will be chosen when it begins, and no other till then.
+    awaited: the run that is to be shown will be chosen, and no other is shown until it is there.
     """
 
     def __init__(
@@ -86,10 +86,11 @@ class Feeds:
 
     def listing(self) -> dict[str, Any]:
         """Names and states of the newest runs, and which is to be shown."""
-        newest = list(self.paths().items())[:_LISTED]
+        there = self.paths()
+        newest = list(there.items())[:_LISTED]
         return {
             "chosen": self.chosen,
-            "awaited": self._awaited and not self.chosen,
+            "awaited": self._awaited and self.chosen not in there,
             "runs": [{"name": name, "state": state(path)} for name, path in newest],
         }
 
