@@ -353,7 +353,7 @@ def test_a_report_calls_nodes_by_their_names_and_escapes_them(tmp_path: Path) ->
 
 def test_the_report_of_a_run_that_failed_at_once_says_so(tmp_path: Path) -> None:
     page = frozen(render(make(tmp_path, [], "run")))
-    assert page["absent"][0] == "no node was evaluated"
+    assert page["absent"][0] == "accuracy (no node was evaluated)"
     assert "Nodes" not in [table["title"] for table in page["tables"]]
 
 

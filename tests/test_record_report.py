@@ -174,7 +174,7 @@ def test_what_is_all_of_one_age_has_no_figure(tmp_path: Path) -> None:
     events = distill_events(8, sync=True)
     assert FIGURES["staleness"].draw(events, "virtual", TARGETS) is None
     shown = frozen(render(make(tmp_path, events)))
-    assert shown["absent"] == ["no teacher and no contribution was older than another"]
+    assert shown["absent"] == ["staleness (no teacher and no contribution was older than another)"]
     assert "Staleness" not in {chart["title"] for chart in shown["charts"]}
 
 

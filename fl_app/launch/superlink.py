@@ -163,6 +163,9 @@ def _environment(home: Path, directory: str, ray_address: str) -> dict[str, str]
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",
         "RAY_TMPDIR": directory,
         "RAY_USAGE_STATS_ENABLED": "0",
+        # A run has looked for room itself; else Ray says of a disk with room for many runs, every
+        # ten seconds, that it is 95 % full.
+        "RAY_local_fs_capacity_threshold": "0.999",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's coming default; else it warns
         # The programs of this environment start one another by name.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",

@@ -27,7 +27,7 @@ def render(run: RunDirectory) -> Path:
             picture = figure and figures.to_png(figure, figures.DOTS)
         path = run.path / FIGURES / f"{name}.png"
         if picture is None:
-            absent.append(drawing.absent)
+            absent.append(f"{name} ({drawing.absent})")
             path.unlink(missing_ok=True)  # one of an earlier state would contradict the page
         else:
             atomic_write(path, picture)

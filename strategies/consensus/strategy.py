@@ -29,6 +29,7 @@ from strategies.divergence import diverged
 from strategies.evaluation import BY_CLASS, Candidate, Evaluator
 from strategies.messages.windows import OFF, NodeNumbers, RunOrder, WindowTerms
 from strategies.own_course import OwnCourse, check_rounds
+from strategies.pace import Pace
 from strategies.partition import label_histogram
 from strategies.problem import flat_model, split_of, task_of, train_set_of
 from strategies.recorder import Recorder
@@ -153,8 +154,8 @@ class Consensus(OwnCourse):
 
     def _work(self, fleet: Fleet, evaluator: Evaluator) -> Iterator[int]:
         """Have the windows done that are still to do; yields each that is."""
-        first = self._window
-        began = heard = time.monotonic()
+        heard = time.monotonic()
+        pace = Pace(heard)
         while self._window < self._last:
             fleet.dispatch(self._last, self._terms_of)
             answers, failures = fleet.collect()
@@ -171,8 +172,7 @@ class Consensus(OwnCourse):
                 since = time.monotonic() - heard
                 time.sleep(min(max(_POLL_SECONDS, _POLL_SHARE * since), _MOST_POLL_SECONDS))
                 continue
-            each = (time.monotonic() - began) / (self._window + 1 - first)
-            eta = each * (self._last - self._window - 1)
+            eta = pace.left(time.monotonic(), self._last - window)
             self._close_window(self._answers.pop(window), eta, evaluator)
             fleet.close(window)
             yield window

@@ -34,6 +34,7 @@ from strategies.link.sessions import SessionGrid
 from strategies.messages.codec import CONFIG, records_of
 from strategies.messages.training import TrainOrder, jobs_of
 from strategies.own_course import OwnCourse, check_rounds
+from strategies.pace import Pace
 from strategies.precision import mailed, size
 from strategies.problem import flat_model
 from strategies.recorder import Recorder
@@ -147,7 +148,7 @@ class Distillation(OwnCourse):
                 self._secure = SecureSums(dispatcher, timeout, partial(self._pause, poll))
             order = train_config or ConfigRecord()
             arrays = _record(self._versions[self._version])
-            first, began = self._version, time.monotonic()
+            pace = Pace(time.monotonic())
             while self._version < rounds and not self._is_over(evaluations):
                 for message in self.configure_train(self._version + 1, arrays, order, grid):
                     jobs = self._jobs_of(message)
@@ -161,8 +162,8 @@ class Distillation(OwnCourse):
                 result.train_metrics_clientapp[self._version] = metrics
                 if evaluate_fn and (measured := evaluate_fn(self._version, made)) is not None:
                     result.evaluate_metrics_serverapp[self._version] = measured
-                seconds_a_round = (time.monotonic() - began) / (self._version - first)
-                self._close_round(metrics, seconds_a_round * (rounds - self._version), evaluations)
+                eta = pace.left(time.monotonic(), rounds - self._version)
+                self._close_round(metrics, eta, evaluations)
             self._save_models()
             if self._publisher is not None and not self._stopped:
                 self._publisher.catch_up()

@@ -94,11 +94,16 @@ function last(values) {
   return null;
 }
 
+// At most six powers of ten of [low, high]; where there are fewer than two, their halves and fifths, too.
 function powers(low, high) {
-  const found = [];
-  const step = Math.max(1, Math.ceil((Math.log10(high) - Math.log10(low)) / 5));
-  for (let k = Math.floor(Math.log10(low)); k <= Math.ceil(Math.log10(high)); k += step) found.push(10 ** k);
-  return found;
+  const [from, to] = [Math.floor(Math.log10(low)), Math.ceil(Math.log10(high))];
+  const within = (parts, step) => {
+    const found = [];
+    for (let k = from; k <= to; k += step) found.push(...parts.map((part) => part * 10 ** k));
+    return found.filter((value) => value >= low && value <= high);
+  };
+  const whole = within([1], Math.max(1, Math.ceil((to - from) / 5)));
+  return whole.length > 1 ? whole : within([1, 2, 5], 1);
 }
 
 function written(value, unit, log) {

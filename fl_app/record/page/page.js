@@ -72,7 +72,7 @@ function drawOrigin(doc) {
   const links = doc.files.flatMap((file) => [el("a", { href: place + file }, file), " "]);
   const pairs = (title, rows) => el("details", {}, el("summary", {}, el("b", {}, title), ` (${rows.length})`),
     table(["key", "value"], rows));
-  const absent = doc.absent?.length ? [el("p", {}, `Not drawn, because ${doc.absent.join("; ")}.`)] : [];
+  const absent = doc.absent?.length ? [el("p", {}, `Not drawn: ${doc.absent.join("; ")}.`)] : [];
   byId("origin").replaceChildren(el("h2", {}, "Where it comes from"), ...absent,
     el("p", {}, "Code: ", el("code", {}, doc.code)), el("p", {}, "Files: ", ...links),
     el("p", { class: "marks" }, el("code", {}, doc.path)),
