@@ -128,7 +128,7 @@ def report(arguments: argparse.Namespace) -> int:
 
 
 def export(arguments: argparse.Namespace) -> int:
-    """write a run's model with its normalisation and class names, for use elsewhere"""
+    """write a run's model, with what one must know to use it elsewhere"""
     from fl_app.record.export import export
     from fl_app.record.find import find_run
 

@@ -11,12 +11,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
+
+from strategies.randomness import rng
 
 # (outputs of a model, targets of the same minibatch) -> the minibatch's mean loss, a scalar.
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -168,6 +170,16 @@ class Task(ABC):
             f"data-path={path!r}: {type(self).__name__} does not read a device's own data; give it "
             f"a method own(path)"
         )
+
+    def about(self, role: str) -> dict[str, Any]:
+        """What somebody must know to use a model of this role besides its names of classes and the
+        shape of its inputs: JSON values, which are exported with it."""
+        return {}
+
+    def sample(self, count: int) -> torch.Tensor:
+        """At most so many inputs of a model, (b, ...), by which it is traced for its export."""
+        stored = self.test_set.inputs[:count]
+        return prepared(self.prepare(False), stored, rng(self.seed, "sample"))
 
     def groups(self, examples: Examples) -> np.ndarray | None:
         """The group of each example, int64 (n,) from 0, by which participants can be given unequal

@@ -1,6 +1,9 @@
 """`edge-fl export` and `load`: a model goes out and comes back, with what it takes to use it."""
 
 import importlib.util
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from fl_app.problem import problem_of
 from fl_app.record.export import FORMATS, export, load
 from fl_app.record.run_dir import RunDirectory
 from strategies.errors import ExportError
-from strategies.problem import flat_model
+from strategies.problem import flat_model, task_of
 
 TINY: dict[str, Any] = {"small-width": 2, "large-width": 4}
 
@@ -49,9 +52,117 @@ def test_what_is_exported_computes_what_the_run_computes(
     assert facts["classes"] == list(embedded.classes)
     assert facts["input"] == {
         "shape": [1, 28, 28],
+        "type": "float32",
         "mean": list(embedded.mean),
         "std": list(embedded.std),
     }
+
+
+OWN = """
+import torch
+from strategies.task import Classification, Examples
+
+class Waves(Classification):
+    def model(self, role):
+        layers = torch.nn.Conv1d(1, 4, 5), torch.nn.Flatten(), torch.nn.Linear(48, 2)
+        return torch.nn.Sequential(*layers)
+    def training(self):
+        return Examples(torch.linspace(-1, 1, 640).reshape(40, 1, 16), torch.arange(40) % 2)
+    test = training
+"""
+OTHERS: dict[str, dict[str, Any]] = {
+    "classes of a table": {"task": "tables"},
+    "numbers of a table": {"task": "tables", "table": "diabetes"},
+    "text": {"task": "text"},
+    "own": {"task": "waves.py:Waves"},
+}
+
+
+@pytest.fixture(params=OTHERS)
+def other(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> RunDirectory:
+    """The run of a task that is not of images."""
+    values = dict(OTHERS[request.param])
+    if request.param == "own":
+        (tmp_path / "waves.py").write_text(OWN)
+        values["task"] = f"{tmp_path}/{values['task']}"
+    config = resolve(values)
+    run = RunDirectory.create(tmp_path / "runs", config.flat(), name="other")
+    generator = torch.Generator().manual_seed(1)
+    for name, role in (("global", "large"), ("small", "small")):
+        state = flat_model(problem_of(config), role).state()
+        state["weights"] += 0.1 * torch.randn(state["weights"].shape, generator=generator).numpy()
+        run.save_checkpoint(name, state)
+    return run
+
+
+@pytest.mark.parametrize("kind", ["hf", "safetensors", "state_dict"])
+def test_a_model_of_any_task_is_exported(kind: str, other: RunDirectory, tmp_path: Path) -> None:
+    inputs = task_of(problem_of(resolve(other.config()))).sample(4)
+    _, place = export(other, "", kind, tmp_path / f"exported{FORMATS[kind][0]}")
+    expected, of_the_run = load(other.path)
+    module, facts = load(place)
+    with torch.no_grad():
+        assert torch.equal(module(inputs), expected(inputs))
+    assert facts == of_the_run
+    assert facts["input"]["shape"] == list(inputs.shape[1:])
+    assert facts["role"] == "large"
+
+
+def test_onnx_takes_any_task(other: RunDirectory, tmp_path: Path) -> None:
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(package)
+    import onnxruntime
+
+    _, place = export(other, "small", "onnx", tmp_path / "m.onnx")
+    inputs = task_of(problem_of(resolve(other.config()))).sample(5)
+    session = onnxruntime.InferenceSession(str(place), providers=["CPUExecutionProvider"])
+    computed: Any = session.run(["outputs"], {"inputs": inputs.numpy()})[0]
+    with torch.no_grad():
+        expected = load(other.path, "small")[0](inputs)
+    torch.testing.assert_close(torch.from_numpy(computed), expected, atol=1e-4, rtol=1e-4)
+    facts = json.loads(session.get_modelmeta().custom_metadata_map["edge-fl"])
+    assert facts["input"]["type"] == str(inputs.dtype).removeprefix("torch.")
+
+
+def test_what_a_table_means_goes_with_its_model(tmp_path: Path) -> None:
+    config = resolve({"task": "tables", "table": "diabetes"})
+    run = RunDirectory.create(tmp_path / "runs", config.flat(), name="table")
+    run.save_checkpoint("small", flat_model(problem_of(config), "small").state())
+    _, place = export(run, "small", "state_dict", tmp_path / "m.pt")
+    _, facts = load(place)
+    assert [column["name"] for column in facts["columns"]][:3] == ["age", "sex", "bmi"]
+    assert facts["target"]["spread"] > 10  # of the target's own unit, not 1
+
+
+def test_a_task_that_went_elsewhere_is_named(tmp_path: Path) -> None:
+    (tmp_path / "waves.py").write_text(OWN)
+    config = resolve({"task": f"{tmp_path}/waves.py:Waves"})
+    run = RunDirectory.create(tmp_path / "runs", config.flat(), name="mine")
+    run.save_checkpoint("small", flat_model(problem_of(config), "small").state())
+    _, place = export(run, "small", "safetensors", tmp_path / "m.safetensors")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "waves.py").rename(tmp_path / "there" / "moved.py")
+    moved = f"{tmp_path}/there/moved.py:Waves"
+    # In a process that has not read the file before.
+    program = f"""
+from edge_fl import load
+from strategies.errors import ConfigError
+
+try:
+    load({str(place)!r})
+except ConfigError as error:
+    print(error)
+module, _ = load({str(place)!r}, task={moved!r})
+print(float(sum(parameter.double().sum() for parameter in module.parameters())))
+"""
+    told = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, cwd=tmp_path
+    ).stdout.splitlines()
+    assert "waves.py" in told[0]
+    total = run.load_checkpoint("small")[0]["weights"].astype("float64").sum()
+    assert float(told[1]) == pytest.approx(total)
 
 
 def test_the_published_model_is_the_one_that_nobody_names(distilled: RunDirectory) -> None:

@@ -42,7 +42,7 @@ def test_the_file_computes_the_same_for_any_batch_size(
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     with torch.no_grad():
         expected = copy.deepcopy(model).eval()(example(5)).numpy()
-    computed: Any = session.run(None, {"images": example(5).numpy()})[0]
+    computed: Any = session.run(None, {"inputs": example(5).numpy()})[0]
     np.testing.assert_allclose(computed, expected, atol=1e-4)
 
 

@@ -4,6 +4,7 @@ import importlib.util
 import io
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,17 @@ from torch import nn
 
 from client_apps.node_store import NODES, NodeStore
 from fl_app.config import RunConfig, resolve
-from fl_app.data import spec_of
 from fl_app.models import build_model
-from fl_app.problem import problem_of
+from fl_app.problem import problem_of, task_reference_of
 from fl_app.record.run_dir import RunDirectory
 from strategies.checkpoint import atomic_write
-from strategies.errors import ExportError, RunDirectoryError
+from strategies.errors import ConfigError, DataError, ExportError, RunDirectoryError
 from strategies.flat import FlatModel
-from strategies.problem import flat_model
+from strategies.problem import TaskReference, flat_model, make_task, task_of
 from strategies.pyproject import install
 
 ABOUT = "edge-fl"  # the key of the metadata, a JSON text
+_TRACED = 8  # inputs by which a model is traced
 _WEIGHTS, _CONFIG, _CARD = "model.safetensors", "config.json", "README.md"
 
 
@@ -63,32 +64,23 @@ def _role(config: RunConfig, name: str) -> str:
 def about(run: RunDirectory, config: RunConfig, name: str) -> dict[str, Any]:
     """What one must know of the model called `name` to use it: JSON values.
 
-    build: the arguments of `fl_app.models.build_model`. input: shape of one image, and mean and std
-    per channel, which the model's input is normalised by: (pixel / 255 - mean) / std. classes: in
-    the order of the outputs.
+    role: "small" or "large". task: what `strategies.problem.TaskReference` has. input: the shape of
+    one, and its type. classes: in the order of the outputs, if these are classes. And what the task
+    says of its models, see `about` of it.
     """
-    if not config.of_images:
-        raise ExportError(f"only models of task=images are exported, not those of {config.task}")
-    spec, role = spec_of(config.dataset, config.data_path), _role(config, name)
-    return {
+    role, task = _role(config, name), task_of(problem_of(config))
+    sample, told = task.sample(1), task.about(role)
+    kind = str(sample.dtype).removeprefix("torch.")
+    facts = {
         "run": run.name,
         "model": name,
-        "build": {
-            "name": getattr(config, f"{role}_model"),
-            "in_channels": spec.channels,
-            "num_classes": spec.classes,
-            "image_size": [spec.height, spec.width],
-            "width": getattr(config, f"{role}_width") or None,
-            "norm": config.normalisation,
-            "seed": config.seed,
-        },
-        "input": {
-            "shape": [spec.channels, spec.height, spec.width],
-            "mean": list(spec.mean),
-            "std": list(spec.std),
-        },
-        "classes": list(spec.class_names),
+        "role": role,
+        "task": asdict(task_reference_of(config)),
+        "classes": list(task.classes),
+        **told,
+        "input": {"shape": list(sample.shape[1:]), "type": kind, **told.get("input", {})},
     }
+    return json.loads(json.dumps(facts))  # the same from a run and from a file
 
 
 def export(run: RunDirectory, name: str, kind: str, path: Path | None = None) -> tuple[str, Path]:
@@ -101,15 +93,18 @@ def export(run: RunDirectory, name: str, kind: str, path: Path | None = None) ->
     name, model = trained_model(run, config, name)
     suffix, write = FORMATS[kind]
     place = path or Path.cwd() / f"{name}{suffix}"
-    said = write(model.module, about(run, config, name), place)
+    sample = task_of(problem_of(config)).sample(_TRACED)
+    said = write(model.module, about(run, config, name), place, sample)
     return f"the {name} model{said}", place
 
 
-def load(path: str | Path, name: str = "") -> tuple[nn.Module, dict[str, Any]]:
+def load(path: str | Path, name: str = "", *, task: str = "") -> tuple[nn.Module, dict[str, Any]]:
     """A trained model in evaluation mode, and what `about` says of it.
 
     path: a run's directory, of which `name` chooses the model as `trained_model` does; a file that
-    was exported as state_dict or safetensors; or a folder exported as hf.
+    was exported as state_dict or safetensors; or a folder exported as hf. Such a file has no code:
+    images' models are this package's, and others are made by the run's task, whose file and data
+    must be where they were, or by `task`, a reference.
     Raises ExportError for anything else.
     """
     place = Path(path).expanduser()
@@ -126,15 +121,24 @@ def load(path: str | Path, name: str = "") -> tuple[nn.Module, dict[str, Any]]:
         else:
             content = torch.load(place, map_location="cpu", weights_only=True)
             tensors, facts = content["state_dict"], json.loads(content[ABOUT])
-        model = build_model(**facts["build"])
+        model = _made(facts, task)
         model.load_state_dict(tensors)
         return model.eval(), facts
-    except RunDirectoryError:
+    except (RunDirectoryError, ConfigError, DataError):
         raise
     except Exception as error:  # whatever the file holds, its readers raise
         raise ExportError(
             f"{place} is no run, and no model that `edge-fl export` has written: {error}"
         ) from error
+
+
+def _made(facts: dict[str, Any], task: str) -> nn.Module:
+    """The model that `about` is of, with its initial values."""
+    if not task and "build" in facts:
+        return build_model(**facts["build"])
+    told = {**facts["task"], **({"name": task, "place": task} if task else {})}
+    told["options"] = tuple((key, value) for key, value in told["options"])
+    return make_task(TaskReference(**told)).model(facts["role"])
 
 
 def _metadata(path: Path) -> dict[str, str]:
@@ -152,7 +156,7 @@ def _state(module: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
 
 
-def _state_dict(module: nn.Module, facts: dict[str, Any], path: Path) -> str:
+def _state_dict(module: nn.Module, facts: dict[str, Any], path: Path, _: torch.Tensor) -> str:
     buffer = io.BytesIO()
     torch.save({"state_dict": _state(module), ABOUT: json.dumps(facts)}, buffer)
     _write(path, buffer.getvalue())
@@ -163,12 +167,12 @@ def _packed(module: nn.Module, facts: dict[str, Any]) -> bytes:
     return save(_state(module), {"format": "pt", ABOUT: json.dumps(facts)})
 
 
-def _safetensors(module: nn.Module, facts: dict[str, Any], path: Path) -> str:
+def _safetensors(module: nn.Module, facts: dict[str, Any], path: Path, _: torch.Tensor) -> str:
     _write(path, _packed(module, facts))
     return ""
 
 
-def _hf(module: nn.Module, facts: dict[str, Any], path: Path) -> str:
+def _hf(module: nn.Module, facts: dict[str, Any], path: Path, _: torch.Tensor) -> str:
     """A folder as repositories of the Hugging Face Hub are laid out."""
     try:
         path.mkdir(exist_ok=True)
@@ -177,7 +181,7 @@ def _hf(module: nn.Module, facts: dict[str, Any], path: Path) -> str:
     card = (
         f"---\nlibrary_name: edge-fl\ntags: [federated-learning]\n---\n"
         f"# {facts['model']} of {facts['run']}\n\n"
-        f"`config.json` has the architecture, the normalisation of the input and the classes.\n\n"
+        f"`config.json` says what the input is, and what the outputs are.\n\n"
         f"```python\nfrom edge_fl import load\n\n"
         f'model, about = load("path/of/this/folder")\n```\n'
     )
@@ -187,16 +191,13 @@ def _hf(module: nn.Module, facts: dict[str, Any], path: Path) -> str:
     return ""
 
 
-def _onnx(module: nn.Module, facts: dict[str, Any], path: Path) -> str:
+def _onnx(module: nn.Module, facts: dict[str, Any], path: Path, sample: torch.Tensor) -> str:
     missing = [n for n in ("onnx", "onnxruntime", "onnxscript") if not importlib.util.find_spec(n)]
     if missing:
         raise ExportError(f"exporting needs {', '.join(missing)}: {install('export')}")
     from fl_app.record.onnx_file import export_onnx
-    from strategies.randomness import rng
 
-    shape = (8, *facts["input"]["shape"])
-    example = torch.from_numpy(rng(0, "export").standard_normal(shape, dtype="float32"))
-    difference = export_onnx(module, example, path, {ABOUT: json.dumps(facts)})
+    difference = export_onnx(module, sample, path, {ABOUT: json.dumps(facts)})
     return f"; largest difference from torch: {difference:.1e}"
 
 
@@ -208,8 +209,10 @@ def _write(path: Path, content: bytes) -> None:
         raise ExportError(f"cannot write {path}: {getattr(reason, 'strerror', reason)}") from error
 
 
-# Format -> (what its file's name ends in, what writes it and returns what there is to be said).
-FORMATS: dict[str, tuple[str, Callable[[nn.Module, dict[str, Any], Path], str]]] = {
+# (the model, what `about` says of it, where to, a few inputs) -> what there is to be said of it.
+_Writer = Callable[[nn.Module, dict[str, Any], Path, torch.Tensor], str]
+# Format -> (what its file's name ends in, what writes it).
+FORMATS: dict[str, tuple[str, _Writer]] = {
     "hf": ("", _hf),
     "onnx": (".onnx", _onnx),
     "safetensors": (".safetensors", _safetensors),

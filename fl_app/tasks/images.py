@@ -1,6 +1,7 @@
 """Images and classes: the data sets and models that a run can name, and a user's own files."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from fl_app.data import Dataset, ImageSet, Preparation, Spec, load_dataset, load
 from fl_app.data.sets import FILES
 from fl_app.models import build_model
 from strategies.errors import ConfigError, DataError
+from strategies.randomness import rng
 from strategies.task import Classification, Examples
 
 
@@ -58,19 +60,35 @@ class Images(Classification):
         return dataset
 
     def model(self, role: str) -> nn.Module:
-        spec, (name, width) = self.spec, self._models[role]
         try:
-            return build_model(
-                name,
-                in_channels=spec.channels,
-                num_classes=spec.classes,
-                image_size=(spec.height, spec.width),
-                width=width or None,
-                norm=self._normalisation,
-                seed=self.seed,
-            )
+            return build_model(**self._build(role))
         except ValueError as error:
             raise ConfigError(f"{role}-model: {error}") from error
+
+    def _build(self, role: str) -> dict[str, Any]:
+        """The arguments of `build_model`."""
+        spec, (name, width) = self.spec, self._models[role]
+        return {
+            "name": name,
+            "in_channels": spec.channels,
+            "num_classes": spec.classes,
+            "image_size": (spec.height, spec.width),
+            "width": width or None,
+            "norm": self._normalisation,
+            "seed": self.seed,
+        }
+
+    def about(self, role: str) -> dict[str, Any]:
+        """build: the arguments of `fl_app.models.build_model`. input: mean and std per channel, by
+        which the model's input is normalised: (pixel / 255 - mean) / std."""
+        normalisation = {"mean": list(self.spec.mean), "std": list(self.spec.std)}
+        return {"build": self._build(role), "input": normalisation}
+
+    def sample(self, count: int) -> torch.Tensor:
+        """Noise: the images need not be there."""
+        shape = (count, self.spec.channels, self.spec.height, self.spec.width)
+        noise = rng(self.seed, "sample").standard_normal(shape, dtype="float32")
+        return torch.from_numpy(noise)
 
     def training(self) -> Examples:
         return examples_of(self.dataset.train)

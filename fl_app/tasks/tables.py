@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,6 +68,14 @@ class Tables(Task):
 
     def model(self, role: str) -> nn.Module:
         return perceptron(self.width_in, _WIDTHS[role], self.width_out)
+
+    def about(self, role: str) -> dict[str, Any]:
+        """columns: what the input consists of, in this order: a number as (number - mean) / spread,
+        a word as one of `words`, one-hot. target: likewise; where it is a number, the output times
+        its spread plus its mean is in the target's own unit."""
+        encoding = self._encoding
+        columns = [asdict(column) for column in encoding.columns]
+        return {"columns": columns, "target": asdict(encoding.target)}
 
     def training(self) -> Examples:
         return self._examples(self._parts[0])
