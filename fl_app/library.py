@@ -30,6 +30,8 @@ MOUNTED, PLAIN = "mounted", "plain"
 class _System(OwnCourse):
     """A system with settings of its own, whatever the run configuration of the app around it has.
 
+    task: what is learnt: "package.module:Class", "path/to/file.py:Class", or one that ships with the
+    app; as the setting of that name.
     settings: keys as `edge-fl config` has them, by name; what is not among them has its default.
     How many rounds there are, and how long a reply is waited for, is said to `start`.
     record: the folder in which the run gets a directory, as `edge-fl run` makes it; None: nothing
@@ -39,9 +41,15 @@ class _System(OwnCourse):
     """
 
     def __init__(
-        self, settings: Mapping[str, Value] | None = None, *, record: str | Path | None = None
+        self,
+        settings: Mapping[str, Value] | None = None,
+        *,
+        task: str = "",
+        record: str | Path | None = None,
     ) -> None:
         self._settings, self._record = dict(settings or {}), record
+        if task and self._settings.setdefault("task", task) != task:
+            raise ConfigError(f"task={task!r}, and {self._settings['task']!r} in the settings")
         if told := self._settings.keys() & self._of_start:
             raise ConfigError(f"{', '.join(sorted(told))}: say it to start()")
         self._config(num_rounds=1, timeout=1.0)  # what is wrong is said here
@@ -83,6 +91,7 @@ class Distillation(_System):
         self,
         settings: Mapping[str, Value] | None = None,
         *,
+        task: str = "",
         record: str | Path | None = None,
         clients: str = MOUNTED,
     ) -> None:
@@ -90,7 +99,7 @@ class Distillation(_System):
             raise ConfigError(f"clients={clients!r} is unknown; choose one of: {MOUNTED}, {PLAIN}")
         self._clients = clients
         self.published: ArrayRecord | None = None
-        super().__init__(settings, record=record)
+        super().__init__(settings, task=task, record=record)
 
     def start(
         self,

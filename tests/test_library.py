@@ -77,6 +77,16 @@ def test_the_tutorial_does_what_it_says(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(result.train_metrics_clientapp) == 2
 
 
+def test_a_task_is_named_apart_from_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fake_grid, "client_app", plain())
+    settings = {"mode": "average", "participants": 2}
+    result = Distillation(settings, task="tables", clients="plain").start(
+        FakeGrid({}), num_rounds=1
+    )
+    expected = flat_model(problem_of(resolve({"task": "tables"})), "small").module.state_dict()
+    assert list(result.arrays.to_torch_state_dict()) == list(expected)
+
+
 def weights(record: ArrayRecord, settings: dict[str, Any]) -> np.ndarray:
     model = flat_model(problem_of(resolve(settings)), "small")
     model.module.load_state_dict(record.to_torch_state_dict())
@@ -184,6 +194,11 @@ def test_nodes_agree_and_nothing_is_recorded(
         (lambda: Distillation({"num-server-rounds": 3}), r"num-server-rounds: say it to start\(\)"),
         (lambda: Distillation({"consensus.loss": 0.5}), "has no effect"),
         (lambda: Distillation({"mode": "consensus"}), "the strategy Consensus"),
+        (
+            lambda: Distillation({"task": "images"}, task="text"),
+            "task='text', and 'images' in the settings",
+        ),
+        (lambda: Consensus(task="no.such:Task"), "no.such"),
         (lambda: Distillation(clients="other"), "choose one of: mounted, plain"),
         (lambda: Distillation({"mail-precision": "int8"}, clients="plain"), "in float32"),
         (lambda: Consensus({"consensus.steps": 5}), r"consensus.steps: say it to start\(\)"),

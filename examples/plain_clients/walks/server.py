@@ -13,15 +13,12 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Train for some rounds, and say how good the two models are."""
     given = context.run_config
-    strategy = Distillation(
-        {
-            "task": "walks.task:Walks",
-            "participants": int(given["clients"]),
-            "proxy-examples": 300,
-            "distill.batch-size": 32,
-        },
-        clients="plain",
-    )
+    settings = {
+        "participants": int(given["clients"]),
+        "proxy-examples": 300,
+        "distill.batch-size": 32,
+    }
+    strategy = Distillation(settings, task="walks.task:Walks", clients="plain")
     result = strategy.start(
         grid,
         num_rounds=int(given["rounds"]),
