@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
 from fl_app.config import RunConfig, Value, configure
-from fl_app.problem import problem_of
+from fl_app.problem import problem_of, task_reference_of
 from fl_app.record.books import recorded
 from fl_app.settings import consensus_run_of, distillation_run_of
 from strategies.consensus.strategy import Consensus as RecordedConsensus
@@ -22,6 +22,7 @@ from strategies.grids import PlainGrid, SettingsGrid, load_state, state_record
 from strategies.own_course import OwnCourse
 from strategies.problem import flat_model
 from strategies.recorder import Recorder, unrecorded
+from strategies.task_reference import class_of
 
 Evaluate = Callable[[int, ArrayRecord], MetricRecord | None]
 MOUNTED, PLAIN = "mounted", "plain"
@@ -30,14 +31,14 @@ MOUNTED, PLAIN = "mounted", "plain"
 class _System(OwnCourse):
     """A system with settings of its own, whatever the run configuration of the app around it has.
 
-    task: what is learnt: "package.module:Class", "path/to/file.py:Class", or one that ships with the
-    app; as the setting of that name.
+    task: what is learnt, as the setting of that name says it.
     settings: keys as `edge-fl config` has them, by name; what is not among them has its default.
     How many rounds there are, and how long a reply is waited for, is said to `start`.
     record: the folder in which the run gets a directory, as `edge-fl run` makes it; None: nothing
     is recorded.
 
-    Raises ConfigError for a setting that there is not, or that has no effect.
+    Raises ConfigError for a setting that there is not, or that has no effect, and for a task that
+    cannot be imported.
     """
 
     def __init__(
@@ -52,7 +53,8 @@ class _System(OwnCourse):
             raise ConfigError(f"task={task!r}, and {self._settings['task']!r} in the settings")
         if told := self._settings.keys() & self._of_start:
             raise ConfigError(f"{', '.join(sorted(told))}: say it to start()")
-        self._config(num_rounds=1, timeout=1.0)  # what is wrong is said here
+        config = self._config(num_rounds=1, timeout=1.0)  # what is wrong is said here
+        class_of(task_reference_of(config).place)
 
     _of_start: frozenset[str]
 
