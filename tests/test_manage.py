@@ -198,13 +198,15 @@ def test_a_sweep_that_is_interrupted_ends_what_it_started(root: Path, tmp_path: 
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
+    said: list[str] = []
     signal_before = signal.signal(signal.SIGALRM, interrupted)
     try:
         signal.setitimer(signal.ITIMER_REAL, 2.0)
         with pytest.raises(KeyboardInterrupt):
-            execute.execute(plan.planned(["seed=0"], "s"), 1, print, command)
+            execute.execute(plan.planned(["seed=0..1"], "s"), 1, said.append, command)
     finally:
         signal.signal(signal.SIGALRM, signal_before)
+    assert said == ["stopping; 2 of 2 are not done: the same command goes on with them"]
     pid = tmp_path / "pid"
     if pid.exists() and pid.read_text():
         with pytest.raises(ProcessLookupError):

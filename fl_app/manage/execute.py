@@ -57,6 +57,10 @@ def execute(
                 told = _told(each, process)
                 say(f"{done}/{total}  {' '.join(each.words)}: {told} ({took})")
             time.sleep(_LOOK_SECONDS)
+    except KeyboardInterrupt:
+        left = len(working) + len(waiting)
+        say(f"stopping; {left} of {total} are not done: the same command goes on with them")
+        raise
     finally:
         for _, process, _ in working:
             process.terminate()
