@@ -113,7 +113,7 @@ def test_a_run_that_goes_on_is_told_at_the_moment_of_the_published_model(tmp_pat
     assert compared["columns"][1] == "accuracy (%)"
     shown = {row[0]: row[1] for row in compared["rows"]}
     assert shown["small model"] == f"{100 * small['accuracy']:.1f}"
-    assert "server alone, on its labelled images" not in shown
+    assert "server alone, on its labelled examples" not in shown
     assert not any("server alone" in label for label, _ in document["tiles"])
 
 

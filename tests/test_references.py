@@ -302,7 +302,7 @@ def test_they_are_in_the_summary_the_table_and_the_figure() -> None:
     [table] = view.page.tables(events)
     assert [row[0] for row in table.rows][2:] == [
         "small model, weight average",
-        "server alone, on its labelled images",
+        "server alone, on its labelled examples",
         "large model, all data in one place",
     ]
     ours = final["published"]
@@ -310,7 +310,7 @@ def test_they_are_in_the_summary_the_table_and_the_figure() -> None:
     assert {len(row) for row in table.rows} == {len(table.columns)}
     figure = accuracy(events, "virtual", targets)
     assert figure is not None
-    assert "server alone, on its labelled images" in {
+    assert "server alone, on its labelled examples" in {
         line.get_label() for line in figure.axes[0].get_lines()
     }
 
@@ -336,7 +336,7 @@ def test_the_console_ends_with_them_though_they_come_late(cut: int) -> None:
     for label, name in (
         ("small model", "small"),
         ("small model, weight average", "small_average"),
-        ("server alone, on its labelled images", "server_alone"),
+        ("server alone, on its labelled examples", "server_alone"),
         ("large model, all data in one place", "centralized_large"),
     ):
         apart = 100 * (final["published"] - final[name])

@@ -132,7 +132,7 @@ def _check_resumable(run: RunDirectory, config: RunConfig) -> None:
         )
     started, now = latest(run.events(), "run_started"), _digests(config)
     changed = {
-        "data": f"the images, labels or class names of {config.data_source}",
+        "data": f"the examples or the names of classes of {config.data_source}",
         "topology_file": f"the lines of {config.consensus.topology_file}",
     }
     for what, told in changed.items():

@@ -169,43 +169,21 @@ def topology(events: Sequence[Event], _clock: str, _: Sequence[float]) -> Figure
 
 
 def labels(events: Sequence[Event], _clock: str, _: Sequence[float]) -> Figure | None:
-    """Draw how many training images of each class every node holds."""
+    """Draw how many training examples of each class every node holds."""
     held = latest(events, "labels")
     if not held:
         return None
     histogram = np.array(held["histogram"])
-    return label_figure(histogram, held["classes"], "Training images of each node", who="node")
+    return label_figure(histogram, held["classes"], "Training examples of each node", who="node")
 
 
 FIGURES: dict[str, Drawing] = {
-    "accuracy": Drawing(
-        accuracy,
-        "Accuracy on the test set (or validation images) over the run's clock. The averaged model "
-        "is a diagnosis: no node has it before they settle. At the right edge: when the nodes' "
-        "mean first reached each target.",
-        "no node was evaluated",
-    ),
-    "distance": Drawing(
-        distance,
-        "Consensus distance: how far the nodes' models are from their average.",
-        "no distance between the nodes was measured",
-    ),
-    "topology": Drawing(
-        topology,
-        "The topology: nodes coloured by their last accuracy, edges by the time since the last "
-        "exchange (of the two directions, the one that is longer ago).",
-        "no topology was recorded",
-    ),
-    "spacetime": Drawing(
-        spacetime,
-        "A slice of the run as it was worked: local steps are ticks in a node's lane, mail goes "
-        "from its sender's lane, where it was sent, to the dot in its receiver's, where it was "
-        "applied.",
-        "no slice of the schedule was recorded",
-    ),
+    "accuracy": Drawing(accuracy, "no node was evaluated"),
+    "distance": Drawing(distance, "no distance between the nodes was measured"),
+    "topology": Drawing(topology, "no topology was recorded"),
+    "spacetime": Drawing(spacetime, "no slice of the schedule was recorded"),
     "labels": Drawing(
         labels,
-        "How many training images of each class every node holds.",
-        "how many images of each class every node holds was not recorded: devices do not tell it",
+        "how many examples of each class every node holds was not recorded: devices do not tell it",
     ),
 }

@@ -267,21 +267,7 @@ def _draw_histogram(axes: Axes, histogram: dict[Any, int], color: str) -> None:
 
 
 FIGURES: dict[str, Drawing] = {
-    "accuracy": Drawing(
-        accuracy,
-        "Accuracy on the test set (or validation images) over the run's clock. At the right edge: "
-        "when the published model first reached each target.",
-        "no model was evaluated",
-    ),
-    "gantt": Drawing(
-        gantt,
-        "What each participant and the distillation server did, and for whom they waited.",
-        "no participant ended a job",
-    ),
-    "staleness": Drawing(
-        staleness,
-        "How many versions of the small model had been published since the teacher in use, "
-        "weighted by distillation steps.",
-        "no teacher and no contribution was older than another",
-    ),
+    "accuracy": Drawing(accuracy, "no model was evaluated"),
+    "gantt": Drawing(gantt, "no participant ended a job"),
+    "staleness": Drawing(staleness, "no teacher and no contribution was older than another"),
 }

@@ -21,7 +21,7 @@ from fl_app.record.privacy import described
 # What the published model is measured against, by the names of their evaluations.
 REFERENCES = {
     "small_average": "small model, weight average",
-    "server_alone": "server alone, on its labelled images",
+    "server_alone": "server alone, on its labelled examples",
     "centralized_large": "large model, all data in one place",
 }
 

@@ -209,12 +209,12 @@ def targets_of(config: Mapping[str, Any]) -> tuple[float, ...]:
 
 
 def evaluated_on(events: Iterable[Event]) -> str:
-    """Return on which images accuracies were measured: "test" or "validation"."""
+    """Return on which examples accuracies were measured: "test" or "validation"."""
     return evaluation_of(latest(events, "run_started").get("config") or {})
 
 
 def evaluation_of(config: Mapping[str, Any]) -> str:
-    """`evaluated_on` by a flat configuration; earlier runs had the test images alone."""
+    """`evaluated_on` by a flat configuration; earlier runs had the test set alone."""
     return str(config.get("evaluate-on") or "test")
 
 

@@ -67,7 +67,6 @@ class Drawing:
     """A figure: a function of (events, clock, targets), None when nothing of it was recorded."""
 
     draw: Callable[[Sequence[Event], str, Sequence[float]], Figure | None]
-    caption: str
     absent: str  # why there is none, as the report puts it
 
 
