@@ -11,6 +11,7 @@ import pytest
 
 from fl_app.cli import main
 from fl_app.config import resolve
+from fl_app.launch.supervise import ENDING
 from fl_app.manage import execute, plan
 from fl_app.record.groups import Group, Run, band, grouped, mean_and_error, paired
 from fl_app.record.run_dir import RunDirectory, reserve
@@ -191,26 +192,26 @@ def test_what_came_out_is_told_in_the_tasks_own_unit(root: Path) -> None:
     assert execute._told(planned, process) == "perplexity 12.500"
 
 
-def test_a_sweep_that_is_interrupted_ends_what_it_started(root: Path, tmp_path: Path) -> None:
-    sleeper = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); "
-    command = [sys.executable, "-c", sleeper + "time.sleep(600)"]
-
-    def interrupted(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    said: list[str] = []
-    signal_before = signal.signal(signal.SIGALRM, interrupted)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 2.0)
-        with pytest.raises(KeyboardInterrupt):
-            execute.execute(plan.planned(["seed=0..1"], "s"), 1, said.append, command)
-    finally:
-        signal.signal(signal.SIGALRM, signal_before)
-    assert said == ["stopping; 2 of 2 are not done: the same command goes on with them"]
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_sweep_that_is_interrupted_ends_what_it_started(
+    number: signal.Signals, root: Path, tmp_path: Path
+) -> None:
     pid = tmp_path / "pid"
-    if pid.exists() and pid.read_text():
-        with pytest.raises(ProcessLookupError):
-            os.kill(int(pid.read_text()), 0)
+    program = (
+        f"import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_DFL); "
+        f"open({str(pid)!r}, 'w').write(str(os.getpid())); "
+        f"time.sleep(0.5); os.kill(os.getppid(), {int(number)}); time.sleep(600)"
+    )
+    said: list[str] = []
+    handlers = [signal.getsignal(each) for each in ENDING]
+    with pytest.raises(KeyboardInterrupt):
+        execute.execute(
+            plan.planned(["seed=0..1"], "s"), 1, said.append, [sys.executable, "-c", program]
+        )
+    assert said == ["stopping; 2 of 2 are not done: the same command goes on with them"]
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
+    assert [signal.getsignal(each) for each in ENDING] == handlers
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,15 @@
 """The runs of a sweep, side by side as the machine allows, each an `edge-fl run` of its own."""
 
 import contextlib
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from types import FrameType
 from typing import Any
 
+from fl_app.launch.supervise import ENDING, heed
 from fl_app.manage.plan import Planned
 from fl_app.record.formatting import duration
 from fl_app.record.metrics import metric_of
@@ -35,12 +38,14 @@ def execute(
 ) -> int:
     """Run what is missing of the plan; returns how many of those did not complete.
 
-    `command` is what starts edge-fl. An interruption ends the runs that are under way: they can be
-    resumed, and the same sweep does so.
+    `command` is what starts edge-fl. An interruption (SIGINT, SIGTERM, SIGHUP) ends the runs that
+    are under way and raises KeyboardInterrupt: they can be resumed, and the same sweep does so.
     """
     waiting = [each for each in plan if each.state in ("missing", "resumable")]
     total, done, failed = len(waiting), 0, 0
     working: list[tuple[Planned, subprocess.Popen[str], float]] = []
+    before = {number: signal.getsignal(number) for number in ENDING}
+    heed(_interrupt)
     try:
         while waiting or working:
             while waiting and len(working) < parallel:
@@ -67,7 +72,13 @@ def execute(
         for _, process, _ in working:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(60)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return failed
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def _start(each: Planned, command: Sequence[str]) -> subprocess.Popen[str]:
