@@ -84,10 +84,19 @@ def arguments(
 
 
 def digest(key: str, text: str) -> str:
-    """16 hex digits of the SHA-256 of the file that has what `key`'s value names, "" where there is
-    none. What that file imports is not looked at. ConfigError."""
-    path = getattr(module_of(key, text), "__file__", None)
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16] if path else ""
+    """16 hex digits of the SHA-256 of the code that `key`'s value names: its file or, where that is
+    a module of a package, all Python files of the package; "" where there is none. What is imported
+    from elsewhere is not looked at. ConfigError."""
+    module = module_of(key, text)
+    if (path := getattr(module, "__file__", None)) is None:
+        return ""
+    place, digested = Path(path), hashlib.sha256()
+    files = sorted(place.parent.rglob("*.py")) if module.__package__ else [place]
+    for file in files:
+        if len(files) > 1:
+            digested.update(file.relative_to(place.parent).as_posix().encode())
+        digested.update(file.read_bytes())
+    return digested.hexdigest()[:16]
 
 
 @contextmanager

@@ -461,6 +461,27 @@ def test_a_run_that_is_resumed_with_another_file_says_so(
     assert "than before (edge-fl's): " in told()[-1]
 
 
+def test_the_code_of_a_package_is_all_of_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "somebodys"
+    (package / "deep").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "parts.py").write_text(ONES)
+    helper = package / "deep" / "helper.py"
+    helper.write_text("A = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = average(partition="somebodys.parts:share")
+    before = own_code(config)["partition"]
+    helper.write_text("A = 2\n")
+    changed = own_code(config)["partition"]
+    helper.rename(package / "deep" / "other.py")
+    assert len({before, changed, own_code(config)["partition"]}) == 3
+    helper.write_text("A = 1\n")
+    (package / "deep" / "other.py").unlink()
+    assert own_code(config)["partition"] == before
+
+
 def test_a_host_with_another_file_cannot_take_part(tmp_path: Path) -> None:
     own = tmp_path / "own.py"
     own.write_text(ONES)
