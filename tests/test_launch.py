@@ -696,3 +696,13 @@ def test_nothing_outlives_a_killed_edge_fl(started: subprocess.Popen[str], home:
     os.kill(log, signal.SIGKILL)  # Flower's own ends with its SuperLink; this one has no SuperLink
     until(lambda: all(gone(pid) for pid in below), "all processes end")
     until(lambda: not Path(directory).exists(), "the temporary directory goes")
+
+
+def test_what_a_user_has_set_for_ray_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def told() -> str:
+        return superlink._environment(tmp_path, str(tmp_path), "")["RAY_worker_niceness"]
+
+    monkeypatch.delenv("RAY_worker_niceness", raising=False)
+    assert told() == "0"
+    monkeypatch.setenv("RAY_worker_niceness", "7")
+    assert told() == "7"

@@ -155,21 +155,33 @@ def _superlink_command(port: int, directory: str) -> list[str]:
     return [*command, *superlink, "--disable-runtime-dependency-installation"]
 
 
+# What a user may have set otherwise.
+_RAY = {
+    # A run has looked for room itself; else Ray says of a disk with room for many runs, every ten
+    # seconds, that it is 95 % full.
+    "RAY_local_fs_capacity_threshold": "0.999",
+    # Ray's own is 15: beside any other busy program clients get a thirtieth of a core, while the
+    # distillation server goes on.
+    "RAY_worker_niceness": "0",
+}
+
+
 def _environment(home: Path, directory: str, ray_address: str) -> dict[str, str]:
-    environment = os.environ | {
-        "FLWR_HOME": str(home),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",
-        "RAY_TMPDIR": directory,
-        "RAY_USAGE_STATS_ENABLED": "0",
-        # A run has looked for room itself; else Ray says of a disk with room for many runs, every
-        # ten seconds, that it is 95 % full.
-        "RAY_local_fs_capacity_threshold": "0.999",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's coming default; else it warns
-        # The programs of this environment start one another by name.
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
-    }
+    environment = (
+        _RAY
+        | os.environ
+        | {
+            "FLWR_HOME": str(home),
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",
+            "RAY_TMPDIR": directory,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's coming default; else it warns
+            # The programs of this environment start one another by name.
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        }
+    )
     environment.pop("RAY_ADDRESS", None)
     if ray_address:
         environment["RAY_ADDRESS"] = ray_address
