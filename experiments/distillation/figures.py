@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.distillation.plan import MORE, OURS
+from experiments.distillation.plan import BUFFERED, MORE, OURS
 from experiments.distillation.results import Line
 from experiments.reporting import band
 from fl_app.record import figures
@@ -12,6 +12,7 @@ from fl_app.record import figures
 # the one with more steps a round, where there is one: the other is starved of them.
 COLORS = {
     OURS: figures.GREEN,
+    BUFFERED: figures.PURPLE,  # only in settings without a server alone
     "async-continuous": figures.BLUE,
     "sync": figures.ORANGE,
     "sync-forward": figures.VERMILION,
