@@ -66,7 +66,7 @@ def consensus_events(
         add("evaluate", round=number, t=t, model="average", accuracy=common + 0.004, loss=1.0)
         add(
             "round", round=number, t=t, **counts, bytes=counts["messages"] * BYTES,
-            stale=2 + float(generator.random()), age=0.025, eta=0.5 * (windows - number),
+            stale=2 + float(generator.random()), age=0.025,
             distance=gap**3 * (5 if off else 1), seconds=0.4, seconds_evaluation=0.1,
         )  # fmt: skip
     add("trace", events=trace(nodes, seed=seed))

@@ -61,7 +61,7 @@ def distill_events(
             "round", round=number, t=done, staleness=0.0, rejected=int(number == 6),
             contributions=participants - (number == 4), lost=int(number == 4),
             bytes_up=number * participants * BYTES, bytes_down=number * participants * BYTES,
-            worker_steps=steps, teacher_version=number - 1, eta=1.5 * (rounds - number),
+            worker_steps=steps, teacher_version=number - 1,
         )  # fmt: skip
         noise = 0.02 * generator.standard_normal(2)
         small = 0.7 - 0.6 * math.exp(-number / 6) + noise[0] / 2

@@ -139,7 +139,7 @@ class _Bar:
                 description=f"{progress.done} of {progress.total}",
                 completed=progress.done,
                 total=progress.total,
-                left="" if progress.eta is None else f"{duration(progress.eta)} to go",
+                left="" if progress.left is None else f"{duration(progress.left)} to go",
             )
 
     def stop(self) -> None:

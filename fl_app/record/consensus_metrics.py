@@ -17,7 +17,6 @@ from fl_app.record.metrics import (
 
 _ROUND = (
     "t", "settled", "steps", "messages", "bytes", "lost", "duplicates", "stale", "age", "distance",
-    "eta",
 )  # fmt: skip
 
 

@@ -1,19 +1,16 @@
 """The live console: a line a round, a line for each incident, what came out at the end."""
 
-import sys
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from fl_app.record.formatting import duration, number
 from fl_app.record.metrics import CLOCK_UNITS, Event, Metric, metric_of
+from fl_app.record.progress import Progress
 from fl_app.record.view import Column, Row, View
 from fl_app.streams import say
 
 Listener = Callable[[Event], None]
 
-# Rounds that a line waits for its evaluation, which may come late. On the virtual clock every
-# evaluation is certain to come, as the work proceeds.
-_PATIENCE = {"real": 2, "virtual": sys.maxsize}
 _PLACE, _TIME, _VALUE, _ETA = 10, 11, 11, 9  # characters of a line
 _REPEATS = 3  # lines for incidents of one kind and reason; all of them are in metrics.jsonl
 
@@ -28,15 +25,14 @@ def console_listener(
 ) -> Listener:
     """Return a listener that writes one aligned line a round, and a line for each incident.
 
-    A round's line is written once all events that `view.lines` awaits are there; on the real clock
-    two rounds later without them; and at the end of the run, before the view's last lines. `clock`
-    is "virtual" or "real". past: what a resumed run has recorded before.
+    A round's line is written when the round is done (see `Progress`), or else at the end of the
+    run, before the view's last lines. `clock` is "virtual" or "real". past: what a resumed run has
+    recorded before.
     """
-    awaits = view.lines.awaits
-    kinds = {kind for kind, _ in awaits}
+    far = Progress(view, clock, rounds)
+    kinds = {kind for kind, _ in view.lines.awaits}
     seen: list[Event] = []  # what belongs to rounds that have no line yet
     known: Row = {}  # the last known value of everything in a row
-    printed = 0
     repeats: Counter[tuple[str, str]] = Counter()
     columns: list[Column] = []  # known from the first row on
 
@@ -49,7 +45,6 @@ def console_listener(
         learn(row)
 
     def show(rows: Sequence[Row]) -> None:
-        nonlocal printed
         for row in rows:
             if not columns:
                 everything = view.lines.columns
@@ -58,25 +53,23 @@ def console_listener(
                 if meanings:
                     write("; ".join(meanings))
                 write(_header(view, columns, clock, rounds, metric))
-            write(_line(view, columns, row, rounds, metric))
+            write(_line(view, columns, row, rounds, metric, far.left))
             learn(row)
-            printed = row["round"]
-        seen[:] = [event for event in seen if event["round"] > printed]
+        seen[:] = [event for event in seen if event["round"] > far.done]
 
     def listen(event: Event) -> None:
-        nonlocal printed, metric
-        kind = event["event"]
+        nonlocal metric
+        kind, before = event["event"], far.done
+        far.take(event)
         if kind == "run_started":
             metric = metric_of([event])
         if kind == "resumed":
-            printed = event.get("round", 0)
             seen.clear()
-        if kind in kinds and event["round"] > printed:
+        if kind in kinds and event["round"] > before:
             seen.append(event)
-            until = _printable(seen, awaits, _PATIENCE[clock])
-            if until > printed:
-                show([row for row in view.rows(seen) if row["round"] <= until])
-        elif kind == "evaluate" and event["round"] <= printed:  # it came after its line
+            if far.done > before:
+                show([row for row in view.rows(seen) if row["round"] <= far.done])
+        elif kind == "evaluate" and event["round"] <= before:  # it came after its line
             learn(view.rows([event])[0])
         elif kind == "finished":
             show(view.rows(seen))
@@ -95,28 +88,23 @@ def console_listener(
     return listen
 
 
-def _printable(
-    seen: Sequence[Event], awaits: frozenset[tuple[str, str | None]], patience: int
-) -> int:
-    """Return the last round whose line can be written: it is complete, or has waited enough."""
-    arrived: dict[int, set[tuple[str, str | None]]] = defaultdict(set)
-    for event in seen:
-        arrived[event["round"]].add((event["event"], event.get("model")))
-    complete = max((number for number, got in arrived.items() if awaits <= got), default=0)
-    newest = max((number for number, got in arrived.items() if ("round", None) in got), default=0)
-    return max(complete, newest - patience)
-
-
 def _header(view: View, columns: Sequence[Column], clock: str, rounds: int, metric: Metric) -> str:
     titles = (column.heading(metric) for column in columns)
     return _aligned([view.rounds[:-1], CLOCK_UNITS[clock], *titles, "ETA"], columns, rounds, metric)
 
 
-def _line(view: View, columns: Sequence[Column], row: Row, rounds: int, metric: Metric) -> str:
-    """The line of a row of `view.rows`; "-" where nothing is known."""
+def _line(
+    view: View,
+    columns: Sequence[Column],
+    row: Row,
+    rounds: int,
+    metric: Metric,
+    left: float | None,
+) -> str:
+    """The line of a row of `view.rows`, with the seconds left; "-" where nothing is known."""
     place = "settled" if row.get("settled") else f"{row['round']}/{rounds}"
     cells = (column.text(row, metric) for column in columns)
-    cells = [place, number(row["t"], 1), *cells, duration(row["eta"])]
+    cells = [place, number(row["t"], 1), *cells, duration(left)]
     notes = [f"{row[name]} {name}" for name in view.lines.notes if row[name]]
     line = _aligned(cells, columns, rounds, metric)
     return line + (f"  ({', '.join(notes)})" if notes else "")

@@ -71,7 +71,7 @@ def round_table(events: Iterable[Event]) -> list[dict[str, Any]]:
     empty: dict[str, Any] = dict.fromkeys(
         ("t", "small", "global", "global_ema", "published", *REFERENCES, "staleness",
          "contributions", "rejected", "lost", "bytes_up", "bytes_down", "worker_steps",
-         "teacher_version", "eta")
+         "teacher_version")
     )  # fmt: skip
     rows: dict[int, dict[str, Any]] = {}
     for event in events:

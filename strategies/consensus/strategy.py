@@ -29,7 +29,6 @@ from strategies.divergence import diverged
 from strategies.evaluation import BY_CLASS, Candidate, Evaluator
 from strategies.messages.windows import OFF, NodeNumbers, RunOrder, WindowTerms
 from strategies.own_course import OwnCourse, check_rounds
-from strategies.pace import Pace
 from strategies.partition import label_histogram
 from strategies.problem import flat_model, split_of, task_of, train_set_of
 from strategies.recorder import Recorder
@@ -155,7 +154,6 @@ class Consensus(OwnCourse):
     def _work(self, fleet: Fleet, evaluator: Evaluator) -> Iterator[int]:
         """Have the windows done that are still to do; yields each that is."""
         heard = time.monotonic()
-        pace = Pace(heard)
         while self._window < self._last:
             fleet.dispatch(self._last, self._terms_of)
             answers, failures = fleet.collect()
@@ -172,8 +170,7 @@ class Consensus(OwnCourse):
                 since = time.monotonic() - heard
                 time.sleep(min(max(_POLL_SECONDS, _POLL_SHARE * since), _MOST_POLL_SECONDS))
                 continue
-            eta = pace.left(time.monotonic(), self._last - window)
-            self._close_window(self._answers.pop(window), eta, evaluator)
+            self._close_window(self._answers.pop(window), evaluator)
             fleet.close(window)
             yield window
 
@@ -253,7 +250,7 @@ class Consensus(OwnCourse):
                 reason="mail refused: " + ", ".join(f"{n} {why}" for why, n in report.refused),
             )
 
-    def _close_window(self, answers: list[Answer], eta: float, evaluator: Evaluator) -> None:
+    def _close_window(self, answers: list[Answer], evaluator: Evaluator) -> None:
         """Record what all hosts say of the next window, and write the checkpoint."""
         window, nodes = self._window + 1, self._nodes
         settled = window > nodes.rounds
@@ -315,7 +312,6 @@ class Consensus(OwnCourse):
             age=age / used if used else None,
             distance=distance,
             settled=settled,
-            eta=eta,
             seconds=max(answer.report.seconds for answer in answers),
             seconds_evaluation=max(answer.report.seconds_evaluation for answer in answers),
         )

@@ -34,7 +34,6 @@ from strategies.link.sessions import SessionGrid
 from strategies.messages.codec import CONFIG, records_of
 from strategies.messages.training import TrainOrder, jobs_of
 from strategies.own_course import OwnCourse, check_rounds
-from strategies.pace import Pace
 from strategies.precision import mailed, size
 from strategies.problem import flat_model
 from strategies.recorder import Recorder
@@ -148,7 +147,6 @@ class Distillation(OwnCourse):
                 self._secure = SecureSums(dispatcher, timeout, partial(self._pause, poll))
             order = train_config or ConfigRecord()
             arrays = _record(self._versions[self._version])
-            pace = Pace(time.monotonic())
             while self._version < rounds and not self._is_over(evaluations):
                 for message in self.configure_train(self._version + 1, arrays, order, grid):
                     jobs = self._jobs_of(message)
@@ -162,8 +160,7 @@ class Distillation(OwnCourse):
                 result.train_metrics_clientapp[self._version] = metrics
                 if evaluate_fn and (measured := evaluate_fn(self._version, made)) is not None:
                     result.evaluate_metrics_serverapp[self._version] = measured
-                eta = pace.left(time.monotonic(), rounds - self._version)
-                self._close_round(metrics, eta, evaluations)
+                self._close_round(metrics, evaluations)
             self._save_models()
             if self._publisher is not None and not self._stopped:
                 self._publisher.catch_up()
@@ -315,7 +312,7 @@ class Distillation(OwnCourse):
     def _warn(self, message: str) -> None:
         self._recorder.emit("warning", message=message)
 
-    def _close_round(self, metrics: MetricRecord, eta: float, evaluations: Evaluations) -> None:
+    def _close_round(self, metrics: MetricRecord, evaluations: Evaluations) -> None:
         """Record the round, evaluate its small model, write the checkpoint."""
         publisher, version, t = self._publisher, self._version, metrics["t"]
         vectors = self._versions[version]
@@ -332,7 +329,6 @@ class Distillation(OwnCourse):
             bytes_down=self._counters.bytes_down,
             worker_steps=step,
             teacher_version=teacher,
-            eta=eta,
         )
         last = version == self._run.rounds
         if last or version % self._run.checkpoint_every == 0:

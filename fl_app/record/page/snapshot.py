@@ -70,7 +70,7 @@ def snapshot(run: RunDirectory, events: Sequence[Event] | None = None) -> dict[s
         "metric": {"name": metric.heading, "unit": metric.unit, "scale": metric.scale},
         "clock": CLOCK_UNITS[clock],
         "rounds": view.rounds,
-        "progress": {"done": far.done, "total": far.total, "eta": duration(far.eta)},
+        "progress": {"done": far.done, "total": far.total, "eta": duration(far.left)},
         "tiles": [*_results(view, measured, metric, state), *_times(view, measured, clock)],
         "targets": _targets(view.accuracy(events), targets, metric, clock),
         "evaluated": f"{evaluation_of(config)} set",
