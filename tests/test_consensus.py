@@ -102,7 +102,7 @@ def checksum(directory: RunDirectory) -> str:
 
 def measured(directory: RunDirectory) -> list[dict[str, Any]]:
     """All events of the run, without how long it took and on how many hosts."""
-    timing = {"t_wall", "seconds", "seconds_evaluation", "eta"}
+    timing = {"t_wall", "seconds", "seconds_evaluation"}
     kinds = ("topology", "labels", "trace", "round", "nodes", "incident", "evaluate")
     return sorted(
         (
@@ -633,7 +633,6 @@ def test_what_a_run_tells(tmp_path: Path) -> None:
     parameters = len(weights_of(directory, 0))
     assert rounds[1]["bytes"] == rounds[1]["messages"] * parameters * 4
     assert (rounds[1]["lost"], rounds[1]["duplicates"], rounds[1]["stale"]) == (0, 0, 0.0)
-    assert rounds[1]["eta"] == 0.0
 
     for window, event in enumerate(of_kind(events, "nodes"), 1):
         assert (event["round"], event["t"]) == (window, 6.0 * window)

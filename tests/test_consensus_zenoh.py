@@ -141,8 +141,8 @@ def test_the_newest_mail_is_enough(exchanges: dict[int, ZenohExchange]) -> None:
     exchanges[3].post(mail(3, 2, 2))
     time.sleep(0.1)
     assert {(m.sender, m.seq) for m in wait_for(exchanges[2], 2)} == {(1, 7), (3, 2)}
-    # 5 and 6; one whose acknowledgement was late on a busy machine came twice.
-    assert exchanges[2].overwritten in (2, 3)
+    # 5 and 6; those whose acknowledgement was late on a busy machine came twice.
+    assert 2 <= exchanges[2].overwritten <= 6
 
 
 @pytest.mark.parametrize(

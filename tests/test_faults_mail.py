@@ -499,7 +499,7 @@ def told(consensus: Consensus, header: Any, arrays: dict[str, np.ndarray]) -> bo
             consensus._hear(answer)
         consensus._window = 0
         try:
-            consensus._close_window(answers, 0.0, Unheard())  # type: ignore[arg-type]
+            consensus._close_window(answers, Unheard())  # type: ignore[arg-type]
         except DivergedError:
             assert not np.isfinite([numbers.norm, numbers.metric]).all()
         known = answers[0].total != np.iinfo(np.int64).min

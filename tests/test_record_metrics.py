@@ -137,7 +137,7 @@ def test_the_round_table_joins_rounds_and_evaluations() -> None:
         40,
     )
     assert (first["small"], first["global"], first["global_ema"]) == (0.3, 0.4, 0.5)
-    assert (first["bytes_up"], first["eta"]) == (None, None)
+    assert first["bytes_up"] is None
     assert (second["round"], second["t"], second["small"], second["global"]) == (3, 30, 0.35, None)
 
 
