@@ -36,6 +36,8 @@ def test_the_participants_may_be_ahead_of_the_server() -> None:
     assert far(*ahead).done == 0  # the virtual clock waits for all of it
     on_real = progress(ahead, {**CONFIG, "clock": "real"})
     assert on_real.done == 38
+    on_real.take({"event": "finished", "status": "completed", "t_wall": 70.0})
+    assert on_real.done == 40
 
 
 def test_what_is_left_follows_the_rounds_that_are_done() -> None:

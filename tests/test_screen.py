@@ -65,7 +65,9 @@ def test_a_terminal_has_a_bar_with_what_is_done_and_when_it_ends(
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setattr(sys, "stdout", terminal := Terminal())
     run = RunDirectory.create(tmp_path, config(rounds=3), name="run")
-    fill(run, [e for e in distill_events(3) if e.get("round", 0) < 3])
+    events = [e for e in distill_events(3) if e.get("round", 0) < 3]
+    timed = ({**event, "t_wall": 2.0 * event.get("round", 0)} for event in events)
+    (run.path / "metrics.jsonl").write_text("".join(f"{json.dumps(event)}\n" for event in timed))
     with Screen(LINES) as screen:
         screen.stage("setting up")
         screen.begin(run.path)
@@ -73,7 +75,7 @@ def test_a_terminal_has_a_bar_with_what_is_done_and_when_it_ends(
     shown = terminal.getvalue()
     assert "round 1/3" in shown
     assert "2 of 3" in shown
-    assert " to go" in shown
+    assert "0:02 to go" in shown  # as long as the second one took
     assert "Traceback" not in shown
 
 

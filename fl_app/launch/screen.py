@@ -96,18 +96,19 @@ class Screen:
         from fl_app.record.run_dir import RunDirectory, flatten
         from fl_app.record.tail import Tail
 
-        tail, config = Tail(directory), {}
+        tail, far = Tail(directory), None
         last = False
         while not last:
             last = self._over.wait(_LOOK_SECONDS)  # once more, for what the end has brought
             with contextlib.suppress(RunDirectoryError):
+                far = far or progress((), flatten(RunDirectory(directory).config()))
                 found = tail.grow()
-                config = config or flatten(RunDirectory(directory).config())
-                if self._bar and config and found:
-                    self._bar.update(progress(tail.events, config))
-                elif self._form == JSON:
-                    for event in found:
+                for event in found:
+                    far.take(event)
+                    if self._form == JSON:
                         say(json.dumps(event))
+                if self._bar and found:
+                    self._bar.update(far)
 
 
 class _Bar:

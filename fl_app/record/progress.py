@@ -42,18 +42,24 @@ class Progress:
         elif kind in self._kinds and event["round"] > self.done:
             self._arrived[event["round"]].add((kind, event.get("model")))
             if (until := self._complete()) > self.done:
-                self.done = until
+                self.done, self.total = until, max(self.total, until)
                 for number in [number for number in self._arrived if number <= until]:
                     del self._arrived[number]
                 self._ends.append((until, event["t_wall"]))
                 self._estimate()
+        elif kind == "finished":  # what has not come by now will not come
+            self.done = max(self.done, self._newest())
 
     def _complete(self) -> int:
         """The last round that is complete, or has waited enough."""
         arrived = self._arrived.items()
         complete = max((number for number, got in arrived if self._awaits <= got), default=0)
-        newest = max((number for number, got in arrived if ("round", None) in got), default=0)
-        return max(complete, newest - self._patience)
+        return max(complete, self._newest() - self._patience)
+
+    def _newest(self) -> int:
+        """The last round that is closed, whatever of it is still awaited."""
+        arrived = self._arrived.items()
+        return max((number for number, got in arrived if ("round", None) in got), default=0)
 
     def _estimate(self) -> None:
         (first, began), (last, ended) = self._ends[0], self._ends[-1]
@@ -63,12 +69,11 @@ class Progress:
 
 
 def progress(events: Iterable[Event], config: Mapping[str, Any]) -> Progress:
-    """How far the run of these events and this flat configuration is."""
+    """How far the run of these events and this flat configuration is; it can be told of more."""
     total = config.get("num-server-rounds")
     if config.get("mode") == "consensus":
         total = -(-int(config.get("consensus.steps") or 0) // int(config["consensus.window"] or 1))
     far = Progress(view_of(config), str(config.get("clock", "real")), int(total or 0))
     for event in events:
         far.take(event)
-    far.total = max(far.total, far.done)
     return far
