@@ -22,13 +22,14 @@ from client_apps.training import train_locally
 from strategies.attacks import FORGERIES
 from strategies.condition import condition, shortage
 from strategies.errors import EdgeFlError
+from strategies.head import CALIBRATION_EXAMPLES, Head, label_gradient
 from strategies.messages.codec import message_of, records_of
 from strategies.messages.queries import Prepared, PrepareOrder
-from strategies.messages.training import TrainOrder, TrainReply
+from strategies.messages.training import GRADIENT, TrainOrder, TrainReply
 from strategies.precision import restored, rounded
 from strategies.privacy import noise_generator
 from strategies.randomness import rng
-from strategies.task import Examples
+from strategies.task import Examples, prepared
 
 
 def prepare(message: Message, device: Device) -> Message:
@@ -70,7 +71,14 @@ def train(message: Message, device: Device) -> Message:
     shared = (time.monotonic() - began) / len(jobs) if together else 0.0
     for participant, index in jobs:
         start = time.monotonic()
+        told: dict[str, np.ndarray] = {}
         try:
+            if settings.calibrates:
+                told = {
+                    GRADIENT: _label_gradient(
+                        settings, participant, index, weights, buffers, own_data
+                    )
+                }
             loss, examples, state = together.get((participant, index)) or _train_one(
                 settings, participant, index, weights, buffers, own_data
             )
@@ -89,7 +97,11 @@ def train(message: Message, device: Device) -> Message:
             state |= rounded(change, settings.mail_precision, generator)
         seconds = shared + time.monotonic() - start
         reply.add(
-            (participant, index), examples=examples, loss=loss, seconds=seconds, vectors=state
+            (participant, index),
+            examples=examples,
+            loss=loss,
+            seconds=seconds,
+            vectors={**state, **told},
         )
     return Message(reply.records(), reply_to=message)
 
@@ -119,6 +131,27 @@ def _train_one(
         loss=local.task.loss,
     )
     return loss, len(shard), local.model.state()
+
+
+def _label_gradient(
+    settings: TrainingSettings,
+    participant: int,
+    index: int,
+    weights: np.ndarray,
+    buffers: np.ndarray,
+    own_data: str,
+) -> np.ndarray:
+    """See `strategies.distillation.calibration`: of CALIBRATION_EXAMPLES of the participant's, or
+    all that it has, drawn anew for every job."""
+    local = local_model_of(settings.problem)
+    shard = shard_of(settings.problem, participant, own_data, settings.attack_of(participant))
+    generator = rng(settings.seed, "calibration", participant, index)
+    some = shard.take(generator.permutation(len(shard))[:CALIBRATION_EXAMPLES])
+    prepare = local.task.prepare(augmented=False)
+    inputs = prepared(prepare, some.inputs.to(local.device), generator)
+    local.model.load(weights, buffers)
+    head = Head(local.model, inputs[:2])
+    return label_gradient(head.features(inputs), head.of(weights), some.targets)
 
 
 def _train_together(

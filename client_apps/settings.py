@@ -13,7 +13,9 @@ class TrainingSettings:
     """Local training of a participant.
 
     attack, attackers, attack_scale: what the last of the participants do to harm the others.
-    client_threads: of PyTorch. privacy: of its samples. virtual: whether a seed makes all of it.
+    client_threads: of PyTorch. calibrates: whether the server is told the gradient of the last
+    layer, too, see `strategies.distillation.calibration`. privacy: of its samples. virtual: whether
+    a seed makes all of it.
     """
 
     problem: Problem
@@ -28,6 +30,7 @@ class TrainingSettings:
     mail_precision: str
     precision: str
     secure_aggregation: bool
+    calibrates: bool
     privacy: PrivacySettings
     attack: str
     attackers: int

@@ -179,6 +179,7 @@ EFFECTS: dict[str, tuple[Condition, ...]] = {
     "distill.publish-ema": ALWAYS,
     "distill.lift": (_IMAGES,),
     "distill.teacher-average": ALWAYS,
+    "distill.calibrate": ALWAYS,
     "distill.references": ALWAYS,
     "distill.threads": ALWAYS,
     "distill.gpu-fraction": (when("device", "auto", "cuda"),),

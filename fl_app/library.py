@@ -160,7 +160,12 @@ class Distillation(_System):
     def _config(self, num_rounds: int, timeout: float) -> RunConfig:
         if self._settings.get("mode") == "consensus":
             raise ConfigError("mode='consensus' is the strategy Consensus")
-        config = self._resolved({"num-server-rounds": num_rounds, "round-timeout": float(timeout)})
+        values: dict[str, Value] = {"num-server-rounds": num_rounds, "round-timeout": timeout}
+        if self._clients == PLAIN and self._settings.get("mode") != "average":
+            if self._settings.get("distill.calibrate") == "on":
+                raise ConfigError("distill.calibrate: plain clients tell nothing but their updates")
+            values["distill.calibrate"] = "off"
+        config = self._resolved(values)
         if self._clients == PLAIN and config.mail_precision != "float32":
             raise ConfigError("mail-precision: plain clients send state dicts, in float32")
         return config

@@ -56,6 +56,7 @@ def distillation_run_of(config: RunConfig) -> DistillationRun:
         lift=config.switch("lift"),
         publish_ema=config.switch("publish_ema"),
         teacher_average=config.switch("teacher_average"),
+        calibrates=config.calibrates,
         **_server(config),
     )
 

@@ -10,7 +10,7 @@ import numpy as np
 from flwr.app import Message
 
 from strategies.averaging import Vectors
-from strategies.messages.training import JobReply
+from strategies.messages.training import GRADIENT, JobReply
 from strategies.precision import CODES, STEPS, restored
 from strategies.rules import Update
 from strategies.schedule import Job
@@ -50,11 +50,13 @@ def updates_of(
     model: Vectors,
     precision: str = "float32",
     bases: Mapping[int, Vectors] | None = None,
+    gradient: np.ndarray | None = None,
 ) -> list[Checked]:
     """What a reply brings for each of the jobs that its message asked for.
 
     model: vectors of the shapes that an update must have. precision: in which weights travel; if
-    that is not float32, as changes of the models `bases`, by their versions.
+    that is not float32, as changes of the models `bases`, by their versions. gradient: one of the
+    shape of the last layer's, which a job must bring, too; None if it need not.
     """
     if reply.has_error():
         return [Checked(job, fault=f"error: {last_line(reply.error.reason)}") for job in jobs]
@@ -70,14 +72,15 @@ def updates_of(
         base = (bases or {})[job.base_version][part]
         return base + restored(parts, precision, len(base))
 
-    return [_check(job, told, partial(read, job, told), model) for job, told in replies]
+    arrays = model if gradient is None else {**model, GRADIENT: gradient}
+    return [_check(job, told, partial(read, job, told), arrays) for job, told in replies]
 
 
-def _check(job: Job, told: JobReply, read: Callable[[str], np.ndarray], model: Vectors) -> Checked:
+def _check(job: Job, told: JobReply, read: Callable[[str], np.ndarray], arrays: Vectors) -> Checked:
     if told.error is not None:
         return Checked(job, fault=f"error: {last_line(told.error)}")
     vectors: Vectors = {}
-    for part, expected in model.items():
+    for part, expected in arrays.items():
         try:
             vectors[part] = read(part)
         except Exception as error:  # whatever a device sends, the server goes on
@@ -93,7 +96,8 @@ def _check(job: Job, told: JobReply, read: Callable[[str], np.ndarray], model: V
             fault = f"{label}={value!r:.40} is no finite number"
             diverged = label == "loss" and isinstance(value, float)
             return Checked(job, fault=fault, finite=not diverged)
-    return Checked(job, Update(job, examples, loss, vectors), seconds=max(0.0, seconds))
+    gradient = vectors.pop(GRADIENT, None)
+    return Checked(job, Update(job, examples, loss, vectors, gradient), seconds=max(0.0, seconds))
 
 
 def last_line(text: str | None, nothing: str = "no reason given") -> str:

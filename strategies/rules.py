@@ -28,12 +28,15 @@ _BETA_1, _BETA_2 = 0.9, 0.99  # how much of the past their means keep
 
 @dataclass(frozen=True)
 class Update:
-    """What a job brought: `vectors` trained on `examples` images from job.base_version."""
+    """What a job brought: `vectors` trained on `examples` images from job.base_version. gradient:
+    with distill.calibrate, that of the last layer of the model before training; see
+    `distillation.calibration`."""
 
     job: Job
     examples: int
     loss: float
     vectors: Vectors
+    gradient: np.ndarray | None = None
 
 
 class Rule(Protocol):

@@ -4,7 +4,14 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from fl_app.config.model import MEAN_RULES, PATH_KEYS, REFERENCES, SINKS, RunConfig
+from fl_app.config.model import (
+    MEAN_RULES,
+    PATH_KEYS,
+    REFERENCES,
+    SINKS,
+    RunConfig,
+    uncalibrated,
+)
 from fl_app.config.schema import at, paths_of
 from fl_app.data.sets import FILES
 from strategies.consensus.algorithms import ALGORITHMS
@@ -13,6 +20,7 @@ from strategies.distillation.settings import (
     CENTRALIZED,
     SERVER_ALONE,
     SMALL_AVERAGE,
+    SMALL_CALIBRATED,
 )
 from strategies.errors import ConfigError
 from strategies.secure import LEAST_MEMBERS
@@ -49,7 +57,8 @@ def check(config: RunConfig) -> None:
     c, d = config, config.distill
     _float_list("targets", c.targets, most=1.0 if c.of_images else math.inf)
     _check_words("sinks", c.sink_list, SINKS)
-    _check_words("distill.references", c.references, (SMALL_AVERAGE, SERVER_ALONE, CENTRALIZED))
+    known = (SMALL_AVERAGE, SMALL_CALIBRATED, SERVER_ALONE, CENTRALIZED)
+    _check_words("distill.references", c.references, known)
     if SERVER_ALONE in c.references and not c.proxy_labelled_examples:
         raise ConfigError(
             f"distill.references={SERVER_ALONE!r} learns from labels of the distillation server, "
@@ -98,6 +107,13 @@ def check(config: RunConfig) -> None:
                 f"distill.lift='on': {c.small_model} cannot grow into {c.large_model} at these "
                 f"widths; use cnn6 and cnn12 with large-width >= 2 x small-width"
             )
+    if c.distils and d.calibrate == "on" and (why := uncalibrated(c)):
+        raise ConfigError(f"distill.calibrate='on' cannot be here: {why}")
+    if SMALL_CALIBRATED in c.references and not c.calibrates:
+        raise ConfigError(
+            f"distill.references={SMALL_CALIBRATED!r} needs distill.calibrate='on'; switch it on, "
+            f"or leave it out"
+        )
     if c.virtual and not c.agrees and c.jobs > _MOST_JOBS:
         raise ConfigError(
             f"num-server-rounds={c.num_server_rounds} of {c.jobs / c.num_server_rounds:.0f} jobs "

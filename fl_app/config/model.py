@@ -1,7 +1,7 @@
 """The model of a run: every key with its type and its valid values, and what follows from them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,12 +22,14 @@ from strategies.distillation.growth import obstacle
 from strategies.distillation.settings import (
     SERVER_ALONE,
     SMALL_AVERAGE,
+    SMALL_CALIBRATED,
     VARIANTS,
     DistillSettings,
     Variant,
 )
 from strategies.distillation.trace import DistillationPlan, Schedule
 from strategies.errors import ConfigError
+from strategies.head import CALIBRATION_EXAMPLES
 from strategies.machines import Machines, read_availability, read_machines
 from strategies.own_rules import BUFFERED, is_buffered
 from strategies.partition import PARTITIONS
@@ -178,7 +180,17 @@ class RunConfig:
             return ()
         if self.distill.references != "auto":
             return words(self.distill.references)
-        return (SMALL_AVERAGE, SERVER_ALONE) if self.proxy_labelled_examples else (SMALL_AVERAGE,)
+        there = {
+            SMALL_AVERAGE: True,
+            SMALL_CALIBRATED: self.calibrates,
+            SERVER_ALONE: self.proxy_labelled_examples != 0,
+        }
+        return tuple(name for name, is_there in there.items() if is_there)
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether the teacher's last layer is calibrated."""
+        return self.distils and self.switch("calibrate")
 
     @property
     def cohort(self) -> int:
@@ -229,7 +241,7 @@ class RunConfig:
     def schedule(self) -> Schedule:
         """What the trace follows from. ConfigError for files that cannot be used."""
         return Schedule(
-            self.cost,
+            self._charged(),
             self.plan,
             participants=self.participants,
             rounds=self.num_server_rounds,
@@ -238,6 +250,20 @@ class RunConfig:
             buffer_size=self.buffer_size if self.buffered else 0,
             recorded=self._recorded() if self.virtual and self.replay else (),
             machines=self.machines,
+        )
+
+    def _charged(self) -> CostModel:
+        """The cost model with what calibration adds to a job: a forward pass, which is a third of a
+        step of training."""
+        if not self.calibrates:
+            return self.cost
+        trained = 3 * self.local_steps * self.batch_size
+        longer = 1 + min(CALIBRATION_EXAMPLES / trained, 1.0)
+        return replace(
+            self.cost,
+            client_seconds=self.cost.client_seconds * longer,
+            reverse_ratio=self.cost.reverse_ratio / longer,
+            forward_ratio=self.cost.forward_ratio / longer,
         )
 
     @property
@@ -299,9 +325,25 @@ def _lifts(config: RunConfig) -> bool:
     return config.variant.improved and config.normalisation == "batch" and config.nests
 
 
+def _calibrates(config: RunConfig) -> bool:
+    return config.variant.improved and config.of_images and uncalibrated(config) is None
+
+
+def uncalibrated(config: RunConfig) -> str | None:
+    """Why the last layer cannot be calibrated in a run of this configuration; None if it can."""
+    if config.privacy.on:
+        return "participants tell more than their updates then, and nothing gives it noise"
+    if config.secure_aggregation:
+        return "participants tell more than their updates then, and nothing masks it"
+    if config.averaging in FLOWER_RULES and config.averaging not in MEAN_RULES:
+        return f"averaging={config.averaging!r} does not guard what participants tell for it"
+    return None
+
+
 # What "auto" means: the measured best for async-plus, and the paper's method for the others.
 _AUTO = {
     "publish_ema": lambda c: c.variant.improved,
     "lift": _lifts,
     "teacher_average": lambda c: c.variant.improved,
+    "calibrate": _calibrates,
 }

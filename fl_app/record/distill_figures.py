@@ -22,6 +22,7 @@ from fl_app.record.figures import (
     BLUE,
     CLOCK_AXIS,
     COLUMN,
+    GREEN,
     ORANGE,
     PURPLE,
     SKY,
@@ -53,6 +54,7 @@ _CURVES = (  # label, model, field, style
 
 _REFERENCE_STYLES = {
     "small_average": {"color": ORANGE, "ls": "-"},
+    "small_calibrated": {"color": GREEN, "ls": "-"},
     "server_alone": {"color": VERMILION, "ls": "-."},
     "centralized_large": {"color": BLACK, "ls": ":"},
 }

@@ -21,6 +21,7 @@ from fl_app.record.privacy import described
 # What the published model is measured against, by the names of their evaluations.
 REFERENCES = {
     "small_average": "small model, weight average",
+    "small_calibrated": "small model, average, calibrated",
     "server_alone": "server alone, on its labelled examples",
     "centralized_large": "large model, all data in one place",
 }
@@ -107,8 +108,9 @@ def measure(events: Sequence[Event], targets: Sequence[float] = ()) -> dict[str,
     """Return the part of summary.json that follows from the events; null where nothing was seen.
 
     - rounds: the last completed one; end_seconds on the run's clock; wall_seconds
-    - final {small, global, global_ema, published, small_average, server_alone, centralized_large}:
-      the last evaluation of each, null if it had diverged; of a reference only if the run had it
+    - final {small, global, global_ema, published, small_average, small_calibrated, server_alone,
+      centralized_large}: the last evaluation of each, null if it had diverged; of a reference only
+      if the run had it
     - time_to_target {"0.50": seconds or null}: of the published model (see `time_to_target`)
     - reference_time_to_target {name: the same of a reference}
     - client_idle_fraction {clients, server, total}: share of the participants' time that they

@@ -19,12 +19,14 @@ _CURVES = (  # label, model, field, colour, dash
 )
 _REFERENCE_STYLES: dict[str, tuple[str, tuple[int, ...]]] = {
     "small_average": ("orange", ()),
+    "small_calibrated": ("green", ()),
     "server_alone": ("vermilion", (8, 3, 2, 3)),
     "centralized_large": ("black", (2, 3)),
 }
 _SENTENCES = {
     "small": "the newest small model",
     "small_average": "the small model's weight average",
+    "small_calibrated": "its calibrated teacher",
     "server_alone": "the server alone",
     "centralized_large": "the large model with all data in one place",
 }

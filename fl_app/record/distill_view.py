@@ -267,6 +267,7 @@ DISTILL = View(
             "global %": lambda m, _: m["final"]["global"],
             "EMA %": lambda m, _: m["final"]["global_ema"],
             "average of small %": lambda m, _: m["final"].get("small_average"),
+            "calibrated %": lambda m, _: m["final"].get("small_calibrated"),
             "server alone %": lambda m, _: m["final"].get("server_alone"),
             "centralized %": lambda m, _: m["final"].get("centralized_large"),
         },

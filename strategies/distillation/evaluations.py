@@ -10,7 +10,8 @@ from strategies.divergence import record_evaluation
 from strategies.evaluation import Candidate, Evaluator
 from strategies.recorder import Recorder
 
-SMALL_MODELS = ("small_average", "small")  # that the averaging server has evaluated
+# That the averaging server has evaluated.
+SMALL_MODELS = ("small_average", "small_calibrated", "small")
 
 Pending = Mapping[str, Mapping[int, Vectors]]  # by model and round, what is to be evaluated
 

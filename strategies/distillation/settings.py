@@ -10,7 +10,9 @@ from strategies.errors import ConfigError
 from strategies.problem import Problem
 from strategies.ranges import SWITCH, OneOf, Within
 
-SMALL_AVERAGE, SERVER_ALONE, CENTRALIZED = "small-average", "server-alone", "centralized-large"
+SMALL_AVERAGE, SMALL_CALIBRATED = "small-average", "small-calibrated"
+SERVER_ALONE, CENTRALIZED = "server-alone", "centralized-large"
+UNTRAINED = (SMALL_AVERAGE, SMALL_CALIBRATED)  # which cost nothing but their evaluation
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class DistillSettings:
     publish_ema: Annotated[str, OneOf(*SWITCH)]
     lift: Annotated[str, OneOf(*SWITCH)]
     teacher_average: Annotated[str, OneOf(*SWITCH)]
+    calibrate: Annotated[str, OneOf(*SWITCH)]
     references: str
     threads: Annotated[int, Within(1)]
     gpu_fraction: Annotated[float, Within(0, 1, above=True)]
@@ -60,11 +63,11 @@ class DistillationRun:
 
     distils: whether there is a distillation server. schedule: of the virtual clock; the real clock
     takes its participants and fraction. policy, forward: of the variant. lift, publish_ema,
-    teacher_average: the switches, decided. rounds: versions of the small model. resumed: whether
-    the recorder has a run to go on with. devices: names of the participants' devices, () where any
-    node can host any participant; others: names of devices that take no part. suspects: by model
-    ("small", "global"), the keys and values that can make it diverge. own_code: the digest of code
-    of somebody's own, which must be the same on every host.
+    teacher_average, calibrates: the switches, decided. rounds: versions of the small model.
+    resumed: whether the recorder has a run to go on with. devices: names of the participants'
+    devices, () where any node can host any participant; others: names of devices that take no part.
+    suspects: by model ("small", "global"), the keys and values that can make it diverge. own_code:
+    the digest of code of somebody's own, which must be the same on every host.
     """
 
     problem: Problem
@@ -78,6 +81,7 @@ class DistillationRun:
     lift: bool
     publish_ema: bool
     teacher_average: bool
+    calibrates: bool
     references: tuple[str, ...]
     rounds: int
     round_timeout: float
@@ -107,7 +111,7 @@ class DistillationRun:
     @property
     def trained_references(self) -> tuple[str, ...]:
         """Those of the references that are trained, in a process of their own."""
-        return tuple(name for name in self.references if name != SMALL_AVERAGE)
+        return tuple(name for name in self.references if name not in UNTRAINED)
 
 
 def check_references_of_devices(references: Sequence[str]) -> None:

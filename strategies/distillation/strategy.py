@@ -12,6 +12,7 @@ from strategies.averaging import Vectors, running_average
 from strategies.checks import Checked, updates_of
 from strategies.clock import Clock
 from strategies.dispatch import Dispatcher
+from strategies.distillation.calibration import Calibration
 from strategies.distillation.course import machines_of, rounds_of
 from strategies.distillation.evaluations import SMALL_MODELS, Evaluations
 from strategies.distillation.handout import Handout
@@ -26,6 +27,7 @@ from strategies.distillation.server_state import (
 )
 from strategies.distillation.settings import (
     SMALL_AVERAGE,
+    SMALL_CALIBRATED,
     DistillationRun,
     check_references_of_devices,
 )
@@ -72,6 +74,7 @@ class Distillation(OwnCourse):
         self._version = 0
         self._versions: dict[int, Vectors] = {}  # the newest and those that jobs still start from
         self._average: Vectors = {}  # of the versions: a reference, and a teacher
+        self._calibration = Calibration(run.problem) if run.calibrates else None
         self._dispatcher: Dispatcher | None = None
         self._secure: SecureSums | None = None
         self._stopped = False  # early
@@ -230,7 +233,8 @@ class Distillation(OwnCourse):
             model = {}  # no vectors come
         for reply in replies:
             jobs = self._handout.answered(reply.metadata.reply_to_message_id)
-            for result in updates_of(reply, jobs, model, self._precision, self._versions):
+            like = self._calibration.like if self._calibration else None
+            for result in updates_of(reply, jobs, model, self._precision, self._versions, like):
                 job, update = result.job, result.update
                 if not self._rounds.arrived(job, now, result.seconds, update is not None):
                     continue
@@ -242,6 +246,8 @@ class Distillation(OwnCourse):
                         self._secure.hold(job, reply.metadata.src_node_id)
                     else:
                         self._counters.bytes_up += size(update.vectors, self._precision)
+                        if update.gradient is not None:
+                            self._counters.bytes_up += update.gradient.nbytes
         aggregation = self._rounds.complete(self._version, now)
         if aggregation is None:
             return None, None
@@ -266,7 +272,7 @@ class Distillation(OwnCourse):
         self._average = running_average(self._average, model, version)
         self._version = version
         if self._publisher is not None:
-            teacher = self._average if self._run.teacher_average else model
+            teacher = self._teacher(version, updates)
             self._publisher.put(version, model, teacher, aggregation.t)
             # With forward distillation the server changes the small model, too.
             sync = self._run.policy == "sync"
@@ -275,6 +281,15 @@ class Distillation(OwnCourse):
         needed = self._rounds.bases(version) | {version}
         self._versions = {v: vectors for v, vectors in self._versions.items() if v in needed}
         return MetricRecord(metrics)  # type: ignore[arg-type]
+
+    def _teacher(self, version: int, updates: Sequence[Update]) -> Vectors:
+        """What the large model learns from once `version` has been made, of these updates."""
+        averaged = self._run.teacher_average
+        if self._calibration is not None:
+            calibrated = self._calibration.teacher(version - 1, updates, self._versions)
+            if calibrated is not None:
+                return self._calibration.average if averaged else calibrated
+        return self._average if averaged else self._versions[version]
 
     def _sum_securely(
         self, secure: SecureSums, version: int, model: Vectors, updates: Sequence[Update]
@@ -319,6 +334,9 @@ class Distillation(OwnCourse):
         if SMALL_AVERAGE in self._run.references:
             # Before the small model, with which the line of the round is complete.
             evaluations.put("small_average", version, t, self._average)
+        calibrated = self._calibration.average if self._calibration is not None else {}
+        if calibrated and SMALL_CALIBRATED in self._run.references:
+            evaluations.put("small_calibrated", version, t, calibrated)
         evaluations.put("small", version, t, vectors)
         step, teacher = publisher.progress(version) if publisher else (None, None)
         self._recorder.emit(
@@ -361,6 +379,7 @@ class Distillation(OwnCourse):
             versions=self._versions,
             average=self._average,
             rule=self._rule.state(),
+            calibration=self._calibration.state() if self._calibration else {},
             pending=evaluations.pending(),
             next_index=list(self._rounds.next_index),
             counters=self._counters,
@@ -373,6 +392,8 @@ class Distillation(OwnCourse):
         self._version, self._versions, self._average = saved.version, saved.versions, saved.average
         self._forgotten = saved.pending
         self._rule.load_state(saved.rule)
+        if self._calibration is not None:
+            self._calibration.load_state(saved.calibration)
         self._counters, self._outcomes.recorded = saved.counters, saved.counters.jobs
         self._rounds = rounds_of(self._run, saved.version, saved.next_index)
         if not self._run.virtual:

@@ -15,6 +15,8 @@ from strategies.messages.codec import CONFIG
 
 Key = tuple[int, int]  # (participant, index of its job)
 
+GRADIENT = "gradient"  # what the array of `TrainReply.vectors` is called, where it is asked for
+
 
 @dataclass(frozen=True)
 class TrainOrder:
@@ -46,7 +48,8 @@ class TrainReply:
 
     numbers: examples, loss, seconds. vectors: weights and buffers; none with secure aggregation,
     where the change that training has made is kept for the sum; with a mail-precision other than
-    float32 the parts of that change in place of the weights. errors: why a job has brought nothing.
+    float32 the parts of that change in place of the weights; with distill.calibrate GRADIENT, that
+    of the last layer (c, d + 1) before training. errors: why a job has brought nothing.
     """
 
     numbers: dict[Key, Mapping[str, float]] = field(default_factory=dict)

@@ -1,0 +1,141 @@
+"""The teacher's last layer, solved for all participants' labels at once.
+
+Averaging spoils the last layer of a classifier first: every participant pulls it towards the
+classes that it has, and the average is what is left of the pulls. Refitting that layer alone
+repairs much of it (Luo et al. 2021, "No fear of heterogeneity"; Fani et al. 2024, Fed3R, from sums
+over participants). Here it is the minimum of the cross entropy over the examples of all participants,
+
+    L(W) = mean_x lse(W phi(x)) - <W, M>,   M = mean e_y phi(x)^T,
+
+in which labels appear in a linear term alone (the "mean operator", Quadrianto et al. 2009; Patrini
+et al. 2014). So the first term is taken over the distillation server's own images, which need no
+labels, and M is all that participants have to tell. What participant i sends is the gradient g_i of
+its cross entropy with respect to the W that the model has, over some of its examples; with
+M_i = mean_x softmax(W phi(x)) phi(x)^T - g_i, over the server's images, the errors of both samples
+cancel where the model is right (Jordan et al. 2019: a surrogate with the exact gradient).
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from strategies.averaging import Vectors, running_average
+from strategies.errors import ConfigError
+from strategies.head import Head
+from strategies.problem import Problem, flat_model, proxy_data, task_of, train_set_of
+from strategies.randomness import rng
+from strategies.rules import Update
+from strategies.task import Classification, prepared
+
+# Of the server's images, at most; a version takes 0.1 to 0.2 s then.
+_IMAGES = 2000
+# lambda of lambda / 2 |W - W_0|^2, with the model's own W_0.
+_PULL = 1e-3
+_ITERATIONS = 60
+# Names in a checkpoint.
+_WHO, _COUNTS, _OPERATORS, _AVERAGE = "participants", "examples", "operators", "average."
+
+
+class Calibration:
+    """Makes teachers: running averages of versions of the small model, each with the last layer
+    that all participants' labels ask for.
+
+    A version can be calibrated when participants have trained from it, so the teacher is one
+    version older than the newest. M is the mean of the newest M_i of each participant, weighted by
+    its examples; a participant that is away counts with the last that it sent.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        task, proxy = task_of(problem), proxy_data(problem)
+        stored = proxy.inputs[:_IMAGES]
+        self._inputs = prepared(task.prepare(False), stored, rng(problem.seed, "calibration"))
+        self._model = flat_model(problem, "small")
+        try:
+            if not isinstance(task, Classification) or train_set_of(problem).targets.dim() != 1:
+                raise ValueError("its task has not one class for each example")
+            self._head = Head(self._model, self._inputs[:2])
+        except ValueError as error:
+            raise ConfigError(
+                f"distill.calibrate='on' cannot be: the small model has no such last layer, for "
+                f"{error}; use distill.calibrate=off"
+            ) from error
+        self._operators: dict[int, tuple[int, np.ndarray]] = {}  # n_i and M_i
+        self.average: Vectors = {}
+
+    @property
+    def like(self) -> np.ndarray:
+        """An array like those of participants."""
+        return np.zeros(self._head.shape, np.float32)
+
+    def teacher(
+        self, version: int, updates: Sequence[Update], versions: Mapping[int, Vectors]
+    ) -> Vectors | None:
+        """The average of the calibrated versions up to `version`, from which participants have
+        made these updates, or from earlier `versions`; None of version 0, which has learnt nothing.
+        """
+        features: dict[int, torch.Tensor] = {}
+        for base in {update.job.base_version for update in updates} | {version}:
+            self._model.load(versions[base]["weights"], versions[base]["buffers"])
+            features[base] = self._head.features(self._inputs)
+        for update in updates:
+            if update.gradient is None:
+                continue
+            base = update.job.base_version
+            own = self._head.of(versions[base]["weights"])
+            probable = (features[base] @ torch.from_numpy(own).T).softmax(1)
+            mean = (probable.T @ features[base] / len(probable)).numpy()
+            operator = mean - update.gradient.astype(np.float64)
+            self._operators[update.job.participant] = update.examples, operator
+        if not (version and self._operators):
+            return None
+        model = versions[version]
+        head = self._solved(features[version], self._head.of(model["weights"]))
+        calibrated = {**model, "weights": self._head.put(model["weights"], head)}
+        self.average = running_average(self.average, calibrated, version)
+        return calibrated
+
+    def _solved(self, features: torch.Tensor, own: np.ndarray) -> np.ndarray:
+        """argmin over W of mean lse(W phi) - <W, M> + lambda / 2 |W - own|^2."""
+        counts = [count for count, _ in self._operators.values()]
+        total = sum(n * operator for n, operator in self._operators.values())
+        linear, start = torch.from_numpy(total / sum(counts)), torch.from_numpy(own)
+        head = start.clone().requires_grad_()
+        solver = torch.optim.LBFGS([head], max_iter=_ITERATIONS, line_search_fn="strong_wolfe")
+
+        def loss() -> torch.Tensor:
+            solver.zero_grad()
+            value = torch.logsumexp(features @ head.T, 1).mean() - (head * linear).sum()
+            value = value + _PULL / 2 * (head - start).square().sum()
+            value.backward()
+            return value
+
+        solver.step(loss)
+        found = head.detach().numpy()
+        return found if np.isfinite(found).all() else own
+
+    def state(self) -> Vectors:
+        """For a checkpoint."""
+        if not self._operators:
+            return {}
+        counts, operators = zip(*self._operators.values(), strict=True)
+        return {
+            _WHO: np.array(list(self._operators), np.int64),
+            _COUNTS: np.array(counts, np.int64),
+            _OPERATORS: np.stack(operators),
+            **{f"{_AVERAGE}{name}": vector for name, vector in self.average.items()},
+        }
+
+    def load_state(self, state: Vectors) -> None:
+        """Go on from what `state` returned."""
+        if not state:
+            return
+        columns = (state[name] for name in (_WHO, _COUNTS, _OPERATORS))
+        self._operators = {
+            int(who): (int(count), operator) for who, count, operator in zip(*columns, strict=True)
+        }
+        self.average = {
+            name.removeprefix(_AVERAGE): vector
+            for name, vector in state.items()
+            if name.startswith(_AVERAGE)
+        }
