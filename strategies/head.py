@@ -54,8 +54,8 @@ class Head:
 
     @torch.no_grad()
     def features(self, inputs: torch.Tensor) -> torch.Tensor:
-        """(phi, 1) of prepared inputs of the model as it is, in evaluation mode: float64 (n, d + 1) on
-        the CPU."""
+        """(phi, 1) of prepared inputs of the model as it is, in evaluation mode: (n, d + 1),
+        float64 on the CPU."""
         self._model.module.eval()
         with _inputs_of(self._layer) as seen:
             for start in range(0, len(inputs), _BATCH):

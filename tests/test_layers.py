@@ -51,6 +51,7 @@ MACHINE = {
     "strategies.consensus.settings",
     "strategies.consensus.shared",
     "strategies.contracts.*",
+    "strategies.distillation.calibration",
     "strategies.distillation.child",
     "strategies.distillation.course",
     "strategies.distillation.learner",

@@ -23,6 +23,7 @@ _VALUES: dict[str, Values] = {
     OURS: {"distill.variant": "async-plus"},
     **{row: {"distill.variant": row} for row in PAPER},
     **{f"{row}-x{MORE}": {"distill.variant": row} for row in STARVED},
+    "plus-no-calibration": {"distill.variant": "async-plus", "distill.calibrate": "off"},
     "plus-no-lift": {"distill.variant": "async-plus", "distill.lift": "off"},
     "plus-no-teacher-average": {
         "distill.variant": "async-plus",
@@ -31,7 +32,7 @@ _VALUES: dict[str, Values] = {
     BUFFERED: {"distill.variant": "async-plus", "averaging": "buffered"},
 }
 ROWS = tuple(_VALUES)
-_FEW = (OURS, "sync", f"sync-x{MORE}", "async-continuous")
+_FEW = (OURS, "sync", f"sync-x{MORE}", "async-continuous", "plus-no-calibration")
 _PARTITIONS: dict[str, Values] = {
     "iid": {"partition": "iid"},
     "dirichlet-0.3": {"partition": "dirichlet", "alpha": 0.3},
@@ -86,7 +87,7 @@ class Setting:
     @property
     def references(self) -> str:
         """The controls, which our row computes for all rows."""
-        names = ["small-average"]
+        names = ["small-average", "small-calibrated"]
         names += ["server-alone"] if self.labels else []
         names += ["centralized-large"] if self.centralized else []
         return ",".join(names)
@@ -123,7 +124,7 @@ _COMMON: Values = {"mode": "distill", "clock": "virtual", "distill.publish-ema":
 # The embedded images: 4,200 for the participants.
 _SMALL: Values = {**_COMMON, "proxy-examples": 1_500, "validation-examples": 300}
 _NOT_BUFFERED = tuple(row for row in ROWS if row != BUFFERED)
-_SLOW = (OURS, BUFFERED, "sync-forward", "sync", f"sync-x{MORE}", "async-continuous")
+_SLOW = (*_FEW, BUFFERED, "sync-forward")
 _EMBEDDED = (
     Setting(labels=1500, rows=_NOT_BUFFERED),
     Setting(rows=_NOT_BUFFERED, centralized=True),
@@ -157,7 +158,7 @@ SIZES: dict[str, Size] = {
     ),
     "real": Size(
         "2 cores, half an hour with nothing beside it: the same on the machine's own clock",
-        (Setting(labels=1500, rows=(OURS, "sync-forward", "sync", "async-continuous")),),
+        (Setting(rows=(OURS, "sync-forward", "sync", "async-continuous")),),
         {**_SMALL, "clock": "real"},
     ),
     "fashion-mnist": Size(

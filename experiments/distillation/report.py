@@ -95,7 +95,8 @@ and `{OURS}`, which is `async-plus` as it is by default.
   {MORE} times the distillation steps a round, at {MORE} times the cost. `plus-no-...` lacks an
   ingredient; `plus-raw` is what `{OURS}` would have published without the weight average.
 - The controls are computed beside `{OURS}`: `small-average` is the weight average of the small
-  model's versions, `server-alone` the large model, trained with as many steps on the server's
+  model's versions, `small-calibrated` that with calibrated versions, which is what teaches,
+  `server-alone` the large model, trained with as many steps on the server's
   labelled images alone, `centralized-large` the same on all data in one place.
 - Accuracies are of test images, in %, at the last evaluation of a run: mean over the seeds ±
   standard error. Differences are paired by seed. Step sizes and the like were chosen on validation
@@ -152,7 +153,8 @@ def _accuracies(lines: Lines) -> str:
     """A row a line: where it ends, how far from the controls and from ours, at equal time and
     steps."""
     moments, steps = equal_time(lines), equal_steps(lines)
-    compared = [name for name in ("small-average", "server-alone", OURS) if name in lines]
+    controls = ("small-average", "small-calibrated", "server-alone", OURS)
+    compared = [name for name in controls if name in lines]
     head = ["row", "at the end", *(f"above {name}" for name in compared)]
     head += [f"after {_moment(moments)} s", f"after {steps} steps", "seeds"]
     rows = []
@@ -161,7 +163,7 @@ def _accuracies(lines: Lines) -> str:
         for name in compared:
             gaps = [100 * gap for gap in difference(line.final(), lines[name].final())]
             cells.append(_NONE if name == line.name else _shown(estimate(gaps), "{:+.1f}"))
-        stepped = line.name not in ("small model", "small-average")
+        stepped = line.name not in ("small model", "small-average", "small-calibrated")
         cells += [_percent(line.at(moments)), _percent(line.after(steps)) if stepped else _NONE]
         rows.append([*cells, str(len(line.entries))])
     return table(head, rows)

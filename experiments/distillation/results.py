@@ -30,6 +30,7 @@ _CURVES = {
 CONTROLS = {
     "small model": "small",
     "small-average": "small_average",
+    "small-calibrated": "small_calibrated",
     "server-alone": "server_alone",
     "centralized-large": "centralized_large",
     "plus-raw": "raw",

@@ -3,7 +3,7 @@
 Averaging spoils the last layer of a classifier first: every participant pulls it towards the
 classes that it has, and the average is what is left of the pulls. Refitting that layer alone
 repairs much of it (Luo et al. 2021, "No fear of heterogeneity"; Fani et al. 2024, Fed3R, from sums
-over participants). Here it is the minimum of the cross entropy over the examples of all participants,
+over participants). Here it is the minimum of the cross entropy over all participants' examples,
 
     L(W) = mean_x lse(W phi(x)) - <W, M>,   M = mean e_y phi(x)^T,
 
@@ -38,11 +38,11 @@ _WHO, _COUNTS, _OPERATORS, _AVERAGE = "participants", "examples", "operators", "
 
 
 class Calibration:
-    """Makes teachers: running averages of versions of the small model, each with the last layer
-    that all participants' labels ask for.
+    """Versions of the small model with the last layer that all participants' labels ask for.
 
-    A version can be calibrated when participants have trained from it, so the teacher is one
-    version older than the newest. M is the mean of the newest M_i of each participant, weighted by
+    newest, average: the last of them, and the running average of all; {} before there is one. A
+    version can be calibrated when participants have trained from it, so such a teacher is one
+    version older than others. M is the mean of the newest M_i of each participant, weighted by
     its examples; a participant that is away counts with the last that it sent.
     """
 
@@ -61,6 +61,7 @@ class Calibration:
                 f"{error}; use distill.calibrate=off"
             ) from error
         self._operators: dict[int, tuple[int, np.ndarray]] = {}  # n_i and M_i
+        self.newest: Vectors = {}
         self.average: Vectors = {}
 
     @property
@@ -68,12 +69,11 @@ class Calibration:
         """An array like those of participants."""
         return np.zeros(self._head.shape, np.float32)
 
-    def teacher(
+    def follow(
         self, version: int, updates: Sequence[Update], versions: Mapping[int, Vectors]
-    ) -> Vectors | None:
-        """The average of the calibrated versions up to `version`, from which participants have
-        made these updates, or from earlier `versions`; None of version 0, which has learnt nothing.
-        """
+    ) -> None:
+        """Calibrate `version`, from which participants have made these updates, or from earlier
+        `versions`. Version 0 is not calibrated: it has learnt nothing."""
         features: dict[int, torch.Tensor] = {}
         for base in {update.job.base_version for update in updates} | {version}:
             self._model.load(versions[base]["weights"], versions[base]["buffers"])
@@ -87,13 +87,11 @@ class Calibration:
             mean = (probable.T @ features[base] / len(probable)).numpy()
             operator = mean - update.gradient.astype(np.float64)
             self._operators[update.job.participant] = update.examples, operator
-        if not (version and self._operators):
-            return None
-        model = versions[version]
-        head = self._solved(features[version], self._head.of(model["weights"]))
-        calibrated = {**model, "weights": self._head.put(model["weights"], head)}
-        self.average = running_average(self.average, calibrated, version)
-        return calibrated
+        if version and self._operators:
+            model = versions[version]
+            head = self._solved(features[version], self._head.of(model["weights"]))
+            self.newest = {**model, "weights": self._head.put(model["weights"], head)}
+            self.average = running_average(self.average, self.newest, version)
 
     def _solved(self, features: torch.Tensor, own: np.ndarray) -> np.ndarray:
         """argmin over W of mean lse(W phi) - <W, M> + lambda / 2 |W - own|^2."""

@@ -3,8 +3,10 @@
 from dataclasses import asdict, dataclass, field
 
 from strategies.averaging import Vectors
+from strategies.precision import size
 from strategies.problem import Problem, flat_model
 from strategies.recorder import Recorder
+from strategies.rules import Update
 
 CHECKPOINT = "server"
 
@@ -18,6 +20,11 @@ class Counters:
     segments: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
+
+    def received(self, update: Update, precision: str) -> None:
+        """An update has come."""
+        told = 0 if update.gradient is None else update.gradient.nbytes
+        self.bytes_up += size(update.vectors, precision) + told
 
 
 @dataclass

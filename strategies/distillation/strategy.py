@@ -245,9 +245,7 @@ class Distillation(OwnCourse):
                     if self._secure is not None:
                         self._secure.hold(job, reply.metadata.src_node_id)
                     else:
-                        self._counters.bytes_up += size(update.vectors, self._precision)
-                        if update.gradient is not None:
-                            self._counters.bytes_up += update.gradient.nbytes
+                        self._counters.received(update, self._precision)
         aggregation = self._rounds.complete(self._version, now)
         if aggregation is None:
             return None, None
@@ -272,8 +270,7 @@ class Distillation(OwnCourse):
         self._average = running_average(self._average, model, version)
         self._version = version
         if self._publisher is not None:
-            teacher = self._teacher(version, updates)
-            self._publisher.put(version, model, teacher, aggregation.t)
+            self._publisher.put(version, model, self._teacher(version, updates), aggregation.t)
             # With forward distillation the server changes the small model, too.
             sync = self._run.policy == "sync"
             if sync and (distilled := self._publisher.distilled(version)) is not None:
@@ -284,12 +281,11 @@ class Distillation(OwnCourse):
 
     def _teacher(self, version: int, updates: Sequence[Update]) -> Vectors:
         """What the large model learns from once `version` has been made, of these updates."""
-        averaged = self._run.teacher_average
-        if self._calibration is not None:
-            calibrated = self._calibration.teacher(version - 1, updates, self._versions)
-            if calibrated is not None:
-                return self._calibration.average if averaged else calibrated
-        return self._average if averaged else self._versions[version]
+        newest, average = self._versions[version], self._average
+        if (calibration := self._calibration) is not None:
+            calibration.follow(version - 1, updates, self._versions)
+            newest, average = calibration.newest or newest, calibration.average or average
+        return average if self._run.teacher_average else newest
 
     def _sum_securely(
         self, secure: SecureSums, version: int, model: Vectors, updates: Sequence[Update]
