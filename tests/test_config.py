@@ -350,7 +350,7 @@ def test_combinations_that_cannot_work(overrides: dict[str, Any], message: str) 
         ),
         (
             {"cost.reverse-ratio": 1e-300},
-            "a step of the distillation server lasts 5e-301 s and the run 408.8 s: more than "
+            "a step of the distillation server lasts 5e-301 s and the run 457.285 s: more than "
             "100,000,000 steps",
         ),
         (

@@ -13,6 +13,7 @@ import pytest
 from flwr.app import Array, Message
 
 from strategies.distillation.supervisor import DistillationServer
+from strategies.messages.training import GRADIENT
 from strategies.randomness import rng
 from tests.harness import run
 
@@ -26,13 +27,13 @@ Harm = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 
 
 def unchanged(start: np.ndarray, _: np.ndarray, __: int) -> np.ndarray:
-    """The version that the participant started from."""
+    """The version that the participant started from, and the gradient of one that is right."""
     return start
 
 
 def noise(start: np.ndarray, trained: np.ndarray, number: int) -> np.ndarray:
     """As far from it as the update was, in a direction that no image has to do with."""
-    drawn = rng(0, "no update", number).standard_normal(len(start)).astype(np.float32)
+    drawn = rng(0, "no update", number).standard_normal(start.shape).astype(np.float32)
     return start + drawn * np.float32(np.linalg.norm(trained - start) / np.linalg.norm(drawn))
 
 
@@ -44,8 +45,9 @@ def instead(harm: Harm) -> Any:
             sent: Any = message.content["arrays"]
             came: Any = reply.content["arrays"]
             for number, key in enumerate(sorted(came)):
-                start, trained = sent[key.split(".")[0]].numpy(), came[key].numpy()
-                change = harm if key.startswith("weights") else unchanged
+                name, trained = key.split(".")[0], came[key].numpy()
+                start = np.zeros_like(trained) if name == GRADIENT else sent[name].numpy()
+                change = unchanged if name == "buffers" else harm
                 came[key] = Array(change(start, trained, number))
         return reply
 

@@ -37,6 +37,7 @@ from tests.harness import run, run_with_its_own
 from tests.test_distill import needs_proc, processes, round_reached, wait_for
 
 ALL = "small-average, server-alone, centralized-large"
+OFF = {"distill.calibrate": "off"}
 TRAINED = {"server_alone", "centralized_large"}
 LABELLED: dict[str, Any] = {"proxy-labelled-examples": 60, "distill.references": ALL}
 
@@ -52,9 +53,11 @@ def config_with(**overrides: Any) -> RunConfig:
 @pytest.mark.parametrize(
     ("overrides", "references", "trained"),
     [
-        ({}, ("small-average", "server-alone"), ("server-alone",)),
-        ({"proxy-labelled-examples": 0}, ("small-average",), ()),
-        ({"proxy-labelled-examples": 5}, ("small-average", "server-alone"), ("server-alone",)),
+        ({}, ("small-average", "small-calibrated", "server-alone"), ("server-alone",)),
+        ({"proxy-labelled-examples": 0}, ("small-average", "small-calibrated"), ()),
+        ({"proxy-labelled-examples": 5, **OFF}, ("small-average", "server-alone"), ("server-alone",)),
+        ({"proxy-labelled-examples": 0, **OFF}, ("small-average",), ()),
+        ({"distill.variant": "sync", "proxy-labelled-examples": 0}, ("small-average",), ()),
         ({"proxy-labelled-examples": 5, "distill.references": ""}, (), ()),
         ({"distill.references": "centralized-large"}, *(("centralized-large",),) * 2),
         ({"mode": "average"}, (), ()),
@@ -76,13 +79,14 @@ def test_auto_is_what_exists_in_the_run_and_costs_no_data_of_others(
             "server-alone",
             "distill.references='server-alone' learns from labels of the distillation",
         ),
-        ("server", "distill.references='server' is unknown; choose from: small-average, server-al"),
+        ("server", "distill.references='server' is unknown; choose from: small-average, small-cal"),
+        ("small-calibrated", "distill.references='small-calibrated' needs distill.calibrate='on'"),
         ("small-average,small-average", "small-average, small-average' names one twice"),
     ],
 )
 def test_a_reference_that_cannot_be_is_refused(references: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        resolve({"distill.references": references, "proxy-labelled-examples": 0})
+        resolve({"distill.references": references, "proxy-labelled-examples": 0, **OFF})
 
 
 def test_devices_keep_their_data() -> None:
