@@ -247,6 +247,11 @@ def test_a_task_without_classes_is_refused() -> None:
         Calibration(problem_of(resolve(table)))
 
 
+def test_a_table_with_classes_can_be_calibrated() -> None:
+    table = {"task": "tables", "table": "breast-cancer", "distill.calibrate": "on"}
+    assert Calibration(problem_of(resolve(table))).like.shape[0] == 2
+
+
 def test_a_job_takes_longer_by_a_forward_pass() -> None:
     """512 images beside 22 minibatches of 64, of which a step is three passes."""
     longer = 1 + 512 / (3 * 22 * 64)

@@ -128,6 +128,7 @@ def test_within_a_setting_only_the_row_differs(size: str) -> None:
     differing = {
         "distill.variant",
         "distill.lift",
+        "distill.calibrate",
         "distill.teacher-average",
         "distill.references",
         "distill.reverse-steps",

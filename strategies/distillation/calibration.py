@@ -26,7 +26,7 @@ from strategies.head import Head
 from strategies.problem import Problem, flat_model, proxy_data, task_of, train_set_of
 from strategies.randomness import rng
 from strategies.rules import Update
-from strategies.task import Classification, prepared
+from strategies.task import prepared
 
 # Of the server's images, at most; a version takes 0.1 to 0.2 s then.
 _IMAGES = 2000
@@ -52,13 +52,14 @@ class Calibration:
         self._inputs = prepared(task.prepare(False), stored, rng(problem.seed, "calibration"))
         self._model = flat_model(problem, "small")
         try:
-            if not isinstance(task, Classification) or train_set_of(problem).targets.dim() != 1:
-                raise ValueError("its task has not one class for each example")
             self._head = Head(self._model, self._inputs[:2])
+            one_each = train_set_of(problem).targets.dim() == 1
+            if not one_each or len(task.classes) != self._head.shape[0]:
+                raise ValueError("its task has not one class for each example")
         except ValueError as error:
             raise ConfigError(
-                f"distill.calibrate='on' cannot be: the small model has no such last layer, for "
-                f"{error}; use distill.calibrate=off"
+                f"distill.calibrate='on' cannot be: the small model has no last layer for it, "
+                f"because {error}; use distill.calibrate=off"
             ) from error
         self._operators: dict[int, tuple[int, np.ndarray]] = {}  # n_i and M_i
         self.newest: Vectors = {}
