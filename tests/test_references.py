@@ -53,9 +53,18 @@ def config_with(**overrides: Any) -> RunConfig:
 @pytest.mark.parametrize(
     ("overrides", "references", "trained"),
     [
-        ({}, ("small-average", "small-calibrated", "server-alone"), ("server-alone",)),
+        ({}, ("small-average", "small-calibrated"), ()),
+        (
+            {"proxy-labelled-examples": -1},
+            ("small-average", "small-calibrated", "server-alone"),
+            ("server-alone",),
+        ),
         ({"proxy-labelled-examples": 0}, ("small-average", "small-calibrated"), ()),
-        ({"proxy-labelled-examples": 5, **OFF}, ("small-average", "server-alone"), ("server-alone",)),
+        (
+            {"proxy-labelled-examples": 5, **OFF},
+            ("small-average", "server-alone"),
+            ("server-alone",),
+        ),
         ({"proxy-labelled-examples": 0, **OFF}, ("small-average",), ()),
         ({"distill.variant": "sync", "proxy-labelled-examples": 0}, ("small-average",), ()),
         ({"proxy-labelled-examples": 5, "distill.references": ""}, (), ()),
