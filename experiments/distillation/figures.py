@@ -8,15 +8,15 @@ from experiments.distillation.results import Line
 from experiments.reporting import band
 from fl_app.record import figures
 
-# At most six lines: ours, the paper's first and best, and the controls. Of a synchronous variant
-# the one with more steps a round, where there is one: the other is starved of them.
+# At most six lines: ours, the paper's best and its soonest that waits, and the controls. Of a
+# synchronous variant the one with more steps a round, where there is one: the other is starved.
 COLORS = {
     OURS: figures.GREEN,
     BUFFERED: figures.PURPLE,  # only in settings without a server alone
     "async-continuous": figures.BLUE,
     "sync": figures.ORANGE,
-    "sync-forward": figures.VERMILION,
     "small-average": figures.GREY,
+    "small-calibrated": figures.BLACK,
     "server-alone": figures.SKY,
 }
 _BELOW = 25  # points that are shown below the lowest end of a line
