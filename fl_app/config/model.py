@@ -335,6 +335,8 @@ def uncalibrated(config: RunConfig) -> str | None:
         return "participants tell more than their updates then, and nothing gives it noise"
     if config.secure_aggregation:
         return "participants tell more than their updates then, and nothing masks it"
+    if config.buffered:
+        return "updates come from several versions then, and so do the gradients for it"
     if config.averaging in FLOWER_RULES and config.averaging not in MEAN_RULES:
         return f"averaging={config.averaging!r} does not guard what participants tell for it"
     return None

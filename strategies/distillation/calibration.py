@@ -10,12 +10,13 @@ over participants). Here it is the minimum of the cross entropy over all partici
 in which labels appear in a linear term alone (the "mean operator", Quadrianto et al. 2009; Patrini
 et al. 2014). So the first term is taken over the distillation server's own images, which need no
 labels, and M is all that participants have to tell. What participant i sends is the gradient g_i of
-its cross entropy with respect to the W that the model has, over some of its examples; with
-M_i = mean_x softmax(W phi(x)) phi(x)^T - g_i, over the server's images, the errors of both samples
-cancel where the model is right (Jordan et al. 2019: a surrogate with the exact gradient).
+its cross entropy with respect to the W that the model has, over some of its examples. With their
+mean g, weighted by examples, M = mean_x softmax(W phi(x)) phi(x)^T - g, over the server's images:
+the errors of both samples cancel where the model is right (Jordan et al. 2019: a surrogate with the
+exact gradient).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -33,8 +34,6 @@ _IMAGES = 2000
 # lambda of lambda / 2 |W - W_0|^2, with the model's own W_0.
 _PULL = 1e-3
 _ITERATIONS = 60
-# Names in a checkpoint.
-_WHO, _COUNTS, _OPERATORS, _AVERAGE = "participants", "examples", "operators", "average."
 
 
 class Calibration:
@@ -42,8 +41,8 @@ class Calibration:
 
     newest, average: the last of them, and the running average of all; {} before there is one. A
     version can be calibrated when participants have trained from it, so such a teacher is one
-    version older than others. M is the mean of the newest M_i of each participant, weighted by
-    its examples; a participant that is away counts with the last that it sent.
+    version older than others. Only gradients of that very version count: those of another one are
+    of other features and another W, and spoil it (tried with `averaging=buffered`).
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -61,7 +60,6 @@ class Calibration:
                 f"distill.calibrate='on' cannot be: the small model has no last layer for it, "
                 f"because {error}; use distill.calibrate=off"
             ) from error
-        self._operators: dict[int, tuple[int, np.ndarray]] = {}  # n_i and M_i
         self.newest: Vectors = {}
         self.average: Vectors = {}
 
@@ -70,35 +68,27 @@ class Calibration:
         """An array like those of participants."""
         return np.zeros(self._head.shape, np.float32)
 
-    def follow(
-        self, version: int, updates: Sequence[Update], versions: Mapping[int, Vectors]
-    ) -> None:
-        """Calibrate `version`, from which participants have made these updates, or from earlier
-        `versions`. Version 0 is not calibrated: it has learnt nothing."""
-        features: dict[int, torch.Tensor] = {}
-        for base in {update.job.base_version for update in updates} | {version}:
-            self._model.load(versions[base]["weights"], versions[base]["buffers"])
-            features[base] = self._head.features(self._inputs)
-        for update in updates:
-            if update.gradient is None:
-                continue
-            base = update.job.base_version
-            own = self._head.of(versions[base]["weights"])
-            probable = (features[base] @ torch.from_numpy(own).T).softmax(1)
-            mean = (probable.T @ features[base] / len(probable)).numpy()
-            operator = mean - update.gradient.astype(np.float64)
-            self._operators[update.job.participant] = update.examples, operator
-        if version and self._operators:
-            model = versions[version]
-            head = self._solved(features[version], self._head.of(model["weights"]))
+    def follow(self, version: int, model: Vectors, updates: Sequence[Update]) -> None:
+        """Calibrate `model`, which is that version, with what participants have told of it. Version
+        0 is not calibrated: it has learnt nothing."""
+        told = {
+            update.job.participant: (update.examples, update.gradient.astype(np.float64))
+            for update in updates
+            if update.gradient is not None and update.job.base_version == version
+        }
+        if version and told:
+            total = sum(examples for examples, _ in told.values())
+            gradient = sum(examples * each for examples, each in told.values()) / total
+            self._model.load(model["weights"], model["buffers"])
+            head = self._solved(self._head.of(model["weights"]), torch.as_tensor(gradient))
             self.newest = {**model, "weights": self._head.put(model["weights"], head)}
             self.average = running_average(self.average, self.newest, version)
 
-    def _solved(self, features: torch.Tensor, own: np.ndarray) -> np.ndarray:
+    def _solved(self, own: np.ndarray, gradient: torch.Tensor) -> np.ndarray:
         """argmin over W of mean lse(W phi) - <W, M> + lambda / 2 |W - own|^2."""
-        counts = [count for count, _ in self._operators.values()]
-        total = sum(n * operator for n, operator in self._operators.values())
-        linear, start = torch.from_numpy(total / sum(counts)), torch.from_numpy(own)
+        features, start = self._head.features(self._inputs), torch.from_numpy(own)
+        probable = (features @ start.T).softmax(1)
+        linear = probable.T @ features / len(features) - gradient
         head = start.clone().requires_grad_()
         solver = torch.optim.LBFGS([head], max_iter=_ITERATIONS, line_search_fn="strong_wolfe")
 
@@ -112,29 +102,3 @@ class Calibration:
         solver.step(loss)
         found = head.detach().numpy()
         return found if np.isfinite(found).all() else own
-
-    def state(self) -> Vectors:
-        """For a checkpoint."""
-        if not self._operators:
-            return {}
-        counts, operators = zip(*self._operators.values(), strict=True)
-        return {
-            _WHO: np.array(list(self._operators), np.int64),
-            _COUNTS: np.array(counts, np.int64),
-            _OPERATORS: np.stack(operators),
-            **{f"{_AVERAGE}{name}": vector for name, vector in self.average.items()},
-        }
-
-    def load_state(self, state: Vectors) -> None:
-        """Go on from what `state` returned."""
-        if not state:
-            return
-        columns = (state[name] for name in (_WHO, _COUNTS, _OPERATORS))
-        self._operators = {
-            int(who): (int(count), operator) for who, count, operator in zip(*columns, strict=True)
-        }
-        self.average = {
-            name.removeprefix(_AVERAGE): vector
-            for name, vector in state.items()
-            if name.startswith(_AVERAGE)
-        }

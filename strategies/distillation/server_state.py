@@ -30,16 +30,16 @@ class Counters:
 @dataclass
 class ServerState:
     """version: the newest, made at t. versions: that one and those that jobs still start from.
-    average: of all versions. rule, calibration: what the averaging rule and `Calibration` remember.
-    pending: by the name of a model, what was to be evaluated, by round. next_index: of every
-    participant's next job, on the real clock."""
+    average: of all versions; calibrated: of those that are. rule: what the averaging rule
+    remembers. pending: by the name of a model, what was to be evaluated, by round. next_index: of
+    every participant's next job, on the real clock."""
 
     version: int
     t: float
     versions: dict[int, Vectors]
     average: Vectors
     rule: Vectors
-    calibration: Vectors
+    calibrated: Vectors
     pending: dict[str, dict[int, Vectors]]
     next_index: list[int] = field(default_factory=list)
     counters: Counters = field(default_factory=Counters)
@@ -52,7 +52,7 @@ class ServerState:
         }
         tensors |= {f"average.{name}": vector for name, vector in self.average.items()}
         tensors |= {f"rule.{name}": vector for name, vector in self.rule.items()}
-        tensors |= {f"calibration.{name}": vector for name, vector in self.calibration.items()}
+        tensors |= {f"calibrated.{name}": vector for name, vector in self.calibrated.items()}
         tensors |= {
             f"pending_{model}.{round_}.{name}": vector
             for model, rounds in self.pending.items()
@@ -77,7 +77,7 @@ class ServerState:
             versions=_numbered(tensors, "version"),
             average=_part(tensors, "average"),
             rule=_part(tensors, "rule"),
-            calibration=_part(tensors, "calibration"),
+            calibrated=_part(tensors, "calibrated"),
             pending={model: _numbered(tensors, f"pending_{model}") for model in models},
             next_index=metadata["next_index"],
             counters=Counters(**{name: metadata[name] for name in vars(Counters())}),

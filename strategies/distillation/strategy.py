@@ -283,7 +283,7 @@ class Distillation(OwnCourse):
         """What the large model learns from once `version` has been made, of these updates."""
         newest, average = self._versions[version], self._average
         if (calibration := self._calibration) is not None:
-            calibration.follow(version - 1, updates, self._versions)
+            calibration.follow(version - 1, self._versions[version - 1], updates)
             newest, average = calibration.newest or newest, calibration.average or average
         return average if self._run.teacher_average else newest
 
@@ -375,7 +375,7 @@ class Distillation(OwnCourse):
             versions=self._versions,
             average=self._average,
             rule=self._rule.state(),
-            calibration=self._calibration.state() if self._calibration else {},
+            calibrated=self._calibration.average if self._calibration else {},
             pending=evaluations.pending(),
             next_index=list(self._rounds.next_index),
             counters=self._counters,
@@ -389,7 +389,7 @@ class Distillation(OwnCourse):
         self._forgotten = saved.pending
         self._rule.load_state(saved.rule)
         if self._calibration is not None:
-            self._calibration.load_state(saved.calibration)
+            self._calibration.average = saved.calibrated
         self._counters, self._outcomes.recorded = saved.counters, saved.counters.jobs
         self._rounds = rounds_of(self._run, saved.version, saved.next_index)
         if not self._run.virtual:
