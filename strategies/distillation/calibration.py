@@ -71,24 +71,24 @@ class Calibration:
     def follow(self, version: int, model: Vectors, updates: Sequence[Update]) -> None:
         """Calibrate `model`, which is that version, with what participants have told of it. Version
         0 is not calibrated: it has learnt nothing."""
-        told = {
-            update.job.participant: (update.examples, update.gradient.astype(np.float64))
-            for update in updates
+        told = [
+            (update.examples, update.gradient.astype(np.float64))
+            for update in sorted(updates, key=lambda update: update.job.participant)
             if update.gradient is not None and update.job.base_version == version
-        }
+        ]
         if version and told:
-            total = sum(examples for examples, _ in told.values())
-            gradient = sum(examples * each for examples, each in told.values()) / total
             self._model.load(model["weights"], model["buffers"])
-            head = self._solved(self._head.of(model["weights"]), torch.as_tensor(gradient))
+            head = self._solved(self._head.of(model["weights"]), told)
             self.newest = {**model, "weights": self._head.put(model["weights"], head)}
             self.average = running_average(self.average, self.newest, version)
 
-    def _solved(self, own: np.ndarray, gradient: torch.Tensor) -> np.ndarray:
-        """argmin over W of mean lse(W phi) - <W, M> + lambda / 2 |W - own|^2."""
+    def _solved(self, own: np.ndarray, told: Sequence[tuple[int, np.ndarray]]) -> np.ndarray:
+        """argmin over W of mean lse(W phi) - <W, M> + lambda / 2 |W - own|^2. told: n_i and g_i."""
         features, start = self._head.features(self._inputs), torch.from_numpy(own)
         probable = (features @ start.T).softmax(1)
-        linear = probable.T @ features / len(features) - gradient
+        mean = (probable.T @ features / len(features)).numpy()
+        total = sum(examples * (mean - gradient) for examples, gradient in told)
+        linear = torch.as_tensor(total / sum(examples for examples, _ in told))
         head = start.clone().requires_grad_()
         solver = torch.optim.LBFGS([head], max_iter=_ITERATIONS, line_search_fn="strong_wolfe")
 
