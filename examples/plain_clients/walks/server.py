@@ -16,6 +16,7 @@ def main(grid: Grid, context: Context) -> None:
     settings = {
         "participants": int(given["clients"]),
         "proxy-examples": 300,
+        "proxy-labelled-examples": 300,  # what the server has, it knows
         "distill.batch-size": 32,
     }
     strategy = Distillation(settings, task="walks.task:Walks", clients="plain")
