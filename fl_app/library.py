@@ -160,7 +160,10 @@ class Distillation(_System):
     def _config(self, num_rounds: int, timeout: float) -> RunConfig:
         if self._settings.get("mode") == "consensus":
             raise ConfigError("mode='consensus' is the strategy Consensus")
-        values: dict[str, Value] = {"num-server-rounds": num_rounds, "round-timeout": timeout}
+        values: dict[str, Value] = {
+            "num-server-rounds": num_rounds,
+            "round-timeout": float(timeout),
+        }
         if self._clients == PLAIN and self._settings.get("mode") != "average":
             if self._settings.get("distill.calibrate") == "on":
                 raise ConfigError("distill.calibrate: plain clients tell nothing but their updates")

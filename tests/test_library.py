@@ -201,6 +201,10 @@ def test_nodes_agree_and_nothing_is_recorded(
         (lambda: Consensus(task="no.such:Task"), "no.such"),
         (lambda: Distillation(clients="other"), "choose one of: mounted, plain"),
         (lambda: Distillation({"mail-precision": "int8"}, clients="plain"), "in float32"),
+        (
+            lambda: Distillation({"distill.calibrate": "on"}, clients="plain"),
+            "plain clients tell nothing but their updates",
+        ),
         (lambda: Consensus({"consensus.steps": 5}), r"consensus.steps: say it to start\(\)"),
         (lambda: Consensus({"averaging": "krum"}), "has no effect"),
     ],
