@@ -71,17 +71,10 @@ def train(message: Message, device: Device) -> Message:
     shared = (time.monotonic() - began) / len(jobs) if together else 0.0
     for participant, index in jobs:
         start = time.monotonic()
-        told: dict[str, np.ndarray] = {}
+        job = (settings, participant, index, weights, buffers, own_data)
         try:
-            if settings.calibrates:
-                told = {
-                    GRADIENT: _label_gradient(
-                        settings, participant, index, weights, buffers, own_data
-                    )
-                }
-            loss, examples, state = together.get((participant, index)) or _train_one(
-                settings, participant, index, weights, buffers, own_data
-            )
+            told = {GRADIENT: _label_gradient(*job)} if settings.calibrates else {}
+            loss, examples, state = together.get((participant, index)) or _train_one(*job)
             _forge(settings, participant, index, state, weights)
         except Exception as error:  # whatever it is, the server must hear of it
             reply.errors[participant, index] = account_of(error)
