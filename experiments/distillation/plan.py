@@ -16,13 +16,15 @@ PAPER = ("sync-forward", "sync", "async-round", "async-continuous")
 # with as few as the paper's cost ratio gives them they are starved.
 MORE = 3
 STARVED = ("sync-forward", "sync")
-SYNCHRONOUS = (*STARVED, *(f"{row}-x{MORE}" for row in STARVED))
+CALIBRATED = f"sync-x{MORE}-calibrated"  # what our teacher would be worth to who waits
+SYNCHRONOUS = (*STARVED, *(f"{row}-x{MORE}" for row in STARVED), CALIBRATED)
 BUFFERED = "plus-buffered"  # where some are slow: a version of every three updates that arrive
 
 _VALUES: dict[str, Values] = {
     OURS: {"distill.variant": "async-plus"},
     **{row: {"distill.variant": row} for row in PAPER},
     **{f"{row}-x{MORE}": {"distill.variant": row} for row in STARVED},
+    CALIBRATED: {"distill.variant": "sync", "distill.calibrate": "on"},
     "plus-no-calibration": {"distill.variant": "async-plus", "distill.calibrate": "off"},
     "plus-no-lift": {"distill.variant": "async-plus", "distill.lift": "off"},
     "plus-no-teacher-average": {
@@ -32,7 +34,7 @@ _VALUES: dict[str, Values] = {
     BUFFERED: {"distill.variant": "async-plus", "averaging": "buffered"},
 }
 ROWS = tuple(_VALUES)
-_FEW = (OURS, "sync", f"sync-x{MORE}", "async-continuous", "plus-no-calibration")
+_FEW = (OURS, "sync", f"sync-x{MORE}", CALIBRATED, "async-continuous", "plus-no-calibration")
 _PARTITIONS: dict[str, Values] = {
     "iid": {"partition": "iid"},
     "dirichlet-0.3": {"partition": "dirichlet", "alpha": 0.3},
