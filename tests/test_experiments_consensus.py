@@ -109,19 +109,22 @@ def test_where_rows_have_step_sizes_of_their_own_so_have_references(
     """The best on validation images, by group and row; the default where nothing was tried."""
     tried = {"ecl": {"0.1": 0.7, "0.2": 0.8, "0.4": 0.3}, "same-samples": {"0.4": 0.9, "0.1": 0.8}}
     rates = tmp_path / "rates.json"
-    rates.write_text(json.dumps({"fashion-mnist": {"validation": {"two": tried}}}))
+    rates.write_text(json.dumps({"fashion-mnist": {"validation": {"two": tried, "core": tried}}}))
     monkeypatch.setattr(plan_module, "RATES", rates)
     runs = {(run.group, run.row): run for run in plan("fashion-mnist", (0,))}
     settings = {key: resolve(run.values).consensus for key, run in runs.items()}
     assert settings["two", "ecl"].learning_rate == 0.2
-    assert settings["two", "same-samples"].learning_rate == 0.4
+    assert settings["core", "same-samples"].learning_rate == 0.4
     assert settings["two", "gossip"].learning_rate == SIZES["fashion-mnist"].learning_rate
-    hosts = {key[1]: c.reference_list for key, c in settings.items() if c.reference_list}
-    assert hosts == {"isolated": ("same-steps",), "same-samples": ("same-samples",)}
+    hosts = {key: c.reference_list for key, c in settings.items() if c.reference_list}
+    assert hosts == {
+        ("core", "isolated"): ("same-steps",),
+        ("core", "same-samples"): ("same-samples",),
+    }
 
 
 def test_rows_are_tuned_on_validation_images_with_a_seed_that_is_in_no_table() -> None:
-    trials = tune.trials("fashion-mnist", ["two", "ecl", "isolated"])
+    trials = tune.trials("fashion-mnist", ["core", "ecl", "isolated"])
     assert list(trials) == list(SIZES["fashion-mnist"].grid)
     for rate, runs in trials.items():
         assert {(run.row, run.seed) for run in runs} == {("ecl", 100), ("isolated", 100)}

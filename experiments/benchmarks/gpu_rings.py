@@ -287,7 +287,7 @@ FULL_STEPS = 20_400  # of each node
 def full(bench: Bench) -> None:
     on_gpu = bench.device == "cuda"
     # The first to its end, of the others as much as says how long they take.
-    for precision, most in (("bf16", 150.0), ("float32", 30.0), ("tf32", 30.0)) if on_gpu else (
+    for precision, most in (("bf16", 150.0), ("float32", 10.0), ("tf32", 10.0)) if on_gpu else (
         ("float32", 1.0),
     ):  # fmt: skip
         ring, window = Ring("resnet20", 8, "streams", precision, bench.device), 120 if on_gpu else 1
