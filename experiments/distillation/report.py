@@ -92,8 +92,9 @@ and `{OURS}`, which is `async-plus` as it is by default.
 - Hardware: {machine_line(results["hardware"])}.
 - Times are {times}.
 - Every row publishes its weight average, and all have the labels or none has. `-x{MORE}` takes
-  {MORE} times the distillation steps a round, at {MORE} times the cost; `-calibrated` has the teacher
-  of `{OURS}` besides. `plus-no-...` lacks an ingredient; `plus-raw` is what `{OURS}` would have published without the weight average.
+  {MORE} times the distillation steps a round, at {MORE} times the cost; `-calibrated` has the
+  teacher of `{OURS}` besides. `plus-no-...` lacks an ingredient; `plus-raw` is what `{OURS}` would
+  have published without the weight average.
 - The controls are computed beside `{OURS}`: `small-average` is the weight average of the small
   model's versions, `small-calibrated` that with calibrated versions, which is what teaches,
   `server-alone` the large model, trained with as many steps on the server's
