@@ -98,12 +98,12 @@ def collect_entries(
 ) -> dict[str, Any]:
     """The results of the planned runs that are complete in `root`: of each what says which run it
     is, and what `entry` takes from it."""
-    entries, machine, codes = [], {}, []
+    entries, codes = [], []
     for planned in runs:
         run = completed(planned, root)
         if run is None:
             continue
-        machine, made_by = hardware(run.environment()), codes_of(run.events())
+        made_by = codes_of(run.events())
         codes += [code for code in made_by if code not in codes]
         entries.append(
             {
@@ -111,12 +111,13 @@ def collect_entries(
                 "name": name_of(planned),
                 "started": run.environment().get("started"),
                 "code": made_by,
+                "hardware": hardware(run.environment()),
                 "command": command(with_effect(portable(planned))),
                 "settings": portable(planned),
                 **entry(planned, run),
             }
         )
-    described = {"size": size, "command": invocation, "code": codes, "hardware": machine}
+    described = {"size": size, "command": invocation, "code": codes}
     return {**described, "defaults": dict(defaults()), "runs": entries}
 
 
@@ -155,8 +156,9 @@ def merged(earlier: Mapping[str, Any], fresh: dict[str, Any], runs: Sequence[P])
         codes += [code for code in entry["code"] if code not in codes]
     if dropped := len(earlier.get("runs", ())) - len(kept):
         say(f"{dropped} runs of the earlier results are of another configuration: left out")
-    machine = fresh["hardware"] or earlier.get("hardware", {})
-    return {**fresh, "code": codes, "hardware": machine, "runs": entries}
+    # Results from before each run had its hardware have that of the last one.
+    machine = {"hardware": earlier["hardware"]} if "hardware" in earlier else {}
+    return {**fresh, "code": codes, "runs": [{**machine, **entry} for entry in entries]}
 
 
 def _words_of(entry: Mapping[str, Any]) -> str:

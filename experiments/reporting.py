@@ -3,6 +3,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -67,6 +68,16 @@ def machine_line(machine: dict[str, Any]) -> str:
     """The hardware in words."""
     gpu = f", {machine['gpu']}" if machine.get("gpu") else ", no GPU"
     return f"{machine.get('cpu')}, {machine.get('cpus_usable')} cores{gpu}"
+
+
+def hardware_line(results: Results) -> str:
+    """The hardware of all runs in words; where it is not all the same, of how many which."""
+    machines = Counter(
+        machine_line(e.get("hardware") or results["hardware"]) for e in results["runs"]
+    )
+    if len(machines) == 1:
+        return next(iter(machines))
+    return "; ".join(f"{count} runs on {machine}" for machine, count in machines.most_common())
 
 
 def code_line(results: Results) -> str:

@@ -2,6 +2,7 @@
 tiny run; and the parts of the overhead benchmark."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from experiments.consensus import convex, execute, figures, report, tune
 from experiments.consensus import plan as plan_module
 from experiments.consensus.plan import GROUPS, OURS, ROWS, SIZES, Planned, plan
 from experiments.consensus.problems import quadratics, softmax_regression
-from experiments.consensus.results import behind, centralized, collect, verdict
+from experiments.consensus.results import Gap, behind, centralized, collect, gap, verdict
 from experiments.planned_runs import completed, name_of, values_of
 from fl_app.config import Value, resolve
 from fl_app.data import load_dataset
@@ -184,30 +185,48 @@ def test_a_run_with_both_references_is_estimated_to_take_twice_as_long() -> None
 
 
 def test_the_aim_is_about_the_lowest_node_too(results: dict[str, Any]) -> None:
-    found = behind(results, "core", OURS)
-    assert found["mean"] == pytest.approx([-0.002, -0.002])
-    assert found["min"] == pytest.approx([-0.003, -0.003])
+    found = behind(results, "core", OURS, "same-steps")
+    assert found["mean"].mean == pytest.approx(-0.002)
+    assert found["min"].mean == pytest.approx(-0.003)
     assert verdict(found) == "open: 2 of 3 seeds"
-    three = {name: [*values, values[0]] for name, values in found.items()}
+    three = {name: replace(each, seeds=3) for name, each in found.items()}
     assert verdict(three) == "**met**"
-    assert verdict({**three, "min": [-0.003, -0.009, -0.009]}) == "**missed**"
+    assert verdict({**three, "min": Gap(-0.007, 0.001, 3)}) == "**missed**"
     # 0.4 points below in the mean, but not so surely that a standard error less would do.
-    assert verdict({**three, "mean": [-0.001, -0.004, -0.007]}) == "**missed**"
+    assert verdict({**three, "mean": Gap(-0.004, 0.0017, 3)}) == "**missed**"
 
 
-def test_centralized_training_is_read_from_the_run_that_has_it(results: dict[str, Any]) -> None:
-    assert centralized(results, "core", "same-samples") == {0: 0.65, 1: 0.65}
+def test_a_gap_has_the_errors_of_both_sides() -> None:
+    found = gap([0.6, 0.62, 0.64], [0.5, 0.54])
+    assert found.mean == pytest.approx(0.10)
+    assert found.error == pytest.approx(math.hypot(0.02 / math.sqrt(3), 0.02))
+    assert gap([0.6, 0.62], [0.5]).error is None
+
+
+def test_centralized_training_is_pooled_over_what_trains_alike(results: dict[str, Any]) -> None:
+    """It does not depend on who has which data, but on steps and momentum it does."""
+    for run in results["runs"]:
+        constant = run["group"] == "constant"
+        run["settings"]["consensus.schedule"] = "constant" if constant else "cosine"
+        run["settings"]["consensus.momentum"] = 0.0 if run["group"] == "plain" else 0.9
+        if (run["group"], run["row"], run["seed"]) == ("halves", OURS, 1):
+            run["final"]["reference"] = {"same-steps": 0.68}
+    for group in ("core", "halves"):
+        assert sorted(centralized(results, group, "same-steps")) == [0.62, 0.62, 0.62, 0.68]
+    for group in ("constant", "plain"):
+        assert centralized(results, group, "same-steps") == [0.62, 0.62]
     results["runs"] = [run for run in results["runs"] if run["row"] != OURS]
-    assert centralized(results, "core", "same-steps") == {}
+    assert centralized(results, "core", "same-steps") == []
+    assert behind(results, "core", "gossip", "same-steps") == {}
 
 
 def test_the_report_says_whether_the_aim_was_met(results: dict[str, Any]) -> None:
     text = report.render(results)
     line = (
-        "- Random split, cosine step, momentum 0.9: node mean -0.20 [-0.20, -0.20], "
-        "lowest node -0.30 [-0.30, -0.30] points: "
+        "- Random split, cosine step, momentum 0.9: node mean -0.20 ± 0.00, "
+        "lowest node -0.30 ± 0.00 points: "
     )
-    assert line + "open: 2 of 3 seeds." in text
+    assert line + "open: 2 of 3 seeds. Of as many samples: node mean -3.20 ± 0.00" in text
     third = [{**run, "seed": 2} for run in results["runs"] if run["seed"] == 0]
     results["runs"] += third
     text = report.render(results)
@@ -221,7 +240,7 @@ def test_the_report_says_whether_the_aim_was_met(results: dict[str, Any]) -> Non
 
 def test_the_report_has_a_row_for_every_algorithm_and_reference(results: dict[str, Any]) -> None:
     text = report.render(results)
-    assert "| - | 65.00 [65.00, 65.00] | - |" in text
+    assert "| centralized, same samples, 8 replicates | 0.2 | - | 65.00 ± 0.00 | - |" in text
     cells = "57.50 [57.50, 57.50] | 55.00 [55.00, 55.00] | 60.00 [60.00, 60.00]"
     assert f"| 57.50 [57.50, 57.50] | {cells} |" in text
     assert "| Niwa et al., ICML 2021 |" in text
@@ -234,6 +253,14 @@ def test_a_part_of_the_runs_makes_a_report_too(results: dict[str, Any]) -> None:
     text = report.render(results)
     assert "## The aim" not in text
     assert "| gossip | 0.2 | 57.50 | 57.50 |" in text
+
+
+def test_the_report_names_the_hardware_of_every_run(results: dict[str, Any]) -> None:
+    assert "- Hardware: a processor, 2 cores, no GPU." in report.render(results)
+    results["runs"][0]["hardware"] = {"cpu": "another", "cpus_usable": 16, "gpu": "a GPU"}
+    rest = len(results["runs"]) - 1
+    shown = f"- Hardware: {rest} runs on a processor, 2 cores, no GPU; 1 runs on another, 16 cores,"
+    assert shown in report.render(results)
 
 
 def test_written_files_can_be_read_and_drawn_again(results: dict[str, Any], tmp_path: Path) -> None:

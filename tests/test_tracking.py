@@ -194,7 +194,8 @@ def test_what_was_cut_short_goes_on_where_it_was(engine: str, folder: Path, tmp_
         [run] = json.loads(out.read_text())
         return run
 
-    whole, out = found(tmp_path / "whole.json"), tmp_path / "runs.json"
+    # Also into a folder that is not there yet.
+    whole, out = found(tmp_path / "whole.json"), tmp_path / "new" / "runs.json"
     run = found(out, "--limit", "0")
     assert (len(run["curve"]), run["test"]) == (1, None)
     assert not Results(out).has(case)

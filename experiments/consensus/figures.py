@@ -11,6 +11,7 @@ from experiments.consensus.results import (
     CENTRALIZED,
     average,
     centralized,
+    hosts,
     node_max,
     node_mean,
     node_min,
@@ -56,7 +57,7 @@ def accuracy(results: Results, group: str) -> Any:
         for name, (line, words) in _REFERENCES.items():
             label = f"centralized, {words}"
             style = {"color": figures.VERMILION, "ls": line, "label": label}
-            _draw(axes, select(results, group=group), name, **style)
+            _draw(axes, hosts(results, group, name), name, **style)
         figures.finish_accuracy_axes(axes, "local steps of a node")
         axes.set_title("mean of the nodes" if which == "mean" else "lowest node", loc="left")
     figures.legend_below(figure, left, 5)
@@ -91,7 +92,7 @@ def spread(results: Results, group: str) -> Any:
         if values := centralized(results, group, name):
             line, words = _REFERENCES[name]
             style = {"color": figures.VERMILION, "ls": line, "label": f"centralized, {words}"}
-            axes.axvline(100 * mean(values.values()), lw=1.2, zorder=1, **style)
+            axes.axvline(100 * mean(values), lw=1.2, zorder=1, **style)
     axes.set_yticks(range(len(rows)), [LABELS.get(row, row) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlabel("test accuracy (%) in the end: lowest to highest node, a line for each seed")

@@ -1,9 +1,12 @@
 """From run directories to results.json, and the numbers that follow from several runs. Pure but for
 `collect`, which reads."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 from experiments.consensus.execute import final
 from experiments.consensus.plan import Planned
@@ -76,31 +79,63 @@ def average(entry: Entry) -> float:
     return entry["final"]["average"]
 
 
-def centralized(results: Results, group: str, name: str) -> dict[int, float]:
-    """By seed, what training with all data in one place gave in that group."""
+@dataclass(frozen=True)
+class Gap:
+    """Between the means of two groups of independent runs: mean, standard error (None where one of
+    them has a single run), and the number of runs of the first."""
+
+    mean: float
+    error: float | None
+    seeds: int
+
+
+def gap(values: Sequence[float], others: Sequence[float]) -> Gap:
+    errors = [standard_error(each) if len(each) > 1 else None for each in (values, others)]
+    known = [error for error in errors if error is not None]
+    error = math.hypot(*known) if len(known) == len(errors) else None
+    return Gap(mean(values) - mean(others), error, len(values))
+
+
+def hosts(results: Results, group: str, name: str) -> list[Entry]:
+    """The runs beside which all data in one place were trained with as they would be in `group`.
+
+    Who has which data makes no difference there, so groups whose steps and momentum are alike are
+    replicates of one another.
+    """
+    trained = {_training(entry) for entry in select(results, group=group)}
+    return [
+        entry
+        for entry in results["runs"]
+        if name in entry["final"]["reference"] and _training(entry) in trained
+    ]
+
+
+def _training(entry: Entry) -> tuple[Any, ...]:
+    return tuple(entry["settings"].get(f"consensus.{key}") for key in ("schedule", "momentum"))
+
+
+def centralized(results: Results, group: str, name: str) -> list[float]:
+    """What training with all data in one place gave, in all of its replicates."""
+    return [entry["final"]["reference"][name] for entry in hosts(results, group, name)]
+
+
+def behind(results: Results, group: str, row: str, name: str) -> dict[str, Gap]:
+    """How far the row's mean and lowest node are above centralized training, negative if below;
+    nothing where one of them is missing."""
+    entries, reference = select(results, group=group, row=row), centralized(results, group, name)
+    if not entries or not reference:
+        return {}
     return {
-        entry["seed"]: entry["final"]["reference"][name]
-        for entry in select(results, group=group)
-        if name in entry["final"]["reference"]
+        "mean": gap(list(map(node_mean, entries)), reference),
+        "min": gap(list(map(node_min, entries)), reference),
     }
 
 
-def behind(results: Results, group: str, row: str) -> dict[str, list[float]]:
-    """How far the row's mean and lowest node are above centralized training of as many steps, seed
-    by seed; negative if below."""
-    reference = centralized(results, group, "same-steps")
-    entries = [e for e in select(results, group=group, row=row) if e["seed"] in reference]
-    return {
-        "mean": [node_mean(entry) - reference[entry["seed"]] for entry in entries],
-        "min": [node_min(entry) - reference[entry["seed"]] for entry in entries],
-    }
-
-
-def verdict(found: dict[str, list[float]]) -> str:
-    """Whether mean and lowest node, each as a mean over the seeds less a standard error, meet the
-    aim; open where there are fewer seeds than three."""
-    seeds = min(map(len, found.values()))
+def verdict(found: Mapping[str, Gap]) -> str:
+    """Whether mean and lowest node, less a standard error of the difference, meet the aim; open
+    where there are fewer seeds than three."""
+    seeds = min(each.seeds for each in found.values())
     if seeds < _SEEDS:
         return f"open: {seeds} of {_SEEDS} seeds"
-    least = [mean(values) - standard_error(values) for values in found.values()]
+    least = [each.mean - (each.error or 0.0) for each in found.values()]
     return "**met**" if min(least) >= -AIM else "**missed**"

@@ -42,6 +42,7 @@ class Results:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)  # of states, too
         self.runs: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
 
     def has(self, case: Case) -> bool:
@@ -56,7 +57,6 @@ class Results:
     def keep(self, entry: dict[str, Any]) -> None:
         case = Case(**{name: entry[name] for name in Case.__dataclass_fields__})
         self.runs = [run for run in self.runs if not _is(run, case)] + [entry]
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         aside = self._path.with_suffix(".new")
         aside.write_text("[\n" + ",\n".join(json.dumps(run) for run in self.runs) + "\n]\n")
         os.replace(aside, self._path)

@@ -24,7 +24,7 @@ from experiments.reporting import (
     Entry,
     Results,
     code_line,
-    machine_line,
+    hardware_line,
     present,
     select,
     shown_settings,
@@ -89,7 +89,7 @@ and `{OURS}`, which is `async-plus` as it is by default.
 
 - Made by `{results["command"]}` (seeds {", ".join(map(str, seeds))}).
 - Code: {code_line(results)}.
-- Hardware: {machine_line(results["hardware"])}.
+- Hardware: {hardware_line(results)}.
 - Times are {times}.
 - Every row publishes its weight average, and all have the labels or none has. `-x{MORE}` takes
   {MORE} times the distillation steps a round, at {MORE} times the cost; `-calibrated` has the

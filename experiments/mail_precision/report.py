@@ -11,7 +11,7 @@ from experiments.reporting import (
     Entry,
     Results,
     code_line,
-    machine_line,
+    hardware_line,
     many,
     present,
     select,
@@ -57,7 +57,7 @@ def render(results: Results, notes: str = "") -> str:
         "# Mail with fewer bits",
         f"- Made by `{results['command']}`.",
         f"- Code: {code_line(results)}.",
-        f"- Hardware: {machine_line(results['hardware'])}.",
+        f"- Hardware: {hardware_line(results)}.",
         "Test accuracy in the end, in %, on 1,000 images; MB of models and changes both ways "
         "(of consensus: of neighbours' mail); differences to `float32` paired by seed. Of three "
         "seeds or more the mean ± its standard error. All runs of a mode do as many steps of "
