@@ -208,6 +208,15 @@ def test_what_was_cut_short_goes_on_where_it_was(engine: str, folder: Path, tmp_
     ]
 
 
+def test_a_run_says_with_which_engines_it_was_computed(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "runs.json"
+    words = ["--data", str(folder), "--only", "ecl:0.001", "--device", "cpu", "--epochs", "30"]
+    for engine in ("streams", "sequential", "sequential"):
+        assert main([*words, "--engine", engine, "--out", str(out), "--limit", "0"]) == 0
+    [run] = json.loads(out.read_text())
+    assert (run["engine"], run["device"]) == ("streams, then sequential", "cpu")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

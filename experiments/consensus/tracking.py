@@ -230,7 +230,10 @@ def execute(
         seconds = time.monotonic() - began
         entry["curve"].append({"epoch": epoch, **found})
         entry |= {"bytes": run.bytes, "seconds": round(seconds, 1), "code": provenance()}
-        entry |= {"device": device_name(device), "engine": engine}
+        entry |= {
+            name: _followed(entry.get(name), used)
+            for name, used in (("device", device_name(device)), ("engine", engine))
+        }
         shown = ("mean", "lowest", "average")
         print(
             f"{case.name} epoch {epoch}: {', '.join(f'{n} {found[n]:.1f}' for n in shown)}, "
@@ -250,6 +253,11 @@ def execute(
         if time.monotonic() > until:
             return False
     return True
+
+
+def _followed(before: str | None, now: str) -> str:
+    """On what a run went on after another machine had been given back, say."""
+    return now if not before or before.endswith(now) else f"{before}, then {now}"
 
 
 def device_name(device: str) -> str:
