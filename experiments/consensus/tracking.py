@@ -257,7 +257,9 @@ def execute(
 
 def _followed(before: str | None, now: str) -> str:
     """On what a run went on after another machine had been given back, say."""
-    return now if not before or before.endswith(now) else f"{before}, then {now}"
+    if not before:
+        return now
+    return before if before.endswith(now) else f"{before}, then {now}"
 
 
 def device_name(device: str) -> str:
