@@ -138,6 +138,35 @@ def test_resnet_parameter_counts(name: str, expected: int) -> None:
     assert parameter_count(model) == expected
 
 
+def test_vgg11_is_configuration_a() -> None:
+    """Eight convolutions of 3 x 3, five poolings, normalisation in 8 groups, whose 2752 channels
+    have a scale and a shift each, and a head of 5130 parameters."""
+    flat = {"in_channels": 3, "num_classes": 10, "image_size": 32, "norm": "group", "seed": 0}
+    model = build_model("vgg11", **flat)
+    convolutions = 9 * (3 * 64 + 64 * 128 + 128 * 256 + 256 * 256 + 256 * 512 + 3 * 512 * 512)
+    assert parameter_count(model) == convolutions + 2 * 2752 + 5130
+    theirs = nn.Sequential()
+    channels = 3
+    for item in (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"):
+        if item == "M":
+            theirs.append(nn.MaxPool2d(2))
+            continue
+        convolution = nn.Conv2d(channels, int(item), 3, padding=1, bias=False)
+        theirs.extend([convolution, nn.GroupNorm(8, int(item)), nn.ReLU()])
+        channels = int(item)
+    theirs.extend([nn.Flatten(), nn.Linear(512, 10)])
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), model.state_dict().values(), strict=True)))
+    images = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(model(images), theirs(images))
+    smaller = build_model("vgg11", **{**flat, "image_size": 28})
+    padded = torch.nn.functional.pad(images[..., :28, :28], (2, 2, 2, 2))
+    torch.testing.assert_close(smaller(images[..., :28, :28]), theirs(padded))
+    with pytest.raises(
+        ValueError, match="8 groups, but a layer has 12; choose a width divisible by 8"
+    ):
+        build_model("vgg11", **flat, width=12)
+
+
 def test_cnn6_is_a_sub_plan_of_cnn12() -> None:
     """Stage by stage, the small plan has no more convolutions and no wider ones."""
     small, large = (

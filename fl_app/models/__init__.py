@@ -10,6 +10,7 @@ from fl_app.models.cnn import CNN, CNN6, CNN12, scale_plan, smallest_image
 from fl_app.models.layers import NORMS, initialise
 from fl_app.models.lenet import LeNet, TrackingLeNet
 from fl_app.models.resnet import ResNet
+from fl_app.models.vgg import VGG11
 from strategies.randomness import rng
 
 __all__ = ["CNN", "MODELS", "ModelSpec", "build_model", "model_plan"]
@@ -56,6 +57,7 @@ MODELS: dict[str, ModelSpec] = {
     "lenet-tracking": ModelSpec(6, 5, 1, TrackingLeNet),
     "resnet20": ModelSpec(16, 20, 1, _resnet(3)),
     "resnet32": ModelSpec(16, 32, 1, _resnet(5)),
+    "vgg11": ModelSpec(64, 9, 1, VGG11),
 }
 
 

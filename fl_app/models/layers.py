@@ -37,13 +37,19 @@ class ConvNorm(nn.Module):
         kernel: int = 3,
         stride: int = 1,
         padding: int = 1,
+        groups: int = GROUPS,
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=False)
-        self.norm = make_norm(norm, out_channels)
+        self.norm = make_norm(norm, out_channels, groups)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.norm(self.conv(x))
+
+
+def padding_to_32(image_size: tuple[int, int]) -> int:
+    """Zeros on every side with which an image (height, width) has at least 32 pixels each way."""
+    return max(0, (33 - min(image_size)) // 2)
 
 
 @torch.no_grad()

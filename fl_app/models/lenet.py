@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fl_app.models.layers import ConvNorm, make_norm
+from fl_app.models.layers import ConvNorm, make_norm, padding_to_32
 
 
 class LeNet(nn.Module):
@@ -18,7 +18,7 @@ class LeNet(nn.Module):
         self, in_channels: int, num_classes: int, width: int, norm: str, image_size: tuple[int, int]
     ) -> None:
         super().__init__()
-        padding, features = _padding(image_size), _features(width, image_size)
+        padding, features = padding_to_32(image_size), _features(width, image_size)
         self.conv1 = ConvNorm(in_channels, width, norm, kernel=5, padding=padding)
         self.conv2 = ConvNorm(width, width * 8 // 3, norm, kernel=5, padding=0)
         self.hidden1 = nn.Linear(features, 20 * width)
@@ -43,7 +43,7 @@ class TrackingLeNet(nn.Module):
         self, in_channels: int, num_classes: int, width: int, norm: str, image_size: tuple[int, int]
     ) -> None:
         super().__init__()
-        padding, features = _padding(image_size), _features(width, image_size)
+        padding, features = padding_to_32(image_size), _features(width, image_size)
         second = width * 8 // 3
         self.conv1 = nn.Conv2d(in_channels, width, 5, padding=padding)
         self.norm1 = make_norm(norm, width, 2)
@@ -60,11 +60,7 @@ class TrackingLeNet(nn.Module):
         return self.head(F.relu(self.hidden2(x)))
 
 
-def _padding(image_size: tuple[int, int]) -> int:
-    return max(0, (33 - min(image_size)) // 2)
-
-
 def _features(width: int, image_size: tuple[int, int]) -> int:
     """How many numbers come out of the second pooling."""
-    height, breadth = (((s + 2 * _padding(image_size) - 4) // 2 - 4) // 2 for s in image_size)
+    height, breadth = (((s + 2 * padding_to_32(image_size) - 4) // 2 - 4) // 2 for s in image_size)
     return width * 8 // 3 * height * breadth
