@@ -42,6 +42,7 @@ def entry(group: str, row: str, seed: int, nodes: list[float], **fields: Any) ->
         "command": f"flwr run {row}",
         "settings": {
             "dataset": "cifar10",
+            "participants": 8,
             "seed": seed,
             "consensus.steps": 180,
             "consensus.learning-rate": 0.2,
@@ -263,6 +264,23 @@ def test_the_report_names_the_hardware_of_every_run(results: dict[str, Any]) -> 
     assert shown in report.render(results)
 
 
+def test_in_others_protocols_the_table_has_what_they_report(results: dict[str, Any]) -> None:
+    assert "others report" not in report.render(results)
+    runs = [
+        entry("dirichlet", row, seed, [0.80, 0.79])
+        for row in ("relay-sgd", "qg-dsgdm", OURS)
+        for seed in (0, 1, 2)
+    ]
+    text = report.render({**results, "size": "relay-sgd", "runs": runs})
+    assert "| others report % |" in text
+    by_row = {line.split(" | ")[0]: line for line in text.splitlines() if line.startswith("| ")}
+    assert by_row["| relay-sgd"].endswith("| Vogels et al., NeurIPS 2021 | 89.2 |")
+    assert by_row["| qg-dsgdm"].endswith("| Lin et al., ICML 2021 | 84.8 |")
+    assert by_row["| ecl (ours)"].endswith("|  |  |")
+    assert by_row["| centralized, same samples, 3 replicates"].endswith("| 90.2 (all-reduce) |")
+    assert "on average every K = 1 local steps" in text
+
+
 def test_written_files_can_be_read_and_drawn_again(results: dict[str, Any], tmp_path: Path) -> None:
     results["runs"] = [run for run in results["runs"] if run["group"] == "halves"]
     (tmp_path / "notes.md").write_text("## By hand\n")
@@ -286,6 +304,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Planned, Path]:
     """A complete run of two windows with both references, planned as the experiment's runs are."""
     values: dict[str, Value] = {
         "mode": "consensus",
+        "participants": 8,
         "small-width": 2,
         "evaluate-examples": 100,
         "consensus.steps": 12,

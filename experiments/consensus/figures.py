@@ -34,9 +34,11 @@ STYLES: dict[str, dict[str, Any]] = {
     "ecl-keeps": {"color": figures.GREEN, "ls": (0, (5, 1))},
     "ecl-anchors": {"color": figures.GREEN, "ls": "-."},
     "ecl-k2": {"color": figures.GREEN, "ls": ":"},
+    "qg-dsgdm": {"color": figures.PURPLE, "ls": "--"},
+    "relay-sgd": {"color": figures.PURPLE, "ls": "-."},
 }
 # What is drawn over time, beside two references: more lines than six nobody can tell apart.
-_DRAWN = ("gossip", "momentum-tracking", "admm-isvr", OURS)
+_DRAWN = ("gossip", "momentum-tracking", "admm-isvr", "relay-sgd", OURS)
 LABELS = {
     OURS: "ecl (ours)",
     "c-ecl": "c-ecl, 10 %",

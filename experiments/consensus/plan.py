@@ -33,6 +33,8 @@ ROWS: dict[str, Values] = {
     "ecl-keeps": {"consensus.algorithm": "ecl", "consensus.forget": 0.0},
     "ecl-anchors": {"consensus.algorithm": "ecl", "consensus.hold": False},
     "ecl-k2": {"consensus.algorithm": "ecl", "consensus.interval": 2.0},
+    "qg-dsgdm": {"consensus.algorithm": "qg-dsgdm"},
+    "relay-sgd": {"consensus.algorithm": "relay-sgd", "consensus.topology": "chain"},
     # A node by itself, beside which centralized training of as many samples is run.
     "same-samples": {"consensus.algorithm": "isolated"},
 }
@@ -79,6 +81,12 @@ GROUPS: dict[str, Group] = {
         {"partition": "dirichlet", "alpha": 0.1},
         about="Nodes have unequal shares of every class, and unequal numbers of images.",
     ),
+    "dirichlet-1": Group("Dirichlet 1", {"partition": "dirichlet", "alpha": 1.0}),
+    "eight": Group(
+        "Eight classes a node",
+        {"num-classes-per-partition": 8},
+        about="Who has which eight of ten classes is random.",
+    ),
 }
 CORE = "core"
 
@@ -91,7 +99,6 @@ _COMMON: Values = {
     "num-classes-per-partition": 5,
     "normalisation": "group",
     "consensus.topology": "ring",
-    "consensus.interval": float(INTERVAL),
     "consensus.batch-size": _BATCH,
     "consensus.schedule": "cosine",
     "consensus.momentum": 0.9,
@@ -111,6 +118,7 @@ class Size:
     steps: local steps of a node. window: of these between two evaluations on
     `evaluated` test images, and between two values of the step size; a multiple of the interval.
     augment: not where images are seen but a few times: it costs nodes and references five points.
+    interval: K. published: of (group, row or reference), what others report, in %, and of what.
     learning_rate: the first step size of every row; in the small size, the one at which centralized
     training of as many steps is best. grid: those that are tried for every row of every group, on
     validation images and with a seed of its own; empty: all rows have `learning_rate`.
@@ -129,19 +137,22 @@ class Size:
     learning_rate: float = 0.1
     references: str = "same-steps,same-samples"
     grid: tuple[float, ...] = ()
+    interval: int = INTERVAL
     data: Mapping[str, str | int] = field(default_factory=dict)
+    published: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     @property
     def settings(self) -> Values:
         return {
             **_COMMON,
+            "consensus.interval": float(self.interval),
             **self.data,
             "small-model": self.model,
             "small-width": self.width,
             "evaluate-examples": self.evaluated,
             "consensus.window": self.window,
             "consensus.augment": self.augment,
-            **stepping(self.learning_rate),
+            **stepping(self.learning_rate, self.interval),
         }
 
     def references_of(self, group: str, row: str) -> str:
@@ -151,9 +162,11 @@ class Size:
         return (self.references if group == CORE else "same-steps") if row == OURS else ""
 
 
-def stepping(rate: float) -> Values:
-    """A first step size; the fixed penalty of pdmm-sgd and admm-sgd is what "isvr" gives for it."""
-    return {"consensus.learning-rate": rate, "consensus.alpha": 1 / (rate * (INTERVAL - 1) * 2)}
+def stepping(rate: float, interval: int = INTERVAL) -> Values:
+    """A first step size; the fixed penalty of pdmm-sgd and admm-sgd is what "isvr" gives for it in
+    a ring (see `isvr_penalty`)."""
+    steps = max(2, interval) - 1
+    return {"consensus.learning-rate": rate, "consensus.alpha": 1 / (rate * steps * 2)}
 
 
 def chosen_rate(size: str, group: str, row: str) -> float | None:
@@ -166,6 +179,7 @@ def chosen_rate(size: str, group: str, row: str) -> float | None:
 _PAIR = ("gossip", OURS)
 _TUNED = (*_PAIR, "momentum-tracking", "ecl-keeps")
 _MORE = ("c-ecl", "ecl-k2")  # where there is time
+_OTHERS = ("qg-dsgdm", "relay-sgd")  # in the protocol of one of them
 _LENET = Size(
     purpose="2 cores, 30 minutes",
     model="lenet",
@@ -175,7 +189,7 @@ _LENET = Size(
     evaluated=500,
     step_seconds=0.005,
     rows={
-        CORE: tuple(row for row in ROWS if row not in (*_MORE, "same-samples")),
+        CORE: tuple(row for row in ROWS if row not in (*_MORE, *_OTHERS, "same-samples")),
         "constant": _PAIR,
         "plain": _PAIR,
         "halves": _PAIR,
@@ -221,8 +235,56 @@ SIZES: dict[str, Size] = {
         step_seconds=0.008,
         rows=dict.fromkeys(
             (CORE, "constant", "plain", "halves"),
-            tuple(row for row in ROWS if row != "same-samples"),
+            tuple(row for row in ROWS if row not in ("same-samples", *_OTHERS)),
         ),
+    ),
+    # Vogels et al., NeurIPS 2021, table 2. Of its Dirichlet 0.01 sixteen nodes do not all get
+    # images by the rule that is used here.
+    "relay-sgd": Size(
+        purpose="one GPU, in pieces: VGG-11, sixteen nodes, 200 epochs, by RelaySGD's protocol",
+        model="vgg11",
+        width=64,
+        steps=19_600,
+        window=490,
+        evaluated=2_000,
+        step_seconds=0.002,
+        rows={
+            "dirichlet-1": ("same-samples", *_OTHERS, "d-psgd", *_TUNED),
+            "dirichlet": (*_OTHERS, "d-psgd", *_TUNED),
+        },
+        grid=(0.05, 0.1, 0.2),
+        interval=1,
+        data={"participants": 16, "consensus.precision": "tf32", "validation-examples": 5_000},
+        published={
+            ("dirichlet-1", "same-samples"): "90.2 (all-reduce)",
+            ("dirichlet-1", "relay-sgd"): "89.5",
+            ("dirichlet-1", "d-psgd"): "87.4",
+            ("dirichlet-1", "qg-dsgdm"): "89.5",
+            ("dirichlet", "same-samples"): "90.2 (all-reduce)",
+            ("dirichlet", "relay-sgd"): "89.2",
+            ("dirichlet", "d-psgd"): "79.9",
+            ("dirichlet", "qg-dsgdm"): "84.8",
+        },
+    ),
+    # Niwa et al., ICML 2021, read off its figures.
+    "ecl-isvr": Size(
+        purpose="one GPU, in pieces: ResNet-32, eight of ten classes a node, K = 8",
+        model="resnet32",
+        width=16,
+        steps=20_400,
+        window=600,
+        evaluated=2_000,
+        step_seconds=0.001,
+        rows={"eight": (*HOSTS, "d-psgd", "pdmm-isvr", "admm-isvr", *_TUNED)},
+        grid=(0.05, 0.1, 0.2),
+        interval=8,
+        data={"consensus.precision": "tf32", "validation-examples": 5_000},
+        published={
+            ("eight", "same-samples"): "73 to 74",
+            ("eight", "pdmm-isvr"): "72 to 73",
+            ("eight", "admm-isvr"): "72 to 73",
+            ("eight", "d-psgd"): "48 to 54",
+        },
     ),
 }
 
@@ -258,7 +320,7 @@ def plan(
                 **given.settings,
                 **group.settings,
                 **ROWS[row],
-                **(stepping(rate) if rate else {}),
+                **(stepping(rate, given.interval) if rate else {}),
                 "consensus.steps": given.steps,
                 "consensus.references": given.references_of(name, row),
                 "seed": seed,

@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import mean
 
 from experiments.consensus import figures
-from experiments.consensus.plan import GROUPS, INTERVAL, OURS, ROWS, SIZES, TUNING_SEED
+from experiments.consensus.plan import GROUPS, OURS, ROWS, SIZES, TUNING_SEED
 from experiments.consensus.results import (
     AIM,
     CENTRALIZED,
@@ -80,10 +80,12 @@ def render(results: Results, notes: str = "") -> str:
 
 def _introduction(results: Results) -> str:
     seeds = sorted({entry["seed"] for entry in results["runs"]})
-    data = _DATA[results["runs"][0]["settings"]["dataset"]]
+    settings = results["runs"][0]["settings"]
+    data, nodes = _DATA[settings["dataset"]], settings["participants"]
+    interval = f"{SIZES[results['size']].interval:g}"
     examples = sorted({entry["final"]["examples"] for entry in results["runs"]})
     return f"""\
-# Edge-consensus learning on a ring of eight: {data}
+# Edge-consensus learning on a ring of {nodes}: {data}
 
 Niwa et al., *Edge-consensus Learning* (KDD 2020) and *Asynchronous Decentralized Optimization With
 Implicit Stochastic Variance Reduction* (ICML 2021): nodes that see only some of the classes
@@ -93,13 +95,14 @@ in one place would have given.
 - Made by `{results["command"]}` (size {results["size"]}, seeds {", ".join(map(str, seeds))}).
 - Code: {code_line(results)}.
 - Hardware: {hardware_line(results)}.
-- {data}; a ring of 8; who has which classes is said with each table; an
-  edge exchanges at random times, on average every K = {INTERVAL} local steps (`d-psgd` and
-  `momentum-tracking`: all edges at once, every {INTERVAL} steps).
+- {data}; a ring of {nodes}; who has which classes is said with each table; an
+  edge exchanges at random times, on average every K = {interval} local steps (`d-psgd`,
+  `momentum-tracking`, `qg-dsgdm` and `relay-sgd`, which has a chain: all edges at once, every
+  {interval} steps).
 {_stepping(results)}- *Centralized* is plain SGD on all data in one place with the same model,
   schedule and momentum: as many steps as a node (batch 32), or as many samples as all nodes (batch
-  256). Who has which data makes no difference to it: tables whose steps and momentum are alike
-  share its runs.
+  {32 * nodes}). Who has which data makes no difference to it: tables whose steps and momentum are
+  alike share its runs.
 - Accuracies are of all {", ".join(f"{n:,}" for n in examples)} test images, of the models that
   nodes have in the end (on the way, in the figures, of fewer images): where nodes settle, after
   that; *as trained* is before. The averaged model is a diagnosis: no node has it.
@@ -162,18 +165,27 @@ def _group(results: Results, group: str) -> str:
             shown = many([100 * value for value in values], "{:.2f}")
             words = f"centralized, {name.replace('-', ' ')}, {len(values)} replicates"
             rate = _COLUMNS["step size"][0](hosts(results, group, name)[0])
-            rows.append([words, f"{rate:g}", "-", shown, *["-"] * (len(_COLUMNS) - 3), ""])
+            cells = [f"{rate:g}", "-", shown, *["-"] * (len(_COLUMNS) - 3), ""]
+            rows.append([words, *cells, *_published(results, group, name)])
     for row in ROWS:
         entries = select(results, group=group, row=row)
         if entries and row != "same-samples":
             cells = [many([of(entry) for entry in entries], f) for of, f in _COLUMNS.values()]
-            rows.append([figures.LABELS.get(row, row), *cells, entries[0]["published"] or ""])
+            cells += [entries[0]["published"] or "", *_published(results, group, row)]
+            rows.append([figures.LABELS.get(row, row), *cells])
     pictures = [f"![{name}](figures/{name}-{group}.png)" for name in ("accuracy", "spread")]
     steps = select(results, group=group)[0]["settings"]["consensus.steps"]
     heading = f"## {_title(group)} ({steps:,} steps a node)"
     about = [GROUPS[group].about] if GROUPS[group].about else []
-    shown = table(["", *_COLUMNS, "as published in"], rows)
+    others = ["others report %"] if SIZES[results["size"]].published else []
+    shown = table(["", *_COLUMNS, "as published in", *others], rows)
     return "\n\n".join([heading, *about, shown, *pictures])
+
+
+def _published(results: Results, group: str, row: str) -> list[str]:
+    """What others report of it, in sizes that follow somebody's protocol."""
+    published = SIZES[results["size"]].published
+    return [published.get((group, row), "")] if published else []
 
 
 # -- what the numbers say ---------------------------------------------------------------------

@@ -32,7 +32,14 @@ def trials(size: str, only: Sequence[str] = (), data_root: str = "") -> dict[flo
     runs = plan(size, [TUNING_SEED], only, data_root)
     return {
         rate: [
-            replace(run, values={**run.values, **stepping(rate), "evaluate-on": "validation"})
+            replace(
+                run,
+                values={
+                    **run.values,
+                    **stepping(rate, SIZES[size].interval),
+                    "evaluate-on": "validation",
+                },
+            )
             for run in runs
         ]
         for rate in SIZES[size].grid
