@@ -67,7 +67,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def machine_line(machine: dict[str, Any]) -> str:
     """The hardware in words."""
     gpu = f", {machine['gpu']}" if machine.get("gpu") else ", no GPU"
-    return f"{machine.get('cpu')}, {machine.get('cpus_usable')} cores{gpu}"
+    cores = machine.get("cpus_usable")
+    return f"{machine.get('cpu')}, {cores} {'core' if cores == 1 else 'cores'}{gpu}"
 
 
 def hardware_line(results: Results) -> str:
@@ -77,7 +78,10 @@ def hardware_line(results: Results) -> str:
     )
     if len(machines) == 1:
         return next(iter(machines))
-    return "; ".join(f"{count} runs on {machine}" for machine, count in machines.most_common())
+    return "; ".join(
+        f"{count} {'run' if count == 1 else 'runs'} on {machine}"
+        for machine, count in machines.most_common()
+    )
 
 
 def code_line(results: Results) -> str:

@@ -12,9 +12,7 @@ from experiments.consensus.results import (
     average,
     centralized,
     hosts,
-    node_max,
     node_mean,
-    node_min,
 )
 from experiments.reporting import Entry, Results, band, select
 from fl_app.record import figures
@@ -77,19 +75,23 @@ def _draw(axes: Any, entries: Sequence[Entry], curve: str, **style: Any) -> None
 
 
 def spread(results: Results, group: str) -> Any:
-    """For each row and seed a line from the lowest to the highest node, with their mean and the
-    accuracy of the averaged model."""
+    """For each row and seed a line from the lowest to the highest node as training has left them,
+    with their mean, and a cross for what they settle on, or, where they do not, for their
+    average."""
     there = {entry["row"] for entry in select(results, group=group)} - {"same-samples"}
     rows = [row for row in ROWS if row in there]
     figure, axes = figures.new_figure(8.5, 1.6 + 0.42 * len(rows))
     for place, row in enumerate(rows):
         entries = select(results, group=group, row=row)
         for y, entry in zip(_lanes(place, len(entries)), entries, strict=True):
-            low, high = 100 * node_min(entry), 100 * node_max(entry)
+            nodes = [100 * accuracy for accuracy in entry["final"]["nodes"]]
+            low, high = min(nodes), max(nodes)
             axes.plot([low, high], [y, y], color=figures.SKY, lw=3, solid_capstyle="round")
-            axes.plot(100 * node_mean(entry), y, "o", color=figures.BLUE, ms=5, label="node mean")
-            label = "averaged model (a diagnosis)"
-            axes.plot(100 * average(entry), y, "x", color=figures.ORANGE, ms=6, label=label)
+            axes.plot(mean(nodes), y, "o", color=figures.BLUE, ms=5, label="node mean as trained")
+            settled = entry["final"].get("settled")
+            label = "nodes as settled" if settled else "averaged model (a diagnosis)"
+            cross = node_mean(entry) if settled else average(entry)
+            axes.plot(100 * cross, y, "x", color=figures.ORANGE, ms=6, label=label)
     for name in CENTRALIZED:
         if values := centralized(results, group, name):
             line, words = _REFERENCES[name]
@@ -97,7 +99,7 @@ def spread(results: Results, group: str) -> Any:
             axes.axvline(100 * mean(values), lw=1.2, zorder=1, **style)
     axes.set_yticks(range(len(rows)), [LABELS.get(row, row) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_xlabel("test accuracy (%) in the end: lowest to highest node, a line for each seed")
+    axes.set_xlabel("test accuracy (%): lowest to highest node as trained, a line for each seed")
     axes.grid(axis="x", alpha=0.3, lw=0.6)
     figures.legend_below(figure, axes, 2)
     return figure

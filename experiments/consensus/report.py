@@ -15,7 +15,6 @@ from experiments.consensus.results import (
     centralized,
     gap,
     hosts,
-    node_max,
     node_mean,
     node_min,
     verdict,
@@ -32,6 +31,7 @@ from experiments.reporting import (
     table,
     write_report,
 )
+from fl_app.config import with_effect
 from fl_app.record.figures import to_png
 
 _DATA = {
@@ -44,9 +44,9 @@ _WITHOUT = ("ecl-keeps", "ecl-anchors")  # ours without a part of it
 _COLUMNS: dict[str, tuple[Callable[[Entry], float], str]] = {
     "step size": (lambda e: e["settings"]["consensus.learning-rate"], "{:g}"),
     "as trained: node mean %": (lambda e: 100 * mean(e["final"]["nodes"]), "{:.2f}"),
+    "as trained: node min %": (lambda e: 100 * min(e["final"]["nodes"]), "{:.2f}"),
     "node mean %": (lambda e: 100 * node_mean(e), "{:.2f}"),
     "node min %": (lambda e: 100 * node_min(e), "{:.2f}"),
-    "node max %": (lambda e: 100 * node_max(e), "{:.2f}"),
     "(averaged model %)": (lambda e: 100 * average(e), "{:.2f}"),
     "consensus distance": (lambda e: e["distance"], "{:.1e}"),
     "MB sent": (lambda e: e["bytes"] / 1e6, "{:.0f}"),
@@ -165,12 +165,12 @@ def _group(results: Results, group: str) -> str:
             shown = many([100 * value for value in values], "{:.2f}")
             words = f"centralized, {name.replace('-', ' ')}, {len(values)} replicates"
             rate = _COLUMNS["step size"][0](hosts(results, group, name)[0])
-            cells = [f"{rate:g}", "-", shown, *["-"] * (len(_COLUMNS) - 3), ""]
+            cells = [f"{rate:g}", "-", "-", shown, *["-"] * (len(_COLUMNS) - 4), ""]
             rows.append([words, *cells, *_published(results, group, name)])
     for row in ROWS:
         entries = select(results, group=group, row=row)
         if entries and row != "same-samples":
-            cells = [many([of(entry) for entry in entries], f) for of, f in _COLUMNS.values()]
+            cells = [_cell([of(entry) for entry in entries], f) for of, f in _COLUMNS.values()]
             cells += [entries[0]["published"] or "", *_published(results, group, row)]
             rows.append([figures.LABELS.get(row, row), *cells])
     pictures = [f"![{name}](figures/{name}-{group}.png)" for name in ("accuracy", "spread")]
@@ -180,6 +180,10 @@ def _group(results: Results, group: str) -> str:
     others = ["others report %"] if SIZES[results["size"]].published else []
     shown = table(["", *_COLUMNS, "as published in", *others], rows)
     return "\n\n".join([heading, *about, shown, *pictures])
+
+
+def _cell(values: Sequence[float], form: str) -> str:
+    return form.format(values[0]) if len(set(values)) == 1 else many(values, form)
 
 
 def _published(results: Results, group: str, row: str) -> list[str]:
@@ -221,12 +225,17 @@ def _against(where: str, ours: Sequence[Entry], name: str, others: Sequence[Entr
         return []
     means = [node_mean(a) - node_mean(b) for a, b in pairs]
     lows = [node_min(a) - node_min(b) for a, b in pairs]
-    spreads = [[100 * (node_max(e) - node_min(e)) for e in pair] for pair in pairs]
+    spreads = [[100 * _spread(entry) for entry in pair] for pair in pairs]
     own, other = (mean(values) for values in zip(*spreads, strict=True))
     return [
         f"- {where}: `{OURS}` minus {name}: node mean {_points(means)}, lowest node "
-        f"{_points(lows)} points; its nodes are {own:.2f} points apart, the other's {other:.2f}."
+        f"{_points(lows)} points; as trained, its nodes are {own:.2f} points apart, the other's "
+        f"{other:.2f}."
     ]
+
+
+def _spread(entry: Entry) -> float:
+    return max(entry["final"]["nodes"]) - min(entry["final"]["nodes"])
 
 
 def _flattery(where: str, gossip: Sequence[Entry], reference: Sequence[float]) -> list[str]:
@@ -256,7 +265,7 @@ def _settings(results: Results, groups: Sequence[str]) -> str:
     for group in groups:
         entries = select(results, group=group)
         wall = sum(entry["wall_seconds"] for entry in entries)
-        shown = shown_settings(entries[0]["settings"], without=common)
+        shown = shown_settings(with_effect(entries[0]["settings"]), without=common)
         lines.append(
             f"- {_title(group)}: {len(entries)} runs, {wall / 60:.1f} core-minutes. {shown}; "
             f"everything else as in pyproject.toml."

@@ -70,10 +70,6 @@ def node_min(entry: Entry) -> float:
     return min(in_the_end(entry))
 
 
-def node_max(entry: Entry) -> float:
-    return max(in_the_end(entry))
-
-
 def average(entry: Entry) -> float:
     """Accuracy of the averaged model, which no node has."""
     return entry["final"]["average"]
