@@ -225,7 +225,7 @@ class _Window:
             ],
             heard=[Heard(p.node.index, j, t) for p in participants for j, t in p.heard.items()],
             refused=[Refused(reason, count) for reason, count in told.refused.items()],
-            total={"sum": fixed_point([p.node.weights for p in diagnosed])},
+            total={"sum": fixed_point([p.node.published for p in diagnosed])},
             seconds_evaluation=time.monotonic() - began,
         )
 
@@ -246,7 +246,7 @@ class _Window:
         """The metrics of those that are `present`, and of references, by node."""
         n = self._settings.participants
         chosen = [p.node for p in participants if p.node.index in present or p.node.index >= n]
-        weights = [node.weights for node in chosen]
+        weights = [node.published for node in chosen]
         local, examples = self._local, _evaluation_set(self._settings)
         most = 1 if self._order.engine == SEQUENTIAL else SIDE_BY_SIDE
         found = measured_of_each(local.task, local.model, weights, examples, most)
@@ -254,7 +254,7 @@ class _Window:
 
     def _numbers(self, participant: Participant, found: Mapping[int, Measured]) -> NodeNumbers:
         """What is told of a node; its metric and loss if they were `found`."""
-        node, weights = participant.node.index, participant.node.weights
+        node, weights = participant.node.index, participant.node.published
         values = found[node].values if node in found else {}
         array: np.ndarray = weights.cpu().numpy()
         return NodeNumbers(

@@ -20,6 +20,7 @@ from strategies.consensus.settings import NodesRun
 from strategies.consensus.shared import nodes_of, settling_of
 from strategies.consensus.state import pack, unpack
 from strategies.consensus.topology import Topology
+from strategies.consensus.weight_average import Averaged
 from strategies.messages.windows import WindowOrder
 from strategies.paths import runs_root
 from strategies.problem import Problem, flat_model
@@ -47,7 +48,8 @@ class NodeStates:
             self._algorithm, _ = settling_of(settings, order.topology)
         c = settings.consensus
         alone = Topology("alone", settings.participants + len(c.reference_list), ({},))
-        self._reference = LocalSGD(alone, c.momentum, c.weight_decay)
+        reference = LocalSGD(alone, c.momentum, c.weight_decay)
+        self._reference = Averaged(reference) if c.publish_average else reference
         own = runs_root().parent / NODES / order.states
         self._store = NodeStore(Path(order.directory) / NODES if simulated else own)
         self.newcomers: list[int] = []

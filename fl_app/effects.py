@@ -202,6 +202,7 @@ EFFECTS: dict[str, tuple[Condition, ...]] = {
     "consensus.momentum-form": (_WITH_MOMENTUM, above("consensus.momentum", 0)),
     "consensus.weight-decay": ALWAYS,
     "consensus.augment": ALWAYS,
+    "consensus.publish-average": ALWAYS,
     "consensus.hold": (_algorithms("ecl"),),
     "consensus.forget": (_algorithms("ecl"), _HELD),
     "consensus.theta": (_SPLITTING,),

@@ -125,6 +125,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "ecl under stress": STRESS,
     "compressed, under stress": {**STRESS, "consensus.algorithm": "c-ecl"},
     "few bits, under stress": {**STRESS, "mail-precision": "int8"},
+    "averages, under stress": {**STRESS, "consensus.publish-average": True},
     "gossip": {"consensus.algorithm": "gossip", "consensus.topology": "complete"},
     "tracking under stress": {**STRESS, "consensus.algorithm": "momentum-tracking"},
     "a sequence of graphs": {

@@ -16,6 +16,7 @@ from fl_app.config import resolve
 from fl_app.launch.sizing import count_cores, count_gpus
 from fl_app.problem import problem_of
 from fl_app.record.run_dir import RunDirectory
+from strategies.consensus.state import published
 from strategies.consensus.strategy import MODELS
 from strategies.evaluation import evaluation_set, measured
 from strategies.problem import flat_model, pick_device, task_of
@@ -75,7 +76,7 @@ def evaluate(run: RunDirectory, examples: int = 0) -> dict[str, Any]:
     references = config.consensus.reference_list
 
     def at(window: int, everybody: int) -> list[float]:
-        return [accuracy(store.load(window, node)[0]["weights"]) for node in range(everybody)]
+        return [accuracy(published(store.load(window, node)[0])) for node in range(everybody)]
 
     everybody = at(config.rounds, nodes + len(references))
     return {

@@ -19,6 +19,7 @@ from fl_app.models import build_model
 from fl_app.problem import problem_of, task_reference_of
 from fl_app.record.run_dir import RunDirectory
 from strategies.checkpoint import atomic_write
+from strategies.consensus.state import published
 from strategies.errors import ConfigError, DataError, ExportError, RunDirectoryError
 from strategies.flat import FlatModel
 from strategies.problem import TaskReference, flat_model, make_task, task_of
@@ -50,7 +51,7 @@ def trained_model(run: RunDirectory, config: RunConfig, name: str) -> tuple[str,
         # As it has settled, if it has.
         settled = store.newest(last + config.consensus.settling_rounds, node, least=last)
         arrays, _ = settled or store.load(last, node)
-        model.load(arrays["weights"], np.zeros(0, np.float32))
+        model.load(published(arrays), np.zeros(0, np.float32))
     else:
         arrays, _ = run.load_checkpoint(name)
         model.load(arrays["weights"], arrays["buffers"])

@@ -6,6 +6,8 @@ import torch
 
 Tensors = dict[str, torch.Tensor]
 
+AVERAGE = "average"  # the vector of a node that keeps one, see `weight_average`
+
 
 @dataclass
 class Node:
@@ -23,3 +25,8 @@ class Node:
     vectors: Tensors = field(default_factory=dict)
     links: dict[int, Tensors] = field(default_factory=dict)
     ages: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def published(self) -> torch.Tensor:
+        """The model that it gives away, (p,): the average of its weights if it keeps one."""
+        return self.vectors.get(AVERAGE, self.weights)

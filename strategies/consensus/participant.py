@@ -85,6 +85,7 @@ class Participant:
         """End the training, and begin with the algorithm that has taken its place; as a guest, if
         the own model is not to count. What is still on its way is of no use any more."""
         self.settles = True
+        self.node.weights.copy_(self.node.published)
         self.algorithm.start(self.node)
         if not guest:
             bring_in(self.node)

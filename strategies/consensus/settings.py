@@ -37,6 +37,7 @@ class ConsensusSettings:
     momentum_form: Annotated[str, OneOf(*MOMENTUM_FORMS)]
     weight_decay: Annotated[float, Within(0)]
     augment: bool
+    publish_average: bool
     hold: bool
     forget: Annotated[float, Within(0)]
     theta: Annotated[float, Within(0, 1, above=True)]

@@ -11,6 +11,7 @@ from strategies.consensus.schedule import Conditions, Timetable, parse_outages
 from strategies.consensus.settings import ConsensusSettings, NodesRun
 from strategies.consensus.settling import Settling, SettlingTimetable, settling
 from strategies.consensus.topology import Topology
+from strategies.consensus.weight_average import Averaged
 from strategies.errors import ConfigError
 
 
@@ -40,6 +41,7 @@ def nodes_of(run: NodesRun, text: str) -> tuple[Topology, Algorithm, Timetable]:
     alone = c.algorithm == "isolated"
     try:
         algorithm = algorithm_named(c.algorithm, Settings(**shared, **own), topology)
+        algorithm = Averaged(algorithm) if c.publish_average else algorithm
         timetable = Timetable(
             topology,
             conditions,

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from strategies.consensus.algorithm import Algorithm
-from strategies.consensus.node import Node, Tensors
+from strategies.consensus.node import AVERAGE, Node, Tensors
 from strategies.consensus.participant import Mail, Participant, Tally
 
 
@@ -35,6 +35,11 @@ def pack(participant: Participant) -> tuple[dict[str, np.ndarray], dict[str, Any
         "tally": vars(participant.tally),
     }
     return {name: v.detach().cpu().numpy() for name, v in tensors.items()}, metadata
+
+
+def published(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The model (p,) that a packed node gives away; see `Node.published`."""
+    return arrays.get(f"vector/{AVERAGE}", arrays["weights"])
 
 
 def unpack(
