@@ -6,8 +6,10 @@ from torch.nn import functional as F
 
 from fl_app.models.layers import ConvNorm, padding_to_32
 
-# Channels in units of the width, in blocks that a pooling ends.
-_BLOCKS = ((1,), (2,), (4, 4), (8, 8), (8, 8))
+# Of each convolution: channels in units of the width, and whether a pooling follows.
+_PLAN = (
+    (1, True), (2, True), (4, False), (4, True), (8, False), (8, True), (8, False), (8, True),
+)  # fmt: skip
 GROUPS = 8  # of GroupNorm, as in Takezawa et al. 2023
 
 
@@ -24,21 +26,17 @@ class VGG11(nn.Module):
         self, in_channels: int, num_classes: int, width: int, norm: str, image_size: tuple[int, int]
     ) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList()
+        self.layers = nn.ModuleList()
         channels, padding = in_channels, 1 + padding_to_32(image_size)
-        for block in _BLOCKS:
-            layers = nn.ModuleList()
-            for factor in block:
-                layers.append(
-                    ConvNorm(channels, factor * width, norm, padding=padding, groups=GROUPS)
-                )
-                channels, padding = factor * width, 1
-            self.blocks.append(layers)
+        for factor, _ in _PLAN:
+            self.layers.append(
+                ConvNorm(channels, factor * width, norm, padding=padding, groups=GROUPS)
+            )
+            channels, padding = factor * width, 1
         self.head = nn.Linear(channels, num_classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for block in self.blocks:
-            for layer in block:
-                x = F.relu(layer(x), inplace=True)
-            x = F.max_pool2d(x, 2)
+        for layer, (_, pools) in zip(self.layers, _PLAN, strict=True):
+            x = F.relu(layer(x), inplace=True)
+            x = F.max_pool2d(x, 2) if pools else x
         return self.head(x.mean((2, 3)))
