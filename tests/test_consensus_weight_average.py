@@ -92,6 +92,20 @@ def test_a_run_publishes_averages_and_trains_as_without(tmp_path: Path) -> None:
     assert np.array_equal(model.weights.numpy(), vectors_of(kept, 3)[f"vector/{AVERAGE}"])
 
 
+def test_what_travels_is_untouched_by_rounding_and_forgeries(tmp_path: Path) -> None:
+    """Forgeries are made before mail is rounded, whoever keeps an average."""
+    config = {
+        "mail-precision": "int8",
+        "attackers": 2,
+        "attack": "sign-flip",
+        "consensus.topology": "complete",
+        "participants": 5,
+    }
+    without, found = (run(tmp_path, config | more) for more in ({}, ON))
+    for node in range(5):
+        assert np.array_equal(weights_of(found, node), weights_of(without, node))
+
+
 def vectors_of(directory: RunDirectory, node: int) -> dict[str, np.ndarray]:
     return NodeStore(directory.path / NODES).load(2, node)[0]
 

@@ -7,6 +7,7 @@ from functools import lru_cache
 from strategies.consensus.algorithm import Algorithm
 from strategies.consensus.algorithms import Settings
 from strategies.consensus.own import algorithm_named, topology_named
+from strategies.consensus.rounded import beneath
 from strategies.consensus.schedule import Conditions, Timetable, parse_outages
 from strategies.consensus.settings import ConsensusSettings, NodesRun
 from strategies.consensus.settling import Settling, SettlingTimetable, settling
@@ -41,7 +42,7 @@ def nodes_of(run: NodesRun, text: str) -> tuple[Topology, Algorithm, Timetable]:
     alone = c.algorithm == "isolated"
     try:
         algorithm = algorithm_named(c.algorithm, Settings(**shared, **own), topology)
-        algorithm = Averaged(algorithm) if c.publish_average else algorithm
+        algorithm = beneath(algorithm, Averaged) if c.publish_average else algorithm
         timetable = Timetable(
             topology,
             conditions,
