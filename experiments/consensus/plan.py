@@ -118,7 +118,7 @@ class Size:
     steps: local steps of a node. window: of these between two evaluations on
     `evaluated` test images, and between two values of the step size; a multiple of the interval.
     augment: not where images are seen but a few times: it costs nodes and references five points.
-    interval: K. published: of (group, row or reference), what others report, in %, and of what.
+    interval: K. reported: of (group, row or reference), the accuracy that others report, in %.
     learning_rate: the first step size of every row; in the small size, the one at which centralized
     training of as many steps is best. grid: those that are tried for every row of every group, on
     validation images and with a seed of its own; empty: all rows have `learning_rate`.
@@ -139,7 +139,7 @@ class Size:
     grid: tuple[float, ...] = ()
     interval: int = INTERVAL
     data: Mapping[str, str | int] = field(default_factory=dict)
-    published: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    reported: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     @property
     def settings(self) -> Values:
@@ -255,7 +255,7 @@ SIZES: dict[str, Size] = {
         grid=(0.05, 0.1, 0.2),
         interval=1,
         data={"participants": 16, "consensus.precision": "tf32", "validation-examples": 5_000},
-        published={
+        reported={
             ("dirichlet-1", "same-samples"): "90.2 (all-reduce)",
             ("dirichlet-1", "relay-sgd"): "89.5",
             ("dirichlet-1", "d-psgd"): "87.4",
@@ -279,7 +279,7 @@ SIZES: dict[str, Size] = {
         grid=(0.05, 0.1, 0.2),
         interval=8,
         data={"consensus.precision": "tf32", "validation-examples": 5_000},
-        published={
+        reported={
             ("eight", "same-samples"): "73 to 74",
             ("eight", "pdmm-isvr"): "72 to 73",
             ("eight", "admm-isvr"): "72 to 73",

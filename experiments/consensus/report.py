@@ -166,18 +166,18 @@ def _group(results: Results, group: str) -> str:
             words = f"centralized, {name.replace('-', ' ')}, {len(values)} replicates"
             rate = _COLUMNS["step size"][0](hosts(results, group, name)[0])
             cells = [f"{rate:g}", "-", "-", shown, *["-"] * (len(_COLUMNS) - 4), ""]
-            rows.append([words, *cells, *_published(results, group, name)])
+            rows.append([words, *cells, *_reported(results, group, name)])
     for row in ROWS:
         entries = select(results, group=group, row=row)
         if entries and row != "same-samples":
             cells = [_cell([of(entry) for entry in entries], f) for of, f in _COLUMNS.values()]
-            cells += [entries[0]["published"] or "", *_published(results, group, row)]
+            cells += [entries[0]["published"] or "", *_reported(results, group, row)]
             rows.append([figures.LABELS.get(row, row), *cells])
     pictures = [f"![{name}](figures/{name}-{group}.png)" for name in ("accuracy", "spread")]
     steps = select(results, group=group)[0]["settings"]["consensus.steps"]
     heading = f"## {_title(group)} ({steps:,} steps a node)"
     about = [GROUPS[group].about] if GROUPS[group].about else []
-    others = ["others report %"] if SIZES[results["size"]].published else []
+    others = ["others report %"] if SIZES[results["size"]].reported else []
     shown = table(["", *_COLUMNS, "as published in", *others], rows)
     return "\n\n".join([heading, *about, shown, *pictures])
 
@@ -186,10 +186,10 @@ def _cell(values: Sequence[float], form: str) -> str:
     return form.format(values[0]) if len(set(values)) == 1 else many(values, form)
 
 
-def _published(results: Results, group: str, row: str) -> list[str]:
+def _reported(results: Results, group: str, row: str) -> list[str]:
     """What others report of it, in sizes that follow somebody's protocol."""
-    published = SIZES[results["size"]].published
-    return [published.get((group, row), "")] if published else []
+    reported = SIZES[results["size"]].reported
+    return [reported.get((group, row), "")] if reported else []
 
 
 # -- what the numbers say ---------------------------------------------------------------------
