@@ -156,7 +156,10 @@ def test_equal_cases_give_equal_bits() -> None:
 def test_exchanges_at_random_times_with_loss_and_delay() -> None:
     case = Case("ecl", 0.001, interval=2, asynchronous=True, loss=0.5, delay=3.0, epochs=10)
     run = Run(case, data_of(), "cpu")
+    assert torch.equal(run.over_time(), run.weights())
     assert list(run.go_on()) == [10]
+    # The mean of the last third or so of 20 steps is near where the nodes are now, not at it.
+    assert 0 < (run.over_time() - run.weights()).norm() < 0.1 * run.weights().norm()
     lost = sum(p.tally.lost for p in run.participants)
     sent = sum(p.tally.messages for p in run.participants)
     assert 100 < sent < 220  # 20 steps, 16 directed edges, every second step: 160
@@ -176,7 +179,7 @@ def test_a_run_is_kept_and_not_done_again(
     for run in first:
         assert len(run["curve"]) == 1
         assert run["test"]["lowest"] <= run["test"]["mean"]
-        assert len(run["test"]["nodes"]) == 8
+        assert len(run["test"]["nodes"]) == len(run["test"]["over_time"]["nodes"]) == 8
     assert "dsgdm lr 0.005 seed 0 epoch 1: mean" in capsys.readouterr().out
     assert main([*words, "--only", "dsgdm"]) == 0
     assert json.loads(out.read_text()) == first
@@ -236,19 +239,24 @@ def test_what_cannot_be_run(
 def test_the_table_takes_the_step_size_that_is_best_on_validation_images() -> None:
     case = Case("decentlam", 0.005)
 
-    def made_up(rate: float, validation: float, test: float) -> dict[str, Any]:
+    def made_up(rate: float, validation: float, test: float, **more: Any) -> dict[str, Any]:
         found = {"mean": test, "lowest": test - 2, "average": test + 1}
         return {
             **vars(replace(case, learning_rate=rate)), "curve": [{"mean": validation}],
-            "test": found, "bytes": 4e9, "seconds": 30.0,
+            "test": {**found, **more}, "bytes": 4e9, "seconds": 30.0,
         }  # fmt: skip
 
-    shown = render([made_up(0.005, 55.0, 54.0), made_up(0.001, 50.0, 58.0)])
-    [line] = shown.splitlines()[2:]
-    cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert cells == [
-        "decentlam lr 0.005 seed 0", "500", "0.005, 0.001", "55.0", "54.0", "52.0", "55.0", "54.9",
-        "4.0", "30",
+    def cells(*runs: dict[str, Any]) -> list[str]:
+        [line] = render(runs).splitlines()[2:]
+        return [cell.strip() for cell in line.strip("|").split("|")]
+
+    first = ["decentlam lr 0.005 seed 0", "500", "0.005, 0.001", "55.0", "54.0", "52.0", "55.0"]
+    other = made_up(0.001, 50.0, 58.0)
+    # A run of before running averages were measured has none.
+    assert cells(made_up(0.005, 55.0, 54.0), other) == [*first, *"---", "54.9", "4.0", "30"]
+    over_time = {"mean": 60.0, "lowest": 59.0, "average": 61.0}
+    assert cells(made_up(0.005, 55.0, 54.0, over_time=over_time), other) == [
+        *first, "60.0", "59.0", "61.0", "54.9", "4.0", "30"
     ]  # fmt: skip
 
 

@@ -40,12 +40,13 @@ from fl_app.provenance import provenance
 from fl_app.tasks.images import examples_of
 from strategies.consensus.algorithms import Settings, make_algorithm
 from strategies.consensus.host import Host
-from strategies.consensus.node import Node
+from strategies.consensus.node import AVERAGE, Node
 from strategies.consensus.participant import Participant
 from strategies.consensus.rates import HEAVY_BALL, step_size
 from strategies.consensus.schedule import Conditions, Timetable
 from strategies.consensus.state import pack, unpack
 from strategies.consensus.topologies import build_topology
+from strategies.consensus.weight_average import Averaged
 from strategies.flat import FlatModel
 
 NODES, BATCH = 8, 100
@@ -64,7 +65,7 @@ class Run:
         method = METHODS[case.method]
         topology = build_topology("ring", NODES)
         settings = replace(SETTINGS, interval=float(case.interval), **method.changes)
-        algorithm = make_algorithm(method.algorithm, settings, topology)
+        algorithm = Averaged(make_algorithm(method.algorithm, settings, topology))
         module = build_model(
             "lenet-tracking", in_channels=3, num_classes=10, image_size=32, norm="group",
             seed=case.seed,
@@ -157,6 +158,10 @@ class Run:
         """Of all nodes, (NODES, p)."""
         return torch.stack([participant.node.weights for participant in self.participants])
 
+    def over_time(self) -> torch.Tensor:
+        """The running average of each node's weights, (NODES, p); see `weight_average`."""
+        return torch.stack([participant.node.vectors[AVERAGE] for participant in self.participants])
+
     @property
     def bytes(self) -> int:
         return sum(participant.tally.bytes for participant in self.participants)
@@ -187,16 +192,20 @@ class Prepared:
 
 
 def measure(run: Run, images: Prepared) -> dict[str, Any]:
-    """Accuracy of all nodes and of their average, and how far they are from it: the square root of
-    mean_i |w_i - w|^2, by |w|."""
-    weights = run.weights()
+    """Accuracy of all nodes and of their average, which is what they have when they have settled;
+    the same of their running averages (over_time); and how far the nodes are from their average:
+    the square root of mean_i |w_i - w|^2, by |w|."""
+    weights, over_time = run.weights(), run.over_time()
     average = weights.mean(0, keepdim=True)
-    *nodes, of_average = accuracies(run.model, torch.cat([weights, average]), images)
+
+    def found(models: torch.Tensor) -> dict[str, Any]:
+        *nodes, of_average = accuracies(
+            run.model, torch.cat([models, models.mean(0, keepdim=True)]), images
+        )
+        return {"mean": mean(nodes), "lowest": min(nodes), "nodes": nodes, "average": of_average}
+
     spread = (weights - average).square().sum(1).mean().sqrt() / average.norm()
-    return {
-        "mean": mean(nodes), "lowest": min(nodes), "nodes": nodes, "average": of_average,
-        "distance": float(spread),
-    }  # fmt: skip
+    return {**found(weights), "distance": float(spread), "over_time": found(over_time)}
 
 
 def faster(data: Data, device: str) -> str:
@@ -234,9 +243,8 @@ def execute(
             name: _followed(entry.get(name), used)
             for name, used in (("device", device_name(device)), ("engine", engine))
         }
-        shown = ("mean", "lowest", "average")
         print(
-            f"{case.name} epoch {epoch}: {', '.join(f'{n} {found[n]:.1f}' for n in shown)}, "
+            f"{case.name} epoch {epoch}: {_shown(found)}; over time {_shown(found['over_time'])}; "
             f"distance {found['distance']:.1e}, {run.bytes / 1e9:.2f} GB, {seconds:.0f} s",
             flush=True,
         )
@@ -253,6 +261,10 @@ def execute(
         if time.monotonic() > until:
             return False
     return True
+
+
+def _shown(found: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {found[name]:.1f}" for name in ("mean", "lowest", "average"))
 
 
 def _followed(before: str | None, now: str) -> str:

@@ -26,14 +26,19 @@ def render(runs: Sequence[Mapping[str, Any]]) -> str:
         published = METHODS[case.method].published
         comparable = case == Case(case.method, case.learning_rate)
         tried = ", ".join(f"{run['learning_rate']:g}" for run in group)
-        shown = [f"{best['test'][name]:.1f}" for name in ("mean", "lowest", "average")]
+        test, names = best["test"], ("mean", "lowest", "average")
+        shown = [f"{test[name]:.1f}" for name in names]
+        over_time = test.get("over_time")  # older runs have none
+        shown += [f"{over_time[name]:.1f}" if over_time else "-" for name in names]
         rows.append(
             [case.name, str(case.epochs), tried, f"{best['curve'][-1]['mean']:.1f}", *shown,
              f"{published}" if published and comparable else "-", f"{best['bytes'] / 1e9:.1f}",
              f"{best['seconds']:.0f}"]
         )  # fmt: skip
-    head = ["run", "epochs", "step sizes tried", "validation", "test, mean of the nodes", "lowest",
-            "average", "published", "GB", "seconds"]  # fmt: skip
+    head = [
+        "run", "epochs", "step sizes tried", "validation", "test, mean of the nodes", "lowest",
+        "settled", "over time: mean", "lowest", "settled", "published", "GB", "seconds",
+    ]  # fmt: skip
     return table(head, rows)
 
 
