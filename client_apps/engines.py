@@ -34,6 +34,7 @@ def one_by_one(run: NodesRun, nodes: Sequence[int], own_data: str = "") -> Gradi
         prepare=local.task.prepare(c.augment),
         loss=local.task.loss,
         dtype=dtype_of(c.precision),
+        classes=len(local.task.classes) if c.adjust_logits else 0,
     )
 
 

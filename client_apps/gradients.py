@@ -88,11 +88,37 @@ def as_type(inputs: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return inputs.to(dtype) if inputs.is_floating_point() else inputs
 
 
+def logit_shift(labels: torch.Tensor, classes: int) -> torch.Tensor:
+    """What is added to a node's outputs in its loss where it is to allow for its own shares of the
+    classes, (classes,): the logarithm of the share of each among `labels`, any shape of class
+    numbers, where negative ones are none.
+
+    Logit adjustment (Menon et al. 2021, arXiv 2007.07314; on participants: Zhang et al. 2022,
+    FedLC, arXiv 2209.00189): the outputs then fit p(inputs | class), which nodes have in common,
+    and the shares, which they have not, are not learnt. A class of which a node has no example is
+    counted as if it had one in common with all others, so that the logarithm is finite: the node
+    hardly changes what others teach of it.
+    """
+    counts = torch.bincount(labels[labels >= 0].flatten(), minlength=classes) + 1
+    return (counts / counts.sum()).log()
+
+
+def shifted(outputs: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """Outputs (b, classes, ...) with `shift` (classes,) added, or nothing if it is empty."""
+    return outputs + shift.view(1, -1, *[1] * (outputs.dim() - 2)) if len(shift) else outputs
+
+
 def loss_of(
-    model: FlatModel, loss: Loss, state: Tensors, inputs: torch.Tensor, labels: torch.Tensor
+    model: FlatModel,
+    loss: Loss,
+    state: Tensors,
+    inputs: torch.Tensor,
+    labels: torch.Tensor,
+    shift: torch.Tensor,
 ) -> torch.Tensor:
-    """The minibatch's loss of the model with this state, its parameters and buffers by name."""
-    return loss(functional_call(model.module, state, (inputs,)).float(), labels)
+    """The minibatch's loss of the model with this state, its parameters and buffers by name; shift:
+    see `shifted`."""
+    return loss(shifted(functional_call(model.module, state, (inputs,)).float(), shift), labels)
 
 
 class Gradients:
@@ -100,7 +126,8 @@ class Gradients:
 
     prepare: from stored inputs to the model's; what is random in it follows from the seed,
     the node and the step. rest: see `Minibatches`. dtype: of the arithmetic between the float32
-    weights and the float32 gradients.
+    weights and the float32 gradients. classes: how many there are if nodes are to allow for their
+    own shares of them, see `logit_shift`; 0 if not.
     """
 
     def __init__(
@@ -114,6 +141,7 @@ class Gradients:
         loss: Loss,
         rest: bool = False,
         dtype: torch.dtype = torch.float32,
+        classes: int = 0,
     ) -> None:
         self.model, self.prepare, self.loss = model, prepare, loss
         self.dtype, self._seed = dtype, seed
@@ -130,6 +158,11 @@ class Gradients:
             )
             for node, shard in shards.items()
         }
+        nothing = model.weights.new_empty(0)
+        self.shifts = {
+            node: logit_shift(shard.targets, classes).to(device) if classes else nothing
+            for node, shard in shards.items()
+        }
 
     def __call__(self, due: Sequence[tuple[Node, int]]) -> Iterator[torch.Tensor]:
         model = self.model
@@ -142,7 +175,7 @@ class Gradients:
                 precision = "float32" if self.dtype == torch.float32 else "bf16"
                 with model.drawing(self._seed, node.index, step):
                     outputs = outputs_of(model.module, images, precision)
-                    self.loss(outputs, labels).backward()
+                    self.loss(shifted(outputs, self.shifts[node.index]), labels).backward()
             else:  # the operations of `row_gradients.on_streams`, for the same bits
                 parameters = {
                     name: own[0].requires_grad_()
@@ -150,7 +183,9 @@ class Gradients:
                 }
                 inputs = as_type(images, self.dtype)
                 with model.drawing(self._seed, node.index, step):
-                    loss = loss_of(model, self.loss, parameters, inputs, labels)
+                    loss = loss_of(
+                        model, self.loss, parameters, inputs, labels, self.shifts[node.index]
+                    )
                 gradients = torch.autograd.grad(
                     loss, list(parameters.values()), materialize_grads=True
                 )

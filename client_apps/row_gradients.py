@@ -34,13 +34,15 @@ class Batch:
     """What k models compute with in one step, and where the results go.
 
     weights, gradients (k, p); buffers (k, q), which change as BatchNorm's statistics do; inputs
-    (k b, ...), those of one model behind those of another; labels (k, b, ...); losses (k,).
+    (k b, ...), those of one model behind those of another; labels (k, b, ...); shifts (k, c) of
+    their outputs, c = 0 for none; losses (k,).
     """
 
     weights: torch.Tensor
     buffers: torch.Tensor
     inputs: torch.Tensor
     labels: torch.Tensor
+    shifts: torch.Tensor
     gradients: torch.Tensor
     losses: torch.Tensor
 
@@ -65,7 +67,7 @@ def stacked(model: FlatModel, loss: Loss, dtype: torch.dtype, batch: Batch) -> N
     gradient = vmap(grad_and_value(partial(loss_of, model, loss)))
     parameters = model.unflatten(batch.weights.to(dtype))
     inputs = as_type(batch.inputs, dtype).unflatten(0, batch.labels.shape[:2])
-    gradients, losses = gradient(parameters, inputs, batch.labels)
+    gradients, losses = gradient(parameters, inputs, batch.labels, batch.shifts)
     for name, place in model.unflatten(batch.gradients).items():
         place.copy_(gradients[name])
     batch.losses.copy_(losses)
@@ -82,7 +84,7 @@ def on_streams(model: FlatModel, loss: Loss, dtype: torch.dtype, batch: Batch) -
     def one(row: int) -> None:
         parameters = {name: each[row].detach().requires_grad_() for name, each in everybody.items()}
         state = {**parameters, **model.unflatten_buffers(batch.buffers[row])}
-        value = loss_of(model, loss, state, inputs[row], batch.labels[row])
+        value = loss_of(model, loss, state, inputs[row], batch.labels[row], batch.shifts[row])
         gradients = torch.autograd.grad(value, list(parameters.values()), materialize_grads=True)
         torch.cat([gradient.flatten() for gradient in gradients], out=found[row])
         batch.losses[row].copy_(value.detach())
@@ -140,7 +142,7 @@ class Programs:
     ) -> None:
         self._model, self._images, self._labels = model, images, labels
         self.prepare, self._pass = prepare, partial(way, model, loss, dtype)
-        self._programs: dict[tuple[int, int, int], _Program] = {}
+        self._programs: dict[tuple[int, int, int, int], _Program] = {}
         self._pool = None
         self.most = MOST  # models in one call; fewer where the device has not enough memory
 
@@ -169,18 +171,20 @@ class Programs:
         buffers: Sequence[torch.Tensor],
         chosen: torch.Tensor,
         moves: torch.Tensor,
+        shifts: Sequence[torch.Tensor] = (),
     ) -> Computed:
         """weights (p,) and buffers (q,) of each of at most MOST models; chosen (k, b) images for
-        each, and what was drawn for them (m, k b), both on the CPU. What is returned is good until
-        the next call."""
+        each, and what was drawn for them (m, k b), both on the CPU; what is added to the outputs
+        of each, (c,) or nothing. What is returned is good until the next call."""
         count, size = chosen.shape
+        classes = len(shifts[0]) if shifts else 0
         # A few programs serve any number: rows that nobody needs do some work for nothing.
-        key = (1 << (count - 1).bit_length(), size, len(moves))
+        key = (1 << (count - 1).bit_length(), size, len(moves), classes)
         if key not in self._programs:
             self._programs[key] = program = _Program(*key, self._model, self._inputs)
             program.record(self._pass, self._pool)
             self._pool = program.pool
-        return self._programs[key].run(weights, buffers, chosen, moves)
+        return self._programs[key].run(weights, buffers, chosen, moves, shifts)
 
     def _inputs(
         self, chosen: torch.Tensor, moves: torch.Tensor
@@ -197,6 +201,7 @@ class _Program:
         rows: int,
         size: int,
         moves: int,
+        classes: int,
         model: FlatModel,
         inputs: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
     ) -> None:
@@ -208,6 +213,7 @@ class _Program:
         self._buffers = self._buffers[:, : len(model.buffers)]
         self._gradients = weights.new_zeros(rows, len(weights))
         self._losses = weights.new_zeros(rows)
+        self._shifts = weights.new_zeros(rows, classes)
         self._chosen = torch.zeros(rows, size, dtype=torch.int64, device=self._device)
         self._moves = torch.zeros(moves, rows * size, dtype=torch.int64, device=self._device)
         self.pool = None
@@ -217,7 +223,7 @@ class _Program:
         def compute() -> None:
             inputs, labels = self._inputs(self._chosen, self._moves)
             state = (self._weights, self._buffers)
-            fill(Batch(*state, inputs, labels, self._gradients, self._losses))
+            fill(Batch(*state, inputs, labels, self._shifts, self._gradients, self._losses))
 
         self._replay, self.pool = record(compute, self._device, pool=pool)
 
@@ -227,11 +233,14 @@ class _Program:
         buffers: Sequence[torch.Tensor],
         chosen: torch.Tensor,
         moves: torch.Tensor,
+        shifts: Sequence[torch.Tensor],
     ) -> Computed:
         count = len(chosen)
         self._weights[:count] = torch.stack(list(weights))
         if self._buffers.shape[1]:
             self._buffers[:count] = torch.stack(list(buffers))
+        if self._shifts.shape[1]:
+            self._shifts[:count] = torch.stack(list(shifts))
         send(chosen, self._chosen[:count])
         if len(moves):
             send(moves, self._moves[:, : moves.shape[1]])
@@ -311,4 +320,6 @@ class RowGradients:
         numbers = [(node.index, step) for node, step in due]
         chosen = [self._begins[node] + self._batches[node].indices(s) for node, s in numbers]
         moves = self._one_by_one.moves(numbers)
-        return self._programs([n.weights for n, _ in due], [], torch.stack(chosen), moves).gradients
+        shifts = [self._one_by_one.shifts[node] for node, _ in numbers]
+        weights = [node.weights for node, _ in due]
+        return self._programs(weights, [], torch.stack(chosen), moves, shifts).gradients

@@ -203,6 +203,7 @@ EFFECTS: dict[str, tuple[Condition, ...]] = {
     "consensus.weight-decay": ALWAYS,
     "consensus.augment": ALWAYS,
     "consensus.publish-average": ALWAYS,
+    "consensus.adjust-logits": ALWAYS,
     "consensus.hold": (_algorithms("ecl"),),
     "consensus.forget": (_algorithms("ecl"), _HELD),
     "consensus.theta": (_SPLITTING,),

@@ -47,6 +47,11 @@ def _check_consensus_needs(config: RunConfig, model: FlatModel) -> None:
                 f"running statistics describe a node's own data; neighbours can neither exchange "
                 f"nor average them; use GroupNorm or LayerNorm"
             )
+    if config.consensus.adjust_logits and not task_of(problem_of(config)).classes:
+        raise ConfigError(
+            f"consensus.adjust-logits=true needs classes, and task={config.task!r} has none; use "
+            f"consensus.adjust-logits=false"
+        )
 
 
 def _without_statistics(config: RunConfig) -> str:

@@ -10,19 +10,20 @@ from hypothesis import strategies as st
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from client_apps import row_gradients
-from client_apps.gradients import Gradients, Minibatches
+from client_apps import engines, row_gradients
+from client_apps.gradients import Gradients, Minibatches, logit_shift, shifted
 from client_apps.local_model import local_model_of, shard_of
 from client_apps.row_gradients import PASSES, Batch, RowGradients
 from fl_app.config import resolve
 from fl_app.data import ImageSet, Preparation, normalise
 from fl_app.models import build_model
 from fl_app.problem import problem_of
+from fl_app.settings import nodes_run_of
 from fl_app.tasks.images import examples_of
 from strategies.consensus.node import Node
 from strategies.flat import FlatModel
 from strategies.randomness import rng
-from strategies.task import Loss
+from strategies.task import Examples, Loss
 
 MEAN, STD = (0.4,), (0.3,)
 
@@ -111,12 +112,13 @@ def gradients_of(
     augmented: bool = False,
     rest: bool = False,
     dtype: torch.dtype = torch.float32,
+    classes: int = 0,
 ) -> Gradients:
     shards = {node: examples_of(images(30, seed=node)) for node in sizes}
     erasing = (28, 28) if augmented else None
     prepare = Preparation(MEAN, STD, True, augmented, erasing=erasing)
     how = {"prepare": prepare, "loss": functional.cross_entropy}
-    return Gradients(model, shards, sizes, seed=4, **how, rest=rest, dtype=dtype)
+    return Gradients(model, shards, sizes, seed=4, **how, rest=rest, dtype=dtype, classes=classes)
 
 
 def nodes_of(model: FlatModel, count: int) -> list[Node]:
@@ -222,6 +224,82 @@ def test_no_engine_looks_at_what_it_computes(name: str, way: str) -> None:
     due = [(Node(i, model.weights.clone()), 0) for i in range(3)]
     found = list(engine(due) if way == "sequential" else RowGradients(engine, PASSES[way])(due))
     assert [(g.device.type, g.shape) for g in found] == 3 * [("meta", model.weights.shape)]
+
+
+# ---------------------------------------------------------------- the node's shares of the classes
+
+
+def test_a_shift_is_the_logarithm_of_the_shares_of_the_classes() -> None:
+    """Each class counted once more than it occurs; a negative label is none."""
+    labels = torch.tensor([[0, 0, 2], [-100, 2, 2]])
+    assert torch.allclose(logit_shift(labels, 4).exp(), torch.tensor([3, 1, 4, 1]) / 9)
+
+
+def test_outputs_of_each_position_are_shifted_by_class() -> None:
+    shift = torch.tensor([1.0, 2.0])
+    assert shifted(torch.zeros(3, 2), shift).tolist() == [[1, 2]] * 3
+    assert shifted(torch.zeros(1, 2, 2), shift).tolist() == [[[1, 1], [2, 2]]]
+    outputs = torch.zeros(3, 2)
+    assert shifted(outputs, torch.empty(0)) is outputs
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("way", ["sequential", *PASSES])
+def test_gradients_of_the_loss_with_shifted_outputs(way: str, dtype: torch.dtype) -> None:
+    """Of each node with its own shares, by autograd on the parameters."""
+    model = model_of()
+    nodes = nodes_of(model, 3)
+    own = {i: images(30, seed=i) for i in range(3)}
+    own = {i: ImageSet(each.images, each.labels % 3 + i) for i, each in own.items()}
+    shards = {i: examples_of(each) for i, each in own.items()}
+    how: dict[str, Any] = {
+        "seed": 4, "prepare": Preparation(MEAN, STD, True, False), "loss": functional.cross_entropy
+    }  # fmt: skip
+    plain = Gradients(model, shards, dict.fromkeys(shards, 8), **how)
+    adjusted = Gradients(model, shards, dict.fromkeys(shards, 8), **how, dtype=dtype, classes=10)
+    engine = adjusted if way == "sequential" else RowGradients(adjusted, PASSES[way])
+    found = [gradient.clone() for gradient in engine([(node, 2) for node in nodes])]
+    for node, gradient in zip(nodes, found, strict=True):
+        counts = np.bincount(own[node.index].labels, minlength=10) + 1
+        inputs, labels = plain.minibatches([(node.index, 2)])
+        model.weights.copy_(node.weights)
+        model.zero_grad()
+        prior = torch.from_numpy(counts / counts.sum()).float()
+        functional.cross_entropy(model.module(inputs) + prior.log(), labels).backward()
+        expected = model.gradient.clone()
+        [other] = plain([(node, 2)])
+        error = (gradient - expected).norm() / (other - expected).norm()
+        assert error < (1e-3 if dtype == torch.float32 else 0.3)
+
+
+def test_with_equal_shares_nothing_changes() -> None:
+    """The same number is added to all outputs: the softmax is that without it."""
+    model = model_of()
+    shards = {0: Examples(torch.zeros(20, 1, 28, 28, dtype=torch.uint8), torch.arange(20) % 10)}
+    how: dict[str, Any] = {
+        "seed": 4, "prepare": Preparation(MEAN, STD, True, False), "loss": functional.cross_entropy
+    }  # fmt: skip
+    node = nodes_of(model, 1)[0]
+    [plain] = [g.clone() for g in Gradients(model, shards, {0: 8}, **how)([(node, 0)])]
+    [adjusted] = list(Gradients(model, shards, {0: 8}, **how, classes=10)([(node, 0)]))
+    assert torch.allclose(plain, adjusted, rtol=1e-4, atol=1e-6)
+
+
+def test_a_run_says_whether_its_nodes_allow_for_their_shares() -> None:
+    """A node by its own, a reference by those of all, which are equal here."""
+    values = {"mode": "consensus", "participants": 2, "consensus.references": "same-steps"}
+    off, on = (
+        engines.one_by_one(
+            nodes_run_of(resolve(values | {"consensus.adjust-logits": is_on})), (0, 2)
+        )
+        for is_on in (False, True)
+    )
+    assert [len(shift) for shift in off.shifts.values()] == [0, 0]
+    node, reference = on.shifts[0], on.shifts[2]
+    own = on.batches[0].labels.bincount(minlength=10)
+    assert torch.equal(node, logit_shift(on.batches[0].labels, 10))
+    assert node[own == 0].max() < node[own > 0].min() - 4
+    assert reference.max() - reference.min() < 0.5
 
 
 # ------------------------------------------------------------------------------------ side by side

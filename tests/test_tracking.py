@@ -166,6 +166,29 @@ def test_exchanges_at_random_times_with_loss_and_delay() -> None:
     assert 0.3 * sent < lost < 0.7 * sent
 
 
+def test_nodes_that_allow_for_their_shares_of_the_classes() -> None:
+    """The same minibatches, other gradients: whoever has no example of a class leaves what the
+    others teach of it nearly alone, so the last layer's bias hardly moves there."""
+    models = {}
+    for adjusted in (False, True):
+        run = Run(Case("gossip", 0.001, epochs=1, adjusted=adjusted), data_of(), "cpu")
+        bias = run.model.unflatten(run.weights())["head.bias"].clone()
+        node = run.participants[0]
+        [gradient] = list(run.gradients([(node.node, 0)]))
+        models[adjusted] = run.model.unflatten(gradient[None])["head.bias"][0].clone()
+        assert bias.shape == (8, 10)
+    absent = [c for c in range(10) if c not in classes_of(4, 0)[0]]
+    assert models[True][absent].abs().max() < 0.1 * models[False][absent].abs().min()
+
+
+def test_a_run_of_before_a_condition_was_there_counts(tmp_path: Path) -> None:
+    out, case = tmp_path / "runs.json", Case("dsgdm", 0.005)
+    old = {name: value for name, value in vars(case).items() if name != "adjusted"}
+    out.write_text(json.dumps([{**old, "test": {"mean": 1.0}}]))
+    assert Results(out).has(case)
+    assert not Results(out).has(replace(case, adjusted=True))
+
+
 def test_a_run_is_kept_and_not_done_again(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -72,7 +72,7 @@ class Run:
         )  # fmt: skip
         self.model = FlatModel(module, device)
         initial = self.model.weights.clone()
-        gradients = Gradients(
+        self.gradients = gradients = Gradients(
             self.model,
             {i: examples_of(images) for i, images in enumerate(data.nodes)},
             dict.fromkeys(range(NODES), BATCH),
@@ -80,6 +80,7 @@ class Run:
             prepare=Preparation(MEAN, STD, True, True, shift=4, erasing=(32, 32)),
             loss=functional.cross_entropy,
             rest=True,
+            classes=10 if case.adjusted else 0,
         )
         self.steps = -(-len(data.nodes[0]) // BATCH)  # of an epoch
         rate = step_size(case.learning_rate, settings.momentum, HEAVY_BALL)
@@ -293,6 +294,7 @@ def main(words: Sequence[str] | None = None) -> int:
     add("--asynchronous", action="store_true", help="each edge exchanges at random times")
     add("--loss", type=float, default=0.0)
     add("--delay", type=float, default=0.0, help="of mail, in local steps, at most")
+    add("--adjusted", action="store_true", help="nodes allow for their own shares of the classes")
     add("--limit", type=float, default=math.inf, metavar="SECONDS", help="then stop")
     add("--engine", choices=["auto", SEQUENTIAL, *PASSES], default="auto")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -42,7 +42,8 @@ METHODS: dict[str, Method] = {
 @dataclass(frozen=True)
 class Case:
     """A run. interval: K, local steps between two exchanges of an edge. asynchronous: each edge at
-    random times of its own. loss: of mails; delay: of a mail at most, in local steps."""
+    random times of its own. loss: of mails; delay: of a mail at most, in local steps. adjusted:
+    nodes allow for their own shares of the classes (`client_apps.gradients.logit_shift`)."""
 
     method: str
     learning_rate: float
@@ -53,6 +54,7 @@ class Case:
     loss: float = 0.0
     delay: float = 0.0
     epochs: int = 500
+    adjusted: bool = False
 
     def check(self) -> None:
         """Raises ValueError for what cannot be run."""
@@ -69,6 +71,7 @@ class Case:
         parts += ["asynchronous"] if self.asynchronous else []
         parts += [f"loss {self.loss:g}"] if self.loss else []
         parts += [f"delay {self.delay:g}"] if self.delay else []
+        parts += ["adjusted"] if self.adjusted else []
         return " ".join(parts)
 
 
@@ -88,10 +91,8 @@ def plan(arguments: argparse.Namespace) -> list[Case]:
         if given is None and rate != METHODS[name].rate
     ]
     pairs = first if arguments.best else first + others
-    shared = {
-        name: getattr(arguments, name)
-        for name in ("classes", "interval", "asynchronous", "loss", "delay", "epochs")
-    }
+    conditions = ("classes", "interval", "asynchronous", "loss", "delay", "epochs", "adjusted")
+    shared = {name: getattr(arguments, name) for name in conditions}
     cases = [Case(name, rate, seed, **shared) for seed in arguments.seeds for name, rate in pairs]
     for case in cases:
         case.check()

@@ -18,11 +18,12 @@ def render(runs: Sequence[Mapping[str, Any]]) -> str:
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for run in runs:
         if run["test"]:
-            groups.setdefault(tuple(run[key] for key in sorted(free)), []).append(run)
+            case = asdict(_case_of(run))
+            groups.setdefault(tuple(case[key] for key in sorted(free)), []).append(run)
     rows = []
     for group in groups.values():
         best = max(group, key=lambda run: run["curve"][-1]["mean"])
-        case = Case(**{name: best[name] for name in Case.__dataclass_fields__})
+        case = _case_of(best)
         published = METHODS[case.method].published
         comparable = case == Case(case.method, case.learning_rate)
         tried = ", ".join(f"{run['learning_rate']:g}" for run in group)
@@ -52,7 +53,7 @@ class Results:
 
     def has(self, case: Case) -> bool:
         """Whether it has been run to its end."""
-        return any(run["test"] and _is(run, case) for run in self.runs)
+        return any(run["test"] and _case_of(run) == case for run in self.runs)
 
     def state(self, case: Case) -> Path:
         """Where the nodes of an unfinished run are kept."""
@@ -60,12 +61,13 @@ class Results:
         return self._path.parent / f"{self._path.stem}-{name}.npz"
 
     def keep(self, entry: dict[str, Any]) -> None:
-        case = Case(**{name: entry[name] for name in Case.__dataclass_fields__})
-        self.runs = [run for run in self.runs if not _is(run, case)] + [entry]
+        case = _case_of(entry)
+        self.runs = [run for run in self.runs if _case_of(run) != case] + [entry]
         aside = self._path.with_suffix(".new")
         aside.write_text("[\n" + ",\n".join(json.dumps(run) for run in self.runs) + "\n]\n")
         os.replace(aside, self._path)
 
 
-def _is(run: Mapping[str, Any], case: Case) -> bool:
-    return all(run[name] == value for name, value in asdict(case).items())
+def _case_of(run: Mapping[str, Any]) -> Case:
+    """What was run; an older run does not have all fields, and was by their defaults."""
+    return Case(**{name: run[name] for name in Case.__dataclass_fields__ if name in run})
