@@ -3,10 +3,11 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 
-from client_apps.gradients import Gradients, dtype_of
+from client_apps.gradients import Gradients, dtype_of, logit_shift
 from client_apps.local_model import local_model_of, shard_of
 from client_apps.row_gradients import PASSES, RowGradients
 from strategies.consensus.batches import Gradients as Engine
@@ -34,7 +35,9 @@ def one_by_one(run: NodesRun, nodes: Sequence[int], own_data: str = "") -> Gradi
         prepare=local.task.prepare(c.augment),
         loss=local.task.loss,
         dtype=dtype_of(c.precision),
-        classes=len(local.task.classes) if c.adjust_logits else 0,
+        shift=partial(logit_shift, classes=len(local.task.classes), strength=c.adjust_logits)
+        if c.adjust_logits
+        else None,
     )
 
 

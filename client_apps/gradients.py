@@ -1,6 +1,6 @@
 """Gradients of a host's nodes at their own minibatches."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -88,19 +88,20 @@ def as_type(inputs: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return inputs.to(dtype) if inputs.is_floating_point() else inputs
 
 
-def logit_shift(labels: torch.Tensor, classes: int) -> torch.Tensor:
+def logit_shift(labels: torch.Tensor, classes: int, strength: float) -> torch.Tensor:
     """What is added to a node's outputs in its loss where it is to allow for its own shares of the
-    classes, (classes,): the logarithm of the share of each among `labels`, any shape of class
-    numbers, where negative ones are none.
+    classes, (classes,): strength log((n_c + 1) / sum_k (n_k + 1)), with n_c of the labels of class
+    c. labels: any shape; negative ones are of no class.
 
-    Logit adjustment (Menon et al. 2021, arXiv 2007.07314; on participants: Zhang et al. 2022,
-    FedLC, arXiv 2209.00189): the outputs then fit p(inputs | class), which nodes have in common,
-    and the shares, which they have not, are not learnt. A class of which a node has no example is
-    counted as if it had one in common with all others, so that the logarithm is finite: the node
-    hardly changes what others teach of it.
+    Logit adjustment (Menon et al. 2021, arXiv 2007.07314; of participants: Zhang et al. 2022,
+    arXiv 2209.00189). With strength 1 the outputs fit p(inputs | class), which nodes have in
+    common, and not their shares, which they have not. But who has two classes then learns to tell
+    these two apart and nothing else; with a half it is still told that its images are of none of
+    the others, and pushes them away with less force. One more of each class keeps logarithms
+    finite.
     """
     counts = torch.bincount(labels[labels >= 0].flatten(), minlength=classes) + 1
-    return (counts / counts.sum()).log()
+    return strength * (counts / counts.sum()).log()
 
 
 def shifted(outputs: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
@@ -126,8 +127,8 @@ class Gradients:
 
     prepare: from stored inputs to the model's; what is random in it follows from the seed,
     the node and the step. rest: see `Minibatches`. dtype: of the arithmetic between the float32
-    weights and the float32 gradients. classes: how many there are if nodes are to allow for their
-    own shares of them, see `logit_shift`; 0 if not.
+    weights and the float32 gradients. shift: from a node's labels to what is added to its outputs
+    in the loss, such as `logit_shift`; None for nothing.
     """
 
     def __init__(
@@ -141,7 +142,7 @@ class Gradients:
         loss: Loss,
         rest: bool = False,
         dtype: torch.dtype = torch.float32,
-        classes: int = 0,
+        shift: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
         self.model, self.prepare, self.loss = model, prepare, loss
         self.dtype, self._seed = dtype, seed
@@ -158,11 +159,8 @@ class Gradients:
             )
             for node, shard in shards.items()
         }
-        nothing = model.weights.new_empty(0)
-        self.shifts = {
-            node: logit_shift(shard.targets, classes).to(device) if classes else nothing
-            for node, shard in shards.items()
-        }
+        shift = shift or (lambda _: torch.empty(0))
+        self.shifts = {node: shift(shard.targets).to(device) for node, shard in shards.items()}
 
     def __call__(self, due: Sequence[tuple[Node, int]]) -> Iterator[torch.Tensor]:
         model = self.model

@@ -49,8 +49,8 @@ def _check_consensus_needs(config: RunConfig, model: FlatModel) -> None:
             )
     if config.consensus.adjust_logits and not task_of(problem_of(config)).classes:
         raise ConfigError(
-            f"consensus.adjust-logits=true needs classes, and task={config.task!r} has none; use "
-            f"consensus.adjust-logits=false"
+            f"consensus.adjust-logits={config.consensus.adjust_logits} needs classes, and "
+            f"task={config.task!r} has none; use consensus.adjust-logits=0"
         )
 
 

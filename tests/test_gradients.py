@@ -1,5 +1,6 @@
 """Minibatches by number, and the gradients of a host's nodes one by one or side by side."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -112,13 +113,12 @@ def gradients_of(
     augmented: bool = False,
     rest: bool = False,
     dtype: torch.dtype = torch.float32,
-    classes: int = 0,
 ) -> Gradients:
     shards = {node: examples_of(images(30, seed=node)) for node in sizes}
     erasing = (28, 28) if augmented else None
     prepare = Preparation(MEAN, STD, True, augmented, erasing=erasing)
     how = {"prepare": prepare, "loss": functional.cross_entropy}
-    return Gradients(model, shards, sizes, seed=4, **how, rest=rest, dtype=dtype, classes=classes)
+    return Gradients(model, shards, sizes, seed=4, **how, rest=rest, dtype=dtype)
 
 
 def nodes_of(model: FlatModel, count: int) -> list[Node]:
@@ -230,9 +230,11 @@ def test_no_engine_looks_at_what_it_computes(name: str, way: str) -> None:
 
 
 def test_a_shift_is_the_logarithm_of_the_shares_of_the_classes() -> None:
-    """Each class counted once more than it occurs; a negative label is none."""
-    labels = torch.tensor([[0, 0, 2], [-100, 2, 2]])
-    assert torch.allclose(logit_shift(labels, 4).exp(), torch.tensor([3, 1, 4, 1]) / 9)
+    """Each class counted once more than it occurs; a negative label is none. Half as strong it is
+    that of the shares' roots."""
+    labels, shares = torch.tensor([[0, 0, 2], [-100, 2, 2]]), torch.tensor([3, 1, 4, 1]) / 9
+    assert torch.allclose(logit_shift(labels, 4, 1.0).exp(), shares)
+    assert torch.allclose(logit_shift(labels, 4, 0.5).exp(), shares.sqrt())
 
 
 def test_outputs_of_each_position_are_shifted_by_class() -> None:
@@ -256,7 +258,8 @@ def test_gradients_of_the_loss_with_shifted_outputs(way: str, dtype: torch.dtype
         "seed": 4, "prepare": Preparation(MEAN, STD, True, False), "loss": functional.cross_entropy
     }  # fmt: skip
     plain = Gradients(model, shards, dict.fromkeys(shards, 8), **how)
-    adjusted = Gradients(model, shards, dict.fromkeys(shards, 8), **how, dtype=dtype, classes=10)
+    shift = partial(logit_shift, classes=10, strength=0.5)
+    adjusted = Gradients(model, shards, dict.fromkeys(shards, 8), **how, dtype=dtype, shift=shift)
     engine = adjusted if way == "sequential" else RowGradients(adjusted, PASSES[way])
     found = [gradient.clone() for gradient in engine([(node, 2) for node in nodes])]
     for node, gradient in zip(nodes, found, strict=True):
@@ -265,7 +268,7 @@ def test_gradients_of_the_loss_with_shifted_outputs(way: str, dtype: torch.dtype
         model.weights.copy_(node.weights)
         model.zero_grad()
         prior = torch.from_numpy(counts / counts.sum()).float()
-        functional.cross_entropy(model.module(inputs) + prior.log(), labels).backward()
+        functional.cross_entropy(model.module(inputs) + 0.5 * prior.log(), labels).backward()
         expected = model.gradient.clone()
         [other] = plain([(node, 2)])
         error = (gradient - expected).norm() / (other - expected).norm()
@@ -281,7 +284,8 @@ def test_with_equal_shares_nothing_changes() -> None:
     }  # fmt: skip
     node = nodes_of(model, 1)[0]
     [plain] = [g.clone() for g in Gradients(model, shards, {0: 8}, **how)([(node, 0)])]
-    [adjusted] = list(Gradients(model, shards, {0: 8}, **how, classes=10)([(node, 0)]))
+    shift = partial(logit_shift, classes=10, strength=1.0)
+    [adjusted] = list(Gradients(model, shards, {0: 8}, **how, shift=shift)([(node, 0)]))
     assert torch.allclose(plain, adjusted, rtol=1e-4, atol=1e-6)
 
 
@@ -290,15 +294,15 @@ def test_a_run_says_whether_its_nodes_allow_for_their_shares() -> None:
     values = {"mode": "consensus", "participants": 2, "consensus.references": "same-steps"}
     off, on = (
         engines.one_by_one(
-            nodes_run_of(resolve(values | {"consensus.adjust-logits": is_on})), (0, 2)
+            nodes_run_of(resolve(values | {"consensus.adjust-logits": strength})), (0, 2)
         )
-        for is_on in (False, True)
+        for strength in (0.0, 0.5)
     )
     assert [len(shift) for shift in off.shifts.values()] == [0, 0]
     node, reference = on.shifts[0], on.shifts[2]
     own = on.batches[0].labels.bincount(minlength=10)
-    assert torch.equal(node, logit_shift(on.batches[0].labels, 10))
-    assert node[own == 0].max() < node[own > 0].min() - 4
+    assert torch.equal(node, logit_shift(on.batches[0].labels, 10, 0.5))
+    assert node[own == 0].max() < node[own > 0].min() - 2
     assert reference.max() - reference.min() < 0.5
 
 

@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -28,7 +29,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from client_apps.gradients import Gradients
+from client_apps.gradients import Gradients, logit_shift
 from client_apps.row_gradients import PASSES, RowGradients
 from experiments.consensus import tracking_data
 from experiments.consensus.tracking_cases import EVERY, METHODS, Case, plan
@@ -80,7 +81,7 @@ class Run:
             prepare=Preparation(MEAN, STD, True, True, shift=4, erasing=(32, 32)),
             loss=functional.cross_entropy,
             rest=True,
-            classes=10 if case.adjusted else 0,
+            shift=partial(logit_shift, classes=10, strength=case.adjusted),
         )
         self.steps = -(-len(data.nodes[0]) // BATCH)  # of an epoch
         rate = step_size(case.learning_rate, settings.momentum, HEAVY_BALL)
@@ -294,7 +295,7 @@ def main(words: Sequence[str] | None = None) -> int:
     add("--asynchronous", action="store_true", help="each edge exchanges at random times")
     add("--loss", type=float, default=0.0)
     add("--delay", type=float, default=0.0, help="of mail, in local steps, at most")
-    add("--adjusted", action="store_true", help="nodes allow for their own shares of the classes")
+    add("--adjusted", type=float, default=0.0, help="consensus.adjust-logits")
     add("--limit", type=float, default=math.inf, metavar="SECONDS", help="then stop")
     add("--engine", choices=["auto", SEQUENTIAL, *PASSES], default="auto")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -43,7 +43,8 @@ METHODS: dict[str, Method] = {
 class Case:
     """A run. interval: K, local steps between two exchanges of an edge. asynchronous: each edge at
     random times of its own. loss: of mails; delay: of a mail at most, in local steps. adjusted:
-    nodes allow for their own shares of the classes (`client_apps.gradients.logit_shift`)."""
+    how far nodes allow for their own shares of the classes (`client_apps.gradients.logit_shift`).
+    """
 
     method: str
     learning_rate: float
@@ -54,7 +55,7 @@ class Case:
     loss: float = 0.0
     delay: float = 0.0
     epochs: int = 500
-    adjusted: bool = False
+    adjusted: float = 0.0
 
     def check(self) -> None:
         """Raises ValueError for what cannot be run."""
@@ -71,7 +72,7 @@ class Case:
         parts += ["asynchronous"] if self.asynchronous else []
         parts += [f"loss {self.loss:g}"] if self.loss else []
         parts += [f"delay {self.delay:g}"] if self.delay else []
-        parts += ["adjusted"] if self.adjusted else []
+        parts += [f"adjusted {self.adjusted:g}"] if self.adjusted else []
         return " ".join(parts)
 
 

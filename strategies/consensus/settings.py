@@ -38,7 +38,7 @@ class ConsensusSettings:
     weight_decay: Annotated[float, Within(0)]
     augment: bool
     publish_average: bool
-    adjust_logits: bool
+    adjust_logits: Annotated[float, Within(0, 1)]
     hold: bool
     forget: Annotated[float, Within(0)]
     theta: Annotated[float, Within(0, 1, above=True)]
