@@ -7,8 +7,9 @@ from functools import partial
 
 import torch
 
-from client_apps.gradients import Gradients, dtype_of, logit_shift
+from client_apps.gradients import Gradients, dtype_of
 from client_apps.local_model import local_model_of, shard_of
+from client_apps.logit_adjustment import logit_shift
 from client_apps.row_gradients import PASSES, RowGradients
 from strategies.consensus.batches import Gradients as Engine
 from strategies.consensus.node import Node
@@ -35,9 +36,7 @@ def one_by_one(run: NodesRun, nodes: Sequence[int], own_data: str = "") -> Gradi
         prepare=local.task.prepare(c.augment),
         loss=local.task.loss,
         dtype=dtype_of(c.precision),
-        shift=partial(logit_shift, classes=len(local.task.classes), strength=c.adjust_logits)
-        if c.adjust_logits
-        else None,
+        shift=partial(logit_shift, classes=len(local.task.classes), strength=run.adjust_logits),
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch.func import functional_call
 
+from client_apps.logit_adjustment import shifted
 from strategies.arithmetic import allow_tf32, outputs_of
 from strategies.consensus.node import Node, Tensors
 from strategies.flat import FlatModel
@@ -88,27 +89,6 @@ def as_type(inputs: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return inputs.to(dtype) if inputs.is_floating_point() else inputs
 
 
-def logit_shift(labels: torch.Tensor, classes: int, strength: float) -> torch.Tensor:
-    """What is added to a node's outputs in its loss where it is to allow for its own shares of the
-    classes, (classes,): strength log((n_c + 1) / sum_k (n_k + 1)), with n_c of the labels of class
-    c. labels: any shape; negative ones are of no class.
-
-    Logit adjustment (Menon et al. 2021, arXiv 2007.07314; of participants: Zhang et al. 2022,
-    arXiv 2209.00189). With strength 1 the outputs fit p(inputs | class), which nodes have in
-    common, and not their shares, which they have not. But who has two classes then learns to tell
-    these two apart and nothing else; with a half it is still told that its images are of none of
-    the others, and pushes them away with less force. One more of each class keeps logarithms
-    finite.
-    """
-    counts = torch.bincount(labels[labels >= 0].flatten(), minlength=classes) + 1
-    return strength * (counts / counts.sum()).log()
-
-
-def shifted(outputs: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-    """Outputs (b, classes, ...) with `shift` (classes,) added, or nothing if it is empty."""
-    return outputs + shift.view(1, -1, *[1] * (outputs.dim() - 2)) if len(shift) else outputs
-
-
 def loss_of(
     model: FlatModel,
     loss: Loss,
@@ -159,8 +139,10 @@ class Gradients:
             )
             for node, shard in shards.items()
         }
-        shift = shift or (lambda _: torch.empty(0))
-        self.shifts = {node: shift(shard.targets).to(device) for node, shard in shards.items()}
+        self.shifts = {
+            node: shift(shard.targets).to(device) if shift else model.weights.new_empty(0)
+            for node, shard in shards.items()
+        }
 
     def __call__(self, due: Sequence[tuple[Node, int]]) -> Iterator[torch.Tensor]:
         model = self.model

@@ -14,6 +14,7 @@ from client_apps.failures import account_of
 from client_apps.gradients import dtype_of
 from client_apps.holdings import holdings
 from client_apps.local_model import check_data_set, check_own_code, local_model_of, shard_of
+from client_apps.logit_adjustment import adjusted, logit_shift
 from client_apps.row_gradients import PASSES, Programs, everything
 from client_apps.secure_sum import hold
 from client_apps.settings import TrainingSettings
@@ -28,6 +29,7 @@ from strategies.messages.queries import Prepared, PrepareOrder
 from strategies.messages.training import GRADIENT, TrainOrder, TrainReply
 from strategies.precision import restored, rounded
 from strategies.privacy import noise_generator
+from strategies.problem import task_of
 from strategies.randomness import rng
 from strategies.task import Examples, prepared
 
@@ -121,9 +123,14 @@ def _train_one(
         settings,
         generator,
         prepare=local.task.prepare(augmented=True),
-        loss=local.task.loss,
+        loss=adjusted(local.task.loss, _shift(settings, shard).to(local.device)),
     )
     return loss, len(shard), local.model.state()
+
+
+def _shift(settings: TrainingSettings, shard: Examples) -> torch.Tensor:
+    classes = len(task_of(settings.problem).classes)
+    return logit_shift(shard.targets, classes, settings.adjust_logits)
 
 
 def _label_gradient(
@@ -170,6 +177,7 @@ def _train_together(
                 Job(
                     weights, buffers, begins[p], len(shards[p]),
                     rng(settings.seed, "batches", p, index),
+                    _shift(settings, shards[p]),
                 )
                 for p, index in jobs
             ],

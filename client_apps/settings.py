@@ -12,6 +12,7 @@ from strategies.problem import Problem
 class TrainingSettings:
     """Local training of a participant.
 
+    adjust_logits: how far it allows for its own shares of the classes, see `logit_adjustment`.
     attack, attackers, attack_scale: what the last of the participants do to harm the others.
     client_threads: of PyTorch. calibrates: whether the server is told the gradient of the last
     layer, too, see `strategies.distillation.calibration`. privacy: of its samples. virtual: whether
@@ -26,6 +27,7 @@ class TrainingSettings:
     momentum: float
     weight_decay: float
     proximal_mu: float
+    adjust_logits: float
     client_threads: int
     mail_precision: str
     precision: str

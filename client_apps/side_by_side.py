@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -16,13 +16,15 @@ from strategies.optimisers import sgd_step
 @dataclass
 class Job:
     """Training of one participant: the model that it starts from, (p,) and (q,), where its images
-    begin among those of everybody, how many it has, and where its random numbers come from."""
+    begin among those of everybody, how many it has, where its random numbers come from, and what
+    is added to its outputs in the loss, (classes,) or (0,)."""
 
     weights: np.ndarray
     buffers: np.ndarray
     begin: int
     examples: int
     generator: np.random.Generator
+    shift: torch.Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ def _train(programs: Programs, jobs: Sequence[Job], settings: TrainingSettings) 
         minibatches(job.examples, settings.batch_size, settings.local_steps, job.generator)
         for job in jobs
     ]
+    shifts = [job.shift.to(programs.device) for job in jobs]
     for _ in range(settings.local_steps):
         chosen, moves = [], []
         for job, draw in zip(jobs, draws, strict=True):
@@ -70,6 +73,7 @@ def _train(programs: Programs, jobs: Sequence[Job], settings: TrainingSettings) 
             list(buffers),
             torch.from_numpy(np.stack(chosen)),
             torch.from_numpy(np.concatenate(moves, axis=1)),
+            shifts,
         )
         buffers.copy_(computed.buffers)
         if start is not None:

@@ -47,11 +47,6 @@ def _check_consensus_needs(config: RunConfig, model: FlatModel) -> None:
                 f"running statistics describe a node's own data; neighbours can neither exchange "
                 f"nor average them; use GroupNorm or LayerNorm"
             )
-    if config.consensus.adjust_logits and not task_of(problem_of(config)).classes:
-        raise ConfigError(
-            f"consensus.adjust-logits={config.consensus.adjust_logits} needs classes, and "
-            f"task={config.task!r} has none; use consensus.adjust-logits=0"
-        )
 
 
 def _without_statistics(config: RunConfig) -> str:
@@ -72,6 +67,12 @@ def _check_privacy_needs(config: RunConfig, model: FlatModel) -> None:
         )
     if config.privacy.samples and model.draws:
         raise ConfigError("privacy.samples cannot be with dropout, which torch.func does not draw")
+    if config.privacy.samples and config.adjust_logits:
+        raise ConfigError(
+            f"privacy.samples cannot be with adjust-logits={config.adjust_logits}: an example "
+            f"changes the shares of the classes, and with them the gradients of all others, which "
+            f"no noise hides; use adjust-logits=0"
+        )
 
 
 def _check_machine(config: RunConfig) -> None:
@@ -163,6 +164,11 @@ def _check_parts(config: RunConfig) -> None:
         _check_own_rule(config, small)
     if config.attack == LABEL_FLIP and not task_of(problem).classes:
         raise ConfigError(f"attack={LABEL_FLIP!r} needs classes, and task={config.task!r} has none")
+    if config.adjust_logits and not task_of(problem).classes:
+        raise ConfigError(
+            f"adjust-logits={config.adjust_logits} needs classes, and task={config.task!r} has "
+            f"none; use adjust-logits=0"
+        )
 
 
 def _check_examples(config: RunConfig) -> None:

@@ -126,7 +126,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "compressed, under stress": {**STRESS, "consensus.algorithm": "c-ecl"},
     "few bits, under stress": {**STRESS, "mail-precision": "int8"},
     "averages, under stress": {**STRESS, "consensus.publish-average": True},
-    "adjusted": {"consensus.adjust-logits": 0.5},
+    "adjusted": {"adjust-logits": 0.5},
     "gossip": {"consensus.algorithm": "gossip", "consensus.topology": "complete"},
     "tracking under stress": {**STRESS, "consensus.algorithm": "momentum-tracking"},
     "a sequence of graphs": {

@@ -158,7 +158,7 @@ ELSEWHERE = {
     "device-profiles", "availability",
     "distill.teacher-average", "distill.publish-ema", "distill.threads", "distill.gpu-fraction",
     "distill.restarts", "distill.references", "consensus.topology-file", "consensus.batch-size",
-    "consensus.augment", "consensus.adjust-logits",
+    "consensus.augment", "adjust-logits",
     "consensus.weights", "consensus.silence-seconds", "consensus.references",
     "consensus.carrier", "consensus.diagnosis", "consensus.encrypt", "consensus.engine",
     "consensus.precision", "privacy.delta",

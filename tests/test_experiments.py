@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,8 @@ def test_our_row_alone_computes_the_controls_that_exist() -> None:
 
 
 def test_only_chooses_by_every_kind_that_is_named() -> None:
-    chosen = plan("small", (0, 1), ["dirichlet-0.1", "participants3", "sync", OURS, "seed1"])
+    words = ["dirichlet-0.1", "participants3", "even", "sync", OURS, "seed1"]
+    chosen = plan("small", (0, 1), words)
     assert [run.words for run in chosen] == [
         ("dirichlet-0.1", "labels0", "participants3", "even", row, "seed1")
         for row in (OURS, "sync")
@@ -352,6 +354,26 @@ def test_a_part_of_the_runs_makes_a_report_too(results: dict[str, Any]) -> None:
     assert "| async-continuous | 86.0 |" in text
     results["runs"] = of_rows(ENDS, seeds=1)["runs"]
     assert "open: 1 of 3 seeds" in report.render(results)
+
+
+def test_adjusted_rows_are_compared_with_those_of_the_plain_setting() -> None:
+    """Paired by seed; a row that only one of them has is not in the table."""
+    setting = Setting("dirichlet-0.1", adjusted=True)
+    results = of_rows(ENDS)
+    for own, ends in ((replace(setting, adjusted=False), (0.8, 0.7)), (setting, (0.83, 0.72))):
+        for row, end in zip((OURS, "sync-x3"), ends, strict=True):
+            results["runs"] += [entry(row, seed, end + 0.01 * seed, own) for seed in range(3)]
+    results["runs"].append(entry("plus-no-calibration", 0, 0.6, setting))
+    section = report.render(results).split("## Adjusted logits")[1].split("\n## ")[0]
+    rows = [line.split(" | ") for line in section.splitlines() if line.startswith("| dir")]
+    title = "dirichlet-0.1, no labels, 3 participants"
+    cells = [[cell.strip("| ") for cell in row] for row in rows]
+    assert cells[:2] == [
+        [title, "plus", "81.0 ± 0.6", "84.0 ± 0.6", "+3.0 ± 0.0"],
+        [title, "sync-x3", "71.0 ± 0.6", "73.0 ± 0.6", "+2.0 ± 0.0"],
+    ]
+    assert [row for _, row, *_ in cells[2:]] == ["small model", "plus-raw"]
+    assert "## Adjusted logits" not in report.render(of_rows(ENDS))
 
 
 def test_written_files_can_be_read_and_drawn_again(results: dict[str, Any], tmp_path: Path) -> None:

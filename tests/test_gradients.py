@@ -12,8 +12,9 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from client_apps import engines, row_gradients
-from client_apps.gradients import Gradients, Minibatches, logit_shift, shifted
+from client_apps.gradients import Gradients, Minibatches
 from client_apps.local_model import local_model_of, shard_of
+from client_apps.logit_adjustment import logit_shift, shifted
 from client_apps.row_gradients import PASSES, Batch, RowGradients
 from fl_app.config import resolve
 from fl_app.data import ImageSet, Preparation, normalise
@@ -293,9 +294,7 @@ def test_a_run_says_whether_its_nodes_allow_for_their_shares() -> None:
     """A node by its own, a reference by those of all, which are equal here."""
     values = {"mode": "consensus", "participants": 2, "consensus.references": "same-steps"}
     off, on = (
-        engines.one_by_one(
-            nodes_run_of(resolve(values | {"consensus.adjust-logits": strength})), (0, 2)
-        )
+        engines.one_by_one(nodes_run_of(resolve(values | {"adjust-logits": strength})), (0, 2))
         for strength in (0.0, 0.5)
     )
     assert [len(shift) for shift in off.shifts.values()] == [0, 0]

@@ -128,8 +128,9 @@ def test_a_partition_by_class_needs_classes(tmp_path: Path) -> None:
         preflight(of(task, partition="dirichlet"))
     with pytest.raises(EdgeFlError, match="attack='label-flip' needs classes"):
         preflight(of(task, attack="label-flip", attackers=1))
-    with pytest.raises(EdgeFlError, match=r"adjust-logits=0\.5 needs classes"):
-        preflight(of(task, mode="consensus", **{"consensus.adjust-logits": 0.5}))
+    for mode in ("consensus", "distill", "average"):
+        with pytest.raises(EdgeFlError, match=r"adjust-logits=0\.5 needs classes"):
+            preflight(of(task, mode=mode, **{"adjust-logits": 0.5}))
     preflight(of(POINTS, partition="dirichlet", alpha=5.0))
 
 

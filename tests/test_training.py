@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from torch.nn import functional
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
+from client_apps import local_training
+from client_apps.logit_adjustment import adjusted, logit_shift
 from client_apps.row_gradients import PASSES, Programs, everything
 from client_apps.side_by_side import Job, train_side_by_side
 from client_apps.training import minibatches, train_locally
@@ -184,13 +186,46 @@ def test_training_leaves_the_global_generators_alone() -> None:
     assert torch.equal(torch.get_rng_state(), torch_state)
 
 
+# ------------------------------------------------------------------- the own shares of the classes
+
+
+def test_a_job_allows_for_the_participants_own_shares_of_the_classes() -> None:
+    """Of a participant with two classes: the last layer's biases of the others fall less. And it is
+    what training with the shifted loss gives."""
+    moved, shifts = {}, {}
+    for strength in (0.0, 0.5, 1.0):
+        values = {
+            "partition": "classes-per-participant", "num-classes-per-partition": 2,
+            "participants": 6,
+        }  # fmt: skip
+        config = resolve({**values, "adjust-logits": strength, "small-width": 2, "local-steps": 5})
+        settings, model = training_of(config), flat_model(problem_of(config), "small")
+        start = model.state()
+        shard = local_training.shard_of(problem_of(config), 0, "")
+        job = (settings, 0, 0, start["weights"], start["buffers"], "")
+        state = local_training._train_one(*job)[2]
+        task = local_training.local_model_of(problem_of(config)).task
+        shifts[strength] = logit_shift(shard.targets, len(task.classes), strength)
+        how: dict[str, Any] = {
+            "prepare": task.prepare(augmented=True), "loss": adjusted(task.loss, shifts[strength])
+        }  # fmt: skip
+        train_locally(model, shard, settings, rng(config.seed, "batches", 0, 0), **how)
+        assert state["weights"].tobytes() == model.state()["weights"].tobytes()
+        change = torch.from_numpy(state["weights"] - start["weights"])
+        bias = [name for name in model.unflatten(change[None]) if name.endswith("bias")][-1]
+        absent = [c for c in range(10) if c not in set(shard.targets.tolist())]
+        moved[strength] = model.unflatten(change[None])[bias][0][absent].abs().mean()
+    assert [len(shift) for shift in shifts.values()] == [0, 10, 10]
+    assert moved[1.0] < 0.3 * moved[0.5] < 0.3 * moved[0.0]
+
+
 # ------------------------------------------------------------------------------------ side by side
 
 
 @pytest.mark.parametrize("normalisation", ["batch", "group"])
-@pytest.mark.parametrize("proximal_mu", [0.0, 0.5])
+@pytest.mark.parametrize(("proximal_mu", "strength"), [(0.0, 0.0), (0.5, 0.0), (0.0, 0.5)])
 def test_participants_side_by_side_have_the_bits_that_they_have_alone(
-    normalisation: str, proximal_mu: float
+    normalisation: str, proximal_mu: float, strength: float
 ) -> None:
     """Models, statistics and losses; also one that has too few images for a whole minibatch."""
     rule = "fedprox" if proximal_mu else "fedavg"
@@ -201,14 +236,19 @@ def test_participants_side_by_side_have_the_bits_that_they_have_alone(
     start = model.state()
     model.module.train()
     programs = Programs(model, images, labels, **HOW, way=PASSES["streams"])
+    shifts = [logit_shift(labels, 10, strength) for _, labels in shards]
     jobs = [
-        Job(start["weights"], start["buffers"], begins[i], len(shard[1]), rng(i, "batches"))
+        Job(
+            start["weights"], start["buffers"], begins[i], len(shard[1]), rng(i, "batches"),
+            shifts[i],
+        )
         for i, shard in enumerate(shards)
-    ]
+    ]  # fmt: skip
     found = train_side_by_side(programs, jobs, training_of(config))
     for i, (own, each) in enumerate(zip(shards, found, strict=True)):
         alone = flat_model(problem_of(config), "small")
-        loss = train_locally(alone, Examples(*own), training_of(config), rng(i, "batches"), **HOW)
+        how: dict[str, Any] = {**HOW, "loss": adjusted(HOW["loss"], shifts[i])}
+        loss = train_locally(alone, Examples(*own), training_of(config), rng(i, "batches"), **how)
         assert each.loss == loss
         assert each.state["weights"].tobytes() == alone.state()["weights"].tobytes()
         assert each.state["buffers"].tobytes() == alone.state()["buffers"].tobytes()

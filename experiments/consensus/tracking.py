@@ -29,7 +29,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from client_apps.gradients import Gradients, logit_shift
+from client_apps.gradients import Gradients
+from client_apps.logit_adjustment import logit_shift
 from client_apps.row_gradients import PASSES, RowGradients
 from experiments.consensus import tracking_data
 from experiments.consensus.tracking_cases import EVERY, METHODS, Case, plan
@@ -295,7 +296,7 @@ def main(words: Sequence[str] | None = None) -> int:
     add("--asynchronous", action="store_true", help="each edge exchanges at random times")
     add("--loss", type=float, default=0.0)
     add("--delay", type=float, default=0.0, help="of mail, in local steps, at most")
-    add("--adjusted", type=float, default=0.0, help="consensus.adjust-logits")
+    add("--adjusted", type=float, default=0.0, help="adjust-logits")
     add("--limit", type=float, default=math.inf, metavar="SECONDS", help="then stop")
     add("--engine", choices=["auto", SEQUENTIAL, *PASSES], default="auto")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")

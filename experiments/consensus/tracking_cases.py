@@ -43,8 +43,7 @@ METHODS: dict[str, Method] = {
 class Case:
     """A run. interval: K, local steps between two exchanges of an edge. asynchronous: each edge at
     random times of its own. loss: of mails; delay: of a mail at most, in local steps. adjusted:
-    how far nodes allow for their own shares of the classes (`client_apps.gradients.logit_shift`).
-    """
+    how far nodes allow for their own shares of the classes (`client_apps.logit_adjustment`)."""
 
     method: str
     learning_rate: float

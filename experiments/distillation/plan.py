@@ -41,6 +41,7 @@ _PARTITIONS: dict[str, Values] = {
     "dirichlet-0.1": {"partition": "dirichlet", "alpha": 0.1},
 }
 _FACTOR = 5.0  # of a straggler's time
+_STRENGTH = 0.5  # chosen on runs of the consensus system
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class Setting:
     """What the rows of a table have in common.
 
     labels: of the server's images so many have labels. stragglers: one participant at a time, in
-    the mean, takes five times as long. rows: those that are run.
+    the mean, takes five times as long. adjusted: whether participants allow for their own shares of
+    the classes. rows: those that are run.
     centralized: whether the ceiling is computed, too, beside our row.
     """
 
@@ -56,13 +58,14 @@ class Setting:
     labels: int = 0
     participants: int = 3
     stragglers: bool = False
+    adjusted: bool = False
     rows: tuple[str, ...] = _FEW
     centralized: bool = False
 
     @property
     def words(self) -> tuple[str, ...]:
-        pace = "stragglers" if self.stragglers else "even"
-        return (self.partition, f"labels{self.labels}", f"participants{self.participants}", pace)
+        kind = "stragglers" if self.stragglers else "adjusted" if self.adjusted else "even"
+        return (self.partition, f"labels{self.labels}", f"participants{self.participants}", kind)
 
     @property
     def name(self) -> str:
@@ -70,9 +73,9 @@ class Setting:
 
     @property
     def title(self) -> str:
-        slow = ", stragglers" if self.stragglers else ""
+        kind = ", stragglers" if self.stragglers else ", adjusted" if self.adjusted else ""
         labels = f"{self.labels} labels" if self.labels else "no labels"
-        return f"{self.partition}, {labels}, {self.participants} participants{slow}"
+        return f"{self.partition}, {labels}, {self.participants} participants{kind}"
 
     @property
     def values(self) -> Values:
@@ -84,6 +87,8 @@ class Setting:
         if self.stragglers:
             values["cost.straggler-probability"] = round(1 / self.participants, 4)
             values["cost.straggler-factor"] = _FACTOR
+        if self.adjusted:
+            values["adjust-logits"] = _STRENGTH
         return values
 
     @property
@@ -127,6 +132,7 @@ _COMMON: Values = {"mode": "distill", "clock": "virtual", "distill.publish-ema":
 _SMALL: Values = {**_COMMON, "proxy-examples": 1_500, "validation-examples": 300}
 _NOT_BUFFERED = tuple(row for row in ROWS if row != BUFFERED)
 _SLOW = (*_FEW, BUFFERED, "sync-forward")
+_ADJUSTED = (OURS, f"sync-x{MORE}", CALIBRATED, "plus-no-calibration")
 _EMBEDDED = (
     Setting(labels=1500, rows=_NOT_BUFFERED),
     Setting(rows=_NOT_BUFFERED, centralized=True),
@@ -136,6 +142,9 @@ _EMBEDDED = (
     Setting(stragglers=True, rows=_SLOW),
     Setting("dirichlet-0.1", participants=10),
     Setting(participants=10),
+    Setting("dirichlet-0.1", adjusted=True, rows=_ADJUSTED),
+    Setting("dirichlet-0.3", adjusted=True, rows=_ADJUSTED),
+    Setting(adjusted=True, rows=(OURS,)),
 )
 _LONG = (
     Setting(rows=_NOT_BUFFERED, centralized=True),
@@ -224,9 +233,9 @@ def plan(
 ) -> list[Planned]:
     """The runs of an experiment: setting by setting, and in each of them seed by seed.
 
-    only: some of these runs: words that are a partition, "labelsN", "participantsN", "stragglers"
-    or "even", a row or "seedN"; a run is chosen when, of every kind that is named, it has one of
-    the words. ValueError for other words.
+    only: some of these runs: words that are a partition, "labelsN", "participantsN", "stragglers",
+    "adjusted" or "even", a row or "seedN"; a run is chosen when, of every kind that is named, it
+    has one of the words. ValueError for other words.
     """
     given = SIZES[size]
     runs = [

@@ -1,6 +1,7 @@
 """results.json as a report: the claims, then a figure and two tables for each setting."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from experiments.distillation import figures
@@ -52,6 +53,7 @@ def render(results: Results, notes: str = "") -> str:
     sections = [
         _introduction(results),
         _claims([claim for setting, lines in settings for claim in claims_of(setting, lines)]),
+        _adjusted(settings),
         notes.strip(),
         *(_setting(setting, lines) for setting, lines in settings),
         _commands(results, settings),
@@ -131,6 +133,28 @@ def _claims(claims: Sequence[Claim]) -> str:
     )
     head = ["setting", "claim", "measured (points, or times)", "verdict"]
     return "\n\n".join(["## What is claimed", about, table(head, rows)])
+
+
+def _adjusted(settings: Sequence[tuple[Setting, Lines]]) -> str:
+    """What it is worth that participants allow for their own shares of the classes."""
+    by_name, rows = {setting.name: lines for setting, lines in settings}, []
+    for setting, lines in settings:
+        plain = replace(setting, adjusted=False)
+        without = by_name.get(plain.name, {})
+        for name in (*ROWS, *CONTROLS) if setting.adjusted else ():
+            if name in lines and name in without:
+                ends = [side[name].final() for side in (without, lines)]
+                gaps = [100 * gap for gap in difference(*reversed(ends))]
+                gain = _shown(estimate(gaps), "{:+.1f}")
+                rows.append([plain.title, name, *map(_percent, ends), gain])
+    if not rows:
+        return ""
+    about = (
+        "With `adjust-logits` a participant's loss allows for its own shares of the classes. "
+        "Differences are paired by seed."
+    )
+    head = ["setting", "row", "without", "with it", "difference"]
+    return "\n\n".join(["## Adjusted logits", about, table(head, rows)])
 
 
 def _setting(setting: Setting, lines: Lines) -> str:

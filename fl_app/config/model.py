@@ -118,6 +118,7 @@ class RunConfig:
     momentum: Annotated[float, Within(0, 1)]
     weight_decay: Annotated[float, Within(0)]
     proximal_mu: Annotated[float, Within(0)]
+    adjust_logits: Annotated[float, Within(0, 1)]
     client_threads: Annotated[int, Within(1)]
     precision: Annotated[str, OneOf(*ARITHMETICS)]
     mail_precision: Annotated[str, OneOf(*PRECISIONS)]

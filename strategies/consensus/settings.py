@@ -38,7 +38,6 @@ class ConsensusSettings:
     weight_decay: Annotated[float, Within(0)]
     augment: bool
     publish_average: bool
-    adjust_logits: Annotated[float, Within(0, 1)]
     hold: bool
     forget: Annotated[float, Within(0)]
     theta: Annotated[float, Within(0, 1, above=True)]
@@ -95,8 +94,9 @@ class ConsensusSettings:
 class NodesRun:
     """What server and hosts both know of a run.
 
-    rounds: windows. attack, attackers, attack_scale: what the last of the participants do to harm
-    the others. client_threads: of a host.
+    rounds: windows. adjust_logits: how far nodes allow for their own shares of the classes. attack,
+    attackers, attack_scale: what the last of the participants do to harm the others.
+    client_threads: of a host.
     """
 
     problem: Problem
@@ -105,6 +105,7 @@ class NodesRun:
     rounds: int
     round_timeout: float
     mail_precision: str
+    adjust_logits: float
     attack: str
     attackers: int
     attack_scale: float
