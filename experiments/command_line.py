@@ -68,7 +68,10 @@ class Experiment:
         seeds = sorted({*seeds, *(entry["seed"] for entry in earlier.get("runs", ()))})
         everything = self.plan(arguments.size, seeds, (), data_root)
         results = self.collect(everything, root, arguments.size, invocation)
-        print(self.write(merged(earlier, results, everything), out))
+        if not (found := merged(earlier, results, everything))["runs"]:
+            print(f"experiments.{self.name}: no run is complete in {root}", file=sys.stderr)
+            return 1
+        print(self.write(found, out))
         return 0
 
     def parser(self) -> argparse.ArgumentParser:

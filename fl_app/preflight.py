@@ -67,12 +67,6 @@ def _check_privacy_needs(config: RunConfig, model: FlatModel) -> None:
         )
     if config.privacy.samples and model.draws:
         raise ConfigError("privacy.samples cannot be with dropout, which torch.func does not draw")
-    if config.privacy.samples and config.adjust_logits:
-        raise ConfigError(
-            f"privacy.samples cannot be with adjust-logits={config.adjust_logits}: an example "
-            f"changes the shares of the classes, and with them the gradients of all others, which "
-            f"no noise hides; use adjust-logits=0"
-        )
 
 
 def _check_machine(config: RunConfig) -> None:

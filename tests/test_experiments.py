@@ -450,6 +450,15 @@ def test_what_is_in_the_results_is_not_done_again(
     assert json.dumps(written[0]["runs"]) == json.dumps(written[2]["runs"])
 
 
+def test_where_no_run_is_complete_there_is_no_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--collect-only", "--runs", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert EXPERIMENT.main(words) == 1
+    assert f"no run is complete in {tmp_path}" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
 def test_a_run_that_was_killed_goes_on(tmp_path: Path) -> None:
     values = {**SMALL, "clock": "virtual", "num-server-rounds": 12, "distill.references": ""}
     planned = Planned(TINY, OURS, 0, {**values, "seed": 0})

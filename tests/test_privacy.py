@@ -395,6 +395,10 @@ def test_private_training_repeats_with_its_generator_and_still_learns() -> None:
             r"privacy.samples is for mode='distill' and 'average'",
         ),
         (
+            {"privacy.samples": True, "normalisation": "group", "adjust-logits": 0.5},
+            r"privacy.samples=true cannot be with adjust-logits=0.5: an example changes the shares",
+        ),
+        (
             {"privacy.clients": "fixed", "averaging": "buffered"},
             r"privacy.clients='fixed' cannot be with averaging='buffered', which lets .* others",
         ),

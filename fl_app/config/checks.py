@@ -183,6 +183,12 @@ def _check_privacy(config: RunConfig) -> None:
             f"privacy.samples=true cannot be with precision={config.precision!r}: gradients of "
             f"single examples are float32's; use precision=float32"
         )
+    if config.privacy.samples and config.adjust_logits:
+        raise ConfigError(
+            f"privacy.samples=true cannot be with adjust-logits={config.adjust_logits}: an example "
+            f"changes the shares of the classes, and with them the gradients of all others, which "
+            f"no noise hides; use adjust-logits=0"
+        )
     if config.privacy.of_clients and config.averaging not in MEAN_RULES:
         reason = (
             "lets participants come at times of their own, and some more often than others"
