@@ -171,6 +171,8 @@ class Distillation(_System):
         config = self._resolved(values)
         if self._clients == PLAIN and config.mail_precision != "float32":
             raise ConfigError("mail-precision: plain clients send state dicts, in float32")
+        if self._clients == PLAIN and config.adjust_logits:
+            raise ConfigError("adjust-logits: plain clients train with a loss of their own")
         return config
 
     def _around(self, grid: Grid, config: RunConfig, order: ConfigRecord) -> Grid:

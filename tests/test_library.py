@@ -201,6 +201,7 @@ def test_nodes_agree_and_nothing_is_recorded(
         (lambda: Consensus(task="no.such:Task"), "no.such"),
         (lambda: Distillation(clients="other"), "choose one of: mounted, plain"),
         (lambda: Distillation({"mail-precision": "int8"}, clients="plain"), "in float32"),
+        (lambda: Distillation({"adjust-logits": 0.5}, clients="plain"), "a loss of their own"),
         (
             lambda: Distillation({"distill.calibrate": "on"}, clients="plain"),
             "plain clients tell nothing but their updates",
