@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.consensus.plan import OURS, ROWS
+from experiments.consensus.plan import ADJUSTED, OURS, ROWS
 from experiments.consensus.results import (
     CENTRALIZED,
     average,
@@ -34,15 +34,19 @@ STYLES: dict[str, dict[str, Any]] = {
     "ecl-k2": {"color": figures.GREEN, "ls": ":"},
     "qg-dsgdm": {"color": figures.PURPLE, "ls": "--"},
     "relay-sgd": {"color": figures.PURPLE, "ls": "-."},
+    "gossip-adjusted": {"color": figures.ORANGE, "ls": "--"},
+    ADJUSTED: {"color": figures.GREEN, "ls": "--"},
 }
 # What is drawn over time, beside two references: more lines than six nobody can tell apart.
-_DRAWN = ("gossip", "momentum-tracking", "admm-isvr", "relay-sgd", OURS)
+_DRAWN = ("gossip", "momentum-tracking", "admm-isvr", "relay-sgd", OURS, ADJUSTED)
 LABELS = {
     OURS: "ecl (ours)",
     "c-ecl": "c-ecl, 10 %",
     "ecl-keeps": "ecl, forgets nothing",
     "ecl-anchors": "ecl, anchors not held",
     "ecl-k2": "ecl (ours), K = 2",
+    "gossip-adjusted": "gossip, adjusted",
+    ADJUSTED: "ecl, adjusted",
 }
 _REFERENCES = {"same-steps": ("-", "as many steps"), "same-samples": (":", "as many samples")}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from experiments.planned_runs import Values, choose
 
 OURS = "ecl"
+ADJUSTED = "ecl-adjusted"  # nodes allow for their own shares of the classes
 INTERVAL = 6
 # Validation accuracies by step size, of sizes whose rows have each a step size of their own. It is
 # written by experiments.consensus.tune.
@@ -16,6 +17,7 @@ RATES = Path(__file__).with_name("rates.json")
 TUNING_SEED = 100
 
 _BATCH = 32
+_STRENGTH = 0.5  # of `adjust-logits`; chosen on other runs
 _TEST_IMAGES = 10_000  # of CIFAR-10 and Fashion-MNIST, all of which are used in the end
 
 # The rows of the tables: what a node does. Everything else comes from the group and the size.
@@ -35,6 +37,8 @@ ROWS: dict[str, Values] = {
     "ecl-k2": {"consensus.algorithm": "ecl", "consensus.interval": 2.0},
     "qg-dsgdm": {"consensus.algorithm": "qg-dsgdm"},
     "relay-sgd": {"consensus.algorithm": "relay-sgd", "consensus.topology": "chain"},
+    "gossip-adjusted": {"consensus.algorithm": "gossip", "adjust-logits": _STRENGTH},
+    ADJUSTED: {"consensus.algorithm": "ecl", "adjust-logits": _STRENGTH},
     # A node by itself, beside which centralized training of as many samples is run.
     "same-samples": {"consensus.algorithm": "isolated"},
 }
@@ -178,8 +182,10 @@ def chosen_rate(size: str, group: str, row: str) -> float | None:
 
 _PAIR = ("gossip", OURS)
 _TUNED = (*_PAIR, "momentum-tracking", "ecl-keeps")
+_ADJUSTED = ("gossip-adjusted", ADJUSTED)
 _MORE = ("c-ecl", "ecl-k2")  # where there is time
 _OTHERS = ("qg-dsgdm", "relay-sgd")  # in the protocol of one of them
+_NOT_IN_CORE = (*_OTHERS, *_ADJUSTED, "same-samples")
 _LENET = Size(
     purpose="2 cores, 30 minutes",
     model="lenet",
@@ -189,7 +195,7 @@ _LENET = Size(
     evaluated=500,
     step_seconds=0.005,
     rows={
-        CORE: tuple(row for row in ROWS if row not in (*_MORE, *_OTHERS, "same-samples")),
+        CORE: tuple(row for row in ROWS if row not in _NOT_IN_CORE + _MORE),
         "constant": _PAIR,
         "plain": _PAIR,
         "halves": _PAIR,
@@ -221,7 +227,10 @@ SIZES: dict[str, Size] = {
         purpose="a GPU, or a night of 2 cores: all 60,000 images of Fashion-MNIST",
         steps=3600,
         # All data in one place are the same however they are split: one group has the references.
-        rows={CORE: (*HOSTS, *_TUNED), **dict.fromkeys(("halves", "two", "dirichlet"), _TUNED)},
+        rows={
+            CORE: (*HOSTS, *_TUNED, *_ADJUSTED),
+            **dict.fromkeys(("halves", "two", "dirichlet"), (*_TUNED, *_ADJUSTED)),
+        },
         grid=(0.05, 0.1, 0.2, 0.4),
         data={"dataset": "fashion-mnist", "validation-examples": 5_000},
     ),
@@ -235,7 +244,7 @@ SIZES: dict[str, Size] = {
         step_seconds=0.008,
         rows=dict.fromkeys(
             (CORE, "constant", "plain", "halves"),
-            tuple(row for row in ROWS if row not in ("same-samples", *_OTHERS)),
+            tuple(row for row in ROWS if row not in _NOT_IN_CORE),
         ),
     ),
     # Vogels et al., NeurIPS 2021, table 2. Of its Dirichlet 0.01 sixteen nodes do not all get

@@ -1,11 +1,12 @@
 """results.json as a report: tables, figures, and sentences that the numbers decide."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from statistics import mean
 
 from experiments.consensus import figures
-from experiments.consensus.plan import GROUPS, OURS, ROWS, SIZES, TUNING_SEED
+from experiments.consensus.plan import ADJUSTED, GROUPS, OURS, ROWS, SIZES, TUNING_SEED
 from experiments.consensus.results import (
     AIM,
     CENTRALIZED,
@@ -113,6 +114,7 @@ in one place would have given.
   (theta 1/2, kappa 1, forget 1; docs/consensus.md). *Forgets nothing*: the same with forget 0.
   *Anchors not held*: the papers' form with kappa 1, what `ecl` was before. The rows named after a
   paper are as published. `c-ecl` sends 10 % of the coordinates of the papers' form, with kappa 1.
+  *Adjusted*: nodes allow for their own shares of the classes (`adjust-logits=0.5`).
 - Every run is on the virtual clock, in one process without Flower's start-up; a `flwr run` of its
   command gives the same models, bit for bit."""
 
@@ -134,12 +136,13 @@ def _aim(results: Results, groups: Sequence[str]) -> str:
     """Whether our nodes are as good as centralized training of as many steps, and how far they are
     from as many samples, which is harder."""
     lines = []
-    for group in groups:
-        if not (found := behind(results, group, OURS, "same-steps")):
+    for group, row in product(groups, (OURS, ADJUSTED)):
+        if not (found := behind(results, group, row, "same-steps")):
             continue
-        harder = behind(results, group, OURS, "same-samples")
+        harder = behind(results, group, row, "same-samples")
         more = f" Of as many samples: {_both(harder)}." if harder else ""
-        lines.append(f"- {_title(group)}: {_both(found)}: {verdict(found)}.{more}")
+        where = _title(group) + (f", *{figures.LABELS[row]}*" if row != OURS else "")
+        lines.append(f"- {where}: {_both(found)}: {verdict(found)}.{more}")
     title = f"""\
 ## The aim
 
@@ -205,6 +208,10 @@ def _claims(results: Results, groups: Sequence[str]) -> str:
             lines += _against(where, ours, f"the best published preset, {best}", of[best])
         for row in _WITHOUT:
             lines += _against(where, ours, f"*{figures.LABELS[row]}*", of[row])
+        adjusted = of[ADJUSTED]
+        for row in (OURS, "gossip-adjusted"):
+            name = f"*{figures.LABELS[row]}*"
+            lines += _against(where, adjusted, name, of[row], minuend=figures.LABELS[ADJUSTED])
         lines += _flattery(where, of["gossip"], centralized(results, group, "same-steps"))
     return "\n".join(["## What the numbers say", "", *lines]) if lines else ""
 
@@ -217,8 +224,14 @@ def _mean(entries: Sequence[Entry]) -> float:
     return mean(map(node_mean, entries)) if entries else 0.0
 
 
-def _against(where: str, ours: Sequence[Entry], name: str, others: Sequence[Entry]) -> list[str]:
-    """Ours beside another row, seed by seed."""
+def _against(
+    where: str,
+    ours: Sequence[Entry],
+    name: str,
+    others: Sequence[Entry],
+    minuend: str = f"`{OURS}`",
+) -> list[str]:
+    """Ours (or the row that is called `minuend`) beside another row, seed by seed."""
     by_seed = {entry["seed"]: entry for entry in others}
     pairs = [(entry, by_seed[entry["seed"]]) for entry in ours if entry["seed"] in by_seed]
     if not pairs:
@@ -228,7 +241,7 @@ def _against(where: str, ours: Sequence[Entry], name: str, others: Sequence[Entr
     spreads = [[100 * _spread(entry) for entry in pair] for pair in pairs]
     own, other = (mean(values) for values in zip(*spreads, strict=True))
     return [
-        f"- {where}: `{OURS}` minus {name}: node mean {_points(means)}, lowest node "
+        f"- {where}: {minuend} minus {name}: node mean {_points(means)}, lowest node "
         f"{_points(lows)} points; as trained, its nodes are {own:.2f} points apart, the other's "
         f"{other:.2f}."
     ]
