@@ -187,13 +187,13 @@ SIZES: dict[str, Size] = {
         },
     ),
     "cifar10": Size(
-        "one core, a quarter of an hour a run: CIFAR-10 with narrow models",
+        "one core, twenty to thirty minutes a run: CIFAR-10 with narrow models",
         _LONG,
         {
             **_CIFAR,
             "small-width": 8,
             "large-width": 16,
-            "num-server-rounds": 60,
+            "num-server-rounds": 120,
             "local-steps": 72,
             "evaluate-examples": 2_000,
             "distill.reverse-steps": 40,
