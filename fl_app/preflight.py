@@ -69,6 +69,16 @@ def _check_privacy_needs(config: RunConfig, model: FlatModel) -> None:
         raise ConfigError("privacy.samples cannot be with dropout, which torch.func does not draw")
 
 
+def _check_class_needs(config: RunConfig) -> None:
+    """What needs classes, which not every task has."""
+    asked = [f"attack={LABEL_FLIP!r}"] if config.attack == LABEL_FLIP else []
+    asked += [f"adjust-logits={config.adjust_logits}"] if config.adjust_logits else []
+    if asked and not task_of(problem_of(config)).classes:
+        raise ConfigError(
+            f"{' and '.join(asked)} needs classes, and task={config.task!r} has none"
+        )
+
+
 def _check_machine(config: RunConfig) -> None:
     """Whether this machine has what the run computes with."""
     check_arithmetic(problem_of(config), pick_device(config.device))
@@ -156,13 +166,7 @@ def _check_parts(config: RunConfig) -> None:
         flat_model(problem, "large")
     if not config.agrees and rules.is_own(config.averaging):
         _check_own_rule(config, small)
-    if config.attack == LABEL_FLIP and not task_of(problem).classes:
-        raise ConfigError(f"attack={LABEL_FLIP!r} needs classes, and task={config.task!r} has none")
-    if config.adjust_logits and not task_of(problem).classes:
-        raise ConfigError(
-            f"adjust-logits={config.adjust_logits} needs classes, and task={config.task!r} has "
-            f"none; use adjust-logits=0"
-        )
+    _check_class_needs(config)
 
 
 def _check_examples(config: RunConfig) -> None:

@@ -3,22 +3,24 @@
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.distillation.plan import BUFFERED, MORE, OURS
+from experiments.distillation.plan import BUFFERED, CALIBRATED, MORE, OURS
 from experiments.distillation.results import Line
 from experiments.reporting import band
 from fl_app.record import figures
 
-# At most six lines: ours, the paper's best and its soonest that waits, and the controls. Of a
-# synchronous variant the one with more steps a round, where there is one: the other is starved.
+# Ours, the controls, the paper's best and its soonest that waits, in the order of their importance.
+# Of a synchronous variant the one with more steps a round, where there is one: the other is starved.
 COLORS = {
     OURS: figures.GREEN,
-    BUFFERED: figures.PURPLE,  # only in settings without a server alone
-    "async-continuous": figures.BLUE,
-    "sync": figures.ORANGE,
+    BUFFERED: figures.PURPLE,
     "small-average": figures.GREY,
-    "small-calibrated": figures.BLACK,
     "server-alone": figures.SKY,
+    "sync": figures.ORANGE,
+    CALIBRATED: figures.VERMILION,
+    "small-calibrated": figures.BLACK,
+    "async-continuous": figures.BLUE,
 }
+_MOST = 6  # lines; more nobody can tell apart
 _BELOW = 25  # points that are shown below the lowest end of a line
 
 
@@ -27,10 +29,10 @@ def accuracy(lines: Mapping[str, Line], title: str, clock: str) -> Any:
     ends where its runs end, with the number that the table has."""
     figure, axes = figures.new_figure(7.2, 4.8)
     ends: list[float] = []
-    for name, color in COLORS.items():
-        if (line := lines.get(f"{name}-x{MORE}") or lines.get(name)) is not None:
-            _draw(axes, line, color)
-            ends += line.final().values()
+    found = [(lines.get(f"{name}-x{MORE}") or lines.get(name), c) for name, c in COLORS.items()]
+    for line, color in [(line, color) for line, color in found if line is not None][:_MOST]:
+        _draw(axes, line, color)
+        ends += line.final().values()
     figures.finish_accuracy_axes(axes, figures.CLOCK_AXIS[clock])
     if ends:
         axes.set_ylim(bottom=max(0.0, 100 * min(ends) - _BELOW), top=100 * max(ends) + 2)
