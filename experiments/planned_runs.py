@@ -1,9 +1,12 @@
 """Runs that an experiment plans, does unless they are there already, and finds again."""
 
+import ctypes
 import hashlib
 import json
 import os
 import shutil
+import signal
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -23,6 +26,7 @@ Values = dict[str, Value]
 
 # Where files are: it does not change what is computed.
 _PLACES = ("output", "name", "data-root")
+_PR_SET_PDEATHSIG = 1
 
 
 class Planned(Protocol):
@@ -209,7 +213,7 @@ def run_in_parallel(
     result: what is told of a run when it has ended. Raises EdgeFlError when one fails.
     """
     # spawn: a forked process would inherit the locks of torch's threads
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _quiet) as pool:
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _begin) as pool:
         futures = {pool.submit(_timed, work, values_of(run, root)): run for run in runs}
         for number, future in enumerate(as_completed(futures), 1):
             planned = futures[future]
@@ -226,9 +230,12 @@ def tell(planned: Planned, result: str, number: int, of: int, seconds: float) ->
     say(f"[{number}/{of}] {label_of(planned)}: {result}; took {seconds:.0f} s")
 
 
-def _quiet() -> None:
-    """The live line of every round would be those of several runs at once."""
+def _begin() -> None:
+    """In a process of the pool, before its first run."""
+    # The live line of every round would be those of several runs at once.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if sys.platform == "linux":  # whoever is killed leaves no run behind that goes on for an hour
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def _timed(work: Callable[[Values], RunDirectory], values: Values) -> tuple[str, float]:

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -585,3 +586,44 @@ def test_our_own_processes_are_seen() -> None:
         assert found.name == "other"
     finally:
         child.communicate(b"\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's signal is Linux's")
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_experiment_leaves_no_run_behind(tmp_path: Path, sign: int) -> None:
+    (tmp_path / "sleeper.py").write_text(SLEEPER)
+    there = {**os.environ, "PYTHONPATH": f"{Path.cwd()}:{tmp_path}"}
+    killed = subprocess.Popen([sys.executable, "sleeper.py"], cwd=tmp_path, env=there)
+    try:
+        pid = int(_appears(tmp_path / "pid"))
+        killed.send_signal(sign)
+        killed.wait(30)
+        deadline = time.monotonic() + 30
+        while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not Path(f"/proc/{pid}").exists()
+    finally:
+        killed.kill()
+
+
+def _appears(path: Path) -> str:
+    deadline = time.monotonic() + 60
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return path.read_text()
+
+
+SLEEPER = """
+import os, time
+from pathlib import Path
+from experiments.distillation.plan import plan
+from experiments.planned_runs import run_in_parallel
+
+def work(values):
+    Path("writing").write_text(str(os.getpid()))
+    os.rename("writing", "pid")
+    time.sleep(120)
+
+if __name__ == "__main__":
+    run_in_parallel(plan("small", (0,), ["plus"])[:1], Path("runs"), 1, work, str)
+"""
