@@ -74,9 +74,7 @@ def _check_class_needs(config: RunConfig) -> None:
     asked = [f"attack={LABEL_FLIP!r}"] if config.attack == LABEL_FLIP else []
     asked += [f"adjust-logits={config.adjust_logits}"] if config.adjust_logits else []
     if asked and not task_of(problem_of(config)).classes:
-        raise ConfigError(
-            f"{' and '.join(asked)} needs classes, and task={config.task!r} has none"
-        )
+        raise ConfigError(f"{' and '.join(asked)} needs classes, and task={config.task!r} has none")
 
 
 def _check_machine(config: RunConfig) -> None:

@@ -9,7 +9,7 @@ from experiments.reporting import band
 from fl_app.record import figures
 
 # Ours, the controls, the paper's best and its soonest that waits, in the order of their importance.
-# Of a synchronous variant the one with more steps a round, where there is one: the other is starved.
+# Of a synchronous variant the one with more steps a round, if there is one: the other is starved.
 COLORS = {
     OURS: figures.GREEN,
     BUFFERED: figures.PURPLE,
