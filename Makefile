@@ -84,7 +84,7 @@ lint: setup
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: setup
-	@set -e; for name in $(BENCHMARKS); do $(BIN)/python -m experiments.benchmarks.$$name $(ARGS); done
+	@set -e; for name in $(BENCHMARKS); do $(BIN)/python -m experiments.benchmarks.$$name $(if $(OUT),--out $(OUT)/$$name.json) $(ARGS); done
 
 docs: setup
 	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs site

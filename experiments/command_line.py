@@ -44,9 +44,6 @@ class Experiment:
         arguments = self.parser().parse_args(words)
         suffix = "" if arguments.size == next(iter(self.sizes)) else f"-{arguments.size}"
         out = (arguments.out or REPORTS / f"{self.name}{suffix}").absolute()
-        if arguments.report_only:
-            print(self.write(load_json(out / "results.json"), out))
-            return 0
         root = (
             arguments.runs or runs_root().parent / "experiments" / f"{self.name}-{arguments.size}"
         )
@@ -54,6 +51,11 @@ class Experiment:
         data_root = str(Path(arguments.data_root).absolute()) if arguments.data_root else ""
         try:
             earlier = _results_in(out)
+            if arguments.report_only:
+                if not earlier:
+                    raise EdgeFlError(f"there is no results.json in {out}")
+                print(self.write(earlier, out))
+                return 0
             seeds = [int(seed) for seed in parts(arguments.seeds)]
             only = list(parts(arguments.only))
             chosen = self.plan(arguments.size, seeds, only, data_root)

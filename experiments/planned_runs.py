@@ -143,7 +143,8 @@ def still_valid(results: Mapping[str, Any], runs: Sequence[P]) -> dict[str, dict
             gone = was.keys() - defaults().keys()
             if any("." not in key or key.startswith(f"{was['mode']}.") for key in gone):
                 continue
-            if all(was[key] == now[key] for key in now if key in was and key not in _PLACES):
+            was = defaults() | was
+            if all(was[key] == now[key] for key in now if key not in _PLACES):
                 found[label_of(planned)] = entry
     return found
 

@@ -24,7 +24,7 @@ RUN_OPTIONS = {
     "name": "of the run's directory",
     "output": "directory of runs",
     "resume": "a run's directory, to go on with",
-    "sinks": "tensorboard, wandb",
+    "sinks": "tensorboard, wandb, mlflow",
 }
 EXPORTS = ("hf", "onnx", "safetensors", "state_dict")
 

@@ -10,7 +10,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
-from fl_app.config import RunConfig, Value, configure
+from fl_app.config import RunConfig, Value, configure, defaults
 from fl_app.problem import problem_of, task_reference_of
 from fl_app.record.books import recorded
 from fl_app.settings import consensus_run_of, distillation_run_of
@@ -26,6 +26,14 @@ from strategies.task_reference import class_of
 
 Evaluate = Callable[[int, ArrayRecord], MetricRecord | None]
 MOUNTED, PLAIN = "mounted", "plain"
+# What only mounted clients do, by the keys that say it: plain ones have data and training of their
+# own.
+_OF_MOUNTED = (
+    "adjust-logits", "alpha", "attack", "attack-scale", "attackers", "batch-size",
+    "client-threads", "distill.calibrate", "learning-rate", "local-steps", "mail-precision",
+    "momentum", "num-classes-per-partition", "num-shards-per-partition", "partition",
+    "privacy.samples", "proximal-mu", "secure-aggregation", "weight-decay",
+)  # fmt: skip
 
 
 class _System(OwnCourse):
@@ -164,16 +172,24 @@ class Distillation(_System):
             "num-server-rounds": num_rounds,
             "round-timeout": float(timeout),
         }
-        if self._clients == PLAIN and self._settings.get("mode") != "average":
-            if self._settings.get("distill.calibrate") == "on":
-                raise ConfigError("distill.calibrate: plain clients tell nothing but their updates")
-            values["distill.calibrate"] = "off"
-        config = self._resolved(values)
-        if self._clients == PLAIN and config.mail_precision != "float32":
-            raise ConfigError("mail-precision: plain clients send state dicts, in float32")
-        if self._clients == PLAIN and config.adjust_logits:
-            raise ConfigError("adjust-logits: plain clients train with a loss of their own")
-        return config
+        if self._clients == PLAIN:
+            values |= self._without_mounted_clients()
+        return self._resolved(values)
+
+    def _without_mounted_clients(self) -> Mapping[str, Value]:
+        """What follows for the configuration from clients that are plain. Raises ConfigError for
+        settings that would need mounted ones."""
+        given = [key for key in _OF_MOUNTED if key in self._settings]
+        if useless := [k for k in given if self._settings[k] not in (defaults()[k], "off")]:
+            raise ConfigError(
+                f"{', '.join(useless)}: plain clients know nothing of it; use train_config, or "
+                f"mounted clients"
+            )
+        if self._settings.get("averaging") == "fedprox":
+            raise ConfigError(
+                "averaging='fedprox' is done by the clients: use fedavg, and say it in train_config"
+            )
+        return {} if self._settings.get("mode") == "average" else {"distill.calibrate": "off"}
 
     def _around(self, grid: Grid, config: RunConfig, order: ConfigRecord) -> Grid:
         if self._clients == PLAIN:
@@ -236,7 +252,9 @@ class Consensus(_System):
         return result
 
     def _config(self, num_rounds: int, timeout: float) -> RunConfig:
-        window = self._resolved({"mode": "consensus"}).consensus.window
+        window = self._settings.get("consensus.window", defaults()["consensus.window"])
+        if not isinstance(window, int) or window < 1:
+            window = 1  # what is wrong with it is said below
         steps = {"consensus.steps": num_rounds * window, "round-timeout": float(timeout)}
         return self._resolved({"mode": "consensus", **steps})
 

@@ -50,6 +50,7 @@ def add_topology(command: Command) -> None:
 def show(arguments: argparse.Namespace) -> int:
     """draw which participant holds how many examples of which class"""
     from fl_app.config import configure
+    from fl_app.launch.bundle import with_own_app
     from fl_app.launch.values import parse_assignments
     from fl_app.problem import problem_of
     from fl_app.record.figures import printed
@@ -57,7 +58,7 @@ def show(arguments: argparse.Namespace) -> int:
     from strategies.partition import label_histogram
     from strategies.problem import split_of, task_of, train_set_of
 
-    settings = configure(parse_assignments(arguments.values))
+    settings = configure(with_own_app(parse_assignments(arguments.values)))
     problem = problem_of(settings)
     task, train = task_of(problem), train_set_of(problem)
     parts = split_of(problem).participants

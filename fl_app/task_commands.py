@@ -12,7 +12,7 @@ PARTS = ("algorithm", "partition", "rule", "topology")
 def check(arguments: argparse.Namespace) -> int:
     """Print what was found. Raises EdgeFlError for a task that cannot be learnt, and for a part
     that does not keep to its contract."""
-    from fl_app.config import configure
+    from fl_app.launch.bundle import with_own_app
     from fl_app.launch.values import parse_assignments
     from fl_app.trial import try_out
     from fl_app.trial_parts import try_part
@@ -24,7 +24,7 @@ def check(arguments: argparse.Namespace) -> int:
             raise ConfigError(f"which {name}? edge-fl check {name} path/to/file.py:NAME")
         lines = try_part(name, values[0], values[1:])
     else:
-        lines = try_out(configure(parse_assignments([f"task={name}", *values])))
+        lines = try_out(with_own_app(parse_assignments([f"task={name}", *values])))
     for line in lines:
         print(line, flush=True)
     return 0

@@ -1,13 +1,13 @@
 """`edge-fl check TASK`: whether a task can be learnt by the two systems, tried in seconds."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch.func import vmap
 
 from client_apps.gradients import loss_of
-from fl_app.config import RunConfig, resolve
+from fl_app.config import RunConfig, Value, configure, resolve, with_effect
 from fl_app.preflight import preflight
 from fl_app.problem import problem_of
 from strategies.errors import ConfigError, EdgeFlError
@@ -30,9 +30,10 @@ _STEPS = 40  # on one minibatch
 _EVALUATED = 200  # examples at most
 
 
-def try_out(config: RunConfig) -> Iterator[str]:
-    """A line about each thing that was tried, in its order. Raises ConfigError or DataError for
-    what keeps the task from being learnt."""
+def try_out(given: Mapping[str, Value]) -> Iterator[str]:
+    """A line about each thing that was tried, in its order. given: keys of a configuration, `task`
+    among them. Raises ConfigError or DataError for what keeps the task from being learnt."""
+    config = configure(given)
     task, device = task_of(problem_of(config)), pick_device(config.device)
     yield from _data(config, task)
     batch = _batch(task, train_set_of(problem_of(config)), device)
@@ -44,7 +45,7 @@ def try_out(config: RunConfig) -> Iterator[str]:
     preflight(config)
     yield f"mode={config.mode}: everything fits"
     if not config.agrees and not config.of_images:
-        yield _consensus(config)
+        yield _consensus(given)
     yield _side_by_side(flat_model(problem_of(config), "small", device), task, batch)
 
 
@@ -143,10 +144,10 @@ def _gradient(task: Task, model: FlatModel, batch: Examples) -> tuple[float, boo
     return loss.item(), draws
 
 
-def _consensus(config: RunConfig) -> str:
-    values = {"mode": "consensus", "task": config.task, "data-path": config.data_path}
+def _consensus(given: Mapping[str, Value]) -> str:
+    """Of the keys that are given, those that have an effect there are as they are here."""
     try:
-        preflight(resolve(values))
+        preflight(resolve(with_effect({**given, "mode": "consensus"})))
     except EdgeFlError as error:
         return f"mode=consensus: not possible: {error}"
     return "mode=consensus: possible"

@@ -214,6 +214,7 @@ def moved(site: Path) -> None:
         (lambda site: (site / "devices/pi-1").chmod(0o755), "chmod 700"),
         (lambda site: (site / "ca/ca.key").chmod(0o640), "chmod 600"),
         (lambda site: (site / "ca/ca.key").unlink(), "ca.key"),
+        (lambda site: (site / "ca").rename(site.parent / "safe"), "ca/ca"),
         (lambda site: (site / "server/site.key").write_text("no key"), "unreadable"),
         (lambda site: (site / "devices/pi-1/site.crt").unlink(), "site.crt"),
     ],

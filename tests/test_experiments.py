@@ -613,6 +613,22 @@ def _appears(path: Path) -> str:
     return path.read_text()
 
 
+def test_a_key_that_is_new_had_its_default_before() -> None:
+    """A run that was made without it is none of a plan that gives it another value."""
+    [planned] = plan("small", (0,), ["plus", "dirichlet-0.1", "adjusted"])
+    settings = {**planned.values}
+    then = {key: value for key, value in defaults().items() if key != "adjust-logits"}
+    entry = {"name": name_of(planned), "settings": settings}
+    assert still_valid({"defaults": dict(defaults()), "runs": [entry]}, [planned])
+    del settings["adjust-logits"]
+    assert not still_valid({"defaults": then, "runs": [entry]}, [planned])
+
+
+def test_a_report_alone_needs_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert EXPERIMENT.main(["--report-only", "--out", str(tmp_path)]) == 1
+    assert "no results.json" in capsys.readouterr().err
+
+
 SLEEPER = """
 import os, time
 from pathlib import Path

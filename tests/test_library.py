@@ -23,8 +23,6 @@ from tests.harness import run
 
 TINY: dict[str, Any] = {
     "small-width": 2,
-    "local-steps": 1,
-    "batch-size": 8,
     "proxy-examples": 40,
     "validation-examples": 40,
     "evaluate-examples": 40,
@@ -200,12 +198,12 @@ def test_nodes_agree_and_nothing_is_recorded(
         ),
         (lambda: Consensus(task="no.such:Task"), "no.such"),
         (lambda: Distillation(clients="other"), "choose one of: mounted, plain"),
-        (lambda: Distillation({"mail-precision": "int8"}, clients="plain"), "in float32"),
-        (lambda: Distillation({"adjust-logits": 0.5}, clients="plain"), "a loss of their own"),
         (
-            lambda: Distillation({"distill.calibrate": "on"}, clients="plain"),
-            "plain clients tell nothing but their updates",
+            lambda: Distillation({"averaging": "fedprox"}, clients="plain"),
+            "done by the clients: use fedavg",
         ),
+        (lambda: Consensus({"consensus.window": 2.5}), "consensus.window"),
+        (lambda: Consensus({"consensus.window": 0}), "consensus.window"),
         (lambda: Consensus({"consensus.steps": 5}), r"consensus.steps: say it to start\(\)"),
         (lambda: Consensus({"averaging": "krum"}), "has no effect"),
     ],
@@ -213,6 +211,31 @@ def test_nodes_agree_and_nothing_is_recorded(
 def test_a_wrong_setting_is_refused_when_the_strategy_is_made(make: Any, complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
         make()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("adjust-logits", 0.5),
+        ("attackers", 1),
+        ("distill.calibrate", "on"),
+        ("local-steps", 5),
+        ("mail-precision", "int8"),
+        ("partition", "dirichlet"),
+        ("privacy.samples", True),  # it would be told in the summary, and done by nobody
+        ("secure-aggregation", True),
+    ],
+)
+def test_plain_clients_are_not_told_what_only_mounted_ones_do(key: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"^{key}: plain clients know nothing of it"):
+        Distillation({key: value}, clients="plain")
+
+
+@pytest.mark.parametrize("window", [1, 50, 84])
+def test_the_rounds_of_consensus_are_of_any_length(window: int) -> None:
+    strategy = Consensus({"consensus.window": window, "consensus.references": ""})
+    config = strategy._config(3, 1.0)
+    assert (config.consensus.steps, config.consensus.window) == (3 * window, window)
 
 
 def test_arguments_that_have_no_meaning_are_refused() -> None:

@@ -99,6 +99,20 @@ def test_compare_tells_groups_in_a_table_a_figure_and_a_csv(
     assert (root.parent / "out" / "compare.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_what_has_not_come_to_its_end_is_in_no_mean(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that diverges can stand high before it does."""
+    for seed, status in ((0, "completed"), (1, "completed"), (2, "diverged"), (3, "stopped")):
+        make(root, f"s-{seed}", seed=seed, status=status)
+    assert main(["compare", "s-", "--out", "out"]) == 0
+    output = capsys.readouterr().out
+    assert "Note: in no mean, because not complete: 1 diverged, 1 stopped." in output
+    assert "| all | 2 |" in output
+    lines = (root.parent / "out" / "compare.csv").read_text().splitlines()
+    assert [bool(line.split(",")[-1]) for line in lines[1:]] == [True, True, False, False]
+
+
 # ------------------------------------------------------------------------------------------ sweeps
 
 
@@ -106,6 +120,7 @@ def test_a_sweep_is_the_product_of_its_values() -> None:
     words = ["distill.variant=sync,async-plus", "seed=0..2", "targets=0.5,0.6"]
     found = plan.combinations(words)
     assert len(found) == 6
+    assert len(plan.combinations(["consensus.outages=crash:3@20-40,cut:0-1@10-30"])) == 1
     assert found[0] == ("distill.variant=sync", "seed=0", "targets=0.5,0.6")
     assert found[-1] == ("distill.variant=async-plus", "seed=2", "targets=0.5,0.6")
 
@@ -122,6 +137,7 @@ def test_a_sweep_is_the_product_of_its_values() -> None:
         (["seeds=0..1"], "did you mean seed"),
         (["seed=0", "alpha=0.1,0.2"], "no effect"),
         (["participants=3,-1"], "participants"),
+        (["seed=0", "--parallel", "-1"], "--parallel -1 must be at least 0"),
     ],
 )
 def test_what_cannot_run_is_refused_before_anything_runs(

@@ -55,7 +55,7 @@ def test_a_kind_of_module_is_learnt_or_said_why_not(
 ) -> None:
     task = type("Its", (some_tasks.Words,), {"kind": kind})
     monkeypatch.setattr(some_tasks, kind.__name__ + "Task", task, raising=False)
-    told = list(try_out(resolve({"task": f"tests.some_tasks:{kind.__name__}Task"})))
+    told = list(try_out({"task": f"tests.some_tasks:{kind.__name__}Task"}))
     [count] = re.findall(r"small model: ([\d,]+) trained", "\n".join(told))
     assert trained in (None, int(count.replace(",", "")))
     for line in lines:

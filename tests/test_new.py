@@ -13,10 +13,12 @@ from fl_app.cli import main
 from fl_app.config import TASKS, configure, defaults
 from fl_app.launch import run as launch
 from fl_app.launch.bundle import own_app, settings_of, submitted
+from fl_app.manage.plan import planned
 from fl_app.new import create
 from fl_app.preflight import preflight
-from fl_app.record.run_dir import flatten
+from fl_app.record.run_dir import RunDirectory, flatten
 from strategies.errors import ConfigError
+from strategies.paths import runs_root
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -45,6 +47,26 @@ def test_flower_takes_it_and_a_run_of_each_mode_could_begin(app: Path) -> None:
         cwd=app, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert "ServerApp" in done.stdout, done.stderr
+
+
+def test_a_sweep_and_a_picture_in_its_folder_are_of_it(
+    app: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What has been run there is found again."""
+    text = (app / "pyproject.toml").read_text()
+    (app / "pyproject.toml").write_text(text.replace("participants = 0", "participants = 4"))
+    assert config_of(app)["config.participants"] == 4
+    monkeypatch.setenv("EDGE_FL_HOME", str(app.parent / "home"))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    [each] = planned(["seed=3"], "sweep")
+    assert (each.config["participants"], each.state) == (4, "missing")
+    done = RunDirectory.create(runs_root(), each.config)
+    done.write_summary({"status": "completed"})
+    assert [each.state for each in planned(["seed=3", "learning-rate=0.05,0.1"], "sweep")] == [
+        "done", "missing",
+    ]  # fmt: skip
+    assert main(["data", "show"]) == 0
+    assert "participant 3:" in capsys.readouterr().out
 
 
 def test_flower_installs_nothing_for_it(app: Path) -> None:

@@ -338,6 +338,8 @@ def test_a_taken_port_is_passed_over_or_named() -> None:
         taken.listen()
         with pytest.raises(ConfigError, match="port"):
             bound(taken.getsockname()[1])
+    with pytest.raises(ConfigError, match="port 70000"):
+        bound(70000)
 
 
 # ------------------------------------------------------------------------------------ in a browser

@@ -287,7 +287,7 @@ def test_nodes_agree_on_a_language_model(tmp_path: Path) -> None:
 
 
 def test_a_task_is_tried_out(example: str) -> None:
-    lines = list(try_out(of(example)))
+    lines = list(try_out({"task": example}))
     assert lines[0] == "training: 600 examples; inputs (1, 64) float32, targets () int64"
     assert any(line.startswith("large model: 40 steps on one minibatch") for line in lines)
     assert "mode=consensus: possible" in lines
@@ -309,7 +309,7 @@ def test_a_task_is_tried_out(example: str) -> None:
 def test_a_trial_says_what_is_wrong(method: str, message: str, tmp_path: Path) -> None:
     source = f"from tests.some_tasks import *\nclass T(Points):\n  {method}"
     with pytest.raises(EdgeFlError, match=message):
-        list(try_out(of(f"{written(tmp_path, 'own.py', source)}:T")))
+        list(try_out({"task": f"{written(tmp_path, 'own.py', source)}:T"}))
 
 
 def test_examples_have_a_target_each() -> None:

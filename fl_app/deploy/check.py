@@ -44,8 +44,9 @@ def check(directory: Path) -> list[Finding]:
             authority_of(directory)
         except ConfigError as error:
             findings.append(Finding("ca", str(error), True))
-        findings += _open_secrets(directory / "ca", "ca")
-        findings += _dates(directory / "ca" / "ca.crt", "ca")
+        if (directory / "ca").is_dir():  # it may be kept elsewhere
+            findings += _open_secrets(directory / "ca", "ca")
+            findings += _dates(directory / "ca" / "ca.crt", "ca")
     names = device_names(directory)
     for name in (SERVER, *names):
         findings += _machine(machine(directory, name), name, name)

@@ -25,7 +25,7 @@ def init(arguments: argparse.Namespace) -> int:
     for name in arguments.device:
         print(f"{name}:  copy {place}/devices/{name} to it, and run start-supernode.sh there")
     print(f"runs:    on the server: export FLWR_HOME={place}/flower; edge-fl run --superlink edge")
-    print(f"         (or append {place}/flower/config.toml to your ~/.flwr/config.toml)")
+    print(f"         (or: edge-fl deploy connection {place}/server >> ~/.flwr/config.toml)")
     if not arguments.insecure_loopback:
         print(f"keep {place}/ca to yourself: whoever has ca.key can add machines")
     return 0

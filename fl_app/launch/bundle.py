@@ -4,9 +4,10 @@ the working directory that depends on it."""
 import contextlib
 import re
 import shutil
+import sys
 import tempfile
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,16 @@ def settings_of(app: Path) -> dict[str, Value]:
             f"`edge-fl config`"
         )
     return {key: value for key, value in values.items() if value != defaults()[key]}
+
+
+def with_own_app(overrides: Mapping[str, Value]) -> dict[str, Value]:
+    """In the folder of somebody's app its settings, with the `overrides` above them, and its task
+    can be imported from now on; elsewhere the overrides. ConfigError as above."""
+    if not (app := own_app(Path.cwd())):
+        return dict(overrides)
+    if str(app) not in sys.path:
+        sys.path.insert(0, str(app))
+    return {**settings_of(app), **overrides}
 
 
 def _project(folder: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from types import FrameType
 
 from fl_app.config import RunConfig, Value, configure, resolve
 from fl_app.launch.beforehand import check_elsewhere, check_output
-from fl_app.launch.bundle import own_app, settings_of, submitted
+from fl_app.launch.bundle import own_app, submitted, with_own_app
 from fl_app.launch.log import LogReader
 from fl_app.launch.own_files import with_own_files
 from fl_app.launch.screen import Screen
@@ -64,9 +64,7 @@ def run(
     `screen` shows what happens.
     0: completed; 1: failed; 3: a model diverged; 130: interrupted; 143: terminated.
     """
-    if app := own_app(Path.cwd()):
-        sys.path.insert(0, str(app))  # its task
-        overrides = {**settings_of(app), **overrides}
+    overrides = with_own_app(overrides)
     config = configure(overrides, place="" if superlink else "simulation")
     size: dict[str, Value] = {}
     if superlink:

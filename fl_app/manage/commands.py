@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fl_app.streams import say
+from strategies.errors import ConfigError
 from strategies.paths import absolute
 
 
@@ -58,6 +59,8 @@ def sweep(arguments: argparse.Namespace) -> int:
     from fl_app.manage.plan import planned
     from fl_app.record.compare import compare
 
+    if arguments.parallel < 0:
+        raise ConfigError(f"--parallel {arguments.parallel} must be at least 0")
     plan = planned(arguments.values, arguments.name)
     states = [each.state for each in plan]
     parallel = arguments.parallel or side_by_side(plan, count_cores())

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fl_app.config import configure
+from fl_app.launch.bundle import with_own_app
 from fl_app.launch.values import parse_assignments
 from fl_app.record.groups import OF_THE_RUN
 from fl_app.record.run_dir import RunDirectory, flatten, list_runs
@@ -17,7 +18,10 @@ from strategies.errors import ConfigError, RunDirectoryError
 from strategies.paths import runs_root
 
 # Keys whose values are lists themselves: a comma in them does not part two runs.
-_LISTS = {"targets", "sinks", "devices", "distill.references", "consensus.references"}
+_LISTS = {
+    "targets", "sinks", "devices", "distill.references", "consensus.outages",
+    "consensus.references",
+}  # fmt: skip
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
 _MOST = 10_000
 
@@ -80,7 +84,8 @@ def planned(words: Sequence[str], name: str) -> list[Planned]:
     known = _known()
     plan = []
     for chosen in combinations(words):
-        config = configure(parse_assignments(chosen), place="simulation").flat()
+        values = with_own_app(parse_assignments(chosen))
+        config = configure(values, place="simulation").flat()
         state, existing = _state(known.get(_identity(config), ()))
         digest = hashlib.sha256(_identity(config).encode()).hexdigest()[:8]
         plan.append(Planned(chosen, config, f"{name}-{digest}", state, existing))

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,8 +50,12 @@ class _Run:
 
     @property
     def grouped(self) -> Run:
-        about = self.view.comparison.name(self.config)
-        return Run(self.directory.name, self.config, self.view.accuracy(self.events), about)
+        about, points = self.view.comparison.name(self.config), self.view.accuracy(self.events)
+        return Run(self.directory.name, self.config, points, about, self.status == "completed")
+
+    @property
+    def status(self) -> str:
+        return status(self.directory, self.events)
 
 
 def _load(run: RunDirectory) -> _Run:
@@ -132,7 +137,7 @@ def _csv(groups: Sequence[Group], runs: Sequence[_Run]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["configuration", "seed", "run", "status", "final"])
-    states = {run.directory.name: status(run.directory, run.events) for run in runs}
+    states = {run.directory.name: run.status for run in runs}
     for group in groups:
         for run in group.runs:
             final = "" if run.final is None else run.final
@@ -147,7 +152,8 @@ def _draw_groups(groups: Sequence[Group], runs: Sequence[_Run], notes: Sequence[
     best = sorted(drawn, key=lambda pair: sign * float(pair[1][1][-1]))[:_MOST_LINES]
     figure, axes = figures.new_figure(figures.COLUMN, 2.3 + 0.14 * len(best))
     for (group, (times, mean, error)), colour, dash in zip(best, _COLORS, _DASHES, strict=False):
-        label = f"{group.label}, {len(group.runs)} seed{'s'[: len(group.runs) != 1]}"
+        seeds = len(group.drawn)
+        label = f"{group.label}, {seeds} seed{'s'[: seeds != 1]}"
         axes.plot(times, scale * mean, color=colour, ls=dash, lw=1.2, label=label)
         low, high = scale * (mean - error), scale * (mean + error)
         axes.fill_between(times, low, high, color=colour, alpha=0.2, lw=0)
@@ -167,7 +173,7 @@ def _time_label(clocks: Sequence[str]) -> str:
 
 
 def _notes(runs: Sequence[_Run]) -> list[str]:
-    """Return what forbids reading the runs as one experiment."""
+    """Return what forbids reading the runs as one experiment, and what of them does not count."""
     found = []
     for key, meaning, value in (
         ("clock", "times", lambda config: config.get("clock")),
@@ -178,6 +184,10 @@ def _notes(runs: Sequence[_Run]) -> list[str]:
         values = sorted({str(value(run.config)) for run in runs})
         if len(values) > 1:
             found.append(f"Note: {meaning} are not comparable, {key} differs: {', '.join(values)}.")
+    states = Counter(status for run in runs if (status := run.status) != "completed")
+    if states:
+        counted = ", ".join(f"{count} {status}" for status, count in sorted(states.items()))
+        found.append(f"Note: in no mean, because not complete: {counted}.")
     return found
 
 
@@ -204,7 +214,7 @@ def _table(runs: Sequence[_Run]) -> str:
                 comparison.name(run.config),
                 str(run.config.get("dataset", "-")),
                 str(run.config.get("clock", "-")),
-                status(run.directory, run.events),
+                run.status,
                 str(m["rounds"]),
                 *_scores(comparison.scores, scores, m, metric),
                 *(_seconds(seconds, unit) for seconds in m["time_to_target"].values()),
@@ -247,8 +257,8 @@ def _draw(runs: Sequence[_Run], notes: Sequence[str]) -> Any:
     clocks, metric = sorted({run.clock for run in runs}), metric_of(runs[0].events)
     sign = -1 if metric.higher else 1
     dashed: list[str] = []
-    known = [run for run in runs if run.grouped.final is not None]
-    best = sorted(known, key=lambda run: sign * float(run.grouped.final or 0))[:_MOST_LINES]
+    known = [run for run in runs if run.grouped.last is not None]
+    best = sorted(known, key=lambda run: sign * float(run.grouped.last or 0))[:_MOST_LINES]
     figure, axes = figures.new_figure(figures.COLUMN, 2.3 + 0.14 * len(best))
     for index, run in enumerate(run for run in runs if run in best):
         style = {"color": _COLORS[index % len(_COLORS)], "marker": _MARKERS[index % len(_MARKERS)]}

@@ -154,7 +154,7 @@ def topology(events: Sequence[Event], _clock: str, _: Sequence[float]) -> Figure
     heard: dict[tuple[int, int], float] = {}
     for i, j, seconds in last.get("heard") or ():
         edge = edge_between(i, j)
-        heard[edge] = max(heard.get(edge, 0.0), seconds)
+        heard[edge] = min(heard.get(edge, seconds), seconds)
     return topology_figure(
         str(config.get("consensus.topology", "")),
         len(names),

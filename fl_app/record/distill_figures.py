@@ -87,7 +87,7 @@ def accuracy(events: Sequence[Event], clock: str, targets: Sequence[float]) -> F
 def gantt(events: Sequence[Event], clock: str, _: Sequence[float]) -> Figure | None:
     """Draw one lane for each participant and one for the distillation server.
 
-    A long run is cut where some participant has ended its 20th job, and the title says so.
+    A long run is cut where some participant has ended its 12th job, and the title says so.
     """
     jobs, segments = of_kind(events, "job"), of_kind(events, "segment")
     if not jobs and not segments:

@@ -17,17 +17,23 @@ _MOST_KEYS = 6  # that a label has
 
 @dataclass(frozen=True)
 class Run:
-    """A run as it is grouped. about: what it is called for short; final: its last value, None where
-    it has none."""
+    """A run as it is grouped. about: what it is called for short; complete: whether it came to its
+    end; last: the last value, None where there is none; final: that of a complete run, since where
+    another one stood when it diverged or was stopped is no result."""
 
     name: str
     config: Mapping[str, Any]
     points: Sequence[Point]
     about: str = ""
+    complete: bool = True
+
+    @property
+    def last(self) -> float | None:
+        return self.points[-1][1] if self.points else None
 
     @property
     def final(self) -> float | None:
-        return self.points[-1][1] if self.points else None
+        return self.last if self.complete else None
 
     @property
     def seed(self) -> Any:
@@ -42,8 +48,14 @@ class Group:
     runs: tuple[Run, ...]
 
     @property
+    def drawn(self) -> list[Run]:
+        """Those that have a curve: the complete ones, if there are any."""
+        curves = [run for run in self.runs if run.points]
+        return [run for run in curves if run.complete] or curves
+
+    @property
     def values(self) -> dict[Any, float]:
-        """The last values by seed; of two runs with one seed, the later."""
+        """The final values by seed; of two runs with one seed, the later."""
         return {run.seed: run.final for run in self.runs if run.final is not None}
 
 
@@ -93,9 +105,9 @@ def paired(group: Group, first: Group) -> list[float]:
 
 
 def band(group: Group) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """(times, mean, standard error) over the seeds, where all runs of the group have a curve; at
-    the times of the run with the fewest, others' values between their evaluations being linear."""
-    curves = [np.array(run.points, float) for run in group.runs if run.points]
+    """(times, mean, standard error) over the seeds of `Group.drawn`, where all have a value; at the
+    times of the run with the fewest, others' being linear between their evaluations."""
+    curves = [np.array(run.points, float) for run in group.drawn]
     if not curves:
         return None
     end, begin = min(c[-1, 0] for c in curves), max(c[0, 0] for c in curves)

@@ -12,14 +12,14 @@ from typing import Any, TypeVar
 Value = TypeVar("Value")
 Event = dict[str, Any]
 
-# What makes two events the same happening. Kinds that are not listed are all kept.
+# What makes two events the same happening. Kinds that are not listed are all kept: "rejected", of
+# which there may be several of a participant in a round.
 IDENTITY: dict[str, tuple[str, ...]] = {
     "round": ("round",),
     "evaluate": ("round", "model"),
     "job": ("job",),
     "segment": ("segment",),
     "idle": ("participant", "t_start"),
-    "rejected": ("participant", "round"),
     "skipped": ("version",),
     "best": ("round",),
     "stopped_early": (),

@@ -162,9 +162,9 @@ def bound(port: int | None) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((HOST, number))
-        except OSError as error:
+        except (OSError, OverflowError) as error:  # the latter: there is no such port
             listener.close()
-            reason = error.strerror
+            reason = getattr(error, "strerror", error)
             continue
         return listener
     raise ConfigError(f"cannot listen on {HOST}, port {wanted[0]}: {reason}; give another --port")
