@@ -25,6 +25,10 @@ from strategies.messages.windows import WindowOrder
 from strategies.paths import runs_root
 from strategies.problem import Problem, flat_model
 
+# How long a device keeps what its node was in a run that may be resumed. A node that comes back
+# later begins anew, with the model of its neighbours.
+_KEPT_SECONDS = 7 * 24 * 3600.0
+
 
 @lru_cache(maxsize=1)
 def initial_weights(problem: Problem, device: str) -> torch.Tensor:
@@ -66,6 +70,8 @@ class NodeStates:
         found = self._saved(node)
         settles = bool(self._order.settling) and node < n
         if found is None:
+            if self._live:
+                self._store.forget_other_runs(_KEPT_SECONDS)
             initial = initial_weights(self._settings.problem, self._device)
             fresh = Node(node, initial.clone())
             algorithm.start(fresh)

@@ -2,10 +2,12 @@
 
 One file per node and window: <root>/<window>/node-0003.safetensors is node 3 at the end of that
 window. <root>/parked-0 and parked-1 have, in turn, those of a host that had to stop in the middle.
+On a device the <root> of every run is beside those of others.
 """
 
 import contextlib
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,13 @@ class NodeStore:
     def path(self, place: int | str, node: int) -> Path:
         name = place if isinstance(place, str) else f"{place:06d}"
         return self.root / name / f"node-{node:04d}.safetensors"
+
+    def forget_other_runs(self, seconds: float) -> None:
+        """Remove what is beside `root` of runs of which nothing was kept for so long."""
+        for run in self.root.parent.iterdir() if self.root.parent.is_dir() else ():
+            with contextlib.suppress(OSError):
+                if run != self.root and time.time() - run.stat().st_mtime > seconds:
+                    shutil.rmtree(run, ignore_errors=True)
 
     def prune(self, before: int) -> None:
         """Forget the nodes as they were at the end of windows before that one."""

@@ -72,9 +72,12 @@ def adapted_norm(
     generator: np.random.Generator,
 ) -> float:
     """C exp(-0.2 (b - q)) with the noisy share b of changes that C does not clip, so that C goes to
-    the quantile q of their lengths (Andrew et al. 2021)."""
-    below = sum(length(change) <= norm for change in changes)
-    share = (below + count_noise * generator.standard_normal()) / expected
+    the quantile q of their lengths (Andrew et al. 2021).
+
+    Each counts as 1/2 or -1/2, so one more or less changes the sum by 1/2, as `split_noise` has it.
+    """
+    halves = sum((length(change) <= norm) - 0.5 for change in changes)
+    share = 0.5 + (halves + count_noise * generator.standard_normal()) / expected
     return norm * math.exp(-_ADAPTATION * (share - quantile))
 
 

@@ -147,21 +147,25 @@ class Live:
     def arrived(self, job: Job, now: float, compute_seconds: float, usable: bool) -> bool:
         if not self.expects(job):
             return False  # given up meanwhile
-        del self._under_way[job.participant]
-        failures = 0 if usable else self._failures[job.participant] + 1
-        self._failures[job.participant] = failures
-        pause = min(_LONGEST_PAUSE, 2.0 ** (failures - 1)) if failures else 0.0
-        self._not_before[job.participant] = max(now + pause, job.t_start + self._pace)
+        self._ended(job, now, usable)
         # Only the server's own clock is read; what is not compute time was spent on the way.
         transfer = max(0.0, now - job.t_start - compute_seconds) / 2
         times = {"t_compute": job.t_start + transfer, "t_upload": now - transfer, "t_end": now}
         self._over.append(replace(job, **times, lost=not usable))
         return True
 
+    def _ended(self, job: Job, now: float, usable: bool) -> None:
+        """Its participant may start again, after a pause if it has failed."""
+        del self._under_way[job.participant]
+        failures = 0 if usable else self._failures[job.participant] + 1
+        self._failures[job.participant] = failures
+        pause = min(_LONGEST_PAUSE, 2.0 ** (failures - 1)) if failures else 0.0
+        self._not_before[job.participant] = max(now + pause, job.t_start + self._pace)
+
     def complete(self, version: int, now: float) -> Aggregation | None:
-        for participant, job in list(self._under_way.items()):
+        for job in list(self._under_way.values()):
             if now - job.t_start > self._timeout:
-                del self._under_way[participant]
+                self._ended(job, now, usable=False)
                 self._over.append(replace(job, t_end=now, t_upload=now, lost=True))
         jobs = [job for job in self._over if not job.lost]
         lost = tuple(job for job in self._over if job.lost)

@@ -209,11 +209,14 @@ class Secrets:
         sealed: Mapping[int, bytes],
         published: Mapping[int, bytes],
     ) -> np.ndarray:
-        """The fixed-point vector, masked with all that have sent sealed shares, by their numbers.
-        SecureError, which names the member, for shares that are forged or of another sum."""
+        """The fixed-point vector, masked with all that have sent sealed shares, by their numbers;
+        once. SecureError for a second vector, and for shares that are forged or of another sum,
+        which names the member."""
         from cryptography.exceptions import InvalidTag
 
         self._check_same(roster)
+        if self._state.get("alive"):  # two vectors behind one mask would show their difference
+            raise SecureError(f"participant {self._number} has masked a vector in this sum before")
         if len(sealed) + 1 < threshold(len(roster.members)):
             raise SecureError(f"{len(sealed) + 1} members of {len(roster.members)} are too few")
         for number, text in sealed.items():

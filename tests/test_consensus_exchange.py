@@ -430,3 +430,10 @@ GOOD = {"reflection": torch.zeros(3)}
 def test_mail_that_cannot_be_used_is_told_from_mail_that_can(vectors, fault: str | None) -> None:
     found = mail_fault(Mail(1, 2, 0, vectors), {"reflection": (3, torch.float32)}, 3)
     assert found is None if fault is None else re.search(fault, found or "")
+
+
+@pytest.mark.parametrize("sent", [-1e17, 1e17, float("nan"), -float("inf")])
+def test_mail_of_no_time_is_refused(sent: float) -> None:
+    """The age of all mail is in the receiver's report, which would not be read any more."""
+    mail = Mail(1, 2, 0, GOOD, sent)
+    assert "was sent at" in (mail_fault(mail, {"reflection": (3, torch.float32)}, 3) or "")

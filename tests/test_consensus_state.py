@@ -1,6 +1,8 @@
 """A participant as arrays and plain data: whoever comes back goes on as if nothing had happened."""
 
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,19 @@ def test_nothing_is_forgotten_in_the_middle_of_a_window(
         found = disturbed(algorithm, hosts=3, **options)
         assert run_interrupted(found, NodeStore(tmp_path), 3) > 3
         assert bits_of(found) == expected
+
+
+def test_a_device_forgets_runs_that_nobody_goes_on_with(tmp_path: Path) -> None:
+    stores = {name: NodeStore(tmp_path / "nodes" / name) for name in ("old", "young", "own")}
+    for store in stores.values():
+        store.save(1, 0, {"weights": np.zeros(2)}, {}, durable=False)
+    week = 7 * 24 * 3600
+    before = time.time() - week - 9
+    for name in ("old", "own"):
+        os.utime(stores[name].root, (before, before))
+    stores["own"].forget_other_runs(week)
+    assert {path.name for path in (tmp_path / "nodes").iterdir()} == {"young", "own"}
+    NodeStore(tmp_path / "none" / "own").forget_other_runs(week)
 
 
 @pytest.fixture

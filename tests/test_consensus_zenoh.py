@@ -306,7 +306,9 @@ FAULTS = {
     "a huge number": (KEY, with_header(seq=1 << 80), "bad header"),
     "a number that is a truth": (KEY, with_header(seq=True), "bad header"),
     "no time": (KEY, with_header(sent=None), "bad header"),
-    "a time that is none": (KEY, with_header(sent=float("nan")), "not finite"),
+    "a time that is none": (KEY, with_header(sent=float("nan")), "no time"),
+    "a time before all time": (KEY, with_header(sent=-1e17), "no time"),
+    "a time that no float can hold": (KEY, with_header(sent=10**400), "no time"),
     "a greeting of another model": (
         KEY, encode("mail", HEADER | {"seq": -1}, {MODEL: np.ones(51, np.float32)}), "wrong shape"
     ),

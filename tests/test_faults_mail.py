@@ -234,7 +234,7 @@ def test_training_goes_on_beside_a_flood_of_bad_mail(server: Server) -> None:
         assert len(exchange._boxes) <= 2
     assert set(exchanges[0].refused) == {
         "truncated", "bad magic", "wrong kind", "wrong run", "wrong sender", "too long",
-        "not finite", "wrong shape", "bad arrays", "bad header",
+        "not finite", "wrong shape", "bad arrays", "bad header", "no time",
     }  # fmt: skip
     assert all(ROGUE_NODE not in p.received for p in participants)
     assert server.connections["ann"].failed == 0
@@ -260,6 +260,15 @@ def fleet_of(server: Server, **changes: Any) -> Fleet:
 def test_devices_have_no_ray_to_wait_for(server: Server) -> None:
     with pytest.raises(EdgeFlError, match="carrier='sockets' is for simulations"):
         fleet_of(server, **{"consensus.carrier": "sockets"})
+
+
+def test_of_the_mail_for_a_device_that_keeps_failing_the_newest_is_kept(server: Server) -> None:
+    """Each try would add to it, in the server's memory and on the way."""
+    fleet, mail = fleet_of(server), Mail(0, 2, 1, {})
+    waiting: list[Mail] = []
+    for seq in range(1, 100):
+        waiting = fleet._undone([*waiting, mail._replace(seq=seq), mail._replace(sender=1, seq=1)])
+    assert [(each.sender, each.seq) for each in waiting] == [(0, 99), (1, 1)]
 
 
 def test_who_claims_to_be_done_at_once_hurries_nobody(server: Server) -> None:
@@ -470,6 +479,9 @@ class Unheard:
     def put(self, task: Any) -> None:
         pass
 
+    def pending(self, model: str) -> dict:
+        return {}
+
 
 @pytest.fixture(scope="module")
 def consensus(tmp_path_factory: pytest.TempPathFactory) -> Consensus:
@@ -479,6 +491,19 @@ def consensus(tmp_path_factory: pytest.TempPathFactory) -> Consensus:
     strategy = Consensus(consensus_run_of(config), run)
     strategy._examples = [0] * 3
     return strategy
+
+
+def test_what_an_absent_device_had_done_is_known_after_a_resume(tmp_path: Path) -> None:
+    values = {"mode": "consensus", "clock": "real", "participants": 3, "consensus.references": ""}
+    run = RunDirectory.create(tmp_path, resolve(values).flat())
+    before, after = (Consensus(consensus_run_of(resolve(values)), run) for _ in range(2))
+    numbers = NUMBERS._replace(node=1, metric=NEVER, examples=70, steps=84, used=9, age=2.5)
+    before._known, before._applied = {1: numbers}, (9, 2.5)
+    before._save(8.4, Unheard())  # type: ignore[arg-type]
+    after._begin()
+    assert (after._known_of(1).steps, after._known_of(1).examples) == (84, 70)
+    assert after._known_of(0).examples == 0
+    assert after._applied == (9, 2.5)
 
 
 def told(consensus: Consensus, header: Any, arrays: dict[str, np.ndarray]) -> bool:
@@ -547,6 +572,13 @@ FAULTY: dict[str, dict[str, Any]] = {
     "another sum": {"total": {"sum": np.zeros(PARAMETERS + 1, np.int64)}},
     "a sum of floats": {"total": {"sum": np.zeros(PARAMETERS)}},
 }
+
+
+def test_a_host_of_many_nodes_may_tell_much() -> None:
+    two = [NUMBERS._replace(node=node) for node in (1, 2)]
+    report = replace(REPORT, nodes=two, trace=[STEP] * 20_000)
+    message = Message(records_of(report), reply_to=Message(RecordDict(), 1, "train.consensus"))  # type: ignore[call-overload]
+    assert len(read_report(message, [1, 2], 3, PARAMETERS).trace) == 20_000
 
 
 def refuses(content: RecordDict) -> None:

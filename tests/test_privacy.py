@@ -175,6 +175,21 @@ def test_the_norm_goes_to_the_quantile_of_the_lengths() -> None:
         assert 4.9 < norm < 6.1
 
 
+@pytest.mark.parametrize("size", [0.5, 2.0])
+def test_one_more_or_less_moves_the_noisy_share_by_a_half_over_the_number_asked(
+    size: float,
+) -> None:
+    """Which is the sensitivity that the split of the noise reckons with."""
+    others = [np.array([float(n)], np.float32) for n in (0.1, 0.2, 3.0)]
+
+    def share(changes: list[np.ndarray]) -> float:
+        return 0.25 - math.log(adapted_norm(1.0, changes, 0.25, 0.0, 4, rng(0))) / 0.2
+
+    moved = share([*others, np.array([size], np.float32)]) - share(others)
+    assert abs(moved) == pytest.approx(0.5 / 4)
+    assert share([]) == pytest.approx(0.5)
+
+
 @pytest.mark.parametrize(("z", "expected"), [(1.0, 100), (0.3, 3), (4.0, 3)])
 def test_sum_and_count_together_spend_what_was_asked_for(z: float, expected: int) -> None:
     """Both are Gaussian mechanisms on the same participants: z^-2 = z_sum^-2 + z_count^-2, where

@@ -260,13 +260,14 @@ def test_lost_and_unusable_updates_fill_no_buffer() -> None:
     assert rounds.due(0, 1.9) == []
     (a2,) = rounds.due(0, 2.0)  # after a pause of a second
     assert rounds.complete(0, 10.5) is None  # c is given up
-    (c2,) = rounds.due(0, 10.5)
+    assert rounds.due(0, 11.4) == []
+    (c2,) = rounds.due(0, 11.5)  # after the same pause
     assert who([a2, b2, c2]) == [(0, 1, 0), (1, 1, 0), (2, 1, 0)]
-    rounds.arrived(c2, 10.6, 0.0, usable=True)
-    made = rounds.complete(0, 10.6)
+    rounds.arrived(c2, 11.6, 0.0, usable=True)
+    made = rounds.complete(0, 11.6)  # b's second job is given up
     assert made is not None
     assert who(made.jobs) == [(1, 0, 0), (2, 1, 0)]
-    assert sorted(who(made.lost)) == [(0, 0, 0), (2, 0, 0)]
+    assert sorted(who(made.lost)) == [(0, 0, 0), (1, 1, 0), (2, 0, 0)]
 
 
 def test_the_pause_of_a_failing_participant_doubles_and_ends_with_a_success() -> None:
@@ -279,6 +280,16 @@ def test_the_pause_of_a_failing_participant_doubles_and_ends_with_a_success() ->
     (job,) = rounds.due(0, now)
     rounds.arrived(job, now, 0.0, usable=True)
     assert len(rounds.due(0, now)) == 1
+
+
+def test_who_is_given_up_fails_as_who_sends_nothing_that_is_of_use() -> None:
+    rounds, now = live(buffer_size=1, participants=1), 0.0
+    for pause in (1.0, 2.0, 4.0):
+        assert len(rounds.due(0, now)) == 1
+        now += 10.1
+        assert rounds.complete(0, now) is None
+        assert rounds.due(0, now + pause - 0.1) == []
+        now += pause
 
 
 @pytest.mark.parametrize("buffer_size", [1, 2])

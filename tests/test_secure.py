@@ -149,6 +149,19 @@ def test_a_server_that_tells_two_stories_learns_nothing() -> None:
         done.secrets[0].masked(Roster("run/1", members), done.plain[0], sealed, done.published)
 
 
+def test_a_vector_is_masked_once() -> None:
+    """Two behind one mask would differ by what they differ by without it."""
+    done = Sum(3)
+    done.share(range(3))
+    done.mask([0])
+    done.plain[0] = done.plain[0] + np.uint32(1)
+    for roster in (done.roster, Roster("run/2", done.roster.members)):
+        done.roster = roster
+        done.share(range(3))
+        with pytest.raises(SecureError, match="has masked a vector in this sum before"):
+            done.mask([0])
+
+
 def test_shares_are_shown_once_and_for_a_majority() -> None:
     done = Sum(4)
     done.share(range(4))

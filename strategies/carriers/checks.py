@@ -8,6 +8,8 @@ from strategies.consensus.algorithm import Algorithm
 from strategies.consensus.participant import MODEL, Mail
 from strategies.consensus.settling import SETTLING
 
+MOST = 2**53  # of a number in a mail's head: more is no time and no count
+
 
 def expected_vectors(
     mail: Mail, algorithm: Algorithm, parameters: int
@@ -35,6 +37,8 @@ def mail_fault(
     finite: whether its values must be.
     """
     who = f"mail from node {mail.sender} to node {mail.receiver}"
+    if not abs(mail.sent) < MOST:
+        return f"{who} was sent at {mail.sent:g} s"
     if mail.vectors.keys() != expected.keys():
         names = (", ".join(sorted(vectors)) or "nothing" for vectors in (mail.vectors, expected))
         return "{} has {}, not {}".format(who, *names)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from strategies.carriers.checks import mail_fault
+from strategies.carriers.checks import MOST, mail_fault
 from strategies.carriers.exchange import Report, Unsent
 from strategies.carriers.paced import PacedMail
 from strategies.consensus.participant import MODEL, Mail
@@ -254,8 +254,8 @@ class ZenohExchange:
         seq, sent = header.get("seq"), header.get("sent")
         if type(seq) is not int or abs(seq) >= _MOST or type(sent) not in (int, float):
             raise WireError("bad header", "seq or sent are no numbers")
-        if not math.isfinite(sent):
-            raise WireError("not finite", "sent")
+        if not abs(sent) < MOST:
+            raise WireError("no time", "sent")
         return header
 
     def _open(self, key: str, payload: bytes) -> Mail | None:

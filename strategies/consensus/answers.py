@@ -26,7 +26,7 @@ _LIMITS: Mapping[str, tuple[float, float]] = {
     **dict.fromkeys(("steps", "messages", "bytes", "lost", "duplicates", "used"), (0, _MOST)),
 }
 _OF_MODELS = ("metric", "loss", "norm")  # they may be NaN: a node may have diverged
-_MOST_EVENTS = 10_000  # of a window's trace
+_MOST_EVENTS = 10_000  # of a node in a window's trace
 _MOST_REASONS, _LONGEST_REASON = 50, 40
 _MOST_CLASSES = 10_000
 _NOT_DIAGNOSED = np.zeros(0, np.int64)
@@ -55,8 +55,8 @@ def read_report(
     Raises ValueError for what is no report; mail is still to be compared with what it should be.
     """
     report = message_of(WindowReport, message.content)
-    if len(report.trace) > _MOST_EVENTS:
-        raise ValueError(f"a trace of {len(report.trace)} events, at most {_MOST_EVENTS} are read")
+    if len(report.trace) > (most := _MOST_EVENTS * len(nodes)):
+        raise ValueError(f"a trace of {len(report.trace)} events, at most {most} are read")
     for moment in report.trace:
         _check_moment(moment, nodes, everybody)
     if not report.done:

@@ -217,7 +217,7 @@ class Fleet:
             if self._nodes.virtual and state.window > behind:
                 continue
             if self.carrier == "grid":
-                state.mail += self._take(state)
+                state.mail = self._undone(state.mail + self._take(state))
                 if state.stops and not state.mail:
                     continue  # it would only find out again that it lacks mail
             if not state.stops:
@@ -261,6 +261,14 @@ class Fleet:
         for state in self._states:
             if state.window <= window:
                 state.window, state.stops, state.trace = window + 1, 0, []
+
+    def _undone(self, mail: list[Mail]) -> list[Mail]:
+        """What a host is to be given, again if it has failed: on the real clock of each neighbour's
+        mails the newest, which is all that it would use, however often it fails."""
+        if not self._live:
+            return mail
+        newest = {(m.sender, m.receiver, m.settles, m.seq < 0): m for m in mail}
+        return list(newest.values())
 
     def _take(self, state: _HostState) -> list[Mail]:
         new = self._broker.collect(state.number)

@@ -102,7 +102,8 @@ class Participant:
             self.algorithm.connect(self.node, j)
         self.received[j], self.heard[j] = mail.seq, t
         self.tally.used += 1
-        age = max(0.0, t - mail.sent)  # devices' clocks are some milliseconds apart
+        # Devices' clocks are some milliseconds apart; and no mail is older than the run.
+        age = min(max(0.0, t - mail.sent), max(0.0, t))
         self.tally.age += age
         self.node.ages[j] = age * self.tally.steps / t if t > 0 else 0.0  # in steps, as in the mean
         return True

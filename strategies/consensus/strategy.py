@@ -42,6 +42,7 @@ _POLL_SECONDS, _MOST_POLL_SECONDS, _POLL_SHARE = 0.02, 0.1, 0.01
 _SLICE_STEPS = 24  # how much of the trace is recorded, in local steps
 _MOST_NAMED = 8  # nodes, in one sentence
 _TALLY = tuple(vars(Tally()))
+_OF_NOW = ("metric", "loss")  # of a node's numbers, those that are not of what it has done
 
 
 class Consensus(OwnCourse):
@@ -93,7 +94,7 @@ class Consensus(OwnCourse):
         the configured, EdgeFlError when a host fails again and again, or no host can go on, and
         DivergedError when a node is not finite at the end of a window.
         """
-        nodes, result = self._nodes, Result()
+        nodes, result, people = self._nodes, Result(), range(self._nodes.participants)
         steps = num_rounds * nodes.consensus.window
         check_rounds(num_rounds, nodes.rounds, f"consensus.steps={steps}")
         timeout = timeout or nodes.round_timeout
@@ -113,7 +114,7 @@ class Consensus(OwnCourse):
                 least=self._run.min_participants,
                 besides={"code": self._run.own_code, "topology": self._text, "states": kept},
             )
-            self._examples = [examples[p] for p in range(nodes.participants)]
+            self._examples = [examples[p] or self._known_of(p).examples for p in people]
             devices = tuple(host.name for host in hosts if host.participant is not None)
             self._names = devices or self._names
             fleet = Fleet(
@@ -261,8 +262,7 @@ class Consensus(OwnCourse):
         told = {n.node: n for answer in answers for n in answer.report.nodes}
         # Of nodes that were away: no metric, and of what they have done the last that is known.
         known = self._known = {
-            i: told.get(i) or self._known.get(i, NodeNumbers(i))._replace(metric=OFF, loss=OFF)
-            for i in everybody
+            i: told.get(i) or self._known_of(i)._replace(metric=OFF, loss=OFF) for i in everybody
         }
         metric, norms = (
             {i: n.metric for i, n in known.items()},
@@ -337,6 +337,9 @@ class Consensus(OwnCourse):
         for fields in incidents(moments, outages, border):
             self._recorder.emit("incident", round=window, **fields)
 
+    def _known_of(self, node: int) -> NodeNumbers:
+        return self._known.get(node, NodeNumbers(node))
+
     def _evaluate(self, evaluator: Evaluator, window: int, t: float) -> None:
         if not len(self._average):  # said, because the line of the window waits for it
             fields = {"model": "average", "accuracy": None, "loss": None}
@@ -367,6 +370,11 @@ class Consensus(OwnCourse):
                 {"checksum": checksum, "digests": own},
             )
         metadata = {"window": self._window, "t": t, "applied": self._applied}
+        if not self._nodes.virtual:  # on devices, which may be away when the run is resumed
+            metadata["known"] = [
+                {name: value for name, value in n._asdict().items() if name not in _OF_NOW}
+                for n in self._known.values()
+            ]
         tensors = {"average": self._average}
         for window, task in evaluator.pending("average").items():
             tensors[f"pending.{window}"] = task.vectors["weights"]
@@ -382,6 +390,8 @@ class Consensus(OwnCourse):
             if len(self._average):  # a power cut may have taken the record of the last one
                 self._forgotten[self._window] = self._average.astype(np.float32)
             self._applied = tuple(metadata["applied"])
+            known = (NodeNumbers(**told) for told in metadata.get("known", ()))
+            self._known = {numbers.node: numbers for numbers in known}
             self._kept = self._window
             self._clock = Clock(metadata["t"])
         if self._run.resumed:

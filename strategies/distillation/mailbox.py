@@ -9,6 +9,7 @@ from pathlib import Path
 
 from strategies.averaging import Vectors
 from strategies.checkpoint import atomic_save, load_tensors
+from strategies.errors import RunDirectoryError
 
 
 class LatestSlot:
@@ -34,6 +35,15 @@ class LatestSlot:
         self._seen = signature
         vectors, metadata = load_tensors(self._path)
         return metadata["version"], vectors
+
+    def forget(self, after: int) -> None:
+        """Drop what was put if it is newer than version `after`, or damaged."""
+        try:
+            if load_tensors(self._path)[1]["version"] <= after:
+                return
+        except (RunDirectoryError, KeyError):
+            pass
+        self._path.unlink(missing_ok=True)
 
 
 class VersionStore:

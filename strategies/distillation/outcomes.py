@@ -35,7 +35,6 @@ class Outcomes:
     def take(self, update: Update) -> None:
         """A job has brought this."""
         self._updates[update.job.key] = update
-        self._failures[update.job.participant] = 0
 
     def reject(self, job: Job, round_: int, result: Checked, device: str) -> None:
         """A job has brought nothing that could be used, which is recorded. device: the name of its
@@ -62,8 +61,10 @@ class Outcomes:
     def record(
         self, aggregation: Aggregation, updates: Sequence[Update], before: int
     ) -> dict[str, float]:
-        """One event per job of the aggregation; returns what its round tells. before: the version
-        that was the newest."""
+        """One event per job of the aggregation; returns what its round tells. updates: those that
+        are in the next version. before: the version that was the newest."""
+        for update in updates:
+            self._failures[update.job.participant] = 0
         by_job = {update.job.key: update for update in updates}
         rejected = 0
         for job in (*aggregation.jobs, *aggregation.lost):

@@ -8,6 +8,7 @@ from strategies.averaging import Vectors
 from strategies.checkpoint import load_tensors
 from strategies.clock import Clock
 from strategies.distillation.mailbox import (
+    LatestSlot,
     VersionStore,
     forward_file,
     forward_files,
@@ -75,13 +76,23 @@ class Publisher:
         self._directory = recorder.path / WORKER
         self._arrivals: dict[int, float] = {}  # version -> when it was made
         self.segments = segments  # recorded so far
-        self._taught: set[int] = set()  # versions, real clock
+        self._told = version  # the newest round of which nothing more is to be told
+        self._taught: set[int] = set()  # versions that a teacher was made of, real clock
         self._dead = False
         self.ready = False
         self.published, self.step, self.teacher_version = 0, 0, 0
         self.server = DistillationServer(run, self._directory)
-        if run.virtual:
-            # Resumed at `version`: the server goes back to what the federation has reached.
+        # Resumed at `version`: the server goes back to what the federation has reached. On the real
+        # clock it keeps what it has learnt, but a version that is made anew is another one.
+        for path in forward_files(self._directory):
+            if number_of(path) > version:
+                path.unlink()
+        if not run.virtual:
+            LatestSlot(self._directory).forget(after=version)
+            past = recorder.events() if version else []
+            reverse = [e for e in past if e["event"] == "segment" and e["kind"] == "reverse"]
+            self._taught |= {e["teacher_version"] for e in reverse}
+        else:
             for path in published_files(self._directory):
                 if number_of(path) > version:
                     path.unlink()
@@ -131,6 +142,7 @@ class Publisher:
 
     def _on_ready(self, event: dict[str, Any]) -> None:
         self.ready = True
+        self._told = max(self._told, event["round"])  # a run that is resumed has told it
 
     def _on_published(self, event: dict[str, Any]) -> None:
         round_ = event["round"]
@@ -231,6 +243,9 @@ class Publisher:
 
     def _on_restarted(self, event: dict[str, Any]) -> None:
         self._recorder.emit("worker_restarted", step=event["step"])
+        self.ready = True
+        if event["round"] > max(self.published, self._told):  # it died before it could say so
+            self._on_published(event)
 
     def prune(self, version: int, keep: set[int]) -> None:
         """Drop what a run that is resumed at `version` has no more use for; not what has been

@@ -72,7 +72,9 @@ class References:
                 self._recorder.emit("warning", message=message)
 
     def _evaluate(self, round_: int, step: int) -> None:
-        t = self._times.pop((round_, step))
+        t = self._times.pop((round_, step), None)
+        if t is None:  # shown already, by a process that died before it was heard
+            return
         states = load_states(published_file(self._directory, round_))
         for name, (arrays, told) in states.items():
             raw = {key: arrays[key] for key in ("weights", "buffers")}

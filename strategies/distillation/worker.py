@@ -64,7 +64,12 @@ class Worker:
 
     def run(self) -> None:
         self._parent.listen()
-        self._parent.say("ready", step=self._learner.step)
+        self._parent.say(
+            "ready",
+            round=self._round,  # of the state from which it goes on
+            step=self._learner.step,
+            teacher_version=self._learner.teacher_version,
+        )
         try:
             if self._run.virtual:
                 self._replay()
