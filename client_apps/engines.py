@@ -61,7 +61,7 @@ def race(
                 if name == SEQUENTIAL and not isinstance(error, torch.OutOfMemoryError):
                     raise
                 spent = math.inf
-            seconds[name] += spent if step >= _WARM_UP else 0.0
+            seconds[name] += spent if step >= _WARM_UP or math.isinf(spent) else 0.0
     return {name: spent / rounds / len(nodes) for name, spent in seconds.items()}
 
 

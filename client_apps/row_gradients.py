@@ -181,9 +181,10 @@ class Programs:
         # A few programs serve any number: rows that nobody needs do some work for nothing.
         key = (1 << (count - 1).bit_length(), size, len(moves), classes)
         if key not in self._programs:
-            self._programs[key] = program = _Program(*key, self._model, self._inputs)
+            program = _Program(*key, self._model, self._inputs)
             program.record(self._pass, self._pool)
-            self._pool = program.pool
+            # Only now: one that cannot be recorded would do nothing, and say nothing of it.
+            self._programs[key], self._pool = program, program.pool
         return self._programs[key].run(weights, buffers, chosen, moves, shifts)
 
     def _inputs(

@@ -98,7 +98,7 @@ class CohortRule(Rule):
             case "bulyan":
                 return bulyan(vectors, liars)
             case "krum" | "multikrum" as name:
-                number = 1 if name == "krum" else max(1, settings.cohort - liars)
+                number = 1 if name == "krum" else max(1, len(vectors) - liars)
                 chosen = nearest_to_others(vectors, liars, number)
                 return weighted_average([vectors[k] for k in chosen], [sizes[k] for k in chosen])
         return weighted_average(vectors, sizes)  # FedProx differs on the client only

@@ -213,6 +213,7 @@ def test_a_wrong_choice_names_all_right_ones(key: str) -> None:
         ("targets", "0.5,high", "targets='0.5,high' must be accuracies in (0, 1] with commas"),
         ("targets", "50", "targets='50' must be accuracies in (0, 1] with commas"),
         ("targets", "0.5,nan", "targets='0.5,nan' must be accuracies in (0, 1] with commas"),
+        ("targets", "0.5,0.50", "targets='0.5,0.50' names one twice"),
         ("targets", "0", "targets='0' must be accuracies in (0, 1] with commas"),
         (
             "sinks",

@@ -37,17 +37,17 @@ class Clock:
 
 
 class Engine:
-    """Takes `seconds` for all nodes; a hundred times as long for its first rounds, and if it has
-    no `memory`, that is an error."""
+    """Takes `seconds` for all nodes; a hundred times as long for its first rounds, and after
+    `memory` rounds once an error."""
 
-    def __init__(self, clock: Clock, seconds: float, *, memory: bool = True) -> None:
+    def __init__(self, clock: Clock, seconds: float, *, memory: int = 99) -> None:
         self._clock, self._seconds, self._memory = clock, seconds, memory
         self.steps: list[int] = []
 
     def __call__(self, due: Sequence[tuple[Node, int]]) -> Iterator[torch.Tensor]:
-        if not self._memory:
-            raise torch.OutOfMemoryError("CUDA out of memory")
         self.steps.append(due[0][1])
+        if len(self.steps) == self._memory + 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
         self._clock.now += self._seconds * (100 if len(self.steps) <= 3 else 1)
         return (torch.zeros(3) for _ in due)
 
@@ -62,10 +62,14 @@ def test_a_race_tells_the_seconds_of_a_node_without_those_of_the_start(
     assert pair["sequential"].steps == pair["stacked"].steps == list(range(8))
 
 
-def test_an_engine_without_enough_memory_loses(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rounds", [0, 2, 4])
+def test_an_engine_without_enough_memory_loses(
+    rounds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if that shows in its first round alone."""
     clock = Clock()
     monkeypatch.setattr(engines, "time", clock)
-    pair = {"sequential": Engine(clock, 2.0), "stacked": Engine(clock, 1.0, memory=False)}
+    pair = {"sequential": Engine(clock, 2.0), "stacked": Engine(clock, 1.0, memory=rounds)}
     seconds = race(pair, NODES, 5)
     assert seconds == {"sequential": 0.5, "stacked": float("inf")}
 

@@ -37,6 +37,19 @@ def outputs(module: torch.nn.Module) -> torch.Tensor:
         return module.eval()(torch.linspace(-1, 1, 2 * 28 * 28).reshape(2, 1, 28, 28))
 
 
+def test_a_folder_with_files_of_somebody_else_is_left_alone(
+    distilled: RunDirectory, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "README.md").write_text("mine")
+    with pytest.raises(ExportError, match=r"README\.md of its own: choose another folder"):
+        export(distilled, "small", "hf", mine)
+    assert [path.name for path in mine.iterdir()] == ["README.md"]
+    for _ in range(2):  # an export may be written anew
+        export(distilled, "small", "hf", tmp_path / "new")
+
+
 @pytest.mark.parametrize("kind", ["hf", "safetensors", "state_dict"])
 def test_what_is_exported_computes_what_the_run_computes(
     kind: str, distilled: RunDirectory, tmp_path: Path

@@ -5,9 +5,12 @@ from typing import Any
 
 import pytest
 
-from fl_app.config import configure
+from fl_app.config import configure, resolve
+from fl_app.record.books import check_resumable, recorded
+from fl_app.record.costs import costs, within
+from fl_app.record.distill_metrics import _idle_fractions
 from fl_app.record.metrics import of_kind
-from strategies.errors import ConfigError
+from strategies.errors import ConfigError, DataError
 from strategies.machines import Machine, Machines, read_availability, read_machines
 from strategies.schedule import CostModel, buffered_rounds, synchronous_rounds
 from tests.harness import SMALL, run
@@ -91,6 +94,49 @@ def test_a_file_that_is_none_is_refused(key: str, text: str, message: str, tmp_p
     config = configure({key: str(path), "mode": "average"})
     with pytest.raises(ConfigError, match=f"^{key}=.*cannot be used: {message}"):
         config.trace()
+
+
+def test_a_job_that_is_cut_off_has_cost_what_its_device_did_until_then() -> None:
+    """Cut off in training, in the upload, and where nobody knows: a drop-out."""
+    on = [(0.0, 80.0), (100.0, 200.0), (300.0, 400.0)]
+    machine = {"on": on, "train_watts": 1.0, "transfer_watts": 1.0, "idle_watts": 0.0}
+    times = [(0.0, 1.0, 80.0, 80.0), (100.0, 101.0, 190.0, 260.0), (300.0, 301.0, 360.0, 360.0)]
+    events: list[dict[str, Any]] = [
+        {"event": "machines", "machines": [machine], "model_bytes": 10},
+        *(
+            {"event": "job", "participant": 0, "status": "lost", "t_start": start,
+             "t_compute": compute, "t_upload": upload, "t_end": end}
+            for start, compute, upload, end in times
+        ),
+    ]  # fmt: skip
+    [cost] = costs(events, 400.0) or []
+    assert (cost["train_seconds"], cost["transfer_seconds"]) == (79 + 89, 1 + 1 + 10)
+    assert (cost["bytes_down"], cost["bytes_up"], cost["off_seconds"]) == (20, 0, 120.0)
+
+
+def test_a_device_that_is_off_waits_for_nobody() -> None:
+    assert within(10.0, 50.0, [(0.0, 20.0), (30.0, 40.0), (60.0, 70.0)]) == [(10, 20), (30, 40)]
+    assert within(10.0, 50.0, None) == [(10.0, 50.0)]
+    job = {"event": "job", "participant": 0}
+    events: list[dict[str, Any]] = [
+        {"event": "machines", "machines": [{"on": [(0.0, 40.0)]}, {"on": None}]},
+        *({**job, "job": p, "participant": p, "t_end": 100.0, "status": "ok"} for p in (0, 1)),
+        {"event": "idle", "participant": 1, "t_start": 0.0, "t_end": 35.0, "waiting_for": "server"},
+    ]
+    assert _idle_fractions(events, 100.0)["server"] == pytest.approx(35 / 140)
+
+
+def test_a_run_is_not_resumed_with_other_times(tmp_path: Path) -> None:
+    on = tmp_path / "on.csv"
+    on.write_text("device,from,to\n1,0,30\n")
+    keys = {"mode": "average", "small-width": 2, "availability": str(on), "participants": 2}
+    keys |= {**SMALL, "output": str(tmp_path / "runs")}
+    with pytest.raises(KeyboardInterrupt), recorded(resolve(keys)) as directory:
+        raise KeyboardInterrupt
+    check_resumable(resolve({**keys, "resume": str(directory.path)}))
+    on.write_text("device,from,to\n1,0,31\n")
+    with pytest.raises(DataError, match="the jobs by replay, device-profiles and availability"):
+        check_resumable(resolve({**keys, "resume": str(directory.path)}))
 
 
 def test_a_run_says_what_it_has_cost_each_device(tmp_path: Path) -> None:

@@ -78,6 +78,15 @@ def test_a_series_is_by_time_and_leaves_out_what_was_not_measured() -> None:
     assert series(events, "global", "accuracy_ema") == [(10.0, 0.45)]
 
 
+def test_of_versions_of_one_time_the_last_one_counts() -> None:
+    """With a buffer several are made at once; neither the best nor the first of them stands for the
+    run."""
+    events = [{**evaluate(round_, "small", a), "t": 10.0} for round_, a in ((2, 0.6), (1, 0.4))]
+    events.append({**evaluate(3, "small", 0.5), "t": 10.0})
+    assert series(events, "small") == [(10.0, 0.4), (10.0, 0.6), (10.0, 0.5)]
+    assert metrics.last_accuracy(events, "small") == 0.5
+
+
 def test_of_two_events_with_one_identity_the_last_wins() -> None:
     events: list[dict[str, Any]] = [
         {"event": "job", "job": 1, "t_end": 1.0},
@@ -111,11 +120,21 @@ def test_a_resume_discards_what_lay_beyond_its_checkpoint() -> None:
     assert effective(events) == [events[0], events[1], events[4], events[5]]
 
 
+def test_waiting_is_told_anew_by_the_end_of_a_resumed_run() -> None:
+    """On the real clock the rounds that are done again take another time."""
+    idle = {"event": "idle", "participant": 0, "t_start": 4.0, "t_end": 5.0}
+    again = {**idle, "t_start": 4.5}
+    events = [{"event": "round", "round": 1}, idle, {"event": "resumed", "round": 1}, again]
+    assert [e for e in effective(events) if e["event"] == "idle"] == [again]
+
+
 def test_resuming_twice_from_one_checkpoint_counts_once() -> None:
     once = distill_events(6)
     at_four = next(i for i, e in enumerate(once) if e["event"] == "round" and e["round"] == 4) + 1
     resumed = {"event": "resumed", "round": 4}
-    events = [*once, resumed, *once[at_four:-3], resumed, *once[at_four:]]
+    told_at_the_end = metrics.of_kind(once[:at_four], "idle")
+    rest = [*told_at_the_end, *once[at_four:]]
+    events = [*once, resumed, *once[at_four:-3], resumed, *rest]
     kinds = ("warning", "resumed")  # every warning is kept, since none has an identity
     counted = [event for event in effective(events) if event["event"] not in kinds]
     order = [event for event in once if event["event"] not in kinds]

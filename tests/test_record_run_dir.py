@@ -252,6 +252,24 @@ def test_a_resumed_runs_repeats_do_not_double(run: RunDirectory) -> None:
     ]  # fmt: skip
 
 
+def test_no_checkpoint_outlives_the_events_before_it(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is resumed after a power cut looks up what its checkpoint's round was."""
+    synced: list[str] = []
+    sync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(Path(f"/dev/fd/{descriptor}").resolve().name)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    run.emit("round", round=7, t=1.0)
+    run.save_checkpoint("server", {"w": np.arange(3.0)})
+    assert synced[0] == "metrics.jsonl"
+    assert len(synced) > 1
+
+
 def test_checkpoints_and_summary_are_kept(run: RunDirectory) -> None:
     path = run.save_checkpoint("round-7", {"w": np.arange(3.0)}, {"round": 7})
     assert path == run.path / "checkpoints" / "round-7.safetensors"

@@ -1,6 +1,7 @@
 """The rules of averaging: what Flower's and the buffered ones make of our vectors."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -114,6 +115,18 @@ def test_the_bits_are_those_of_flowers_strategy(averaging: str, liars: int) -> N
         assert expected is not None
         for key in keys:
             assert model[key].tobytes() == expected[key].numpy().astype(np.float32).tobytes()
+
+
+def test_multikrum_leaves_out_as_many_as_may_lie_however_few_have_come() -> None:
+    """Of seven that have come of ten it takes four, and not seven, as it would of ten."""
+    settings = averaging_of(config_with("multikrum", num_malicious_nodes=3, participants=10))
+    model, updates = model_of(), random_updates(1, 7)
+    forged = [
+        replace(u, vectors={key: value + 1e3 * 10**k for key, value in u.vectors.items()})
+        for k, u in enumerate(updates[:3])
+    ]
+    combined = make_rule(settings).combine(1, model, [*forged, *updates[3:]], {})
+    assert np.abs(combined["weights"]).max() < 100
 
 
 @pytest.mark.parametrize("averaging", ["fedavg", "fedprox"])

@@ -121,6 +121,18 @@ def test_equals_the_simulation_in_ticks(
     assert in_ticks(distillation_trace(COSTS[cost], plan, **setting)) == expected
 
 
+def test_recorded_rounds_that_leave_the_server_no_time_cannot_be_replayed_with_waiting() -> None:
+    """The distillation server would skip versions for which participants wait."""
+    cost = COSTS["even"]
+    plan = DistillationPlan("sync", reverse_steps=5)
+    usual: dict[str, Any] = {"participants": 2, "rounds": 3, "seed": 0}
+    made = distillation_trace(cost, plan, **usual).aggregations
+    assert distillation_trace(cost, plan, **usual, recorded=made).aggregations == made
+    slower = replace(cost, reverse_ratio=cost.reverse_ratio + 2.0)
+    with pytest.raises(ValueError, match=r"use a smaller cost\.reverse-ratio"):
+        distillation_trace(slower, plan, **usual, recorded=made)
+
+
 def test_a_slow_server_skips_versions() -> None:
     """A version every 10.25 s and blocks of 50 s. Version 1 is taken at 10.25 and done at 60.25,
     when version 5 has come (51.25); the next one is done at 110.25, when all 8 have (82)."""

@@ -222,6 +222,23 @@ def test_a_job_allows_for_the_participants_own_shares_of_the_classes() -> None:
 # ------------------------------------------------------------------------------------ side by side
 
 
+def test_a_program_that_could_not_be_recorded_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would leave the gradients as they were, and nobody would notice."""
+    model = flat_model(problem_of(config_with()), "small")
+    images, labels, _ = everything([(0, *data(50))])
+    programs = Programs(model, images, labels, **HOW, way=PASSES["streams"])
+
+    def fails(*_: Any) -> None:
+        raise RuntimeError("no such operation")
+
+    monkeypatch.setattr("client_apps.row_gradients._Program.record", fails)
+    chosen, moves = torch.zeros(1, 5, dtype=torch.long), torch.zeros(1, 5, dtype=torch.long)
+    state = [torch.as_tensor(model.state()[name]) for name in ("weights", "buffers")]
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="no such operation"):
+            programs([state[0]], [state[1]], chosen, moves)
+
+
 @pytest.mark.parametrize("normalisation", ["batch", "group"])
 @pytest.mark.parametrize(("proximal_mu", "strength"), [(0.0, 0.0), (0.5, 0.0), (0.0, 0.5)])
 def test_participants_side_by_side_have_the_bits_that_they_have_alone(

@@ -41,6 +41,8 @@ def _float_list(key: str, text: str, most: float) -> list[float]:
     if not all(0 < value <= most and math.isfinite(value) for value in values):
         what = f"accuracies in (0, {most:g}]" if most == 1 else "positive numbers"
         raise ConfigError(f"{key}={text!r} must be {what} with commas between them")
+    if len({f"{value:g}" for value in values}) < len(values):
+        raise ConfigError(f"{key}={text!r} names one twice")
     return values
 
 

@@ -134,6 +134,7 @@ def _check_resumable(run: RunDirectory, config: RunConfig) -> None:
     changed = {
         "data": f"the examples or the names of classes of {config.data_source}",
         "topology_file": f"the lines of {config.consensus.topology_file}",
+        "schedule": "the jobs by replay, device-profiles and availability",
     }
     for what, told in changed.items():
         if started.get(what, now[what]) != now[what]:
@@ -168,10 +169,14 @@ def _metric_of(config: RunConfig) -> dict[str, str]:
 
 def _digests(config: RunConfig) -> dict[str, str]:
     """The sha256 of what a run reads from files, besides its configuration."""
-    text = topology_text(config)
+    text, schedule = topology_text(config), ""
+    files = config.replay or config.device_profiles or config.availability
+    if files and config.virtual and not config.agrees:
+        schedule = repr(config.trace().aggregations)
     return {
         "data": task_of(problem_of(config)).digest,
         "topology_file": hashlib.sha256(text.encode()).hexdigest() if text else "",
+        "schedule": hashlib.sha256(schedule.encode()).hexdigest() if schedule else "",
     }
 
 

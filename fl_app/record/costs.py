@@ -1,5 +1,6 @@
 """What a run has cost each device: seconds, bytes and joules, on the virtual clock."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -21,18 +22,21 @@ def costs(events: Sequence[Event], end: float) -> list[dict[str, Any]] | None:
     found = []
     for participant, machine in enumerate(told["machines"]):
         jobs = [job for job in of_kind(events, "job") if job["participant"] == participant]
-        off = end - _overlap(machine["on"], end) if machine["on"] is not None else 0.0
+        on = machine["on"]
+        off = end - overlap(on, end) if on is not None else 0.0
         train = transfer = 0.0
         down = up = 0
         for job in jobs:
-            lost = job["status"] == _GIVEN_UP
-            if lost and job["t_upload"] == job["t_end"]:
+            lost, goes = job["status"] == _GIVEN_UP, job["t_end"]
+            if lost:  # when its device went off
+                goes = next((until for _, until in on or () if until >= job["t_upload"]), math.inf)
+            if lost and job["t_upload"] == job["t_end"] != goes:
                 continue  # nobody knows what became of it
             train += job["t_upload"] - job["t_compute"]
             transfer += job["t_compute"] - job["t_start"]
             down += told["model_bytes"]
+            transfer += min(goes, job["t_end"]) - job["t_upload"]
             if not lost:
-                transfer += job["t_end"] - job["t_upload"]
                 up += told["model_bytes"]
         idle = max(0.0, end - off - train - transfer)
         seconds = {"train": train, "transfer": transfer, "idle": idle}
@@ -44,5 +48,23 @@ def costs(events: Sequence[Event], end: float) -> list[dict[str, Any]] | None:
     return found
 
 
-def _overlap(times: Iterable[Sequence[float]], end: float) -> float:
+def times_on(events: Sequence[Event]) -> dict[int, Sequence[Sequence[float]]]:
+    """By participant, when its device is on: (from, until) in seconds; those that always are, are
+    not in it."""
+    machines = latest(events, "machines").get("machines", ())
+    return {p: machine["on"] for p, machine in enumerate(machines) if machine["on"] is not None}
+
+
+def within(
+    begin: float, end: float, times: Sequence[Sequence[float]] | None
+) -> list[tuple[float, float]]:
+    """The parts of `begin` to `end` that lie in `times`; None: always."""
+    if times is None:
+        return [(begin, end)]
+    parts = ((max(begin, since), min(end, until)) for since, until in times)
+    return [(since, until) for since, until in parts if since < until]
+
+
+def overlap(times: Iterable[Sequence[float]], end: float) -> float:
+    """How long of 0 to `end` a device is on, in seconds."""
     return sum(max(0.0, min(until, end) - begin) for begin, until in times)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from fl_app.record.costs import costs
+from fl_app.record.costs import costs, overlap, times_on
 from fl_app.record.metrics import (
     Event,
     Point,
@@ -113,8 +113,8 @@ def measure(events: Sequence[Event], targets: Sequence[float] = ()) -> dict[str,
       if the run had it
     - time_to_target {"0.50": seconds or null}: of the published model (see `time_to_target`)
     - reference_time_to_target {name: the same of a reference}
-    - client_idle_fraction {clients, server, total}: share of the participants' time that they
-      waited for other participants and for the server
+    - client_idle_fraction {clients, server, total}: share of the participants' time, in which their
+      devices are on, that they waited for other participants and for the server
     - worker_busy_fraction: share of the run's time in which the distillation server computed
     - teacher_staleness {mean, max}: versions, over the distillation steps
     - best {round, model, metric, value}: of the kept model, null without best-metric;
@@ -159,7 +159,8 @@ def _best(events: Sequence[Event]) -> dict[str, Any] | None:
 
 
 def _idle_fractions(events: Sequence[Event], end: float) -> dict[str, float | None]:
-    available = len(participants(events)) * end
+    on, people = times_on(events), participants(events)
+    available = sum(overlap(on[p], end) if p in on else end for p in people)
     if not available:
         return {"clients": None, "server": None, "total": None}
     waited = {"clients": 0.0, "server": 0.0}

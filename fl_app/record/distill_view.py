@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from fl_app.record.costs import times_on, within
 from fl_app.record.distill_figures import FIGURES
 from fl_app.record.distill_metrics import REFERENCES, measure, published, round_table
 from fl_app.record.distill_page import charts, sentence, timeline
@@ -154,7 +155,8 @@ def _conclude(events: Sequence[Event], config: RunConfig) -> list[Event]:
 
 
 def _idle(events: Sequence[Event], config: RunConfig) -> list[Event]:
-    """Idle times as the recorded jobs tell them, those of before a resumption included."""
+    """Idle times as the recorded jobs tell them, those of before a resumption included; a device
+    that is off does not wait."""
     times = {event["round"]: event["t"] for event in of_kind(events, "round")}
     by_round: dict[int, list[Job]] = defaultdict(list)
     for event in of_kind(events, "job"):
@@ -166,15 +168,17 @@ def _idle(events: Sequence[Event], config: RunConfig) -> list[Event]:
         for round_, jobs in sorted(by_round.items())
         if round_ in times
     ]
+    on = times_on(events)
     return [
         {
             "event": "idle",
             "participant": idle.participant,
-            "t_start": idle.t_start,
-            "t_end": idle.t_end,
+            "t_start": begin,
+            "t_end": end,
             "waiting_for": idle.waiting_for,
         }
         for idle in idle_times(aggregations, config.participants, rounds=not config.buffered)
+        for begin, end in within(idle.t_start, idle.t_end, on.get(idle.participant))
     ]
 
 

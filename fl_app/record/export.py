@@ -174,7 +174,11 @@ def _safetensors(module: nn.Module, facts: dict[str, Any], path: Path, _: torch.
 
 
 def _hf(module: nn.Module, facts: dict[str, Any], path: Path, _: torch.Tensor) -> str:
-    """A folder as repositories of the Hugging Face Hub are laid out."""
+    """A folder as repositories of the Hugging Face Hub are laid out. ExportError where files of
+    these names are somebody else's."""
+    there = [name for name in (_WEIGHTS, _CONFIG, _CARD) if (path / name).exists()]
+    if there and not _exported(path / _CONFIG):
+        raise ExportError(f"{path} has {', '.join(there)} of its own: choose another folder")
     try:
         path.mkdir(exist_ok=True)
     except OSError as error:
@@ -190,6 +194,14 @@ def _hf(module: nn.Module, facts: dict[str, Any], path: Path, _: torch.Tensor) -
     _write(path / _CONFIG, json.dumps(facts, indent=2).encode())
     _write(path / _CARD, card.encode())
     return ""
+
+
+def _exported(config: Path) -> bool:
+    """Whether it is the config.json of an export."""
+    try:
+        return {"run", "model", "role"} <= json.loads(config.read_bytes()).keys()
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def _onnx(module: nn.Module, facts: dict[str, Any], path: Path, sample: torch.Tensor) -> str:

@@ -19,7 +19,7 @@ IDENTITY: dict[str, tuple[str, ...]] = {
     "evaluate": ("round", "model"),
     "job": ("job",),
     "segment": ("segment",),
-    "idle": ("participant", "t_start"),
+    "idle": ("participant", "t_start"),  # until the run is resumed: its end tells them anew
     "skipped": ("version",),
     "best": ("round",),
     "stopped_early": (),
@@ -54,6 +54,8 @@ def effective(events: Iterable[Event]) -> list[Event]:
 
 
 def _undone(event: Event, resumed: Event) -> bool:
+    if event["event"] == "idle":
+        return True
     return event["event"] != "resumed" and any(
         event.get(counter) is not None
         and resumed.get(counter) is not None
@@ -166,19 +168,23 @@ def latest(events: Iterable[Event], kind: str) -> Event:
 
 def series(events: Iterable[Event], model: str, field: str = "accuracy") -> list[Point]:
     """Return the evaluations of `model` as (t, value of `field`), by time; without the nulls."""
-    points = [
+    return [
         (event["t"], event[field])
-        for event in of_kind(events, "evaluate")
+        for event in sorted(of_kind(events, "evaluate"), key=_moment)
         if event["model"] == model and event.get(field) is not None
     ]
-    return sorted(points)
 
 
 def last_accuracy(events: Iterable[Event], model: str, field: str = "accuracy") -> float | None:
     """Return `field` of the last evaluation of `model`; None if there is none, or it had
     diverged."""
     found = [event for event in of_kind(events, "evaluate") if event["model"] == model]
-    return max(found, key=lambda event: event["t"]).get(field) if found else None
+    return max(found, key=_moment).get(field) if found else None
+
+
+def _moment(event: Event) -> tuple[float, int]:
+    """By which evaluations are in order: several versions may be made at one time."""
+    return event["t"], event.get("round", 0)
 
 
 def time_to_target(

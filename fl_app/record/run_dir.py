@@ -221,8 +221,14 @@ class RunDirectory:
         tensors: Mapping[str, np.ndarray],
         metadata: Mapping[str, Any] | None = None,
     ) -> Path:
-        """Write checkpoints/<name>.safetensors atomically (see `checkpoint.atomic_save`)."""
+        """Write checkpoints/<name>.safetensors atomically (see `checkpoint.atomic_save`).
+
+        After a power cut it is no further than the events are.
+        """
         self._check_held()
+        with self._lock:
+            if self._metrics is not None:
+                os.fsync(self._metrics)
         path = self.checkpoint_path(name)
         atomic_save(path, tensors, metadata)
         return path

@@ -4,6 +4,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from strategies.machines import Machines
 from strategies.schedule import (
@@ -83,6 +84,15 @@ def distillation_trace(
             machines=machines,
         )
     arrivals = [aggregation.t for aggregation in aggregations]
+    if recorded and plan.policy == "sync":
+        closest = min((b - a for a, b in pairwise(arrivals)), default=math.inf)
+        if closest < reverse + forward - _STEP_TOLERANCE:
+            raise ValueError(
+                f"in the run that is replayed a round ended {closest:g} s after the one before, "
+                f"and the distillation server, for which participants wait, takes "
+                f"{reverse + forward:g} s a round: use a smaller cost.reverse-ratio, or "
+                f"cost.client-seconds"
+            )
     segments = _POLICIES[plan.policy](arrivals, plan, reverse, forward)
     done = [s for s in segments if s.kind == "reverse"]
     last = segments[-1].t_end if segments else arrivals[-1]
