@@ -29,12 +29,10 @@ from strategies.messages.sums import (
     UnmaskOrder,
     UnmaskReply,
 )
-from strategies.secure import Member, Roster, Secrets, SecureError, fixed
+from strategies.secure import WHAT, Member, Roster, Secrets, SecureError, fixed
 from strategies.site import device_site
 
 T = TypeVar("T")
-
-_WHAT = "secure aggregation"
 
 
 def hold(context: Context, participant: int, index: int, change: Mapping[str, np.ndarray]) -> None:
@@ -55,8 +53,8 @@ def keys(message: Message, device: Device) -> Message:
         public = _own(participant, context).keys()
         site, signed = device_site(context.node_config), {"certificate": "", "signature": ""}
         if site is not None and site.credentials is not None:
-            statement = key_statement(_WHAT, order.about, site.name, *public)
-            signed = Identity(site, _WHAT).sign(statement)
+            statement = key_statement(WHAT, order.about, site.name, *public)
+            signed = Identity(site, WHAT).sign(statement)
         return PublicKeys(participant, *public, **signed)
 
     made, faults = _each(order.own, of)
@@ -149,11 +147,11 @@ def _check_signatures(about: str, members: Sequence[MemberTold], context: Contex
     site = device_site(context.node_config)
     if site is None or site.credentials is None:
         return
-    identity = Identity(site, _WHAT)
+    identity = Identity(site, WHAT)
     if len({member.name for member in members}) != len(members):
         raise SecureError("two members of a secure sum are one device")
     for member in members:
-        statement = key_statement(_WHAT, about, member.name, member.mask_key, member.seal_key)
+        statement = key_statement(WHAT, about, member.name, member.mask_key, member.seal_key)
         signed = {"certificate": member.certificate, "signature": member.signature}
         identity.check(member.name, signed, statement)
 

@@ -6,8 +6,11 @@ from itertools import count
 
 from flwr.app import Error, Message
 from flwr.serverapp import Grid
+from google.protobuf.message import DecodeError
 
+from strategies.checks import last_line
 from strategies.errors import EdgeFlError
+from strategies.site import server_site
 
 # Error codes of replies that are made here; Flower's own are below.
 NO_REPLY = 100  # nothing came in time
@@ -22,6 +25,25 @@ def online(grid: Grid, others: Collection[str] = ()) -> list[int]:
     return [node.node_id for node in grid.get_nodes() if node.name not in others]
 
 
+def replies_to(
+    grid: Grid, ids: Collection[str], *, singly: bool
+) -> tuple[list[Message], dict[str, str]]:
+    """The replies that have come to messages with these ids, and by id, why Flower could not read a
+    reply. singly: each is asked for by itself, as one that cannot be read takes all those with it
+    that come at the same time."""
+    if not singly:
+        return list(grid.pull_messages(list(ids))), {}
+    found: list[Message] = []
+    unreadable: dict[str, str] = {}
+    for message_id in ids:
+        try:
+            found += grid.pull_messages([message_id])
+        except (ArithmeticError, AssertionError, AttributeError, DecodeError, LookupError,
+                RecursionError, TypeError, ValueError) as error:  # fmt: skip
+            unreadable[message_id] = f"a reply that is none ({last_line(str(error))})"
+    return found, unreadable
+
+
 class Dispatcher:
     """Sends to nodes that are free - one message under way per node - and collects what is there.
 
@@ -31,6 +53,7 @@ class Dispatcher:
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
+        self._singly = server_site() is not None  # replies are of devices, which may send anything
         self._under_way: dict[str, tuple[Message, float]] = {}
         self._abandoned: set[str] = set()  # out of time; their replies would wait for ever
         self._refused: list[Message] = []
@@ -72,7 +95,14 @@ class Dispatcher:
         self._refused = []
         if not self._under_way:
             return replies
-        for reply in self._grid.pull_messages([*self._under_way, *self._abandoned]):
+        ids = [*self._under_way, *self._abandoned]
+        found, unreadable = replies_to(self._grid, ids, singly=self._singly)
+        for message_id, why in unreadable.items():
+            self._abandoned.discard(message_id)
+            if message_id in self._under_way:
+                message, _ = self._under_way.pop(message_id)
+                replies.append(Message(Error(NO_REPLY, why), reply_to=message))
+        for reply in found:
             answered = reply.metadata.reply_to_message_id
             self._abandoned.discard(answered)
             if self._under_way.pop(answered, None) is None:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -18,6 +18,7 @@ from strategies.link.sessions import SessionGrid
 from strategies.messages.codec import message_of, records_of
 from strategies.messages.queries import Hello, Prepared, PrepareOrder
 from strategies.problem import Problem, task_of
+from strategies.site import Site, server_site
 
 _POLL_SECONDS = 0.05
 _REMIND_SECONDS = 30.0
@@ -99,7 +100,8 @@ def assemble_roster(
     each, in the order of `names`, or of their own names where it is not known who they should be;
     there must be as many as participants. Of devices that have sessions `least` are enough, if it
     is not 0: the others are hosts that may come later. Devices called one of `others` take no part,
-    and are not asked.
+    and are not asked. In a deployment a node is who it was registered as, whatever it says, and
+    what others than the `names` answer ends no run.
 
     Raises EdgeFlError when too few come within `timeout` seconds, two have one name, or a node runs
     other code.
@@ -109,18 +111,26 @@ def assemble_roster(
         return tuple(SuperNode(i + 1, name, i) for i, name in enumerate(grid.names))
     known: dict[int, Hello] = {}
     asked: dict[str, int] = {}
-    dispatcher, wait = Dispatcher(grid), _Wait(timeout, say)
+    dispatcher, wait, site = Dispatcher(grid), _Wait(timeout, say), server_site()
+    left_out: set[int] = set()
     while True:
-        there = set(online(grid, others))
+        there = set(online(grid, others)) - left_out
         for node in there - known.keys() - dispatcher.busy():
             asked[dispatcher.send(Message(RecordDict(), node, "query.hello"), timeout)] = node
         for reply in dispatcher.collect():
             node = asked.pop(reply.metadata.reply_to_message_id)
             if reply.has_error() and reply.error.code == NOT_TAKEN:
                 continue  # it has gone meanwhile
-            if reply.has_error():
-                raise EdgeFlError(f"node {node} could not answer: {last_line(reply.error.reason)}")
-            known[node] = _hello(reply)
+            registered = _registered(grid, site, node)
+            try:
+                answer = _hello(reply, node)
+                known[node] = _identified(answer, registered, site) if site else answer
+            except EdgeFlError as error:
+                if not (site and names) or registered in names:
+                    raise
+                say(f"{registered or f'node {node}'} takes no part: {error}")
+                left_out.add(node)
+        there -= left_out
         answers = {node: known[node] for node in there & known.keys()}
         simulated = [node for node, answer in answers.items() if answer.partition_id >= 0]
         if simulated and len(answers) == len(there):
@@ -143,6 +153,22 @@ def assemble_roster(
             f"participants={participants}, but only {len(called)} node(s) came within "
             f"{timeout:g} s: {here}; start the others, or use fewer participants",
         )
+
+
+def _registered(grid: Grid, site: Site | None, node: int) -> str:
+    """The name of a device of the site, as the SuperLink knows its key; "" of others."""
+    if site is None:
+        return ""
+    called = next((n.name for n in grid.get_nodes() if n.node_id == node), "")
+    return called if called in site.devices else ""
+
+
+def _identified(answer: Hello, registered: str, site: Site) -> Hello:
+    """What a node of a deployment answers, as the device that it is. EdgeFlError for one that says
+    that it is another."""
+    if site.credentials and not registered and answer.name in site.devices:
+        raise EdgeFlError(f"it calls itself {answer.name}, and is not registered so")
+    return replace(answer, partition_id=-1, name=registered or answer.name)
 
 
 def _called(answers: Mapping[int, Hello], names: Sequence[str]) -> dict[str, int]:
@@ -244,8 +270,10 @@ def _prepared(reply: Message) -> Prepared:
     return answer
 
 
-def _hello(reply: Message) -> Hello:
+def _hello(reply: Message, node: int) -> Hello:
     """What a node answers. EdgeFlError if it runs other code, which may say other things."""
+    if reply.has_error():
+        raise EdgeFlError(f"node {node} could not answer: {last_line(reply.error.reason)}")
     told: Any = reply.content.get("config", {})
     if told.get("fingerprint") != fingerprint():
         raise EdgeFlError(
@@ -253,4 +281,7 @@ def _hello(reply: Message) -> Hello:
             f"stop the SuperLink (it keeps the directory and environment it was started in) and "
             f"run again; `edge-fl run` starts a fresh one each time"
         )
-    return message_of(Hello, reply.content)
+    try:
+        return message_of(Hello, reply.content)
+    except ValueError as error:
+        raise EdgeFlError(f"node {node} has answered {last_line(str(error))}") from error

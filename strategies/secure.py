@@ -32,6 +32,7 @@ LEAST_MEMBERS = 3  # of two each would know the other's
 LARGEST_SHARE = 0.9  # of a member in a sum: above it the sum is as good as its vector
 FRACTION_BITS = 24
 LARGEST = 100.0  # of a value; the weights of a sum are at most 1 together
+WHAT = "secure aggregation"  # what members sign their keys for
 _PRIME = 2**521 - 1  # of the field in which secrets are split
 _SECRET = 32  # bytes of a key or a seed
 _SHARE = 66  # bytes of a share of one

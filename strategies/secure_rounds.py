@@ -14,6 +14,7 @@ from strategies.averaging import STALENESS_WEIGHTS, Vectors
 from strategies.averaging_settings import AveragingSettings
 from strategies.checks import last_line
 from strategies.dispatch import Dispatcher
+from strategies.link.identity import Identity, key_statement
 from strategies.messages.codec import message_of, records_of
 from strategies.messages.sums import (
     JobWeight,
@@ -33,6 +34,7 @@ from strategies.messages.sums import (
 from strategies.rules import Rule, Update
 from strategies.schedule import Job
 from strategies.secure import (
+    WHAT,
     Member,
     Roster,
     SecureError,
@@ -41,6 +43,7 @@ from strategies.secure import (
     threshold,
     unmasked,
 )
+from strategies.site import server_site
 
 T = TypeVar("T")
 
@@ -64,6 +67,8 @@ class SecureSums:
 
     def __init__(self, dispatcher: Dispatcher, timeout: float, pause: Callable[[], object]) -> None:
         self._dispatcher, self._timeout, self._pause = dispatcher, timeout, pause
+        site = server_site()
+        self._identity = Identity(site, WHAT) if site and site.credentials else None
         self.early: list[Message] = []
         self._held_by: dict[tuple[int, int], int] = {}  # by job
 
@@ -123,7 +128,18 @@ class SecureSums:
         length: int,
     ) -> None:
         about, ask = secrets.token_hex(16), partial(self._ask, found, nodes)
-        keys = ask("keys", sorted(jobs), threshold(len(jobs)), partial(KeysOrder, about), _keys)
+
+        def signed_keys(reply: KeysReply, member: int) -> PublicKeys:
+            """Or every other member would refuse the sum because of it."""
+            keys, name = _keys(reply, member), names.get(member, "")
+            if self._identity is not None:
+                statement = key_statement(WHAT, about, name, keys.mask_key, keys.seal_key)
+                signed = {"certificate": keys.certificate, "signature": keys.signature}
+                self._identity.check(name, signed, statement)
+            return keys
+
+        order = partial(KeysOrder, about)
+        keys = ask("keys", sorted(jobs), threshold(len(jobs)), order, signed_keys)
         weights = {member: sum(jobs[member].values()) for member in keys}
         everybody = sum(weights.values())
         told = [

@@ -10,6 +10,8 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
@@ -19,6 +21,7 @@ from packaging.specifiers import SpecifierSet
 
 from fl_app.cli import main
 from fl_app.deploy import directory as deployment
+from fl_app.deploy import nodes
 from fl_app.deploy.authority import Authority, certificate_pem, load_certificate
 from fl_app.deploy.check import check
 from fl_app.deploy.templates import CONTAINER_USER
@@ -241,6 +244,7 @@ def test_check_looks_at_one_machine_too(site: Path) -> None:
     [
         (["init", "{site}", "--host", "hub.example"], "exists already"),
         (["init", "{new}", "--host", "hub.example:8000"], "leave out the port"),
+        (["init", "{new}", "--host", "2001:db8::1"], "is an IPv6 address"),
         (["init", "{new}", "--host", "hub.example", "--device", "Pi_1"], "no name for a device"),
         (["init", "{new}", "--host", "hub.example", "--device", "server"], "no name for a device"),
         (["init", "{new}", "--host", "h", "--device", "a", "b", "a"], "already"),
@@ -459,3 +463,37 @@ def test_an_upgrade_of_what_is_no_deployment_is_refused(
     said = capsys.readouterr().err
     assert f"{path} cannot be read" in said
     assert "is no deployment" in said
+
+
+class Control:
+    """The SuperLink's Control interface, with the devices that it knows."""
+
+    def __init__(self, *known: nodes.Node) -> None:
+        self.known, self.calls = list(known), list[str]()
+
+    def ListNodes(self, _: Any) -> Any:  # noqa: N802 - Flower's name
+        infos = [SimpleNamespace(**vars(n), public_key=n.key) for n in self.known]
+        return SimpleNamespace(nodes_info=infos)
+
+    def UnregisterNode(self, request: Any) -> None:  # noqa: N802
+        self.calls.append(f"cut off {request.node_id}")
+
+    def RegisterNode(self, request: Any) -> None:  # noqa: N802
+        self.calls.append(f"registered {request.name}")
+
+
+def test_a_key_that_is_left_over_in_a_copy_lets_nobody_in(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who copies the server's folder over an older one removes no file there."""
+    copy = tmp_path / "copy"
+    shutil.copytree(site / "server", copy)
+    key = nodes._key(copy / "devices" / "pi-1.pub")
+    assert main(["deploy", "remove-device", str(site), "pi-1"]) == 0
+    shutil.copytree(site / "server", copy, dirs_exist_ok=True)
+    assert (copy / "devices" / "pi-1.pub").exists()
+    control, said = Control(nodes.Node(7, "pi-1", key, "online")), list[str]()
+    monkeypatch.setattr(nodes, "_control", lambda _: contextlib.nullcontext(control))
+    nodes.register(copy, said.append)
+    assert control.calls == ["cut off 7", "registered pi-2"]
+    assert said[0] == f"left over, and of no device of the site: {copy}/devices/pi-1.pub"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from strategies.dispatch import NO_REPLY, NOT_TAKEN, Dispatcher
@@ -70,6 +71,31 @@ def test_a_reply_that_is_too_late_is_fetched_and_dropped() -> None:
     dispatcher.send(hello(11), 60.0)
     collected(dispatcher)
     assert late not in list(grid.asked), "it is not asked for any more"
+
+
+class Unreadable(FakeGrid):
+    """The reply of node 11 cannot be read: Flower raises, and what came with it is lost."""
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        replies = list(super().pull_messages(message_ids))
+        if any(reply.metadata.src_node_id == 11 for reply in replies):
+            raise AttributeError("'ConfigRecord' object has no attribute 'metadata'")
+        return replies
+
+
+def test_a_reply_that_cannot_be_read_is_its_senders_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("strategies.dispatch.server_site", lambda: "a deployment")
+    grid = Unreadable({})
+    dispatcher = Dispatcher(grid)
+    ids = [dispatcher.send(hello(node), 60.0) for node in (11, 12)]
+    for message_id in ids:
+        while not grid._futures[message_id].done():
+            pass
+    bad, good = sorted(collected(dispatcher), key=lambda reply: not reply.has_error())
+    assert bad.metadata.reply_to_message_id == ids[0]
+    assert str(bad.error.reason).startswith("a reply that is none ('ConfigRecord' object has no")
+    assert (good.metadata.reply_to_message_id, good.has_error()) == (ids[1], False)
+    assert not dispatcher.busy()
 
 
 def test_a_node_that_is_unregistered_while_it_is_asked_is_no_host() -> None:

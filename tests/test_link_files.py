@@ -111,6 +111,20 @@ def test_what_is_no_question_is_not_answered(source: Path, payload: bytes) -> No
     assert server.sent == {}
 
 
+def test_files_are_compressed_once_whatever_else_is_asked_for(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes the time in which nobody else is heard."""
+    compressed: list[Path] = []
+    monkeypatch.setattr(files, "_compressed", lambda path: compressed.append(path) or b"content")
+    loop = Loop()
+    serve(loop, source)
+    for n in range(10):
+        name = f"none-{n}" if n % 2 else "known"
+        loop.publish(keys.want(RUN, f"pi-{n}"), encode("want", {"file": name, "begin": 0}, {}))
+    assert len(compressed) == 1
+
+
 def test_who_asks_all_the_time_is_not_answered_all_the_time(source: Path) -> None:
     loop = Loop()
     serve(loop, source)

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -397,6 +398,29 @@ def test_a_router_that_dies_is_replaced(make: Callable[..., Setup]) -> None:
     answer(line, line.next(), index=2)
     assert dict(setup.reply().content["config"]) == {"index": 2}  # type: ignore[call-overload]
     assert "the mail router died and has been started again" in setup.said
+
+
+def test_nothing_stands_still_while_the_superlink_is_away(
+    make: Callable[..., Setup], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flower's calls last as long."""
+    asked, back = threading.Event(), threading.Event()
+
+    def away(_: FakeGrid) -> list[int]:
+        asked.set()
+        back.wait(60.0)
+        return []
+
+    monkeypatch.setattr(FakeGrid, "get_node_ids", away)
+    setup = make(patience=3.0)
+    setup.line().close()
+    assert asked.wait(10.0)
+    setup.send()
+    assert "one has been silent for 3 s" in setup.fault()
+    began = time.monotonic()
+    setup.grid.close()
+    assert time.monotonic() - began < 20.0
+    back.set()
 
 
 def test_flowers_failure_is_told_to_who_uses_the_grid(make: Callable[..., Setup]) -> None:

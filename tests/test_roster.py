@@ -1,17 +1,21 @@
 """Who takes part: devices by name, from the site, the configuration or the topology."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
+from flwr.app import Error, Message
+from flwr.proto.node_pb2 import NodeInfo
 
 from fl_app.assemble import devices_of, expected_devices
 from fl_app.config import resolve
 from fl_app.launch.opening import linked
 from fl_app.record.run_dir import RunDirectory
 from fl_app.settings import distillation_run_of
-from strategies.errors import ConfigError, DataError
+from strategies.errors import ConfigError, DataError, EdgeFlError
 from strategies.roster import SuperNode, assemble_roster, gather, prepare_hosts
 from strategies.site import Site, read_site
 from tests.fake_grid import FakeGrid
@@ -128,6 +132,52 @@ def test_without_a_site_they_are_taken_by_their_names() -> None:
 def test_who_is_lacking_is_named() -> None:
     with pytest.raises(ConfigError, match=r"only 1 node.*: ann; lacking: bob"):
         roster(["ann", "eve"], 2, ("ann", "bob"), timeout=3.0)
+
+
+class Registered(FakeGrid):
+    """Nodes 11, 12, ... were registered by these names, whatever they say that they are called."""
+
+    names: tuple[str, ...] = ()
+
+    def get_nodes(self) -> list[NodeInfo]:
+        return [NodeInfo(node_id=11 + i, name=name) for i, name in enumerate(self.names)]
+
+
+def _dead(message: Message, reply: Message) -> Message:
+    bad = message.metadata.dst_node_id == 11
+    return Message(Error(2, "none of your business"), reply_to=message) if bad else reply
+
+
+@pytest.mark.parametrize(
+    ("registered", "told", "tamper"),
+    [
+        ("bob", {"name": "ann"}, None),
+        ("bob", {"name": "ann", "partition-id": 0, "num-partitions": 1}, None),
+        ("pi", {"name": "ann"}, None),
+        ("pi", {"name": "pi"}, _dead),
+    ],
+)
+def test_in_a_deployment_a_node_is_who_it_was_registered_as(
+    registered: str, told: dict, tamper: Any, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no other one than the run's devices can end it, or take somebody's place."""
+    secure: Any = replace(site, credentials="some")
+    monkeypatch.setattr("strategies.roster.server_site", lambda: secure)
+    configs = [told, {"name": "cyd"}, {"name": "ann"}]
+    grid = Registered({}, node_configs=configs, tamper=tamper)
+    grid.names = (registered, "cyd", "ann")
+    hosts = assemble_roster(grid, 2, 60.0, print, names=("ann", "cyd"))
+    assert hosts == (SuperNode(13, "ann", 0), SuperNode(12, "cyd", 1))
+
+
+def test_a_device_of_the_run_that_cannot_answer_is_named(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGE_FL_SITE", str(site.directory))
+    grid = Registered({}, node_configs=[{"name": "ann"}, {"name": "cyd"}], tamper=_dead)
+    grid.names = ("ann", "cyd")
+    with pytest.raises(EdgeFlError, match="node 11 could not answer: none of your business"):
+        assemble_roster(grid, 2, 60.0, print, names=("ann", "cyd"))
 
 
 def test_two_of_one_name_are_refused() -> None:

@@ -211,6 +211,22 @@ def test_devices_sign_their_keys_and_refuse_who_has_not(tmp_path: Path) -> None:
     assert any("that of pi-3 is not of our authority" in reason for reason in reasons)
 
 
+def test_whose_keys_are_not_signed_is_left_out_by_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the others are told of it: each of them would refuse the whole sum."""
+    authority, stranger = make_ca(), make_ca()
+    sites = [issue(authority, f"pi-{n}", tmp_path / f"pi-{n}", port=1) for n in range(4)]
+    sites[3] = issue(stranger, "pi-3", tmp_path / "stranger", port=1)
+    server = issue(authority, "server", tmp_path / "server", port=1)
+    monkeypatch.setattr("strategies.secure_rounds.server_site", lambda: server)
+    configs = [{"name": f"pi-{n}", "site": str(site.directory)} for n, site in enumerate(sites)]
+    summary, directory = run(tmp_path / "run", {"clock": "real"}, SUMS, node_configs=configs)
+    [event] = of_kind(directory.events(), "rejected")
+    assert summary["status"] == "completed"
+    assert "(keys): unknown certificate: that of pi-3 is not of our authority" in event["reason"]
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [

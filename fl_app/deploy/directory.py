@@ -226,6 +226,11 @@ def _check(
         seen.add(name)
     if not _HOST.fullmatch(host) and not _is_address(host):
         raise ConfigError(f"host={host!r} is neither a name nor an IP address; leave out the port")
+    if ":" in host and host not in LOOPBACK_HOSTS:
+        raise ConfigError(
+            f"host={host!r} is an IPv6 address, on which SuperLink and mail router do not listen: "
+            f"give a name, or an IPv4 address"
+        )
     if insecure and host not in LOOPBACK_HOSTS:
         raise ConfigError(
             f"--insecure-loopback is for trials on one machine, with --host "

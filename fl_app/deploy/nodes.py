@@ -11,6 +11,7 @@ from typing import Any
 from fl_app import flower
 from fl_app.deploy.directory import settings_of
 from strategies.errors import EdgeFlError
+from strategies.site import read_site
 
 ANSWER_SECONDS = 60.0
 
@@ -35,12 +36,17 @@ def list_nodes(server: Path) -> list[Node]:
 
 
 def register(server: Path, say: Callable[[str], None] = print) -> None:
-    """Make the SuperLink know exactly the devices in `server`/devices; can be repeated at any time.
+    """Make the SuperLink know exactly the devices that the site has; can be repeated at any time.
 
-    A device that is not there any more is cut off at once. Waits until the SuperLink answers;
-    raises EdgeFlError when it does not.
+    A device that is none of them any more is cut off at once, also where its key is left over in
+    `server`/devices: whoever copies a folder over another one removes nothing. Waits until the
+    SuperLink answers; raises EdgeFlError when it does not.
     """
-    keys = {path.stem: _key(path) for path in sorted((server / "devices").glob("*.pub"))}
+    names = read_site(server).devices
+    keys = {name: _key(server / "devices" / f"{name}.pub") for name in names}
+    for path in sorted((server / "devices").glob("*.pub")):
+        if path.stem not in keys:
+            say(f"left over, and of no device of the site: {path}")
     if settings_of(server)["insecure"]:
         return
     with _control(server) as control:

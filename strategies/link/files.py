@@ -42,8 +42,8 @@ class FileServer:
     None for one that nobody is to have. sent: bytes by device."""
 
     def __init__(self, connection: Carrier, run: str, find: Callable[[str], Path | None]) -> None:
-        self._connection, self._run = connection, run
-        self._content = lru_cache(maxsize=4)(lambda name: _compressed(find(name)))
+        self._connection, self._run, self._find = connection, run, find
+        self._content = lru_cache(maxsize=None)(_compressed)  # of files that there are: a few
         self._answered: dict[str, list[float]] = {}
         self.sent: dict[str, int] = {}
         connection.subscribe(keys.want(run, "*"), self._answer)
@@ -59,7 +59,8 @@ class FileServer:
             name, begin = header.get("file"), header.get("begin")
             if type(name) is not str or type(begin) is not int or not 0 <= begin < 1 << 40:
                 return
-            content = self._content(name[:100])
+            path = self._find(name[:100])
+            content = self._content(path) if path is not None else b""
             piece = np.frombuffer(content[begin : begin + PIECE], np.uint8)
             told = {"file": name, "begin": begin, "size": len(content)}
             answer = encode("piece", told, {"piece": piece})
@@ -67,8 +68,8 @@ class FileServer:
                 self.sent[device] = self.sent.get(device, 0) + len(answer)
 
 
-def _compressed(path: Path | None) -> bytes:
-    return b"" if path is None else zlib.compress(path.read_bytes())
+def _compressed(path: Path) -> bytes:
+    return zlib.compress(path.read_bytes())
 
 
 def fetch(

@@ -47,7 +47,7 @@ class Identity:
         """Whether device `name` has signed the statement. Raises WireError ("bad announcement",
         "unknown certificate", "forged")."""
         from cryptography import x509
-        from cryptography.exceptions import InvalidSignature
+        from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
         from cryptography.hazmat.primitives import hashes
         from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -55,12 +55,12 @@ class Identity:
             signature = bytes.fromhex(signed["signature"])
             certificate = x509.load_pem_x509_certificate(signed["certificate"].encode())
             found = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+            begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
             key = certificate.public_key()
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError, UnsupportedAlgorithm) as error:
             raise WireError("bad announcement", f"of {name}: {error}") from error
         if [attribute.value for attribute in found] != [name]:
             raise WireError("unknown certificate", f"it is not {name}'s")
-        begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
         if not begin <= datetime.now(UTC) < end:
             raise WireError(
                 "unknown certificate", f"that of {name} has expired, or is not valid yet"
@@ -76,11 +76,11 @@ class Identity:
 
 
 def _issued(certificate: Any, authority: Any) -> bool:
-    from cryptography.exceptions import InvalidSignature
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
     try:
         certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature):
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         return False
     return True
 

@@ -7,7 +7,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from strategies.checks import last_line
-from strategies.dispatch import online
+from strategies.dispatch import online, replies_to
 from strategies.messages.codec import message_of, records_of
 from strategies.messages.queries import Invitation, SessionEnd
 
@@ -52,7 +52,14 @@ class Invitations:
     def tend(self, here: Collection[str]) -> None:
         """Open a session on every node that is online and has none. here: the devices that are
         there."""
-        for reply in self._grid.pull_messages(list(self._invited)) if self._invited else ():
+        replies, unreadable = (
+            replies_to(self._grid, list(self._invited), singly=True) if self._invited else ([], {})
+        )
+        for message_id, why in unreadable.items():
+            node = self._invited.pop(message_id)
+            self._not_before[node] = time.monotonic() + _REFUSED_SECONDS
+            self._say(f"node {node} has ended its session with {why}")
+        for reply in replies:
             node = self._invited.pop(reply.metadata.reply_to_message_id, None)
             self._over(node, reply, here)
         busy = set(self._invited.values()) | self._spare
@@ -70,8 +77,8 @@ class Invitations:
     def _over(self, node: int | None, reply: Message, here: Collection[str]) -> None:
         if node is None:
             return
+        called = next((n.name for n in self._grid.get_nodes() if n.node_id == node), "")
         if reply.has_error():  # else it is invited again as soon as it is online
-            called = next((n.name for n in self._grid.get_nodes() if n.node_id == node), "")
             # Flower's process may have died while ours serves: that is no news.
             if reply.error.code in (FAILED, _CRASHED) and called not in here:
                 self._not_before[node] = time.monotonic() + _REFUSED_SECONDS
@@ -85,7 +92,9 @@ class Invitations:
             self._not_before[node] = time.monotonic() + _REFUSED_SECONDS
             self._say(f"node {node} has ended its session with {last_line(str(error))}")
             return
-        name, why = last_line(end.name), last_line(end.why, "")
+        # As it was registered, if it was by a name of ours: it must not speak for another one.
+        name = called if called in self._names else last_line(end.name)
+        why = last_line(end.why, "")
         if name not in self._names:
             self._spare.add(node)
             self._say(f"{name or node} is none of this run's devices" + (f": {why}" if why else ""))

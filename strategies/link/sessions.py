@@ -29,6 +29,7 @@ from strategies.site import Site
 
 _TICK_SECONDS = 0.2
 _ONLINE_SECONDS = 1.0  # between two questions to Flower which nodes are online
+_LINGER_SECONDS = 2.0  # at the end, for a question to Flower that is under way
 _REPEAT_SECONDS = 5.0  # of an order that nobody seems to be working on; doubles each time
 _MOST_REPEAT_SECONDS = 60.0
 # An order that has ended so many processes of its device will end the next one too.
@@ -123,7 +124,9 @@ class SessionGrid(Grid):
         self._closing = threading.Event()
         self._fault: BaseException | None = None
         self._thread = threading.Thread(target=self._tend, name="sessions", daemon=True)
+        self._inviting = threading.Thread(target=self._invite, name="invitations", daemon=True)
         self._thread.start()
+        self._inviting.start()
 
     # -- Flower's interface -------------------------------------------------------------------
 
@@ -208,6 +211,7 @@ class SessionGrid(Grid):
         """End the sessions and the router."""
         self._closing.set()
         self._thread.join()
+        self._inviting.join(_LINGER_SECONDS)  # it may wait for a SuperLink that is away
         self._over = True
         for _ in range(3):  # whoever misses it is patient for a while, and then goes too
             self._publish_now()
@@ -333,8 +337,8 @@ class SessionGrid(Grid):
     # -- beside the run -----------------------------------------------------------------------
 
     def _tend(self) -> None:
-        """Keep the router alive, invite devices, and notice those that went."""
-        beat = online = 0.0
+        """Keep the router alive, and notice devices that went."""
+        beat = 0.0
         while not self._closing.wait(_TICK_SECONDS):
             try:
                 if self._router.tend():
@@ -343,15 +347,23 @@ class SessionGrid(Grid):
                 if now > beat:
                     self._publish_now()
                     beat = now + BEAT_SECONDS
-                if now > online:
-                    self._invitations.tend(self.here())
-                    online = now + _ONLINE_SECONDS
                 self._give_up_silent()
-            except httpx.HTTPError:
-                continue  # the SuperLink is away for a moment; the sessions do without it
             except BaseException as error:
                 self._fault = error  # told to whoever uses the grid next
                 return
+
+    def _invite(self) -> None:
+        """Invite devices. Beside the rest: Flower's calls last as long as the SuperLink is away,
+        and the sessions do without it."""
+        while not self._closing.is_set():
+            try:
+                self._invitations.tend(self.here())
+            except httpx.HTTPError:
+                pass
+            except BaseException as error:
+                self._fault = error
+                return
+            self._closing.wait(_ONLINE_SECONDS)
 
     def _give_up_silent(self) -> None:
         with self._lock:
