@@ -116,7 +116,10 @@ def test_a_multitude_of_outages_is_not_drawn() -> None:
     assert drawn("distance", events).legends == []
 
 
-def test_an_edge_is_as_old_as_the_older_of_its_directions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_exchange_of_an_edge_is_the_newer_of_its_directions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As the report's page has it."""
     told: dict[str, Any] = {}
     monkeypatch.setattr(
         "fl_app.record.consensus_figures.topology_figure",
@@ -127,7 +130,7 @@ def test_an_edge_is_as_old_as_the_older_of_its_directions(monkeypatch: pytest.Mo
     heard = [[0, 1, 0.5], [1, 0, 2.0], [2, 1, 0.25]]
     events = [{**e, "heard": heard} if e["event"] == "nodes" else e for e in events]
     FIGURES["topology"].draw(events, "virtual", TARGETS)
-    assert told["ages"] == {(0, 1): 2.0, (1, 2): 0.25}
+    assert told["ages"] == {(0, 1): 0.5, (1, 2): 0.25}
     assert told["family"] == "ring"
     assert len(told["values"]) == 3
 
