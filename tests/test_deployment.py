@@ -115,6 +115,15 @@ def test_distill_needs_one_process_a_device(site: Loopback, tmp_path: Path) -> N
     assert summary["final"]["global"] is not None
 
 
+def test_members_of_a_secure_sum_are_who_their_certificates_say(site: Loopback) -> None:
+    """For each other, and for the server, which would else tell all of one whom they refuse."""
+    words = ("mode=average", "num-server-rounds=2", "local-steps=5", "secure-aggregation=true")
+    process, run = start(site, "sums", *words)
+    finish(process, run)
+    summary = run.summary()
+    assert (summary["rounds"], summary["rejected"], summary["lost"]) == (2, 0, 0)
+
+
 DEMO = [sys.executable, "-m", "fl_app.cli", "deploy", "demo"]
 
 
