@@ -25,6 +25,11 @@ def online(grid: Grid, others: Collection[str] = ()) -> list[int]:
     return [node.node_id for node in grid.get_nodes() if node.name not in others]
 
 
+def registered_name(grid: Grid, node: int) -> str:
+    """The name by which a node was registered, "" for none: its own words may be another's."""
+    return next((n.name for n in grid.get_nodes() if n.node_id == node), "")
+
+
 def replies_to(
     grid: Grid, ids: Collection[str], *, singly: bool
 ) -> tuple[list[Message], dict[str, str]]:

@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 
 from strategies.checks import last_line
 from strategies.condition import told
-from strategies.dispatch import NOT_TAKEN, Dispatcher, online
+from strategies.dispatch import NOT_TAKEN, Dispatcher, online, registered_name
 from strategies.errors import ConfigError, DataError, EdgeFlError
 from strategies.fingerprint import fingerprint
 from strategies.link.sessions import SessionGrid
@@ -159,7 +159,7 @@ def _registered(grid: Grid, site: Site | None, node: int) -> str:
     """The name of a device of the site, as the SuperLink knows its key; "" of others."""
     if site is None:
         return ""
-    called = next((n.name for n in grid.get_nodes() if n.node_id == node), "")
+    called = registered_name(grid, node)
     return called if called in site.devices else ""
 
 

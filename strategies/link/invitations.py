@@ -7,7 +7,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from strategies.checks import last_line
-from strategies.dispatch import online, replies_to
+from strategies.dispatch import online, registered_name, replies_to
 from strategies.messages.codec import message_of, records_of
 from strategies.messages.queries import Invitation, SessionEnd
 
@@ -77,7 +77,7 @@ class Invitations:
     def _over(self, node: int | None, reply: Message, here: Collection[str]) -> None:
         if node is None:
             return
-        called = next((n.name for n in self._grid.get_nodes() if n.node_id == node), "")
+        called = registered_name(self._grid, node)
         if reply.has_error():  # else it is invited again as soon as it is online
             # Flower's process may have died while ours serves: that is no news.
             if reply.error.code in (FAILED, _CRASHED) and called not in here:
