@@ -9,7 +9,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message
 
 from client_apps.device import Device
 from strategies.errors import EdgeFlError
-from strategies.link.identity import Identity, key_statement
+from strategies.link.identity import Identity, check_keys_of_member, key_statement
 from strategies.link.wire import WireError
 from strategies.messages.codec import message_of, records_of
 from strategies.messages.sums import (
@@ -151,9 +151,7 @@ def _check_signatures(about: str, members: Sequence[MemberTold], context: Contex
     if len({member.name for member in members}) != len(members):
         raise SecureError("two members of a secure sum are one device")
     for member in members:
-        statement = key_statement(WHAT, about, member.name, member.mask_key, member.seal_key)
-        signed = {"certificate": member.certificate, "signature": member.signature}
-        identity.check(member.name, signed, statement)
+        check_keys_of_member(identity, about, member.name, member)
 
 
 # -- what is kept in between -----------------------------------------------------------------------

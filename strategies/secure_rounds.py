@@ -14,7 +14,7 @@ from strategies.averaging import STALENESS_WEIGHTS, Vectors
 from strategies.averaging_settings import AveragingSettings
 from strategies.checks import last_line
 from strategies.dispatch import Dispatcher
-from strategies.link.identity import Identity, key_statement
+from strategies.link.identity import Identity, check_keys_of_member
 from strategies.messages.codec import message_of, records_of
 from strategies.messages.sums import (
     JobWeight,
@@ -133,9 +133,7 @@ class SecureSums:
             """Or every other member would refuse the sum because of it."""
             keys, name = _keys(reply, member), names.get(member, "")
             if self._identity is not None:
-                statement = key_statement(WHAT, about, name, keys.mask_key, keys.seal_key)
-                signed = {"certificate": keys.certificate, "signature": keys.signature}
-                self._identity.check(name, signed, statement)
+                check_keys_of_member(self._identity, about, name, keys)
             return keys
 
         order = partial(KeysOrder, about)

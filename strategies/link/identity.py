@@ -8,6 +8,7 @@ from typing import Any
 from strategies.errors import EdgeFlError
 from strategies.link.wire import WireError
 from strategies.pyproject import install
+from strategies.secure import WHAT
 from strategies.site import Site
 
 
@@ -73,6 +74,14 @@ class Identity:
             key.verify(signature, statement, ec.ECDSA(hashes.SHA256()))
         except InvalidSignature as error:
             raise WireError("forged", f"{name} has not signed this key for this run") from error
+
+
+def check_keys_of_member(identity: Identity, about: str, name: str, told: Any) -> None:
+    """Whether device `name` has signed its keys for the secure sum `about`. told: its `mask_key`,
+    `seal_key`, `certificate` and `signature`. Raises WireError as `Identity.check` does."""
+    statement = key_statement(WHAT, about, name, told.mask_key, told.seal_key)
+    signed = {"certificate": told.certificate, "signature": told.signature}
+    identity.check(name, signed, statement)
 
 
 def _issued(certificate: Any, authority: Any) -> bool:
