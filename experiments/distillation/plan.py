@@ -130,11 +130,12 @@ class Size:
 _COMMON: Values = {"mode": "distill", "clock": "virtual", "distill.publish-ema": "on"}
 # The embedded images: 4,200 for the participants.
 _SMALL: Values = {**_COMMON, "proxy-examples": 1_500, "validation-examples": 300}
+_FORWARD = ("sync-forward", f"sync-forward-x{MORE}")
 _NOT_BUFFERED = tuple(row for row in ROWS if row != BUFFERED)
 _SLOW = (*_FEW, BUFFERED, "sync-forward")
 _ADJUSTED = (OURS, f"sync-x{MORE}", CALIBRATED, "plus-no-calibration")
 _EMBEDDED = (
-    Setting(labels=1500, rows=_NOT_BUFFERED),
+    Setting(labels=1500, rows=(*_FEW, "async-round", *_FORWARD)),
     Setting(rows=_NOT_BUFFERED, centralized=True),
     Setting("dirichlet-0.1"),
     Setting("dirichlet-0.3"),
@@ -143,13 +144,13 @@ _EMBEDDED = (
     Setting("dirichlet-0.1", participants=10),
     Setting(participants=10),
     Setting("dirichlet-0.1", adjusted=True, rows=_ADJUSTED),
-    Setting("dirichlet-0.3", adjusted=True, rows=_ADJUSTED),
+    Setting("dirichlet-0.3", adjusted=True, rows=(OURS,)),
     Setting(adjusted=True, rows=(OURS,)),
 )
 _LONG = (
     Setting(rows=_NOT_BUFFERED, centralized=True),
     Setting("dirichlet-0.1"),
-    Setting(labels=1000, rows=(*_FEW, "sync-forward", f"sync-forward-x{MORE}")),
+    Setting(labels=1000, rows=(*_FEW, *_FORWARD)),
     Setting("dirichlet-0.3"),
     Setting(labels=10_000),
     Setting("dirichlet-0.1", participants=10),
@@ -168,8 +169,8 @@ SIZES: dict[str, Size] = {
         "one core, two hours; the embedded images, as in the defaults", _EMBEDDED, _SMALL
     ),
     "real": Size(
-        "2 cores, half an hour with nothing beside it: the same on the machine's own clock",
-        (Setting(rows=(OURS, "sync-forward", "sync", "async-continuous")),),
+        "2 cores, twenty minutes with nothing beside it: the same on the machine's own clock",
+        (Setting(rows=(*_FEW, "sync-forward")),),
         {**_SMALL, "clock": "real"},
     ),
     "fashion-mnist": Size(
