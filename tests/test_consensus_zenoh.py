@@ -251,7 +251,7 @@ class Loopback:
         self.subscriptions: list[tuple[str, Callable[[str, bytes], None]]] = []
         self.up = True
 
-    def publish(self, key: str, payload: bytes, *, urgent: bool = False) -> bool:
+    def publish(self, key: str, payload: bytes, *, urgent: bool = False, kind: str = "") -> bool:
         for expression, callback in list(self.subscriptions) if self.up else ():
             if expression in (key, key.rsplit("/", 1)[0] + "/*"):
                 callback(key, payload)

@@ -12,7 +12,7 @@ class Loop:
         self._heard: dict[int, tuple[str, Callable[[str, bytes], object]]] = {}
         self.published: list[tuple[str, int]] = []  # key, bytes
 
-    def publish(self, key: str, payload: bytes, *, urgent: bool = False) -> bool:
+    def publish(self, key: str, payload: bytes, *, urgent: bool = False, kind: str = "") -> bool:
         self.published.append((key, len(payload)))
         if not self._lose(key, payload):
             for expression, callback in list(self._heard.values()):

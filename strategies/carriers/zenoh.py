@@ -32,7 +32,9 @@ _MOST = 1 << 62  # of a sequence number
 class Carrier(Protocol):
     """What is needed of a `strategies.link.connection.Connection`."""
 
-    def publish(self, key: str, payload: bytes, *, urgent: bool = False) -> bool: ...
+    def publish(
+        self, key: str, payload: bytes, *, urgent: bool = False, kind: str = ""
+    ) -> bool: ...
 
     def subscribe(
         self, expression: str, callback: Callable[[str, bytes], None]
@@ -78,8 +80,8 @@ class ZenohExchange:
                 if sender != receiver:
                     limit = self._limit(sender, receiver)
                     self._edges[self._key(sender, receiver)] = (sender, receiver, limit)
-        # Not decoded before they are wanted; mail of newcomers beside the other (its seq is < 0).
-        self._boxes: dict[tuple[str, bool], tuple[int, bytes]] = {}
+        # By key and lane; not decoded before they are wanted.
+        self._boxes: dict[tuple[str, str], tuple[int, bytes]] = {}
         self._arrived = threading.Condition()  # of everything here that two threads use
         self.sent = self.unsent = self.received = self.overwritten = 0
         # By sender, mails and bytes of vectors that were posted, and have not been sent (yet).
@@ -103,8 +105,7 @@ class ZenohExchange:
     def post(self, mail: Mail) -> None:
         self._announce(_ANNOUNCE_SECONDS)
         self._count(mail, 1)
-        # Mail of newcomers has lanes of its own: a model that was asked for must not be replaced.
-        self._mail.post((mail.sender, mail.receiver, mail.seq < 0), mail.seq, mail)
+        self._mail.post((mail.sender, mail.receiver, _lane(mail.seq)), mail.seq, mail)
 
     def report(self) -> Report:
         """Unsent: a newer mail took its place, or it waits."""
@@ -124,7 +125,7 @@ class ZenohExchange:
     def _send(self, mail: Mail) -> bool:
         payload = self._write(mail)
         key = self._key(mail.sender, mail.receiver)
-        if payload is None or not self._connection.publish(key, payload):
+        if payload is None or not self._connection.publish(key, payload, kind=_lane(mail.seq)):
             self.unsent += 1
             return False
         self.sent += 1
@@ -219,9 +220,11 @@ class ZenohExchange:
         sender, receiver, _ = self._edges[key]
         names = (self._run, self._names[sender], self._names[receiver])
         receipt = encode(_RECEIPT, {"seq": seq}, {})
-        self._connection.publish(keys.receipt(*names), receipt, urgent=True)
-        self._mail.hear((receiver, sender, seq < 0))
-        slot = key, seq < 0
+        # The newest tells all that the older ones do.
+        key_back = keys.receipt(*names)
+        self._connection.publish(key_back, receipt, urgent=True, kind=_lane(seq))
+        self._mail.hear((receiver, sender, _lane(seq)))
+        slot = key, _lane(seq)
         with self._arrived:
             self.received += 1
             self.overwritten += slot in self._boxes
@@ -240,7 +243,7 @@ class ZenohExchange:
         except WireError as error:
             self._refuse(error.reason)
             return
-        self._mail.acknowledge((sender, receiver, seq < 0), seq)
+        self._mail.acknowledge((sender, receiver, _lane(seq)), seq)
 
     def _check(self, key: str, payload: bytes) -> dict[str, Any]:
         """The header of a mail. Raises WireError unless it fits the key that the router let it
@@ -281,3 +284,9 @@ class ZenohExchange:
     def _refuse(self, reason: str) -> None:
         with self._arrived:
             self.refused[reason] += 1
+
+
+def _lane(seq: int) -> str:
+    """Where a mail of this number waits and is replaced by newer ones. That of newcomers has a lane
+    of its own: a model that was asked for must not be replaced by what came after it."""
+    return "newcomer" if seq < 0 else "mail"

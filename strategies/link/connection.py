@@ -10,10 +10,10 @@ import logging
 import socket
 import ssl
 import threading
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from strategies.link.outbox import Outbox
 from strategies.link.transport import MESSAGE_LIMIT, configuration, import_zenoh, open_session
 from strategies.site import Site
 
@@ -31,7 +31,6 @@ class Connection:
 
     dropped: messages that were not sent, for there was no connection, they were too large, or the
     session did not take them.
-    overtaken: mails that a newer one of the same key replaced before they were sent.
     failed: calls of callbacks that raised. Raises EdgeFlError where Zenoh is not installed.
     """
 
@@ -40,13 +39,12 @@ class Connection:
         self._site = site
         self._session: Any = None
         self._changed = threading.Condition()
-        self._urgent: deque[tuple[str, bytes]] = deque()
-        self._mail: dict[str, bytes] = {}
+        self._urgent, self._mail = Outbox(_URGENT_LIMIT), Outbox()
         self._subscriptions: dict[int, tuple[str, Any]] = {}  # number -> (expression, callback)
         self._subscribers: dict[int, Any] = {}
         self._count = 0
         self._closed = False
-        self.dropped = self.overtaken = self.failed = 0
+        self.dropped = self.failed = 0
         self._lost = False  # something that was in the outbox
         self._thread = threading.Thread(target=self._work, name=_NAME, daemon=True)
         self._thread.start()
@@ -57,24 +55,21 @@ class Connection:
         session = self._session
         return session is not None and not self._closed and bool(session.info.routers_zid())
 
-    def publish(self, key: str, payload: bytes, *, urgent: bool = False) -> bool:
+    def publish(self, key: str, payload: bytes, *, urgent: bool = False, kind: str = "") -> bool:
         """Send `payload` as soon as the link takes it; False if it was dropped instead.
 
-        Of mail only the newest of each key is sent. What is urgent is sent first, all of it and in
-        its order. True does not mean that it arrived: links can be cut.
+        Of mail only the newest of each key and kind is sent. What is urgent is sent first, all of
+        it and in its order; with a kind, only the newest of each key and kind, too, so that who
+        makes this party answer again and again cannot fill its outbox. True does not mean that it
+        arrived: links can be cut.
         """
         connected = self.connected
         with self._changed:
-            full = urgent and len(self._urgent) >= _URGENT_LIMIT
-            if not connected or full or len(payload) > MESSAGE_LIMIT:
+            outbox = self._urgent if urgent else self._mail
+            fits = connected and len(payload) <= MESSAGE_LIMIT
+            if not (fits and outbox.put(key, payload, kind or (None if urgent else ""))):
                 self.dropped += 1
                 return False
-            if urgent:
-                self._urgent.append((key, payload))
-            else:
-                # Taken out first, or a key that is often written would always be first in line.
-                self.overtaken += self._mail.pop(key, None) is not None
-                self._mail[key] = payload
             self._changed.notify_all()
         return True
 
@@ -107,6 +102,11 @@ class Connection:
                 subscriber.undeclare()
 
         return end
+
+    @property
+    def overtaken(self) -> int:
+        """Messages that a newer one of the same key and kind replaced before they were sent."""
+        return self._urgent.overtaken + self._mail.overtaken
 
     def fault(self) -> str:
         """Why there may be no connection, found out by an attempt of its own, which may take some
@@ -184,13 +184,12 @@ class Connection:
         """What to send next; None when the connection is closed and all is sent."""
         with self._changed:
             self._changed.wait_for(lambda: self._urgent or self._closed)
-            return self._urgent.popleft() if self._urgent else None
+            return self._urgent.take()
 
     def _next_mail(self) -> tuple[str, bytes] | None:
         with self._changed:
             self._changed.wait_for(lambda: self._mail or self._closed)
-            key = next(iter(self._mail), None)
-            return None if key is None else (key, self._mail.pop(key))
+            return self._mail.take()
 
 
 def link_fault(site: Site, patience: float = 5.0) -> str:
