@@ -16,8 +16,10 @@ PAPER = ("sync-forward", "sync", "async-round", "async-continuous")
 # with as few as the paper's cost ratio gives them they are starved.
 MORE = 3
 STARVED = ("sync-forward", "sync")
-CALIBRATED = f"sync-x{MORE}-calibrated"  # what our teacher would be worth to who waits
-SYNCHRONOUS = (*STARVED, *(f"{row}-x{MORE}" for row in STARVED), CALIBRATED)
+CALIBRATED = f"sync-x{MORE}-calibrated"  # with the newest version, calibrated, as the teacher
+# All that `plus` has, but participants and server wait for each other: what asynchrony is worth.
+WAITING = ("sync-plus", f"sync-plus-x{MORE}")
+SYNCHRONOUS = (*STARVED, *(f"{row}-x{MORE}" for row in STARVED), CALIBRATED, *WAITING)
 BUFFERED = "plus-buffered"  # where some are slow: a version of every three updates that arrive
 
 _VALUES: dict[str, Values] = {
@@ -25,6 +27,15 @@ _VALUES: dict[str, Values] = {
     **{row: {"distill.variant": row} for row in PAPER},
     **{f"{row}-x{MORE}": {"distill.variant": row} for row in STARVED},
     CALIBRATED: {"distill.variant": "sync", "distill.calibrate": "on"},
+    **{
+        row: {
+            "distill.variant": "sync",
+            "distill.calibrate": "on",
+            "distill.teacher-average": "on",
+            "distill.lift": "on",
+        }
+        for row in WAITING
+    },
     "plus-no-calibration": {"distill.variant": "async-plus", "distill.calibrate": "off"},
     "plus-no-lift": {"distill.variant": "async-plus", "distill.lift": "off"},
     "plus-no-teacher-average": {
@@ -34,7 +45,8 @@ _VALUES: dict[str, Values] = {
     BUFFERED: {"distill.variant": "async-plus", "averaging": "buffered"},
 }
 ROWS = tuple(_VALUES)
-_FEW = (OURS, "sync", f"sync-x{MORE}", CALIBRATED, "async-continuous", "plus-no-calibration")
+_FEW = (OURS, "sync", f"sync-x{MORE}", *WAITING, "async-continuous", "plus-no-calibration")
+_MORE = (*_FEW, CALIBRATED)
 _PARTITIONS: dict[str, Values] = {
     "iid": {"partition": "iid"},
     "dirichlet-0.3": {"partition": "dirichlet", "alpha": 0.3},
@@ -117,7 +129,7 @@ class Size:
 
     def row_values(self, row: str) -> Values:
         """What `row` is, with this size's steps."""
-        if row not in SYNCHRONOUS or row in STARVED:
+        if f"-x{MORE}" not in row:
             return _VALUES[row]
         everything = {**defaults(), **self.values}
         values = {**_VALUES[row]}
@@ -137,19 +149,19 @@ _ADJUSTED = (OURS, f"sync-x{MORE}", CALIBRATED, "plus-no-calibration")
 _EMBEDDED = (
     Setting(labels=1500, rows=(*_FEW, "async-round", *_FORWARD)),
     Setting(rows=_NOT_BUFFERED, centralized=True),
-    Setting("dirichlet-0.1"),
+    Setting("dirichlet-0.1", rows=_MORE),
     Setting("dirichlet-0.3"),
     Setting(labels=150),
     Setting(stragglers=True, rows=_SLOW),
-    Setting("dirichlet-0.1", participants=10),
-    Setting(participants=10),
+    Setting("dirichlet-0.1", participants=10, rows=_MORE),
+    Setting(participants=10, rows=_MORE),
     Setting("dirichlet-0.1", adjusted=True, rows=_ADJUSTED),
     Setting("dirichlet-0.3", adjusted=True, rows=(OURS,)),
     Setting(adjusted=True, rows=(OURS,)),
 )
 _LONG = (
     Setting(rows=_NOT_BUFFERED, centralized=True),
-    Setting("dirichlet-0.1"),
+    Setting("dirichlet-0.1", rows=_MORE),
     Setting(labels=1000, rows=(*_FEW, *_FORWARD)),
     Setting("dirichlet-0.3"),
     Setting(labels=10_000),
@@ -170,7 +182,7 @@ SIZES: dict[str, Size] = {
     ),
     "real": Size(
         "2 cores, twenty minutes with nothing beside it: the same on the machine's own clock",
-        (Setting(rows=(*_FEW, "sync-forward")),),
+        (Setting(rows=(*_MORE, "sync-forward")),),
         {**_SMALL, "clock": "real"},
     ),
     "fashion-mnist": Size(
