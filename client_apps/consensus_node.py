@@ -46,7 +46,6 @@ from strategies.task import Examples
 # A neighbour's host that sends nothing for so long is not there: see `run_window`.
 _PATIENCE_SECONDS = 20.0
 _ROUND_SECONDS = 3.0  # for which a round of settling waits for the mail of a neighbour
-_ADOPT_SECONDS = 10.0  # a newcomer waits so long for a neighbour's model
 _MOST_EVENTS = 1500  # of a host, in the slice of the trace that is drawn
 
 
@@ -171,11 +170,13 @@ class _Window:
     def _run_freely(self, host: FreeHost, began: float) -> None:
         session = self._session
 
+        waited = session.waited if session is not None else 0.0
+
         def now() -> float:
-            return self._order.started + time.monotonic() - began
+            return self._order.started + waited + time.monotonic() - began
 
         if session is not None:
-            host.adopt(self._states.newcomers, now, _ADOPT_SECONDS)
+            host.adopt(self._states.newcomers, now, self._patience)
         if self._order.settling:
             self._settle_freely(host, now)
             return
@@ -195,15 +196,19 @@ class _Window:
         first = settings.consensus.steps + (self._order.window - settings.rounds - 1) * rounds
         # Mail that rides in messages does not come before the next one.
         waits = self._order.carrier != "grid"
-        # Well before the server takes this host for one that does not answer.
-        patience = min(settings.consensus.silence_seconds, settings.round_timeout / 4)
         host.settle_freely(
             range(first, first + rounds),
             now,
             settings.seed,
             link=self._timetable.conditions,
-            patience=(patience, _ROUND_SECONDS) if waits else (0.0, 0.0),
+            patience=(self._patience, _ROUND_SECONDS) if waits else (0.0, 0.0),
         )
+
+    @property
+    def _patience(self) -> float:
+        """Seconds for which neighbours are waited for, be it that they come late or that their link
+        is slow: well before the server takes this host for one that does not answer."""
+        return min(self._settings.consensus.silence_seconds, self._settings.round_timeout / 4)
 
     # -- after --------------------------------------------------------------------------------
 

@@ -31,7 +31,8 @@ def exchange_of(
         with contextlib.closing(made) as exchange:
             yield exchange
     elif order.carrier == "grid":
-        yield GridExchange(from_arrays(order.mail, order.vectors))
+        inbox = from_arrays(order.mail, order.vectors)
+        yield GridExchange(inbox, newest=not settings.virtual)
     else:
         yield None
 

@@ -20,6 +20,7 @@ from strategies.consensus.node import Node, Tensors
 from strategies.consensus.participant import MODEL, NEWCOMER, Mail, Participant, Tally
 from strategies.consensus.rows import Chosen, Link, Rows
 from strategies.consensus.schedule import Conditions, Event, Kind
+from strategies.consensus.state import pack, unpack
 from strategies.consensus.topologies import build_topology
 from strategies.contracts.convex import STRESSES, bits_of, disturbed, worst_error
 
@@ -690,14 +691,41 @@ def test_a_neighbour_who_never_comes_does_not_hold_the_model_back() -> None:
 
 def test_pushes_follow_from_the_seed_and_the_step() -> None:
     def pushes(steps: Sequence[range]) -> list[int]:
-        pair, letters = Pair(), Letters()
-        options: dict[str, Any] = {"initial": lambda _: torch.zeros(2), "exchange": letters}
+        """After how many steps each was."""
+        pair, clock, found = Pair(), Ticks(), []
+
+        class Counted(Letters):
+            def post(self, mail: Mail) -> None:
+                found.append(pair.participants[0].tally.steps)
+
+        options: dict[str, Any] = {"initial": lambda _: torch.zeros(2), "exchange": Counted()}
         host = FreeHost(pair.participants[:1], lambda due: (torch.ones(2) for _ in due), **options)
         for part in steps:
-            host.run_freely({0: part}, 3.0, Ticks(), seed=1)
-        return [mail.seq for mail in letters.posted]
+            host.run_freely({0: part}, 3.0, clock, seed=1)
+        return found
 
     assert pushes([range(60)]) == pushes([range(25), range(25, 60)])
+    assert len(pushes([range(60)])) > 10
+
+
+def test_a_window_that_is_done_again_is_heard() -> None:
+    """A process that was killed goes on with the state before its window: what it writes then is
+    newer than all that it has written, whatever its steps are called."""
+    here, there, letters = Pair().participants[0], Pair().participants[1], Letters()
+    before, clock = pack(here), Ticks()
+    options: dict[str, Any] = {"initial": lambda _: torch.zeros(2), "exchange": letters}
+
+    def window() -> int:
+        """How many of the mails of a window its neighbour uses."""
+        again = unpack(*before, here.algorithm, neighbours=(1,), weight=1.0, device="cpu")
+        host = FreeHost([again], lambda due: (torch.ones(2) for _ in due), **options)
+        host.run_freely({0: range(40)}, 3.0, clock, seed=1)
+        mails, letters.posted = letters.posted, []
+        assert len(mails) > 5
+        return sum(there.accept(mail, clock()) for mail in mails)
+
+    first = window()
+    assert window() == first > 5
 
 
 def test_mail_that_comes_last_is_kept_for_the_next_window() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from strategies.carriers.grid import GridExchange
 from strategies.consensus.free_host import FreeHost
 from strategies.consensus.host import Host
 from strategies.consensus.node import Node
@@ -312,22 +313,28 @@ def freely(
     link: dict[str, Any],
     heard: Sequence[int] = range(8),
     late: dict[int, list[Mail]] | None = None,
+    guests: Sequence[int] = (),
+    ago: float = 0.0,
 ) -> dict[int, torch.Tensor]:
     """Each node of `here` on a device of its own, on a ring of 8; `heard`: those who were there in
-    the training. Patience is longer than anything takes, so nothing depends on speed."""
+    the training, which has ended `ago` seconds ago. `guests`: those who were not, in the end.
+    Patience is longer than anything takes, so nothing depends on speed."""
     topology = build_topology("ring", 8)
     boxes: dict[int, list[Mail]] = {i: list((late or {}).get(i, ())) for i in here}
     changed, found = threading.Condition(), {}
 
     def work(index: int) -> None:
         participant = _participant(topology, rounds, index, models(8)[index])
-        participant.heard = {j: 0.0 for j in participant.neighbours if j in heard}
-        participant.settle(guest=False)
+        if index not in guests:
+            now = time.monotonic() - ago
+            participant.heard = {j: now for j in participant.neighbours if j in heard}
+        participant.settle(guest=index in guests)
         host = FreeHost(
             [participant],
             lambda _: [],
             initial=lambda _: torch.zeros(PARAMETERS),
             exchange=Post(boxes, index, changed),
+            silence=60.0,
         )
         half = rounds // 2  # in two pieces, as where mail rides in messages
         for part in (range(100, 100 + half), range(100 + half, 100 + rounds)):
@@ -351,6 +358,42 @@ def test_devices_settle() -> None:
     apart = float((before - before.mean(0)).abs().max())
     for i, weights in found.items():
         torch.testing.assert_close(weights, expected[i], rtol=0, atol=0.01 * apart)
+
+
+def test_devices_settle_however_long_they_had_to_wait_for_it() -> None:
+    """Those who were done with the training first have heard nobody for a while."""
+    mean = torch.stack(models(8)).mean(0)
+    found = freely(range(8), 40, {}, ago=1000.0)
+    assert max(float((w - mean).norm()) for w in found.values()) < 1e-2
+
+
+def test_a_device_that_missed_the_end_takes_over_what_the_others_have() -> None:
+    """Its old model counts for nothing with anybody, from the first round on."""
+    mean = torch.stack([models(8)[i] for i in range(8) if i != 3]).mean(0)
+    found = freely(range(8), 40, {}, guests=[3])
+    assert max(float((w - mean).norm()) for w in found.values()) < 1e-2
+
+
+def test_devices_settle_where_mail_rides_in_messages() -> None:
+    """A round for each order, in which what came with it is used before anything is written: as far
+    as a timetable's rounds bring them, but for the last mail, which nobody takes any more."""
+    topology, rounds = build_topology("ring", 8), 16
+    participants = [_participant(topology, rounds, i, models(8)[i]) for i in range(8)]
+    inboxes: dict[int, list[Mail]] = {i: [] for i in range(8)}
+    for participant in participants:
+        participant.settle(guest=False)
+    for number in range(100, 100 + rounds + 1):
+        posted: list[Mail] = []
+        for index, participant in enumerate(participants):
+            exchange = GridExchange(inboxes[index], newest=True)
+            host = FreeHost(
+                [participant], lambda _: [], initial=lambda _: models(8)[0], exchange=exchange
+            )
+            host.settle_freely(range(number, number + 1), time.monotonic, 0, patience=(0.0, 0.0))
+            posted += exchange.report().outgoing
+        inboxes = {i: [mail for mail in posted if mail.receiver == i] for i in range(8)}
+    for participant, expected in zip(participants, settled(topology, rounds), strict=True):
+        torch.testing.assert_close(participant.node.weights, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_devices_settle_without_those_who_are_away() -> None:

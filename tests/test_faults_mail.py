@@ -6,9 +6,10 @@ its bytes do to whoever reads them, with Hypothesis.
 
 import contextlib
 import copy
+import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -257,6 +258,60 @@ def fleet_of(server: Server, **changes: Any) -> Fleet:
     )
 
 
+def fleet_at(server: Server, windows: Sequence[int], **changes: Any) -> Fleet:
+    """Whose devices have come to these windows."""
+    fleet = fleet_of(server, **changes)
+    for state, window in zip(fleet._states, windows, strict=True):
+        state.window = window
+    return fleet
+
+
+@pytest.mark.parametrize(
+    ("carrier", "windows", "held"),
+    [
+        # (rounds = 45)
+        ("auto", (1, 1, 3), [False, False, True]),
+        ("auto", (1, 1, 2), [False, False, False]),
+        ("auto", (1, 9, 9), [False, False, False]),  # most hurry the slow one instead
+        ("auto", (45, 45, 46), [False, False, True]),  # it would settle alone
+        ("auto", (45, 46, 46), [False, False, False]),
+        ("grid", (45, 46, 46), [False, True, True]),  # nobody waits there within a window
+        ("grid", (46, 46, 47), [False, False, True]),
+    ],
+)
+def test_a_fast_minority_waits_for_most_of_the_others(
+    carrier: str, windows: tuple[int, ...], held: list[bool], server: Server
+) -> None:
+    fleet = fleet_at(server, windows, **{"consensus.carrier": carrier, "num-server-rounds": 45})
+    assert [state.window > fleet._newest_window(state) for state in fleet._states] == held
+
+
+def test_a_run_whose_devices_all_fail_for_good_ends(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To try them again and again is no work."""
+    fleet = fleet_of(server, **{"round-timeout": 0.5})
+    monkeypatch.setattr(fleet, "_is_out", lambda state: False)
+    fleet._send = lambda *_: str(next(numbers))  # type: ignore[method-assign]
+    numbers = itertools.count()
+
+    def terms(window: int) -> WindowTerms:
+        return WindowTerms(window, 0.1, 0, False, 0, [0] * 3, 0.0)
+
+    for state in fleet._states:
+        state.failures = 2
+    time.sleep(0.6)
+    fleet.dispatch(1, terms)  # the last try that counts
+    fleet._under_way.clear()
+    for state in fleet._states:
+        state.failures = 3
+    fleet.dispatch(1, terms)
+    fleet._under_way.clear()
+    time.sleep(0.6)
+    with pytest.raises(EdgeFlError, match="no device could work"):
+        fleet.dispatch(1, terms)
+
+
 def test_devices_have_no_ray_to_wait_for(server: Server) -> None:
     with pytest.raises(EdgeFlError, match="carrier='sockets' is for simulations"):
         fleet_of(server, **{"consensus.carrier": "sockets"})
@@ -298,8 +353,11 @@ def test_who_claims_to_be_done_at_once_hurries_nobody(server: Server) -> None:
         wait(lambda: bool(found.extend(fleet.collect()[0]) or found))
         return found[0].window
 
-    assert [work(ROGUE, window) for window in (1, 2, 3)] == [1, 2, 3]
+    assert [work(ROGUE, window) for window in (1, 2)] == [1, 2]
     assert server.grid._window == 1
+    # Nor is it let further ahead: windows are the clock of the step sizes.
+    fleet.dispatch(3, terms)
+    assert {state.host.name for state in fleet._under_way.values()} == {"ann", "bob"}
     assert work("ann", 1) == 1
     wait(lambda: server.lines["bob"].window == 2)
     assert work("bob", 1) == 1

@@ -14,7 +14,8 @@ def test_of_a_key_and_kind_the_newest_is_sent_and_waits_its_turn() -> None:
     outbox = Outbox()
     for key, payload in (("a", b"1"), ("b", b"2"), ("a", b"3")):
         assert outbox.put(key, payload, "mail")
-    assert outbox and outbox.overtaken == 1
+    assert outbox
+    assert outbox.overtaken == 1
     assert taken(outbox) == [("b", b"2"), ("a", b"3")]
     assert not outbox
 

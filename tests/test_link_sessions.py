@@ -277,7 +277,7 @@ def test_a_silent_device_is_given_up(make: Callable[..., Setup]) -> None:
 
 
 def test_an_order_goes_to_the_process_that_replaces_another(make: Callable[..., Setup]) -> None:
-    setup = make()
+    setup, slept = make(), 0.0
     for _ in range(sessions._MOST_PROCESSES):
         line = setup.line()
         if not setup.dispatcher.busy():
@@ -285,6 +285,11 @@ def test_an_order_goes_to_the_process_that_replaces_another(make: Callable[..., 
         order = line.next()
         assert order is not None
         assert order.header["config"] == {"config": {"index": 4}}
+        # How old it is, for what is computed by the run's clock.
+        assert (order.waited >= slept) if slept else (order.waited < 1.0)
+        assert line.waited == order.waited
+        time.sleep(0.3)
+        slept += 0.3
         line.close()
         line.connection.close()
     line = setup.line()

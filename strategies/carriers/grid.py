@@ -1,25 +1,33 @@
 """The carrier whose mail rides in the Flower messages of a host."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
 
-from strategies.carriers.exchange import Report
+from strategies.carriers.exchange import Report, Unsent
 from strategies.consensus.participant import Mail
 from strategies.messages.windows import MailHead
 
 
 class GridExchange:
     """What is posted waits for the host's reply, and what came with its order (`inbox`) is all that
-    can be collected."""
+    can be collected. newest: of an edge's mail the newest is enough, as on the real clock."""
 
-    def __init__(self, inbox: Iterable[Mail] = ()) -> None:
+    def __init__(self, inbox: Iterable[Mail] = (), *, newest: bool = False) -> None:
         self._inbox = list(inbox)
-        self._outbox: list[Mail] = []
+        self._outbox: dict[Hashable, Mail] = {}
+        self._newest, self._posted = newest, 0
+        self._unsent: dict[int, Unsent] = {}
 
     def post(self, mail: Mail) -> None:
-        self._outbox.append(mail)
+        self._posted += 1
+        edge = mail.sender, mail.receiver, mail.settles, mail.seq < 0
+        old = self._outbox.pop(edge, None)
+        if old is not None:
+            counted = self._unsent.get(old.sender, Unsent())
+            self._unsent[old.sender] = Unsent(counted.mails + 1, counted.bytes + old.size)
+        self._outbox[edge if self._newest else self._posted] = mail
 
     def collect(self, patience: float) -> list[Mail]:
         """What came with the order; never waits, since nothing more can come."""
@@ -27,9 +35,10 @@ class GridExchange:
         return mails
 
     def report(self) -> Report:
-        """With all that was posted."""
-        outgoing, self._outbox = self._outbox, []
-        return Report(outgoing)
+        """With what was posted; unsent is what a newer mail has replaced."""
+        outgoing, self._outbox = list(self._outbox.values()), {}
+        unsent, self._unsent = self._unsent, {}
+        return Report(outgoing, unsent=unsent)
 
     def close(self) -> None:
         """Nothing is open."""

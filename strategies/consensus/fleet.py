@@ -77,8 +77,9 @@ class Fleet:
     """Sends windows to hosts and collects what they answer.
 
     In the virtual clock all hosts work on one window at a time, in the real clock each goes on as
-    soon as it is done. Devices may come and go then: a window is over without those that are not
-    there, and who comes back goes on with the window of the others.
+    soon as it is done, unless it is far ahead of most others. Devices may come and go then: a
+    window is over without those that are not there, and who comes back goes on with the window of
+    the others.
 
     first: the first window that is still to be done. resources: closes what is opened here.
     engine: what a resumed run has recorded of its engine, {} for one that begins.
@@ -214,7 +215,7 @@ class Fleet:
         for state in self._states:
             if state.number in busy or state.window > last or self._is_out(state):
                 continue
-            if self._nodes.virtual and state.window > behind:
+            if state.window > self._newest_window(state):
                 continue
             if self.carrier == "grid":
                 state.mail = self._undone(state.mail + self._take(state))
@@ -234,7 +235,9 @@ class Fleet:
                 vectors=vectors,
             )
             self._under_way[self._send(state.host, "train.consensus", order)] = state
-        if self._under_way or behind > last:
+        # Who has failed all the time will do so again, with all others or alone.
+        works = any(state.failures < _ATTEMPTS for state in self._under_way.values())
+        if works or behind > last:
             self._last_work = time.monotonic()
         elif not self._live:
             raise EdgeFlError("no host can go on: each waits for mail that nobody has sent")
@@ -243,6 +246,24 @@ class Fleet:
                 f"no device could work for {self._nodes.round_timeout:g} s; continue the run when "
                 f"they are back, with: edge-fl resume RUN"
             )
+
+    def _newest_window(self, state: _HostState) -> int:
+        """The newest window that a host may begin. On the real clock hosts go on as soon as they
+        are done, but windows are the clock of the step sizes, and who settles before others does so
+        alone: so a fast minority is one window ahead at most, and does not begin to settle before
+        the rest; where mail rides in messages, no round of it."""
+        if self._nodes.virtual:
+            return min(each.window for each in self._states)
+        if state.window <= self._nodes.rounds:
+            return self._pace() + 1
+        if self.carrier == "grid":
+            return min(each.window for each in self._states if not each.out)
+        return self._pace()
+
+    def _pace(self) -> int:
+        """The window that half of the hosts have come to, of those that are there."""
+        ahead = sorted((state.window for state in self._states if not state.out), reverse=True)
+        return ahead[(len(ahead) - 1) // 2]
 
     def _is_out(self, state: _HostState) -> bool:
         """Whether the host's device is away, or has failed and is left alone for a while."""
@@ -313,8 +334,7 @@ class Fleet:
         have done it. The slowest would make all others wait, or go on without it; the fastest may
         be one that does nothing at all."""
         if self._live and self._sessions is not None:
-            ahead = sorted((state.window for state in self._states if not state.out), reverse=True)
-            self._sessions.announce(ahead[(len(ahead) - 1) // 2])
+            self._sessions.announce(self._pace())
 
     def _read(self, state: _HostState, reply: Message) -> Answer | None:
         """Take in what a host has done. ValueError for what is no reply; nothing is changed."""

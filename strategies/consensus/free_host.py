@@ -14,9 +14,15 @@ from strategies.consensus.batches import Due
 from strategies.consensus.host import Host
 from strategies.consensus.participant import MODEL, NEWCOMER, Mail, Participant
 from strategies.consensus.schedule import Conditions, Event, Kind
+from strategies.consensus.settling import is_empty
 from strategies.randomness import rng
 
 PERFECT = Conditions()
+# Mails have the microsecond at which they were written as their number: so those of a window that
+# is done again, by a process that has been killed, say, are newer than what it sent before. Those
+# of the settling have the number of their round, above all others.
+_NUMBERS_A_SECOND = 1e6
+_SETTLING = 1 << 60
 _ASK_AGAIN_SECONDS = 1.0
 _LOOK_AGAIN_SECONDS = 0.01
 
@@ -62,7 +68,8 @@ class FreeHost(Host):
                 for j, draw in zip(neighbours, draws.random(len(neighbours)), strict=True):
                     if draw < 1 / interval:
                         fate = draws.random(4).tolist()
-                        self._push(participant, Event(t, Kind.SEND, j, number), link, fate)
+                        event = Event(t, Kind.SEND, j, int(max(0.0, t) * _NUMBERS_A_SECOND))
+                        self._push(participant, event, link, fate)
             if over():
                 break
         self._put_late_down(now())
@@ -77,27 +84,27 @@ class FreeHost(Host):
         patience: tuple[float, float],
     ) -> None:
         """Let every participant do these rounds of its settling: push to all neighbours, wait for
-        what they push, use it.
+        what they push, use it. A guest has nothing to push before it has heard somebody.
 
         now, link: as in `run_freely`. patience: seconds for which a round's mail is waited for, in
-        the first round of these, to which neighbours may come late, and in the others. Those who
-        are silent are not waited for, and nobody again whose mail has not come, before there is
-        some.
+        the first round of these, to which neighbours may come late, and in the others; 0 where it
+        comes between two calls. Those who were silent in the end are not waited for, and nobody
+        again whose mail has not come, before there is some.
         """
         self._take_up_late()
-        awaited = {
-            (j, p.node.index)
-            for p in self._participants.values()
-            for j, heard in p.heard.items()
-            if now() - heard <= self._silence
-        }
-        for number in rounds:
+        awaited = {(j, p.node.index) for p in self._participants.values() for j in self._there(p)}
+        for number in range(_SETTLING + rounds.start, _SETTLING + rounds.stop):
+            if not any(patience):
+                self._collect(0.0)
+                self._use_all(now())
             for index, participant in self._participants.items():
+                if is_empty(participant.node):
+                    continue
                 draws = rng(seed, "settle", index, number)
                 for j in participant.neighbours:
                     event = Event(now(), Kind.SEND, j, number)
                     self._push(participant, event, link, draws.random(4).tolist())
-            deadline = now() + patience[number > rounds[0]]
+            deadline = now() + patience[number > _SETTLING + rounds.start]
             self._collect(0.0)
             while (missing := awaited - self._come(number)) and now() < deadline:
                 if self._exchange is not None:
@@ -108,9 +115,20 @@ class FreeHost(Host):
                     break
                 self._post_late(now())
             awaited = (awaited - missing) | self._come(number)
-            for participant in self._participants.values():
-                self._use_newest(participant, now())
+            self._use_all(now())
         self._put_late_down(now())
+
+    def _use_all(self, t: float) -> None:
+        for participant in self._participants.values():
+            self._use_newest(participant, t)
+
+    def _there(self, participant: Participant) -> list[int]:
+        """The neighbours that were there when it last heard any, however long that is ago; all, if
+        it has heard none."""
+        heard = participant.heard
+        if not heard:
+            return list(participant.neighbours)
+        return [j for j, t in heard.items() if max(heard.values()) - t <= self._silence]
 
     def _come(self, number: int) -> set[tuple[int, int]]:
         """(sender, receiver) of the mails of this round, or of a later one, that have come."""

@@ -67,6 +67,11 @@ class Settling(ECL):
         return self.penalty.strength(node.index, j) / self._total(node)
 
 
+def is_empty(node: Node) -> bool:
+    """Whether it is a guest that has heard nobody: it has no model that counts."""
+    return _GUEST in node.vectors and not node.links
+
+
 def bring_in(node: Node) -> None:
     """Let the model of a node that has just started count in the average."""
     del node.vectors[_GUEST]

@@ -26,10 +26,12 @@ _LIMIT = 1 << 30  # bytes of an order; who sends it is the server, or the router
 
 
 class Order(NamedTuple):
-    """One message of the server: its number, its Flower message type, and its content."""
+    """One message of the server: its number, its Flower message type, and its content. waited:
+    seconds since it was made, where it has been sent again."""
 
     number: int
     kind: str
+    waited: float
     header: dict[str, Any]
     arrays: dict[str, np.ndarray]
 
@@ -57,6 +59,7 @@ class DeviceSession:
         self._answered: tuple[int, bytes] = (0, b"")
         self._heard = time.monotonic()
         self.window = 0  # the newest that the server wants to be worked on
+        self.waited = 0.0  # by the order in hand, until it was sent
         self.over = ""  # why there is nothing more to do
         self._key: Hashable = None
         self._exchange: Exchange | None = None
@@ -70,7 +73,9 @@ class DeviceSession:
         """The next order, as soon as there is one; None when there will be no more."""
         while not self.over:
             try:
-                return self._orders.get(timeout=0.5)
+                order = self._orders.get(timeout=0.5)
+                self.waited = order.waited
+                return order
             except queue.Empty:
                 if time.monotonic() - self._heard > self._patience:
                     self.over = f"nothing heard from the server for {self._patience:g} s"
@@ -127,7 +132,8 @@ class DeviceSession:
             self._reply()
         elif number > self._newest:
             self._newest = number
-            self._orders.put(Order(number, str(header.pop("kind")), header, arrays))
+            kind, waited = str(header.pop("kind")), float(header.pop("waited"))
+            self._orders.put(Order(number, kind, waited, header, arrays))
 
     def _note(self, _key: str, payload: bytes) -> None:
         header, _ = decode(payload, kind="now", limit=1 << 16)

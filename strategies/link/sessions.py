@@ -42,11 +42,11 @@ _AWAY = 5  # Flower's error code of a node that is not there
 
 @dataclass
 class _UnderWay:
-    """An order. repeat: when it is to be sent again, and how long after that."""
+    """An order. made: when; repeat: when it is to be sent again, and how long after that."""
 
     message: Message
     number: int
-    payload: bytes
+    made: float
     processes: int = 0
     repeat: float = 0.0
     pause: float = _REPEAT_SECONDS
@@ -234,22 +234,25 @@ class SessionGrid(Grid):
             elif device.order is not None:
                 self._finish(message, Error(_AWAY, f"{name} is still busy with an earlier order"))
             else:
-                header, arrays = parts_of(message.content)
-                kind = message.metadata.message_type
-                header |= {"kind": kind, "number": device.numbers}
-                payload = encode("order", header, arrays)
-                if len(payload) > MESSAGE_LIMIT:
-                    reason = f"{len(payload)} bytes are too many for an order; use sessions=off"
-                    self._finish(message, Error(FAILED, reason))
-                else:
-                    device.order = _UnderWay(message, device.numbers, payload)
-                    self._send(device)
+                device.order = _UnderWay(message, device.numbers, time.monotonic())
+                self._send(device)
         return message_id
 
     def _send(self, device: _Device) -> None:
         order = device.order
         assert order is not None
-        self._connection.publish(keys.order(self.token, device.name), order.payload, urgent=True)
+        header, arrays = parts_of(order.message.content)
+        # What is computed by the run's clock must know how old the order is.
+        waited = round(time.monotonic() - order.made, 3)
+        kind = order.message.metadata.message_type
+        header |= {"kind": kind, "number": order.number, "waited": waited}
+        payload = encode("order", header, arrays)
+        if len(payload) > MESSAGE_LIMIT:
+            device.order = None
+            reason = f"{len(payload)} bytes are too many for an order; use sessions=off"
+            self._finish(order.message, Error(FAILED, reason))
+            return
+        self._connection.publish(keys.order(self.token, device.name), payload, urgent=True)
         order.repeat = time.monotonic() + order.pause
         order.pause = min(2 * order.pause, _MOST_REPEAT_SECONDS)
 
