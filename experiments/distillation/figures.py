@@ -3,22 +3,22 @@
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.distillation.plan import BUFFERED, CALIBRATED, MORE, OURS
+from experiments.distillation.plan import BUFFERED, CALIBRATED, MORE, OURS, WAITING
 from experiments.distillation.results import Line
 from experiments.reporting import band
 from fl_app.record import figures
 
-# Ours, the controls, the paper's best and its soonest that waits, in the order of their importance.
-# Of a synchronous variant the one with more steps a round, if there is one: the other is starved.
+# Ours, the controls, and who waits, in the order of their importance; of several rows the first
+# that is there.
 COLORS = {
-    OURS: figures.GREEN,
-    BUFFERED: figures.PURPLE,
-    "small-average": figures.GREY,
-    "server-alone": figures.SKY,
-    "sync": figures.ORANGE,
-    CALIBRATED: figures.VERMILION,
-    "small-calibrated": figures.BLACK,
-    "async-continuous": figures.BLUE,
+    (OURS,): figures.GREEN,
+    (BUFFERED,): figures.PURPLE,
+    ("small-average",): figures.GREY,
+    ("server-alone",): figures.SKY,
+    (f"sync-x{MORE}", "sync"): figures.ORANGE,
+    (WAITING, CALIBRATED): figures.VERMILION,
+    ("small-calibrated",): figures.BLACK,
+    ("async-continuous",): figures.BLUE,
 }
 _MOST = 6  # lines; more nobody can tell apart
 _BELOW = 25  # points that are shown below the lowest end of a line
@@ -29,8 +29,8 @@ def accuracy(lines: Mapping[str, Line], title: str, clock: str) -> Any:
     ends where its runs end, with the number that the table has."""
     figure, axes = figures.new_figure(7.2, 4.8)
     ends: list[float] = []
-    found = [(lines.get(f"{name}-x{MORE}") or lines.get(name), c) for name, c in COLORS.items()]
-    for line, color in [(line, color) for line, color in found if line is not None][:_MOST]:
+    found = [([lines[n] for n in names if n in lines], c) for names, c in COLORS.items()]
+    for (line, *_), color in [(there, color) for there, color in found if there][:_MOST]:
         _draw(axes, line, color)
         ends += line.final().values()
     figures.finish_accuracy_axes(axes, figures.CLOCK_AXIS[clock])

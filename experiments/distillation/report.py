@@ -6,7 +6,7 @@ from pathlib import Path
 
 from experiments.distillation import figures
 from experiments.distillation.claims import Claim, claims_of, counts
-from experiments.distillation.plan import MORE, OURS, ROWS, SIZES, Setting
+from experiments.distillation.plan import MORE, OURS, ROWS, SIZES, WAITING, Setting
 from experiments.distillation.results import (
     CONTROLS,
     PLATEAU,
@@ -19,7 +19,6 @@ from experiments.distillation.results import (
     equal_time,
     estimate,
     lines_of,
-    target_of,
 )
 from experiments.reporting import (
     Entry,
@@ -95,8 +94,10 @@ and `{OURS}`, which is `async-plus` as it is by default.
 - Times are {times}.
 - Every row publishes its weight average, and all have the labels or none has. `-x{MORE}` takes
   {MORE} times the distillation steps a round, at {MORE} times the cost; `-calibrated` has the
-  teacher of `{OURS}` besides. `plus-no-...` lacks an ingredient; `plus-raw` is what `{OURS}` would
-  have published without the weight average.
+  newest version, calibrated, as its teacher. `{WAITING}` has all that `{OURS}` has (calibration,
+  the teacher's average, the lift), but participants and server wait for each other.
+  `plus-no-...` lacks an ingredient; `plus-raw` is what `{OURS}` would have published without the
+  weight average.
 - The controls are computed beside `{OURS}`: `small-average` is the weight average of the small
   model's versions, `small-calibrated` that with calibrated versions, which is what teaches,
   `server-alone` the large model, trained with as many steps on the server's
@@ -107,9 +108,8 @@ and `{OURS}`, which is `async-plus` as it is by default.
 - `after ... s` and `after ... steps` are the last evaluations up to the end of the run that is the
   shortest.
 - A target is reached at the first evaluation at which the mean of {WINDOW} consecutive ones is at
-  least the target. The targets whose times are compared are the first whole percent that the server
-  alone reaches with no seed, and, if that is higher, the highest one that the paper's variants and
-  `{OURS}` reach with every seed; the claim is about the latter.
+  least the target. `{OURS}` and a row are compared at the highest whole percent that both reach
+  with every seed, or, if that is higher, at the first that the server alone reaches with no seed.
 - A row has reached its plateau if the mean of its last fifth of evaluations is at most
   {100 * PLATEAU:g} points above that of the fifth before, in the mean over the seeds."""
 
@@ -120,7 +120,8 @@ def _claims(claims: Sequence[Claim]) -> str:
         sign, form = (">= " if claim.at_least else ""), "{:+.1f}"
         if claim.unit == "times":
             form = "{:.2f}"
-        number = f"{sign}{_shown(claim.found, form)}"
+        known = replace(claim.found, error=None) if claim.found and claim.at_least else claim.found
+        number = f"{sign}{_shown(known, form)}"
         rows.append(
             [claim.setting, f"`{OURS}` {claim.says} {claim.control}", number, claim.verdict]
         )
@@ -129,7 +130,8 @@ def _claims(claims: Sequence[Claim]) -> str:
     about = (
         "Met: the mean minus one standard error meets it, with at least three seeds: "
         f"{counts(claims)}. "
-        "The best and the soonest synchronous variant are chosen by the result, which favours them."
+        "The best synchronous variant, and the soonest, over which it gains least time, are chosen "
+        "by the result, which favours them."
     )
     head = ["setting", "claim", "measured (points, or times)", "verdict"]
     return "\n\n".join(["## What is claimed", about, table(head, rows)])
@@ -159,7 +161,10 @@ def _adjusted(settings: Sequence[tuple[Setting, Lines]]) -> str:
 
 def _setting(setting: Setting, lines: Lines) -> str:
     parts = [f"## {setting.title}", f"![accuracy over time](figures/{setting.name}.png)"]
-    parts += ["**Accuracy**", _accuracies(lines), "**Time and effort**", _efforts(lines)]
+    claims = claims_of(setting, lines)
+    targets = sorted({barrier(lines), *(claim.target for claim in claims)} - {0.0})
+    parts += ["**Accuracy**", _accuracies(lines)]
+    parts += ["**Time and effort**", _efforts(lines, targets)]
     unfinished = [
         f"{name} (+{100 * line.last_gain():.1f})"
         for name, line in lines.items()
@@ -199,8 +204,7 @@ def _moment(moments: Mapping[int, float]) -> str:
     return shown[0] if len(shown) == 1 else f"{shown[0]} to {shown[-1]}"
 
 
-def _efforts(lines: Lines) -> str:
-    target, wall = target_of(lines), barrier(lines)
+def _efforts(lines: Lines, targets: Sequence[float]) -> str:
     columns: dict[str, tuple[Callable[[Entry], float | None], str]] = {
         "steps": (lambda e: e["steps"][-1][1], "{:.0f}"),
         "MB": (lambda e: e["bytes"] / 1e6, "{:.1f}"),
@@ -210,7 +214,6 @@ def _efforts(lines: Lines) -> str:
         "teacher behind (versions)": (lambda e: e["teacher_staleness"]["mean"], "{:.1f}"),
         "whole run (s)": (lambda e: e["curves"]["published"][-1][0], "{:.0f}"),
     }
-    targets = sorted({target, wall} - {0.0})
     rows = []
     for line in _ordered(lines):
         entries = list(line.entries.values()) if line.runs else []

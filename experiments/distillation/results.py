@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from experiments.distillation.plan import OURS, PAPER, Planned
+from experiments.distillation.plan import OURS, Planned
 from experiments.planned_runs import collect_entries
 from experiments.reporting import Entry, Results, select
 from fl_app.record.distill_metrics import published_as, references
@@ -188,12 +188,11 @@ def barrier(lines: Mapping[str, Line]) -> float:
     return math.floor(100 * alone.highest() + 1) / 100 if alone else 0.0
 
 
-def target_of(lines: Mapping[str, Line]) -> float:
-    """The target whose times are compared: the highest whole percent that the paper's variants and
-    ours reach with every seed; but, where that is lower, the first that the server alone does not
-    reach."""
-    rows = [line for name, line in lines.items() if name in (*PAPER, OURS)]
-    surest = min((line.surest() for line in rows), default=0.0)
+def target_of(lines: Mapping[str, Line], *names: str) -> float:
+    """The target whose times are compared between these rows: the highest whole percent that all
+    of them reach with every seed; but, where that is lower, the first that the server alone does
+    not reach."""
+    surest = min(lines[name].surest() for name in names)
     return max(barrier(lines), math.floor(100 * surest + 1e-9) / 100)
 
 
