@@ -113,6 +113,17 @@ def test_another_host_or_authority_is_not_accepted(site: Path, tmp_path: Path) -
         handshake(site / "ca" / "ca.crt", site / "server", device, "localhost")
 
 
+@pytest.mark.parametrize("host", ["pi-1", "hub.example", "localhost"])
+def test_no_device_is_taken_for_the_server(site: Path, host: str) -> None:
+    """Also with its own certificate, and under its own name: such a device could be called so."""
+    one, other = (site / "devices" / name for name in ("pi-1", "pi-2"))
+    with pytest.raises(ssl.SSLCertVerificationError, match="purpose"):
+        handshake(one / "ca.crt", one, other, host)
+    assert deployment.renew(site) == ["server", "pi-1", "pi-2"]
+    with pytest.raises(ssl.SSLCertVerificationError, match="purpose"):
+        handshake(one / "ca.crt", one, other, host)
+
+
 def test_a_supernode_key_is_what_ssh_keygen_would_write(site: Path) -> None:
     device = site / "devices" / "pi-1"
     private = load_ssh_private_key((device / "supernode.key").read_bytes(), password=None)
@@ -247,12 +258,15 @@ def test_check_looks_at_one_machine_too(site: Path) -> None:
         (["init", "{new}", "--host", "2001:db8::1"], "is an IPv6 address"),
         (["init", "{new}", "--host", "hub.example", "--device", "Pi_1"], "no name for a device"),
         (["init", "{new}", "--host", "hub.example", "--device", "server"], "no name for a device"),
+        (["init", "{new}", "--host", "Hub", "--device", "hub"], "what the server is reached by"),
+        (["init", "{new}", "--host", "h", "--device", "localhost"], "the server is reached by"),
         (["init", "{new}", "--host", "h", "--device", "a", "b", "a"], "already"),
         (["init", "{new}", "--host", "hub.example", "--insecure-loopback"], "127.0.0.1"),
         (["init", "{new}", "--host", "h", "--port", "7447"], "ports"),
         (["init", "{new}", "--host", "h", "--days", "0"], "days=0"),
         (["add-device", "{site}", "pi-1"], "already"),
         (["add-device", "{site}", "../pi"], "no name for a device"),
+        (["add-device", "{site}", "localhost"], "what the server is reached by"),
         (["add-device", "{new}", "pi-3"], "edge-fl deploy init"),
         (["remove-device", "{site}", "pi-3"], "pi-1, pi-2"),
         (["renew", "{site}", "pi-3"], "server, pi-1, pi-2"),

@@ -221,6 +221,11 @@ def _check(
                 f"{name!r} is no name for a device; take up to 63 of a-z, 0-9 and -, beginning "
                 f"with a letter or digit, and not {SERVER!r}"
             )
+        # Its certificate would have the server's name.
+        if name in (host.lower(), "localhost"):
+            raise ConfigError(
+                f"{name!r} is what the server is reached by; a device needs another name"
+            )
         if name in seen:
             raise ConfigError(f"there is a device named {name!r} already; names must differ")
         seen.add(name)
