@@ -140,7 +140,34 @@ def test_devices_come_and_go(site: Path) -> None:
     assert wrong(site) == []
     (site / "devices" / "jetson" / "start-supernode.sh").stat()
     deployment.remove_device(site, "jetson")
+    after = files(site)
+    own = json.loads(before.pop("site.json")) | {"removed": ["jetson"]}
+    assert json.loads(after.pop("site.json")) == own
+    assert after == before
+
+
+def test_the_name_of_a_removed_device_is_given_to_no_other(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its certificate is good for up to a year, and says nothing but the name."""
+    for name in ("pi-2", "pi-1"):
+        assert main(["deploy", "remove-device", str(site), name]) == 0
+    assert main(["deploy", "upgrade", str(site)]) == 0
+    before = files(site)
+    for name in ("pi-1", "pi-2"):
+        assert main(["deploy", "add-device", str(site), name]) == 2
+        assert f"a device named {name!r} was removed" in capsys.readouterr().err
     assert files(site) == before
+    deployment.add_device(site, "pi-3")
+    assert deployment.device_names(site) == ["pi-3"]
+
+
+def test_without_certificates_a_name_is_free_again(tmp_path: Path) -> None:
+    trial = tmp_path / "trial"
+    deployment.create(trial, "127.0.0.1", devices=["a"], insecure=True)
+    deployment.remove_device(trial, "a")
+    deployment.add_device(trial, "a")
+    assert deployment.device_names(trial) == ["a"]
 
 
 def test_an_interrupted_addition_leaves_nothing_that_counts(
