@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
@@ -25,6 +26,7 @@ from fl_app.deploy import nodes
 from fl_app.deploy.authority import Authority, certificate_pem, load_certificate
 from fl_app.deploy.check import check
 from fl_app.deploy.templates import CONTAINER_USER
+from strategies.errors import EdgeFlError
 from strategies.site import read_site
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -470,6 +472,7 @@ def test_a_site_of_an_earlier_version_gets_todays_scripts(
     (device / "supernode.py").unlink()
     (device / "requirements-device.txt").write_text("flwr==1.0\n")
     (server / "edge-fl-superlink.service").write_text("[Unit]\n")
+    (server / "edge-fl-register.service").unlink()
     shutil.rmtree(site / "flower")
     assert main(["deploy", "upgrade", str(site)]) == 0
     assert files(site) == today
@@ -520,7 +523,11 @@ class Control:
         self.calls.append(f"cut off {request.node_id}")
 
     def RegisterNode(self, request: Any) -> None:  # noqa: N802
+        if request.public_key in {node.key for node in self.known}:
+            refusal = httpx.Response(409, text="in use already")
+            raise httpx.HTTPStatusError("409", request=httpx.Request("POST", ""), response=refusal)
         self.calls.append(f"registered {request.name}")
+        self.known.append(nodes.Node(0, request.name, request.public_key, "registered"))
 
 
 def test_a_key_that_is_left_over_in_a_copy_lets_nobody_in(
@@ -538,3 +545,42 @@ def test_a_key_that_is_left_over_in_a_copy_lets_nobody_in(
     nodes.register(copy, said.append)
     assert control.calls == ["cut off 7", "registered pi-2"]
     assert said[0] == f"left over, and of no device of the site: {copy}/devices/pi-1.pub"
+
+
+def test_a_device_without_a_good_key_keeps_no_other_out(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is it cut off itself, if it was registered before."""
+    server = site / "server"
+    for name in ("a", "b", "z"):
+        deployment.add_device(site, name)
+    was = nodes._key(server / "devices" / "b.pub")
+    (server / "devices" / "a.pub").unlink()
+    (server / "devices" / "b.pub").write_text("no key")
+    shutil.copy(server / "devices" / "pi-1.pub", server / "devices" / "pi-2.pub")
+    known = (nodes.Node(7, "gone", b"gone", "online"), nodes.Node(8, "b", was, "online"))
+    control, said = Control(*known), list[str]()
+    monkeypatch.setattr(nodes, "_control", lambda _: contextlib.nullcontext(control))
+    with pytest.raises(EdgeFlError) as caught:
+        nodes.register(server, said.append)
+    assert control.calls == ["cut off 7", "registered pi-1", "registered z"]
+    assert said == ["cut off: gone", "registered: pi-1", "registered: z"]
+    told = str(caught.value)
+    assert told.startswith(f"all others are registered, but not: a: {server}/devices/a.pub holds")
+    assert f"b: {server}/devices/b.pub holds no public key" in told
+    assert "pi-2: the SuperLink refuses its key: in use already" in told
+
+
+def test_a_deployment_without_keys_has_none_to_register(tmp_path: Path) -> None:
+    deployment.create(tmp_path / "trial", "127.0.0.1", devices=["a"], insecure=True)
+    nodes.register(tmp_path / "trial" / "server")
+
+
+def test_a_superlink_does_not_depend_on_its_devices_keys(site: Path) -> None:
+    """Under systemd what it starts with must succeed, or it ends."""
+    superlink = (site / "server" / "edge-fl-superlink.service").read_text()
+    register = (site / "server" / "edge-fl-register.service").read_text()
+    assert "ExecStartPost" not in superlink
+    assert re.search(r"^Wants=.*edge-fl-register\.service", superlink, re.MULTILINE)
+    assert re.search(r"^ExecStart=.* register$", register, re.MULTILINE)
+    assert re.search(r"^Restart=on-failure$", register, re.MULTILINE)
