@@ -49,15 +49,13 @@ def issue(
     """
     key = ec.generate_private_key(ec.SECP256R1())
     issuer = authority.certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value
-    certificate = (
-        _builder(name, str(issuer), key, days)
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(HOST))]), False)
-        .add_extension(
-            x509.ExtendedKeyUsage([Usage.SERVER_AUTH, Usage.CLIENT_AUTH]),
-            False,
-        )
-        .sign(authority.key, hashes.SHA256())
-    )
+    builder, purposes = _builder(name, str(issuer), key, days), [Usage.CLIENT_AUTH]
+    if name == SERVER:  # as `edge-fl deploy` does it
+        purposes.append(Usage.SERVER_AUTH)
+        reached = x509.SubjectAlternativeName([x509.IPAddress(ip_address(HOST))])
+        builder = builder.add_extension(reached, False)
+    builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), False)
+    certificate = builder.sign(authority.key, hashes.SHA256())
     directory.mkdir(parents=True)
     trusted = authority.certificate.public_bytes(serialization.Encoding.PEM)
     (directory / "ca.crt").write_bytes(trusted)

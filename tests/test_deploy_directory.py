@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
@@ -25,6 +26,7 @@ from fl_app.deploy import nodes
 from fl_app.deploy.authority import Authority, certificate_pem, load_certificate
 from fl_app.deploy.check import check
 from fl_app.deploy.templates import CONTAINER_USER
+from strategies.errors import EdgeFlError
 from strategies.site import read_site
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -113,6 +115,17 @@ def test_another_host_or_authority_is_not_accepted(site: Path, tmp_path: Path) -
         handshake(site / "ca" / "ca.crt", site / "server", device, "localhost")
 
 
+@pytest.mark.parametrize("host", ["pi-1", "hub.example", "localhost"])
+def test_no_device_is_taken_for_the_server(site: Path, host: str) -> None:
+    """Also with its own certificate, and under its own name: such a device could be called so."""
+    one, other = (site / "devices" / name for name in ("pi-1", "pi-2"))
+    with pytest.raises(ssl.SSLCertVerificationError, match="purpose"):
+        handshake(one / "ca.crt", one, other, host)
+    assert deployment.renew(site) == ["server", "pi-1", "pi-2"]
+    with pytest.raises(ssl.SSLCertVerificationError, match="purpose"):
+        handshake(one / "ca.crt", one, other, host)
+
+
 def test_a_supernode_key_is_what_ssh_keygen_would_write(site: Path) -> None:
     device = site / "devices" / "pi-1"
     private = load_ssh_private_key((device / "supernode.key").read_bytes(), password=None)
@@ -129,7 +142,34 @@ def test_devices_come_and_go(site: Path) -> None:
     assert wrong(site) == []
     (site / "devices" / "jetson" / "start-supernode.sh").stat()
     deployment.remove_device(site, "jetson")
+    after = files(site)
+    own = json.loads(before.pop("site.json")) | {"removed": ["jetson"]}
+    assert json.loads(after.pop("site.json")) == own
+    assert after == before
+
+
+def test_the_name_of_a_removed_device_is_given_to_no_other(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its certificate is good for up to a year, and says nothing but the name."""
+    for name in ("pi-2", "pi-1"):
+        assert main(["deploy", "remove-device", str(site), name]) == 0
+    assert main(["deploy", "upgrade", str(site)]) == 0
+    before = files(site)
+    for name in ("pi-1", "pi-2"):
+        assert main(["deploy", "add-device", str(site), name]) == 2
+        assert f"a device named {name!r} was removed" in capsys.readouterr().err
     assert files(site) == before
+    deployment.add_device(site, "pi-3")
+    assert deployment.device_names(site) == ["pi-3"]
+
+
+def test_without_certificates_a_name_is_free_again(tmp_path: Path) -> None:
+    trial = tmp_path / "trial"
+    deployment.create(trial, "127.0.0.1", devices=["a"], insecure=True)
+    deployment.remove_device(trial, "a")
+    deployment.add_device(trial, "a")
+    assert deployment.device_names(trial) == ["a"]
 
 
 def test_an_interrupted_addition_leaves_nothing_that_counts(
@@ -247,12 +287,15 @@ def test_check_looks_at_one_machine_too(site: Path) -> None:
         (["init", "{new}", "--host", "2001:db8::1"], "is an IPv6 address"),
         (["init", "{new}", "--host", "hub.example", "--device", "Pi_1"], "no name for a device"),
         (["init", "{new}", "--host", "hub.example", "--device", "server"], "no name for a device"),
+        (["init", "{new}", "--host", "Hub", "--device", "hub"], "what the server is reached by"),
+        (["init", "{new}", "--host", "h", "--device", "localhost"], "the server is reached by"),
         (["init", "{new}", "--host", "h", "--device", "a", "b", "a"], "already"),
         (["init", "{new}", "--host", "hub.example", "--insecure-loopback"], "127.0.0.1"),
         (["init", "{new}", "--host", "h", "--port", "7447"], "ports"),
         (["init", "{new}", "--host", "h", "--days", "0"], "days=0"),
         (["add-device", "{site}", "pi-1"], "already"),
         (["add-device", "{site}", "../pi"], "no name for a device"),
+        (["add-device", "{site}", "localhost"], "what the server is reached by"),
         (["add-device", "{new}", "pi-3"], "edge-fl deploy init"),
         (["remove-device", "{site}", "pi-3"], "pi-1, pi-2"),
         (["renew", "{site}", "pi-3"], "server, pi-1, pi-2"),
@@ -429,6 +472,7 @@ def test_a_site_of_an_earlier_version_gets_todays_scripts(
     (device / "supernode.py").unlink()
     (device / "requirements-device.txt").write_text("flwr==1.0\n")
     (server / "edge-fl-superlink.service").write_text("[Unit]\n")
+    (server / "edge-fl-register.service").unlink()
     shutil.rmtree(site / "flower")
     assert main(["deploy", "upgrade", str(site)]) == 0
     assert files(site) == today
@@ -479,7 +523,11 @@ class Control:
         self.calls.append(f"cut off {request.node_id}")
 
     def RegisterNode(self, request: Any) -> None:  # noqa: N802
+        if request.public_key in {node.key for node in self.known}:
+            refusal = httpx.Response(409, text="in use already")
+            raise httpx.HTTPStatusError("409", request=httpx.Request("POST", ""), response=refusal)
         self.calls.append(f"registered {request.name}")
+        self.known.append(nodes.Node(0, request.name, request.public_key, "registered"))
 
 
 def test_a_key_that_is_left_over_in_a_copy_lets_nobody_in(
@@ -497,3 +545,42 @@ def test_a_key_that_is_left_over_in_a_copy_lets_nobody_in(
     nodes.register(copy, said.append)
     assert control.calls == ["cut off 7", "registered pi-2"]
     assert said[0] == f"left over, and of no device of the site: {copy}/devices/pi-1.pub"
+
+
+def test_a_device_without_a_good_key_keeps_no_other_out(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is it cut off itself, if it was registered before."""
+    server = site / "server"
+    for name in ("a", "b", "z"):
+        deployment.add_device(site, name)
+    was = nodes._key(server / "devices" / "b.pub")
+    (server / "devices" / "a.pub").unlink()
+    (server / "devices" / "b.pub").write_text("no key")
+    shutil.copy(server / "devices" / "pi-1.pub", server / "devices" / "pi-2.pub")
+    known = (nodes.Node(7, "gone", b"gone", "online"), nodes.Node(8, "b", was, "online"))
+    control, said = Control(*known), list[str]()
+    monkeypatch.setattr(nodes, "_control", lambda _: contextlib.nullcontext(control))
+    with pytest.raises(EdgeFlError) as caught:
+        nodes.register(server, said.append)
+    assert control.calls == ["cut off 7", "registered pi-1", "registered z"]
+    assert said == ["cut off: gone", "registered: pi-1", "registered: z"]
+    told = str(caught.value)
+    assert told.startswith(f"all others are registered, but not: a: {server}/devices/a.pub holds")
+    assert f"b: {server}/devices/b.pub holds no public key" in told
+    assert "pi-2: the SuperLink refuses its key: in use already" in told
+
+
+def test_a_deployment_without_keys_has_none_to_register(tmp_path: Path) -> None:
+    deployment.create(tmp_path / "trial", "127.0.0.1", devices=["a"], insecure=True)
+    nodes.register(tmp_path / "trial" / "server")
+
+
+def test_a_superlink_does_not_depend_on_its_devices_keys(site: Path) -> None:
+    """Under systemd what it starts with must succeed, or it ends."""
+    superlink = (site / "server" / "edge-fl-superlink.service").read_text()
+    register = (site / "server" / "edge-fl-register.service").read_text()
+    assert "ExecStartPost" not in superlink
+    assert re.search(r"^Wants=.*edge-fl-register\.service", superlink, re.MULTILINE)
+    assert re.search(r"^ExecStart=.* register$", register, re.MULTILINE)
+    assert re.search(r"^Restart=on-failure$", register, re.MULTILINE)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from hypothesis import strategies as st
 from fl_app.config import resolve
 from fl_app.record.run_dir import RunDirectory
 from fl_app.settings import consensus_run_of, nodes_run_of
+from strategies.carriers.checks import expected_vectors
 from strategies.carriers.zenoh import ZenohExchange
 from strategies.checks import last_line, updates_of
 from strategies.consensus.algorithms import Settings, make_algorithm
@@ -33,6 +35,8 @@ from strategies.consensus.fleet import Fleet
 from strategies.consensus.free_host import FreeHost
 from strategies.consensus.node import Node
 from strategies.consensus.participant import Mail, Participant
+from strategies.consensus.settings import NodesRun
+from strategies.consensus.shared import nodes_of
 from strategies.consensus.strategy import Consensus
 from strategies.consensus.topologies import build_topology
 from strategies.contracts.convex import SETTINGS, quadratics, worst_error
@@ -243,9 +247,19 @@ def test_training_goes_on_beside_a_flood_of_bad_mail(server: Server) -> None:
 
 def fleet_of(server: Server, **changes: Any) -> Fleet:
     """A consensus run on the server's devices."""
+    return fleet_with(server, nodes_with(changes), lambda _: {}, PARAMETERS)
+
+
+def nodes_with(changes: dict[str, Any]) -> NodesRun:
     values = {"mode": "consensus", "clock": "real", "participants": 3, "consensus.references": ""}
+    return nodes_run_of(resolve(values | changes))
+
+
+def fleet_with(
+    server: Server, nodes: NodesRun, lengths: Callable[[Mail], Any], parameters: int
+) -> Fleet:
     return Fleet(
-        nodes_run_of(resolve(values | changes)),
+        nodes,
         RING,
         server.grid,
         [SuperNode(node + 1, name, node) for node, name in NAMES.items()],
@@ -253,8 +267,8 @@ def fleet_of(server: Server, **changes: Any) -> Fleet:
         order=RunOrder("", "", "", 0.0),
         resources=contextlib.ExitStack(),
         engine={},
-        lengths=lambda _: {},
-        parameters=PARAMETERS,
+        lengths=lengths,
+        parameters=parameters,
     )
 
 
@@ -315,6 +329,37 @@ def test_a_run_whose_devices_all_fail_for_good_ends(
 def test_devices_have_no_ray_to_wait_for(server: Server) -> None:
     with pytest.raises(EdgeFlError, match="carrier='sockets' is for simulations"):
         fleet_of(server, **{"consensus.carrier": "sockets"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "carried"),
+    [
+        ({}, False),
+        ({"consensus.carrier": "zenoh"}, False),
+        ({"consensus.settle": 0}, False),
+        ({"mail-precision": "int8"}, False),  # settling sends whole models
+        ({"mail-precision": "int8", "consensus.settle": 0}, True),
+        ({"consensus.algorithm": "c-ecl", "consensus.keep": 0.1, "consensus.settle": 0}, True),
+        ({"consensus.algorithm": "c-ecl", "consensus.keep": 0.1}, False),
+        ({"consensus.carrier": "grid"}, True),
+    ],
+)
+def test_mail_that_is_too_long_for_the_router_is_told_before_the_run(
+    server: Server, changes: dict[str, Any], carried: bool
+) -> None:
+    """It would be dropped, mail by mail, without a word; and each way out is one."""
+    parameters, nodes = 17_000_000, nodes_with(changes)  # 65 MiB
+    algorithm = nodes_of(nodes, "")[1]
+
+    def made() -> Fleet:
+        lengths = partial(expected_vectors, algorithm=algorithm, parameters=parameters)
+        return fleet_with(server, nodes, lengths, parameters)
+
+    if carried:
+        assert made().carrier == changes.get("consensus.carrier", "zenoh")
+    else:
+        with pytest.raises(EdgeFlError, match="has 65 MiB, and the mail router takes 64"):
+            made()
 
 
 def test_of_the_mail_for_a_device_that_keeps_failing_the_newest_is_kept(server: Server) -> None:

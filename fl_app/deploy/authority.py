@@ -42,15 +42,17 @@ class Authority:
     def sign(
         self, name: str, key: ec.EllipticCurvePublicKey, days: int, addresses: tuple[str, ...] = ()
     ) -> x509.Certificate:
-        """A certificate of `name`, good as TLS server and client: in the mail router's protocol
-        both sides show one. addresses: further names or IP addresses at which it is reached."""
+        """A certificate of `name`, good as TLS client, and as server at these names or IP
+        addresses: without any nobody takes its owner for a server."""
         builder = _dated(_name(name), self.certificate.subject, key, days)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
         builder = builder.add_extension(_usage(signs_certificates=False), True)
-        purposes = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
+        purposes = [ExtendedKeyUsageOID.CLIENT_AUTH]
+        if addresses:
+            purposes.append(ExtendedKeyUsageOID.SERVER_AUTH)
+            names = [_general_name(each) for each in addresses]
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), False)
         builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), False)
-        names = [_general_name(each) for each in addresses or (name,)]
-        builder = builder.add_extension(x509.SubjectAlternativeName(names), False)
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
         return builder.add_extension(issuer, False).sign(self.key, hashes.SHA384())
 

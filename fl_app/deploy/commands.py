@@ -48,6 +48,7 @@ def remove_device(arguments: argparse.Namespace) -> int:
     place = Path(arguments.directory).absolute()
     remove_device(place, arguments.name)
     print(_TELL.format(place=place))
+    print(f"a run that {arguments.name} takes part in keeps it until its end: stop that run")
     return 0
 
 

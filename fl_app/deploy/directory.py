@@ -6,7 +6,8 @@
 
 Whoever has ca.key can add machines. A device is one of the deployment when server/site.json says
 so, which is written last when it comes and first when it goes: what an interruption leaves behind
-counts for nothing and is replaced the next time.
+counts for nothing and is replaced the next time. (Names that are never to be used again are noted
+in site.json even before.)
 """
 
 import contextlib
@@ -89,9 +90,15 @@ def create(
 
 
 def add_device(directory: Path, name: str) -> None:
-    """Add a device. Raises ConfigError for a bad or taken name, and for what is no deployment."""
+    """Add a device. Raises ConfigError for a bad or taken name, or one that a device had which was
+    removed, and for what is no deployment."""
     settings, names = settings_of(directory), device_names(directory)
     _check(settings["host"], [*names, name], (), settings["days"], settings["insecure"])
+    if name in _removed(directory):
+        raise ConfigError(
+            f"a device named {name!r} was removed, and its certificate would let it in again under "
+            f"this name; take another name"
+        )
     _add(directory, settings, authority_of(directory), name)
 
 
@@ -99,6 +106,11 @@ def remove_device(directory: Path, name: str) -> None:
     """Remove a device's files and the server's knowledge of it. ConfigError if there is none."""
     names = device_names(directory)
     _known(directory, name, names)
+    if not settings_of(directory)["insecure"]:
+        # Nothing recalls a certificate: whoever has the old one would be the new device, too.
+        settings = json.loads((directory / SITE_FILE).read_text())
+        removed = sorted({*_removed(directory), name})
+        _write_json(directory / SITE_FILE, settings | {"removed": removed})
     _list_devices(directory, [each for each in names if each != name])
     (directory / "server" / "devices" / f"{name}.pub").unlink(missing_ok=True)
     shutil.rmtree(directory / "devices" / name)
@@ -198,6 +210,11 @@ def device_names(directory: Path) -> list[str]:
         raise ConfigError(f"{path} does not list the devices ({error!r})") from error
 
 
+def _removed(directory: Path) -> list[str]:
+    """The names of devices that were removed: none can be given to another device."""
+    return list(map(str, json.loads((directory / SITE_FILE).read_text()).get("removed", ())))
+
+
 def authority_of(directory: Path) -> Authority | None:
     """Who signs here; None in an insecure deployment. ConfigError when its files are missing."""
     if settings_of(directory)["insecure"]:
@@ -220,6 +237,11 @@ def _check(
             raise ConfigError(
                 f"{name!r} is no name for a device; take up to 63 of a-z, 0-9 and -, beginning "
                 f"with a letter or digit, and not {SERVER!r}"
+            )
+        # Its certificate would have the server's name.
+        if name in (host.lower(), "localhost"):
+            raise ConfigError(
+                f"{name!r} is what the server is reached by; a device needs another name"
             )
         if name in seen:
             raise ConfigError(f"there is a device named {name!r} already; names must differ")

@@ -40,26 +40,45 @@ def register(server: Path, say: Callable[[str], None] = print) -> None:
 
     A device that is none of them any more is cut off at once, also where its key is left over in
     `server`/devices: whoever copies a folder over another one removes nothing. Waits until the
-    SuperLink answers; raises EdgeFlError when it does not.
+    SuperLink answers; raises EdgeFlError when it does not, and, when all others are registered, for
+    devices without a good key, which it leaves as they are.
     """
+    import httpx
+
     names = read_site(server).devices
-    keys = {name: _key(server / "devices" / f"{name}.pub") for name in names}
-    for path in sorted((server / "devices").glob("*.pub")):
-        if path.stem not in keys:
-            say(f"left over, and of no device of the site: {path}")
     if settings_of(server)["insecure"]:
         return
+    keys, faults = dict[str, bytes](), dict[str, str]()
+    for name in names:
+        try:
+            keys[name] = _key(server / "devices" / f"{name}.pub")
+        except EdgeFlError as error:
+            faults[name] = str(error)
+    for path in sorted((server / "devices").glob("*.pub")):
+        if path.stem not in names:
+            say(f"left over, and of no device of the site: {path}")
     with _control(server) as control:
         known = [node for node in _nodes(control) if node.status != "unregistered"]
         for node in known:
-            if node.key not in keys.values():
+            if node.key not in keys.values() and node.name not in faults:
                 control.UnregisterNode(flower.part("UnregisterNodeRequest")(node_id=node.node_id))
                 say(f"cut off: {node.name or node.node_id}")
         held = {node.key for node in known}
         for name, key in keys.items():
-            if key not in held:
-                control.RegisterNode(flower.part("RegisterNodeRequest")(public_key=key, name=name))
+            if key in held:
+                continue
+            request = flower.part("RegisterNodeRequest")(public_key=key, name=name)
+            try:
+                control.RegisterNode(request)
+            except httpx.HTTPStatusError as error:
+                faults[name] = f"the SuperLink refuses its key: {error.response.text}"
+            else:
                 say(f"registered: {name}")
+    if faults:
+        told = "; ".join(f"{name}: {fault}" for name, fault in faults.items())
+        raise EdgeFlError(
+            f"all others are registered, but not: {told}; copy the folder `server` here again"
+        )
 
 
 def _nodes(control: Any) -> list[Node]:

@@ -9,7 +9,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -18,8 +18,11 @@ from strategies.carriers.checks import MOST, mail_fault
 from strategies.carriers.exchange import Report, Unsent
 from strategies.carriers.paced import PacedMail
 from strategies.consensus.participant import MODEL, Mail
+from strategies.consensus.settling import SETTLING
+from strategies.errors import EdgeFlError
 from strategies.link import keys
 from strategies.link.sealing import Sealing
+from strategies.link.transport import MESSAGE_LIMIT
 from strategies.link.wire import WireError, decode, encode, frame, unframe
 
 _MAIL, _SEALED, _RECEIPT = "mail", "sealed", "receipt"
@@ -162,11 +165,7 @@ class ZenohExchange:
         those of newcomers and of the settling have."""
         ordinary = Mail(sender, receiver, 0, {})
         greeting = Mail(sender, receiver, -1, {MODEL: torch.empty(0)})
-        sizes = (
-            sum(length * dtype.itemsize for length, dtype in self._expected(mail).values())
-            for mail in (ordinary, greeting)
-        )
-        return max(sizes) + _OVERHEAD
+        return max(_longest(self._expected(mail)) for mail in (ordinary, greeting))
 
     def _write(self, mail: Mail) -> bytes | None:
         """`mail` as bytes; None if its receiver's key has not come yet."""
@@ -290,3 +289,32 @@ def _lane(seq: int) -> str:
     """Where a mail of this number waits and is replaced by newer ones. That of newcomers has a lane
     of its own: a model that was asked for must not be replaced by what came after it."""
     return "newcomer" if seq < 0 else "mail"
+
+
+def _longest(expected: Mapping[str, tuple[int, torch.dtype]]) -> int:
+    """Bytes that a mail with these vectors has at most."""
+    return _OVERHEAD + sum(length * dtype.itemsize for length, dtype in expected.values())
+
+
+def check_router_takes(
+    edges: Iterable[tuple[int, int]],
+    expected: Callable[[Mail], Mapping[str, tuple[int, torch.dtype]]],
+    settling: bool,
+) -> None:
+    """EdgeFlError if the nodes' mail is longer than the mail router takes. It would be dropped, all
+    of it, and every node would train alone. settling: whether there is some.
+
+    Newcomers' models are left out: a run can do without them.
+    """
+    kinds = [{}, {SETTLING: torch.empty(0)}] if settling else [{}]
+    ends = [pair for i, j in edges for pair in ((i, j), (j, i))]
+    mails = (Mail(*pair, 0, vectors) for pair in ends for vectors in kinds)
+    most = max((_longest(expected(mail)) for mail in mails), default=0)
+    if most > MESSAGE_LIMIT:
+        raise EdgeFlError(
+            f"the longest mail between nodes has {most / 2**20:.0f} MiB, and the mail router takes "
+            f"{MESSAGE_LIMIT >> 20}: make mail shorter by mail-precision=int8, or "
+            f"consensus.algorithm=c-ecl with a small consensus.keep, either with "
+            f"consensus.settle=0, for settling sends whole models; or take consensus.carrier=grid "
+            f"with sessions=off, which is slower"
+        )

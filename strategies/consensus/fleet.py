@@ -17,6 +17,7 @@ from strategies.carriers.broker import Broker, Packet
 from strategies.carriers.checks import mail_fault
 from strategies.carriers.grid import from_arrays, to_arrays
 from strategies.carriers.sockets import SocketBroker
+from strategies.carriers.zenoh import check_router_takes
 from strategies.checks import last_line
 from strategies.consensus.answers import Answer, read_report
 from strategies.consensus.participant import Mail
@@ -121,6 +122,8 @@ class Fleet:
         if self.carrier == "auto":
             mailed = self._sessions is not None and not nodes.virtual
             self.carrier = "zenoh" if mailed else "grid" if bound else "sockets"
+        if self.carrier == "zenoh":
+            check_router_takes(topology.edges, lengths, nodes.consensus.settling_rounds > 0)
         self._states: list[_HostState] = []
         hosts = hosts[: len(everybody)]
         broker: SocketBroker | None = None

@@ -105,11 +105,18 @@ def test_the_server_starts_knows_its_devices_and_stops(
 ) -> None:
     units = ("edge-fl-superlink", "edge-fl-superexec")
     began = time.monotonic()
-    deadline = began + 120
-    while "registered: pi-1" not in server.sh("journalctl -u edge-fl-superlink --no-pager"):
+    deadline = began + 240
+    while "registered: pi-1" not in server.sh("journalctl -u edge-fl-register --no-pager"):
         assert time.monotonic() < deadline, server.sh("journalctl --no-pager | tail -50")
         time.sleep(1)
     note("the server's devices registered", time.monotonic() - began)
+    # A key that is no key is told, and tried again; nothing else ends.
+    server.sh(
+        "echo none > /etc/edge-fl/devices/pi-1.pub\nsystemctl restart --no-block edge-fl-superlink"
+    )
+    while server.sh("journalctl -u edge-fl-register --no-pager").count("but not: pi-1") < 2:
+        assert time.monotonic() < deadline, server.sh("journalctl --no-pager | tail -50")
+        time.sleep(1)
     for unit in units:
         assert server.sh(f"systemctl is-active {unit}").strip() == "active"
         server.sh(f"systemctl stop {unit}")

@@ -14,6 +14,7 @@ CONNECTION = "edge"
 SERVER_FILES = (
     "start-superlink.sh",
     "edge-fl-superlink.service",
+    "edge-fl-register.service",
     "edge-fl-superexec.service",
     "compose.yaml",
 )
