@@ -14,6 +14,7 @@ from strategies.errors import ConfigError, EdgeFlError
 from strategies.evaluation import measured
 from strategies.flat import FlatModel
 from strategies.optimisers import sgd_step
+from strategies.plugins import told_as
 from strategies.problem import (
     flat_model,
     make_task,
@@ -91,7 +92,8 @@ def _model(
             f"model({role!r}) has other initial values when asked again; draw them from PyTorch's "
             f"generator, which is seeded"
         )
-    first, draws = _gradient(task, model, batch)
+    with told_as(f"the {role} model: its loss failed", ConfigError):
+        first, draws = _gradient(task, model, batch)
     if not (math.isfinite(first) and bool(model.gradient.isfinite().all())):
         raise ConfigError(f"the {role} model: the loss ({first:g}) or its gradient is not finite")
     if draws and not model.draws:
@@ -117,7 +119,9 @@ def _model(
             f"{loss:.4g}, and was {first:.4g}; try a smaller learning-rate"
         )
     yield f"{role} model: {_STEPS} steps on one minibatch with {rate}: loss {loss:.4g}"
-    found = measured(task, model, _test(config, task, batch.inputs.device)).values
+    examples = _test(config, task, batch.inputs.device)
+    with told_as(f"the {role} model: its metrics failed", ConfigError):
+        found = measured(task, model, examples).values
     yield f"{role} model: then on test examples: " + ", ".join(
         f"{name} {value:.4g}" for name, value in found.items()
     )

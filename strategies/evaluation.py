@@ -126,7 +126,7 @@ class _Sums:
 
     def add(self, outputs: torch.Tensor, targets: torch.Tensor) -> None:
         for metric in self._task.metrics:
-            each = metric.each(outputs, targets)
+            each = _of_each(metric, outputs, targets)
             self._metrics[metric] += each.sum(dtype=torch.float64)
             if metric is self._task.metric:
                 self._each.append(each.double())
@@ -141,6 +141,18 @@ class _Sums:
         values = {m.name: m.finish(float(total) / count) for m, total in self._metrics.items()}
         by_class = _by_class(self._task, torch.cat(self._each).cpu(), examples.targets)
         return Measured(values | {"loss": loss / count}, by_class)
+
+
+def _of_each(metric: Metric, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The metric of each example, (b,). ValueError where it is not one number for each."""
+    each, expected = metric.each(outputs, targets), (len(targets),)
+    found = tuple(each.shape) if isinstance(each, torch.Tensor) else type(each).__name__
+    if found != expected:
+        raise ValueError(
+            f"the metric {metric.name!r}: each() returned {found} for {len(targets)} examples; "
+            f"return a number for each, a tensor {expected}"
+        )
+    return each
 
 
 def _by_class(task: Task, each: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:

@@ -162,7 +162,7 @@ class Task(ABC):
         self, student: torch.Tensor, teacher: torch.Tensor, temperature: float
     ) -> torch.Tensor:
         """The mean loss of a student's outputs towards a teacher's on the same minibatch."""
-        return functional.mse_loss(student, teacher.detach())
+        return mean_squared_error(student, teacher.detach())
 
     def own(self, path: str) -> Examples:
         """A device's own training examples at `path`. ValueError where a task has no such thing."""
@@ -213,6 +213,21 @@ class Task(ABC):
         return self.metrics[0]
 
 
+def _check_one_shape(outputs: torch.Tensor, targets: torch.Tensor) -> None:
+    """Of (b, 1) and (b,) PyTorch would take each output from each target, and say nothing of it."""
+    if outputs.shape != targets.shape:
+        raise ValueError(
+            f"outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)} must be of one "
+            f"shape"
+        )
+
+
+def mean_squared_error(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The loss of numbers. ValueError where outputs and targets are not of one shape."""
+    _check_one_shape(outputs, targets)
+    return functional.mse_loss(outputs, targets)
+
+
 def _per_example(values: torch.Tensor) -> torch.Tensor:
     """Means over all but the first dimension."""
     return values.flatten(1).mean(1) if values.dim() > 1 else values
@@ -227,10 +242,12 @@ def _cross_entropy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor
 
 
 def _squared_error(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    _check_one_shape(outputs, targets)
     return _per_example((outputs - targets).double().square())
 
 
 def _absolute_error(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    _check_one_shape(outputs, targets)
     return _per_example((outputs - targets).double().abs())
 
 
@@ -281,4 +298,4 @@ class Regression(Task):
     metrics = (RMSE, MAE)
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return functional.mse_loss(outputs, targets)
+        return mean_squared_error(outputs, targets)
