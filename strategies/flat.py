@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from strategies.randomness import rng
@@ -30,12 +31,14 @@ class FlatModel:
     out channels-last is no faster (measured), the layout of the images alone decides.
 
     Raises:
-        ValueError: such a parameter or a floating-point buffer is not float32, or there is none.
+        ValueError: such a parameter or a floating-point buffer is not float32, there is no such
+            parameter, or a BatchNorm has momentum=None.
     """
 
     def __init__(self, module: nn.Module, device: str | torch.device = "cpu") -> None:
         self.module = module.to(device)
         self.draws = any(map(_draws, module.modules()))
+        _check_momentum(self.module)
         parameters = _trained(self.module)
         if not parameters:
             raise ValueError("no parameter requires gradients; there is nothing to learn")
@@ -130,6 +133,17 @@ def _draws(layer: nn.Module) -> bool:
     if isinstance(layer, _DropoutNd):
         return layer.p > 0
     return isinstance(layer, nn.RNNBase | nn.MultiheadAttention) and layer.dropout > 0
+
+
+def _check_momentum(module: nn.Module) -> None:
+    """That no running statistics depend on a count, which stays in the process."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, _BatchNorm) and layer.track_running_stats and layer.momentum is None:
+            raise ValueError(
+                f"{name or 'the model'} is a {type(layer).__name__} with momentum=None, whose "
+                f"statistics depend on all minibatches that a process has seen before; give it a "
+                f"number, such as momentum=0.1"
+            )
 
 
 def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
