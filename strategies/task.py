@@ -104,8 +104,9 @@ class Metric:
     """A number by which models are judged: finish(the mean of `each` over the examples).
 
     name: a word, as records and figures have it. each: (outputs, targets) -> a number per example,
-    (b,). finish: what makes the number of that mean, such as its root. higher_is_better: which
-    models are the good ones. percent: shown times 100, with a %.
+    (b,), or NaN of an example in which there is nothing to judge: it is left out of the mean.
+    finish: what makes the number of that mean, such as its root. higher_is_better: which models are
+    the good ones. percent: shown times 100, with a %.
     """
 
     name: str
@@ -233,12 +234,21 @@ def _per_example(values: torch.Tensor) -> torch.Tensor:
     return values.flatten(1).mean(1) if values.dim() > 1 else values
 
 
+def _over_classes(values: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Means of an example's values where it has a class, (b,); NaN of one without any. A negative
+    number is no class: cross entropy, too, leaves padding of -100 out."""
+    known = (targets >= 0).reshape(len(targets), -1)
+    values = values.double().reshape(len(targets), -1)
+    return values.where(known, 0.0).sum(1) / known.sum(1)
+
+
 def _right(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return _per_example((outputs.argmax(1) == targets).double())
+    return _over_classes(outputs.argmax(1) == targets, targets)
 
 
 def _cross_entropy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return _per_example(functional.cross_entropy(outputs, targets, reduction="none").double())
+    values = functional.cross_entropy(outputs, targets, reduction="none")
+    return _over_classes(values, targets)
 
 
 def _squared_error(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -279,7 +289,8 @@ def softened_divergence(
 
 class Classification(Task):
     """Outputs (b, classes, ...) are logits, targets (b, ...) int64 numbers of classes: one of an
-    example or, for segmentation and language models, one of each of its positions."""
+    example or, for segmentation and language models, one of each of its positions; or -100 where
+    there is none, which neither loss nor metrics count."""
 
     metrics = (ACCURACY,)
 

@@ -4,14 +4,27 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from fl_app.tasks.tables import Tables
 from fl_app.trial import try_out
 from strategies.errors import EdgeFlError
-from strategies.task import MAE, RMSE, Examples, Regression, mean_squared_error
+from strategies.evaluation import measured
+from strategies.flat import FlatModel
+from strategies.task import (
+    ACCURACY,
+    MAE,
+    PERPLEXITY,
+    RMSE,
+    Examples,
+    Regression,
+    mean_squared_error,
+)
+from tests.some_tasks import Points
 
 
 class Numbers(Regression):
@@ -46,6 +59,30 @@ def test_numbers_of_another_shape_than_the_targets_are_refused(
     with pytest.raises(ValueError, match=r"outputs \(3, 1\) and targets \(3,\) must be of one sh"):
         measure(COLUMN, ROW)
     assert measure(COLUMN, COLUMN).sum() == 0
+
+
+def test_positions_without_a_class_count_for_nothing() -> None:
+    """Padding is neither right nor wrong, and an example of nothing else is left out."""
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]])[:, :, None].expand(2, 2, 3)
+    targets = torch.tensor([[0, 1, -100], [1, -100, -100]])
+    assert ACCURACY.each(logits, targets).tolist() == [0.5, 1.0]
+    lines = functional.cross_entropy(logits[:1, :, :2], targets[:1, :2])
+    assert float(PERPLEXITY.each(logits, targets)[0]) == pytest.approx(float(lines))
+    nothing = torch.full((1, 3), -100)
+    assert ACCURACY.each(logits[:1], nothing).isnan().all()
+    assert PERPLEXITY.each(logits[:1], nothing).isnan().all()
+
+
+def test_examples_without_a_class_are_left_out_of_an_evaluation() -> None:
+    task = Points()
+    model, examples = FlatModel(task.model("small")), task.test_set
+    some = np.arange(30)
+    expected = measured(task, model, examples.take(some))
+    unknown = examples.targets.clone()
+    unknown[30:] = -100
+    found = measured(task, model, Examples(examples.inputs, unknown))
+    assert found.values == pytest.approx(expected.values)
+    assert found.by_class == expected.by_class
 
 
 @pytest.mark.parametrize(
