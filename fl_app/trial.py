@@ -164,9 +164,9 @@ def _side_by_side(model: FlatModel, task: Task, batch: Examples) -> str:
     both = torch.stack([model.weights, model.weights])
     inputs, targets = (torch.stack([each, each]) for each in (batch.inputs, batch.targets))
     try:
-        vmap(lambda w, x, y: loss_of(model, task.loss, model.unflatten(w), x, y, x.new_empty(0)))(
-            both, inputs, targets
-        )
+        vmap(
+            lambda w, x, y: loss_of(model, task.loss, {}, model.unflatten(w), x, y, x.new_empty(0))
+        )(both, inputs, targets)
     except Exception as error:  # whatever torch.func says of somebody's model
         return f"engine stacked: not possible: {str(error).splitlines()[0]}"
     return "engine stacked: possible"

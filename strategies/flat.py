@@ -46,6 +46,7 @@ class FlatModel:
         for name, tensor in {**parameters, **buffers}.items():
             if tensor.dtype != torch.float32:
                 raise ValueError(f"{name} is {tensor.dtype}; a flat model takes torch.float32 only")
+        self._constants: dict[torch.dtype, dict[str, torch.Tensor]] = {}
         self._layout = ";".join(
             f"{kind}:{name}:{tuple(tensor.shape)}"
             for kind, tensors in (("parameter", parameters), ("buffer", buffers))
@@ -77,6 +78,20 @@ class FlatModel:
         """Return the floating-point buffers by name, as views into `buffers` (q,)."""
         found = _statistics(self.module)
         return dict(zip(found, _views(buffers, found.values()), strict=True))
+
+    def constants(self, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        """Return by name, as `dtype`, the frozen parameters and the buffers that are in neither
+        vector, of those that are float32; nothing for float32 itself. They are cast once."""
+        if dtype not in self._constants:
+            module = self.module
+            others = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+            vectors = _trained(module).keys() | _statistics(module).keys()
+            self._constants[dtype] = {
+                name: tensor.detach().to(dtype)
+                for name, tensor in others.items()
+                if name not in vectors and tensor.dtype == torch.float32 != dtype
+            }
+        return self._constants[dtype]
 
     def load(self, weights: np.ndarray | torch.Tensor, buffers: np.ndarray | torch.Tensor) -> None:
         """Copy both vectors into the model, in place.
