@@ -141,6 +141,8 @@ class Gradients:
             )
             for node, shard in shards.items()
         }
+        for shard in shards.values():
+            model.look(prepare, shard.inputs)
         self.shifts = {
             node: shift(shard.targets).to(device) if shift else model.weights.new_empty(0)
             for node, shard in shards.items()

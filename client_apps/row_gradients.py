@@ -279,7 +279,8 @@ class RowGradients:
     def __init__(self, one_by_one: Gradients, way: Pass) -> None:
         model, dtype = one_by_one.model, one_by_one.dtype
         if len(model.buffers) or model.draws:
-            what = "with buffers, such as BatchNorm's," if len(model.buffers) else "with dropout"
+            buffers = "with buffers, such as BatchNorm's,"
+            what = buffers if len(model.buffers) else "with dropout or other random numbers"
             raise ValueError(f"models {what} cannot be computed side by side")
         model.module.train()
         self._one_by_one, self._batches = one_by_one, one_by_one.batches

@@ -32,6 +32,7 @@ from strategies.problem import (
     split_of,
     task_of,
     test_set_of,
+    train_set_of,
 )
 from strategies.pyproject import install
 from strategies.rules import Update, make_rule
@@ -66,7 +67,10 @@ def _check_privacy_needs(config: RunConfig, model: FlatModel) -> None:
             f"depends on the others in its batch"
         )
     if config.privacy.samples and model.draws:
-        raise ConfigError("privacy.samples cannot be with dropout, which torch.func does not draw")
+        raise ConfigError(
+            "privacy.samples cannot be with dropout or other random numbers in a model, which "
+            "torch.func does not draw"
+        )
 
 
 def _check_class_needs(config: RunConfig) -> None:
@@ -182,3 +186,8 @@ def _check_examples(config: RunConfig) -> None:
             f"a participant would have {smallest} training example(s); use fewer participants or "
             f"another partition"
         )
+    if config.privacy.samples:  # the model may draw without a layer that tells
+        small = flat_model(problem, "small")
+        with told_as("the small model failed", ConfigError):
+            small.look(task_of(problem).prepare(augmented=True), train_set_of(problem).inputs)
+        _check_privacy_needs(config, small)

@@ -24,7 +24,7 @@ from strategies.problem import (
     train_set_of,
 )
 from strategies.randomness import rng
-from strategies.task import Examples, Task, prepared
+from strategies.task import AsStored, Examples, Task, prepared
 
 _BATCH = 32
 _STEPS = 40  # on one minibatch
@@ -93,15 +93,12 @@ def _model(
             f"generator, which is seeded"
         )
     with told_as(f"the {role} model: its loss failed", ConfigError):
-        first, draws = _gradient(task, model, batch)
+        model.look(AsStored(), batch.inputs)
+        first = _gradient(task, model, batch)
     if not (math.isfinite(first) and bool(model.gradient.isfinite().all())):
         raise ConfigError(f"the {role} model: the loss ({first:g}) or its gradient is not finite")
-    if draws and not model.draws:
-        raise ConfigError(
-            f"the {role} model draws random numbers without a layer that says so (nn.Dropout), and "
-            f"no run could be repeated"
-        )
-    yield f"{role} model: loss {first:.4g}, finite gradient{'; has dropout' if draws else ''}"
+    draws = "; draws random numbers" if model.draws else ""
+    yield f"{role} model: loss {first:.4g}, finite gradient{draws}"
     velocity, loss = torch.zeros_like(model.weights), first
     for _ in range(_STEPS):
         sgd_step(
@@ -111,7 +108,7 @@ def _model(
             learning_rate=config.learning_rate,
             momentum=config.momentum,
         )
-        loss, _ = _gradient(task, model, batch)
+        loss = _gradient(task, model, batch)
     rate = f"learning-rate={config.learning_rate:g}"
     if not loss < first:
         raise ConfigError(
@@ -133,19 +130,21 @@ def _test(config: RunConfig, task: Task, device: torch.device) -> Examples:
     return Examples(prepared(task.prepare(augmented=False), some.inputs, generator), some.targets)
 
 
-def _gradient(task: Task, model: FlatModel, batch: Examples) -> tuple[float, bool]:
-    """The loss, whose gradient is put into the model, and whether random numbers were drawn."""
+def _gradient(task: Task, model: FlatModel, batch: Examples) -> float:
+    """The loss, whose gradient is put into the model."""
     model.module.train()
     model.zero_grad()
+    outputs = model.module(batch.inputs)
     before = torch.get_rng_state()
-    loss = task.loss(model.module(batch.inputs), batch.targets)
+    loss = task.loss(outputs, batch.targets)
     if loss.shape != ():
         raise ConfigError(
             f"loss() returned a tensor {tuple(loss.shape)}; return the mean, a scalar"
         )
-    draws = not torch.equal(before, torch.get_rng_state())
+    if not torch.equal(before, torch.get_rng_state()):
+        raise ConfigError("loss() draws random numbers, and no run could be repeated")
     loss.backward()
-    return loss.item(), draws
+    return loss.item()
 
 
 def _consensus(given: Mapping[str, Value]) -> str:

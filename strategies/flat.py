@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from strategies.randomness import rng
+from strategies.task import Prepare, prepared
 
 
 class FlatModel:
@@ -25,7 +26,8 @@ class FlatModel:
         buffers: all floating-point buffers (BatchNorm statistics), (q,). Integer buffers stay in
             the module: nothing reads them while BatchNorm's momentum is a number; and those that
             are no part of its state dict, such as a table of positions: they are constants.
-        draws: whether the module draws random numbers in training, as its layers tell (dropout).
+        draws: whether the module draws random numbers in training, as its layers tell (dropout) or
+            `look` has seen.
 
     Convolution weights keep PyTorch's (out, in, height, width) order in the vector: a vector laid
     out channels-last is no faster (measured), the layout of the images alone decides.
@@ -38,6 +40,7 @@ class FlatModel:
     def __init__(self, module: nn.Module, device: str | torch.device = "cpu") -> None:
         self.module = module.to(device)
         self.draws = any(map(_draws, module.modules()))
+        self._looked = False
         _check_momentum(self.module)
         parameters = _trained(self.module)
         if not parameters:
@@ -128,10 +131,28 @@ class FlatModel:
         state = self.state()
         return hashlib.sha256(state["weights"].tobytes() + state["buffers"].tobytes()).hexdigest()
 
+    @torch.no_grad()
+    def look(self, prepare: Prepare, stored: torch.Tensor) -> None:
+        """See once whether the module draws random numbers in training, with some of these stored
+        inputs: it may do so without a layer that tells. Nothing but `draws` changes."""
+        if self.draws or self._looked:
+            return
+        module, device, self._looked = self.module, self.weights.device, True
+        inputs = prepared(prepare, stored[:2].to(device), rng(0, "look"))
+        kept = [(buffer, buffer.clone()) for buffer in module.buffers()]
+        mode = module.training
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            before = _generators(device)
+            module.train()(inputs)
+            self.draws = not all(map(torch.equal, before, _generators(device)))
+        module.train(mode)
+        for buffer, before in kept:
+            buffer.copy_(before)
+
     @contextmanager
     def drawing(self, seed: int, *path: str | int) -> Iterator[None]:
         """Within it the module draws from the stream `path` under `seed`; afterwards PyTorch's
-        generators are as they were."""
+        generators are as they were. Whoever trains has had a `look` before."""
         if not self.draws:
             yield
             return
@@ -148,6 +169,12 @@ def _draws(layer: nn.Module) -> bool:
     if isinstance(layer, _DropoutNd):
         return layer.p > 0
     return isinstance(layer, nn.RNNBase | nn.MultiheadAttention) and layer.dropout > 0
+
+
+def _generators(device: torch.device) -> list[torch.Tensor]:
+    """The states of PyTorch's generators that a module on `device` may draw from."""
+    of_device = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return [torch.get_rng_state(), *of_device]
 
 
 def _check_momentum(module: nn.Module) -> None:
