@@ -39,7 +39,7 @@ from strategies.rules import Update, make_rule
 from strategies.schedule import Job
 
 
-def _check_consensus_needs(config: RunConfig, model: FlatModel) -> None:
+def check_model_of_nodes(model: FlatModel) -> None:
     """What the consensus system needs of the nodes' model."""
     for name, layer in model.module.named_modules():
         if isinstance(layer, _NormBase) and layer.running_mean is not None:
@@ -48,6 +48,11 @@ def _check_consensus_needs(config: RunConfig, model: FlatModel) -> None:
                 f"running statistics describe a node's own data; neighbours can neither exchange "
                 f"nor average them; use GroupNorm or LayerNorm"
             )
+    for name in model.unflatten_buffers(model.buffers):
+        raise ConfigError(
+            f"mode='consensus': the model's state has the buffer {name}, and nodes exchange "
+            f"parameters alone; register constants with persistent=False"
+        )
 
 
 def _without_statistics(config: RunConfig) -> str:
@@ -163,7 +168,7 @@ def _check_parts(config: RunConfig) -> None:
     small = flat_model(problem, "small")
     _check_privacy_needs(config, small)
     if config.agrees:
-        _check_consensus_needs(config, small)
+        check_model_of_nodes(small)
     if config.distils:
         flat_model(problem, "large")
     if not config.agrees and rules.is_own(config.averaging):
