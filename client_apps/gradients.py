@@ -92,14 +92,16 @@ def as_type(inputs: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def loss_of(
     model: FlatModel,
     loss: Loss,
+    constants: Tensors,
     state: Tensors,
     inputs: torch.Tensor,
     labels: torch.Tensor,
     shift: torch.Tensor,
 ) -> torch.Tensor:
-    """The minibatch's loss of the model with this state, its parameters and buffers by name; shift:
-    see `shifted`."""
-    return loss(shifted(functional_call(model.module, state, (inputs,)).float(), shift), labels)
+    """The minibatch's loss of the model with this state, its parameters and buffers by name;
+    constants: see `FlatModel`; shift: see `shifted`."""
+    outputs = functional_call(model.module, (constants, state), (inputs,))
+    return loss(shifted(outputs.float(), shift), labels)
 
 
 class Gradients:
@@ -139,6 +141,8 @@ class Gradients:
             )
             for node, shard in shards.items()
         }
+        for shard in shards.values():
+            model.look(prepare, shard.inputs)
         self.shifts = {
             node: shift(shard.targets).to(device) if shift else model.weights.new_empty(0)
             for node, shard in shards.items()
@@ -164,7 +168,13 @@ class Gradients:
                 inputs = as_type(images, self.dtype)
                 with model.drawing(self._seed, node.index, step):
                     loss = loss_of(
-                        model, self.loss, parameters, inputs, labels, self.shifts[node.index]
+                        model,
+                        self.loss,
+                        model.constants(self.dtype),
+                        parameters,
+                        inputs,
+                        labels,
+                        self.shifts[node.index],
                     )
                 gradients = torch.autograd.grad(
                     loss, list(parameters.values()), materialize_grads=True

@@ -77,8 +77,10 @@ def _step(
     """Bytes of a minibatch: what is kept for the gradients, and as much for those."""
     most = max(shards.values(), key=len)
     some = most.take(np.arange(min(_FEW, len(most))))
-    inputs = prepared(local.task.prepare(augmented=True), some.inputs, rng(0, "holdings"))
+    prepare = local.task.prepare(augmented=True)
+    inputs = prepared(prepare, some.inputs, rng(0, "holdings"))
     model, kept = local.model, {}
+    model.look(prepare, some.inputs)
     before = {name: vector.copy() for name, vector in model.state().items()}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:

@@ -165,11 +165,14 @@ def _train_together(
     none where that is no faster, or where something is wrong, be it that they do not fit into the
     GPU's memory: one by one it will be seen with whom."""
     local = local_model_of(settings.problem)
-    if local.device != "cuda" or len(jobs) == 1 or settings.privacy.samples or local.model.draws:
+    if local.device != "cuda" or len(jobs) == 1 or settings.privacy.samples:
         return {}
     try:
         local.model.load(weights, buffers)  # checks them
         shards = _shards(settings, [p for p, _ in jobs], own_data)
+        local.model.look(local.task.prepare(augmented=True), shards[jobs[0][0]].inputs)
+        if local.model.draws:
+            return {}
         programs, begins = _programs(settings, tuple(sorted(shards)), own_data)
         found = train_side_by_side(
             programs,

@@ -64,7 +64,7 @@ def stacked(model: FlatModel, loss: Loss, dtype: torch.dtype, batch: Batch) -> N
     of one convolution. ValueError for a model with buffers, which vmap cannot change."""
     if len(model.buffers):
         raise ValueError("models with buffers, such as BatchNorm's, cannot be stacked")
-    gradient = vmap(grad_and_value(partial(loss_of, model, loss)))
+    gradient = vmap(grad_and_value(partial(loss_of, model, loss, model.constants(dtype))))
     parameters = model.unflatten(batch.weights.to(dtype))
     inputs = as_type(batch.inputs, dtype).unflatten(0, batch.labels.shape[:2])
     gradients, losses = gradient(parameters, inputs, batch.labels, batch.shifts)
@@ -76,7 +76,7 @@ def stacked(model: FlatModel, loss: Loss, dtype: torch.dtype, batch: Batch) -> N
 def on_streams(model: FlatModel, loss: Loss, dtype: torch.dtype, batch: Batch) -> None:
     """Each model by itself, at the same time on streams of the GPU: the operations are those of one
     model after the other, in a graph with a branch for each stream."""
-    everybody = parameters_of(model, batch.weights, dtype)
+    everybody, constants = parameters_of(model, batch.weights, dtype), model.constants(dtype)
     # Cut, and not reshaped: that would lose the layout of the images, which decides the kernels.
     inputs = as_type(batch.inputs, dtype).split(batch.labels.shape[1])
     found = torch.empty_like(batch.gradients, dtype=dtype)
@@ -84,7 +84,8 @@ def on_streams(model: FlatModel, loss: Loss, dtype: torch.dtype, batch: Batch) -
     def one(row: int) -> None:
         parameters = {name: each[row].detach().requires_grad_() for name, each in everybody.items()}
         state = {**parameters, **model.unflatten_buffers(batch.buffers[row])}
-        value = loss_of(model, loss, state, inputs[row], batch.labels[row], batch.shifts[row])
+        shift = batch.shifts[row]
+        value = loss_of(model, loss, constants, state, inputs[row], batch.labels[row], shift)
         gradients = torch.autograd.grad(value, list(parameters.values()), materialize_grads=True)
         torch.cat([gradient.flatten() for gradient in gradients], out=found[row])
         batch.losses[row].copy_(value.detach())
@@ -278,7 +279,8 @@ class RowGradients:
     def __init__(self, one_by_one: Gradients, way: Pass) -> None:
         model, dtype = one_by_one.model, one_by_one.dtype
         if len(model.buffers) or model.draws:
-            what = "with buffers, such as BatchNorm's," if len(model.buffers) else "with dropout"
+            buffers = "with buffers, such as BatchNorm's,"
+            what = buffers if len(model.buffers) else "with dropout or other random numbers"
             raise ValueError(f"models {what} cannot be computed side by side")
         model.module.train()
         self._one_by_one, self._batches = one_by_one, one_by_one.batches

@@ -45,6 +45,7 @@ def train_locally(
     """
     start = model.weights.clone() if settings.proximal_mu else None
     velocity = torch.zeros_like(model.weights)
+    model.look(prepare, examples.inputs)
     model.module.train()
     total = torch.zeros((), device=model.weights.device)
     batches, gradient = minibatches, partial(_gradient, model, loss, settings.precision)

@@ -11,6 +11,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
 from fl_app.config import RunConfig, Value, configure, defaults
+from fl_app.preflight import check_model_of_nodes
 from fl_app.problem import problem_of, task_reference_of
 from fl_app.record.books import recorded
 from fl_app.settings import consensus_run_of, distillation_run_of
@@ -231,6 +232,7 @@ class Consensus(_System):
             raise ConfigError(f"{', '.join(useless)}: has no meaning for Consensus; use settings")
         config, measured = self._config(num_rounds, timeout), dict[int, MetricRecord]()
         model = flat_model(problem_of(config), "small")
+        check_model_of_nodes(model)
 
         def evaluate(window: int, weights: np.ndarray) -> ArrayRecord:
             model.load(weights, np.zeros(0, np.float32))

@@ -32,13 +32,14 @@ from strategies.problem import (
     split_of,
     task_of,
     test_set_of,
+    train_set_of,
 )
 from strategies.pyproject import install
 from strategies.rules import Update, make_rule
 from strategies.schedule import Job
 
 
-def _check_consensus_needs(config: RunConfig, model: FlatModel) -> None:
+def check_model_of_nodes(model: FlatModel) -> None:
     """What the consensus system needs of the nodes' model."""
     for name, layer in model.module.named_modules():
         if isinstance(layer, _NormBase) and layer.running_mean is not None:
@@ -47,6 +48,11 @@ def _check_consensus_needs(config: RunConfig, model: FlatModel) -> None:
                 f"running statistics describe a node's own data; neighbours can neither exchange "
                 f"nor average them; use GroupNorm or LayerNorm"
             )
+    for name in model.unflatten_buffers(model.buffers):
+        raise ConfigError(
+            f"mode='consensus': the model's state has the buffer {name}, and nodes exchange "
+            f"parameters alone; register constants with persistent=False"
+        )
 
 
 def _without_statistics(config: RunConfig) -> str:
@@ -66,7 +72,10 @@ def _check_privacy_needs(config: RunConfig, model: FlatModel) -> None:
             f"depends on the others in its batch"
         )
     if config.privacy.samples and model.draws:
-        raise ConfigError("privacy.samples cannot be with dropout, which torch.func does not draw")
+        raise ConfigError(
+            "privacy.samples cannot be with dropout or other random numbers in a model, which "
+            "torch.func does not draw"
+        )
 
 
 def _check_class_needs(config: RunConfig) -> None:
@@ -159,7 +168,7 @@ def _check_parts(config: RunConfig) -> None:
     small = flat_model(problem, "small")
     _check_privacy_needs(config, small)
     if config.agrees:
-        _check_consensus_needs(config, small)
+        check_model_of_nodes(small)
     if config.distils:
         flat_model(problem, "large")
     if not config.agrees and rules.is_own(config.averaging):
@@ -182,3 +191,8 @@ def _check_examples(config: RunConfig) -> None:
             f"a participant would have {smallest} training example(s); use fewer participants or "
             f"another partition"
         )
+    if config.privacy.samples:  # the model may draw without a layer that tells
+        small = flat_model(problem, "small")
+        with told_as("the small model failed", ConfigError):
+            small.look(task_of(problem).prepare(augmented=True), train_set_of(problem).inputs)
+        _check_privacy_needs(config, small)

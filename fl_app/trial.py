@@ -14,6 +14,7 @@ from strategies.errors import ConfigError, EdgeFlError
 from strategies.evaluation import measured
 from strategies.flat import FlatModel
 from strategies.optimisers import sgd_step
+from strategies.plugins import told_as
 from strategies.problem import (
     flat_model,
     make_task,
@@ -23,7 +24,7 @@ from strategies.problem import (
     train_set_of,
 )
 from strategies.randomness import rng
-from strategies.task import Examples, Task, prepared
+from strategies.task import AsStored, Examples, Task, prepared
 
 _BATCH = 32
 _STEPS = 40  # on one minibatch
@@ -91,15 +92,13 @@ def _model(
             f"model({role!r}) has other initial values when asked again; draw them from PyTorch's "
             f"generator, which is seeded"
         )
-    first, draws = _gradient(task, model, batch)
+    with told_as(f"the {role} model: its loss failed", ConfigError):
+        model.look(AsStored(), batch.inputs)
+        first = _gradient(task, model, batch)
     if not (math.isfinite(first) and bool(model.gradient.isfinite().all())):
         raise ConfigError(f"the {role} model: the loss ({first:g}) or its gradient is not finite")
-    if draws and not model.draws:
-        raise ConfigError(
-            f"the {role} model draws random numbers without a layer that says so (nn.Dropout), and "
-            f"no run could be repeated"
-        )
-    yield f"{role} model: loss {first:.4g}, finite gradient{'; has dropout' if draws else ''}"
+    draws = "; draws random numbers" if model.draws else ""
+    yield f"{role} model: loss {first:.4g}, finite gradient{draws}"
     velocity, loss = torch.zeros_like(model.weights), first
     for _ in range(_STEPS):
         sgd_step(
@@ -109,7 +108,7 @@ def _model(
             learning_rate=config.learning_rate,
             momentum=config.momentum,
         )
-        loss, _ = _gradient(task, model, batch)
+        loss = _gradient(task, model, batch)
     rate = f"learning-rate={config.learning_rate:g}"
     if not loss < first:
         raise ConfigError(
@@ -117,7 +116,9 @@ def _model(
             f"{loss:.4g}, and was {first:.4g}; try a smaller learning-rate"
         )
     yield f"{role} model: {_STEPS} steps on one minibatch with {rate}: loss {loss:.4g}"
-    found = measured(task, model, _test(config, task, batch.inputs.device)).values
+    examples = _test(config, task, batch.inputs.device)
+    with told_as(f"the {role} model: its metrics failed", ConfigError):
+        found = measured(task, model, examples).values
     yield f"{role} model: then on test examples: " + ", ".join(
         f"{name} {value:.4g}" for name, value in found.items()
     )
@@ -129,19 +130,21 @@ def _test(config: RunConfig, task: Task, device: torch.device) -> Examples:
     return Examples(prepared(task.prepare(augmented=False), some.inputs, generator), some.targets)
 
 
-def _gradient(task: Task, model: FlatModel, batch: Examples) -> tuple[float, bool]:
-    """The loss, whose gradient is put into the model, and whether random numbers were drawn."""
+def _gradient(task: Task, model: FlatModel, batch: Examples) -> float:
+    """The loss, whose gradient is put into the model."""
     model.module.train()
     model.zero_grad()
+    outputs = model.module(batch.inputs)
     before = torch.get_rng_state()
-    loss = task.loss(model.module(batch.inputs), batch.targets)
+    loss = task.loss(outputs, batch.targets)
     if loss.shape != ():
         raise ConfigError(
             f"loss() returned a tensor {tuple(loss.shape)}; return the mean, a scalar"
         )
-    draws = not torch.equal(before, torch.get_rng_state())
+    if not torch.equal(before, torch.get_rng_state()):
+        raise ConfigError("loss() draws random numbers, and no run could be repeated")
     loss.backward()
-    return loss.item(), draws
+    return loss.item()
 
 
 def _consensus(given: Mapping[str, Value]) -> str:
@@ -160,9 +163,9 @@ def _side_by_side(model: FlatModel, task: Task, batch: Examples) -> str:
     both = torch.stack([model.weights, model.weights])
     inputs, targets = (torch.stack([each, each]) for each in (batch.inputs, batch.targets))
     try:
-        vmap(lambda w, x, y: loss_of(model, task.loss, model.unflatten(w), x, y, x.new_empty(0)))(
-            both, inputs, targets
-        )
+        vmap(
+            lambda w, x, y: loss_of(model, task.loss, {}, model.unflatten(w), x, y, x.new_empty(0))
+        )(both, inputs, targets)
     except Exception as error:  # whatever torch.func says of somebody's model
         return f"engine stacked: not possible: {str(error).splitlines()[0]}"
     return "engine stacked: possible"

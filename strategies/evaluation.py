@@ -46,7 +46,7 @@ class Measured(NamedTuple):
     values: the task's metrics by name, and "loss"; all NaN of a model whose values, or whose loss,
     are not finite: its answers mean nothing. by_class: the main metric of the examples of each
     class that has any, by its name; nothing where the task has no classes, or an example has
-    several.
+    several. A metric that judges no example is NaN.
     """
 
     values: dict[str, float]
@@ -121,13 +121,16 @@ class _Sums:
     def __init__(self, task: Task) -> None:
         self._task = task
         self._metrics: dict[Metric, torch.Tensor | float] = dict.fromkeys(task.metrics, 0.0)
+        self._judged: dict[Metric, torch.Tensor | int] = dict.fromkeys(task.metrics, 0)
         self._loss: torch.Tensor | float = 0.0
         self._each: list[torch.Tensor] = []  # the main metric of each example
 
     def add(self, outputs: torch.Tensor, targets: torch.Tensor) -> None:
         for metric in self._task.metrics:
-            each = metric.each(outputs, targets)
-            self._metrics[metric] += each.sum(dtype=torch.float64)
+            each = _of_each(metric, outputs, targets)
+            judged = ~each.isnan()
+            self._metrics[metric] += each.where(judged, 0.0).sum(dtype=torch.float64)
+            self._judged[metric] += judged.sum()
             if metric is self._task.metric:
                 self._each.append(each.double())
         self._loss += self._task.loss(outputs, targets).double() * len(targets)
@@ -138,15 +141,32 @@ class _Sums:
         if not (math.isfinite(loss) and all(bool(each.isfinite().all()) for each in vectors)):
             nothing = dict.fromkeys([each.name for each in self._metrics] + ["loss"], math.nan)
             return Measured(nothing, {})
-        values = {m.name: m.finish(float(total) / count) for m, total in self._metrics.items()}
+        values = {
+            m.name: m.finish(float(total) / int(self._judged[m])) if self._judged[m] else math.nan
+            for m, total in self._metrics.items()
+        }
         by_class = _by_class(self._task, torch.cat(self._each).cpu(), examples.targets)
         return Measured(values | {"loss": loss / count}, by_class)
+
+
+def _of_each(metric: Metric, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The metric of each example, (b,). ValueError where it is not one number for each."""
+    each, expected = metric.each(outputs, targets), (len(targets),)
+    found = tuple(each.shape) if isinstance(each, torch.Tensor) else type(each).__name__
+    if found != expected:
+        raise ValueError(
+            f"the metric {metric.name!r}: each() returned {found} for {len(targets)} examples; "
+            f"return a number for each, a tensor {expected}"
+        )
+    return each
 
 
 def _by_class(task: Task, each: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
     if not task.classes or targets.dim() != 1:
         return {}
     groups = targets.cpu().long()
+    judged = (groups >= 0) & ~each.isnan()
+    groups, each = groups[judged], each[judged]
     counts = torch.bincount(groups, minlength=len(task.classes))
     sums = torch.bincount(groups, each, minlength=len(task.classes))
     return {

@@ -7,9 +7,11 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from strategies.randomness import rng
+from strategies.task import Prepare, prepared
 
 
 class FlatModel:
@@ -24,18 +26,22 @@ class FlatModel:
         buffers: all floating-point buffers (BatchNorm statistics), (q,). Integer buffers stay in
             the module: nothing reads them while BatchNorm's momentum is a number; and those that
             are no part of its state dict, such as a table of positions: they are constants.
-        draws: whether the module draws random numbers in training, as its layers tell (dropout).
+        draws: whether the module draws random numbers in training, as its layers tell (dropout) or
+            `look` has seen.
 
     Convolution weights keep PyTorch's (out, in, height, width) order in the vector: a vector laid
     out channels-last is no faster (measured), the layout of the images alone decides.
 
     Raises:
-        ValueError: such a parameter or a floating-point buffer is not float32, or there is none.
+        ValueError: such a parameter or a floating-point buffer is not float32, there is no such
+            parameter, or a BatchNorm has momentum=None.
     """
 
     def __init__(self, module: nn.Module, device: str | torch.device = "cpu") -> None:
         self.module = module.to(device)
         self.draws = any(map(_draws, module.modules()))
+        self._looked = False
+        _check_momentum(self.module)
         parameters = _trained(self.module)
         if not parameters:
             raise ValueError("no parameter requires gradients; there is nothing to learn")
@@ -43,6 +49,7 @@ class FlatModel:
         for name, tensor in {**parameters, **buffers}.items():
             if tensor.dtype != torch.float32:
                 raise ValueError(f"{name} is {tensor.dtype}; a flat model takes torch.float32 only")
+        self._constants: dict[torch.dtype, dict[str, torch.Tensor]] = {}
         self._layout = ";".join(
             f"{kind}:{name}:{tuple(tensor.shape)}"
             for kind, tensors in (("parameter", parameters), ("buffer", buffers))
@@ -74,6 +81,20 @@ class FlatModel:
         """Return the floating-point buffers by name, as views into `buffers` (q,)."""
         found = _statistics(self.module)
         return dict(zip(found, _views(buffers, found.values()), strict=True))
+
+    def constants(self, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        """Return by name, as `dtype`, the frozen parameters and the buffers that are in neither
+        vector, of those that are float32; nothing for float32 itself. They are cast once."""
+        if dtype not in self._constants:
+            module = self.module
+            others = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+            vectors = _trained(module).keys() | _statistics(module).keys()
+            self._constants[dtype] = {
+                name: tensor.detach().to(dtype)
+                for name, tensor in others.items()
+                if name not in vectors and tensor.dtype == torch.float32 != dtype
+            }
+        return self._constants[dtype]
 
     def load(self, weights: np.ndarray | torch.Tensor, buffers: np.ndarray | torch.Tensor) -> None:
         """Copy both vectors into the model, in place.
@@ -110,10 +131,28 @@ class FlatModel:
         state = self.state()
         return hashlib.sha256(state["weights"].tobytes() + state["buffers"].tobytes()).hexdigest()
 
+    @torch.no_grad()
+    def look(self, prepare: Prepare, stored: torch.Tensor) -> None:
+        """See once whether the module draws random numbers in training, with some of these stored
+        inputs: it may do so without a layer that tells. Nothing but `draws` changes."""
+        if self.draws or self._looked:
+            return
+        module, device, self._looked = self.module, self.weights.device, True
+        inputs = prepared(prepare, stored[:2].to(device), rng(0, "look"))
+        kept = [(buffer, buffer.clone()) for buffer in module.buffers()]
+        mode = module.training
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            before = _generators(device)
+            module.train()(inputs)
+            self.draws = not all(map(torch.equal, before, _generators(device)))
+        module.train(mode)
+        for buffer, before in kept:
+            buffer.copy_(before)
+
     @contextmanager
     def drawing(self, seed: int, *path: str | int) -> Iterator[None]:
         """Within it the module draws from the stream `path` under `seed`; afterwards PyTorch's
-        generators are as they were."""
+        generators are as they were. Whoever trains has had a `look` before."""
         if not self.draws:
             yield
             return
@@ -130,6 +169,23 @@ def _draws(layer: nn.Module) -> bool:
     if isinstance(layer, _DropoutNd):
         return layer.p > 0
     return isinstance(layer, nn.RNNBase | nn.MultiheadAttention) and layer.dropout > 0
+
+
+def _generators(device: torch.device) -> list[torch.Tensor]:
+    """The states of PyTorch's generators that a module on `device` may draw from."""
+    of_device = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return [torch.get_rng_state(), *of_device]
+
+
+def _check_momentum(module: nn.Module) -> None:
+    """That no running statistics depend on a count, which stays in the process."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, _BatchNorm) and layer.track_running_stats and layer.momentum is None:
+            raise ValueError(
+                f"{name or 'the model'} is a {type(layer).__name__} with momentum=None, whose "
+                f"statistics depend on all minibatches that a process has seen before; give it a "
+                f"number, such as momentum=0.1"
+            )
 
 
 def _trained(module: nn.Module) -> dict[str, nn.Parameter]:

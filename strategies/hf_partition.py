@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from strategies.pyproject import install
+from strategies.randomness import rng
 
 
 def flwr_datasets_partition(
@@ -13,8 +14,9 @@ def flwr_datasets_partition(
 ) -> list[np.ndarray]:
     """Return the index lists that ``flwr_datasets.partitioner.<name>`` makes of `labels`.
 
-    The partitioner sees a data set of labels only, in memory. It gets those of `num_partitions`,
-    `seed`, ``partition_by="label"`` and `params` that its constructor knows.
+    The partitioner sees a data set of labels only, in memory and in an order by `seed`: some, such
+    as IidPartitioner, cut it as it comes, and labels often come class by class. It gets those of
+    `num_partitions`, `seed`, ``partition_by="label"`` and `params` that its constructor knows.
 
     Raises:
         ValueError: flwr-datasets is not installed or has no such partitioner, or the partitioner
@@ -33,7 +35,8 @@ def flwr_datasets_partition(
     known = inspect.signature(maker).parameters
     try:
         partitioner = maker(**{key: value for key, value in offered.items() if key in known})
-        partitioner.dataset = Dataset.from_dict({"label": labels, "index": np.arange(len(labels))})
+        order = rng(seed, "partition", name).permutation(len(labels))
+        partitioner.dataset = Dataset.from_dict({"label": labels[order], "index": order})
         parts = [
             np.asarray(partitioner.load_partition(i)["index"], np.int64)
             for i in range(partitioner.num_partitions)

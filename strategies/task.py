@@ -104,8 +104,9 @@ class Metric:
     """A number by which models are judged: finish(the mean of `each` over the examples).
 
     name: a word, as records and figures have it. each: (outputs, targets) -> a number per example,
-    (b,). finish: what makes the number of that mean, such as its root. higher_is_better: which
-    models are the good ones. percent: shown times 100, with a %.
+    (b,), or NaN of an example in which there is nothing to judge: it is left out of the mean.
+    finish: what makes the number of that mean, such as its root. higher_is_better: which models are
+    the good ones. percent: shown times 100, with a %.
     """
 
     name: str
@@ -162,7 +163,7 @@ class Task(ABC):
         self, student: torch.Tensor, teacher: torch.Tensor, temperature: float
     ) -> torch.Tensor:
         """The mean loss of a student's outputs towards a teacher's on the same minibatch."""
-        return functional.mse_loss(student, teacher.detach())
+        return mean_squared_error(student, teacher.detach())
 
     def own(self, path: str) -> Examples:
         """A device's own training examples at `path`. ValueError where a task has no such thing."""
@@ -213,24 +214,50 @@ class Task(ABC):
         return self.metrics[0]
 
 
+def _check_one_shape(outputs: torch.Tensor, targets: torch.Tensor) -> None:
+    """Of (b, 1) and (b,) PyTorch would take each output from each target, and say nothing of it."""
+    if outputs.shape != targets.shape:
+        raise ValueError(
+            f"outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)} must be of one "
+            f"shape"
+        )
+
+
+def mean_squared_error(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The loss of numbers. ValueError where outputs and targets are not of one shape."""
+    _check_one_shape(outputs, targets)
+    return functional.mse_loss(outputs, targets)
+
+
 def _per_example(values: torch.Tensor) -> torch.Tensor:
     """Means over all but the first dimension."""
     return values.flatten(1).mean(1) if values.dim() > 1 else values
 
 
+def _over_classes(values: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Means of an example's values where it has a class, (b,); NaN of one without any. A negative
+    number is no class: cross entropy, too, leaves padding of -100 out."""
+    known = (targets >= 0).reshape(len(targets), -1)
+    values = values.double().reshape(len(targets), -1)
+    return values.where(known, 0.0).sum(1) / known.sum(1)
+
+
 def _right(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return _per_example((outputs.argmax(1) == targets).double())
+    return _over_classes(outputs.argmax(1) == targets, targets)
 
 
 def _cross_entropy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return _per_example(functional.cross_entropy(outputs, targets, reduction="none").double())
+    values = functional.cross_entropy(outputs, targets, reduction="none")
+    return _over_classes(values, targets)
 
 
 def _squared_error(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    _check_one_shape(outputs, targets)
     return _per_example((outputs - targets).double().square())
 
 
 def _absolute_error(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    _check_one_shape(outputs, targets)
     return _per_example((outputs - targets).double().abs())
 
 
@@ -262,7 +289,8 @@ def softened_divergence(
 
 class Classification(Task):
     """Outputs (b, classes, ...) are logits, targets (b, ...) int64 numbers of classes: one of an
-    example or, for segmentation and language models, one of each of its positions."""
+    example or, for segmentation and language models, one of each of its positions; or -100 where
+    there is none, which neither loss nor metrics count."""
 
     metrics = (ACCURACY,)
 
@@ -281,4 +309,4 @@ class Regression(Task):
     metrics = (RMSE, MAE)
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return functional.mse_loss(outputs, targets)
+        return mean_squared_error(outputs, targets)

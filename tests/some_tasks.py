@@ -139,3 +139,15 @@ class BatchNormed(nn.Sequential):
     def __init__(self) -> None:
         parts = nn.Embedding(7, 8), nn.Flatten(), nn.BatchNorm1d(48), nn.Linear(48, 2)
         super().__init__(*parts)
+
+
+class Placed(nn.Module):
+    """Constants that are a part of its state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.head = nn.Embedding(7, 8), nn.Linear(48, 2)
+        self.register_buffer("places", torch.randn(6, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head((self.words(x) + self.places).flatten(1))

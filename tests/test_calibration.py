@@ -14,7 +14,7 @@ from torch.nn import functional
 from fl_app.config import resolve
 from fl_app.problem import problem_of
 from strategies.averaging import Vectors
-from strategies.distillation.calibration import Calibration
+from strategies.distillation.calibration import Calibration, chosen
 from strategies.errors import ConfigError
 from strategies.flat import FlatModel
 from strategies.head import Head, label_gradient
@@ -113,6 +113,19 @@ def test_the_gradient_is_that_of_the_cross_entropy() -> None:
 
 
 # ------------------------------------------------------------------------------- all participants
+
+
+def test_of_many_images_some_of_every_class_are_used() -> None:
+    """The server's images are in the order of the training set, which is sorted by class."""
+    problem = problem_of(resolve({**SMALL, "proxy-examples": 3000}))
+    targets = train_set_of(problem).targets[split_of(problem).proxy]
+    used = chosen(3000, seed=0)
+    assert len(used) == 2000
+    assert (np.diff(used) > 0).all()
+    assert torch.bincount(targets[used]).min() > 150
+    assert len(Calibration(problem)._inputs) == 2000
+    assert not np.array_equal(used, chosen(3000, seed=1))
+    assert chosen(1500, seed=0).tolist() == list(range(1500))
 
 
 def calibration() -> tuple[Calibration, Head, FlatModel, Vectors]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -389,6 +390,35 @@ def test_less_precise_arithmetic_is_near_and_not_equal(way: str) -> None:
     assert rough.dtype == torch.float32
     assert torch.equal(rough, found(torch.bfloat16))
     assert 1e-4 < (rough - exact).norm() / exact.norm() < 0.1
+
+
+class Adapted(nn.Module):
+    """A trained layer behind a frozen one, a table of constants, and between them a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen = nn.Linear(28 * 28, 8).requires_grad_(False)
+        self.register_buffer("places", torch.linspace(0, 1, 8), persistent=False)
+        self.norm, self.head = nn.LayerNorm(8), nn.Linear(8, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(self.frozen(x.flatten(1)) + self.places))
+
+
+@pytest.mark.parametrize("way", PASSES)
+def test_what_is_not_trained_has_the_type_of_the_arithmetic_too(way: str) -> None:
+    model = FlatModel(Adapted())
+    due = [(node, 0) for node in nodes_of(model, 3)]
+    exact, rough = (
+        RowGradients(gradients_of(model, dict.fromkeys(range(3), 8), dtype=dtype), PASSES[way])(due)
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert 1e-4 < (rough - exact).norm() / exact.norm() < 0.1
+    assert model.constants(torch.float32) == {}
+    cast = model.constants(torch.bfloat16)
+    assert cast.keys() == {"frozen.weight", "frozen.bias", "places"}
+    assert cast is model.constants(torch.bfloat16)
+    assert model.module.frozen.weight.dtype == torch.float32  # type: ignore[union-attr]
 
 
 class Operations(TorchDispatchMode):

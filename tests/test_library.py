@@ -17,7 +17,7 @@ from fl_app.problem import problem_of
 from fl_app.record.run_dir import list_runs
 from strategies.errors import ConfigError, EdgeFlError
 from strategies.problem import flat_model
-from tests import fake_grid
+from tests import fake_grid, some_tasks
 from tests.fake_grid import FakeGrid
 from tests.harness import run
 
@@ -246,3 +246,11 @@ def test_arguments_that_have_no_meaning_are_refused() -> None:
         Distillation().start(FakeGrid({}), train_config=some)
     with pytest.raises(ConfigError, match="train_config: has no meaning for Consensus"):
         Consensus().start(FakeGrid({}), train_config=some)
+
+
+def test_nodes_with_a_buffer_in_their_state_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = type("Its", (some_tasks.Words,), {"kind": some_tasks.Placed})
+    monkeypatch.setattr(some_tasks, "PlacedTask", task, raising=False)
+    strategy = Consensus(task="tests.some_tasks:PlacedTask")
+    with pytest.raises(ConfigError, match="register constants with persistent=False"):
+        strategy.start(FakeGrid({}))

@@ -45,6 +45,14 @@ POSSIBLE = "mode=consensus: possible", "engine stacked: possible"
                 "engine stacked: not possible: the model has buffers",
             ),
         ),
+        (
+            some_tasks.Placed,
+            7 * 8 + 98,
+            (
+                "mode=consensus: not possible: mode='consensus': the model's state has the buffer "
+                "places, and nodes exchange parameters alone; register constants with persistent=F",
+            ),
+        ),
     ],
 )
 def test_a_kind_of_module_is_learnt_or_said_why_not(

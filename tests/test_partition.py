@@ -263,6 +263,16 @@ class TestAgainstFlwrDatasets:
         everything = np.concatenate(first)
         assert len(np.unique(everything)) == len(everything)
 
+    @pytest.mark.parametrize(
+        "name",
+        ["IidPartitioner", "LinearPartitioner", "SquarePartitioner", "ExponentialPartitioner"],
+    )
+    def test_who_cuts_what_is_sorted_by_class_gives_everybody_each(self, name: str) -> None:
+        labels = np.repeat(np.arange(4), 500)
+        parts, others = (partition(labels, f"hf:{name}", 4, seed) for seed in (0, 1))
+        assert (label_histogram(labels, parts, 4) > 0).all()
+        assert not np.array_equal(parts[0], others[0])
+
     def test_iid_sizes_agree(self) -> None:
         ours, theirs = (
             sorted(map(len, partition(LABELS, scheme, 7, 0)))

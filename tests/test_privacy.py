@@ -281,6 +281,15 @@ def test_what_images_have_spent_by_their_participants_jobs() -> None:
     assert real["samples"] == {**event["samples"], "2": epsilon(1.0, 1.0, 22, 1e-5)}
 
 
+def test_of_a_participant_whose_data_change_the_fewest_images_count() -> None:
+    """Whether it had them first or last: an image among few is in more of the batches."""
+    keys: dict[str, Any] = {"privacy.clients": "off", "privacy.samples": True, "batch-size": 64}
+    for numbers in ([640, 6400], [6400, 640]):
+        jobs = [job(0, examples=number) for number in numbers]
+        [event] = spent(jobs, resolve({**TINY, **keys}))
+        assert event["samples"] == {"0": epsilon(1.0, 0.1, 2 * 22, 1e-5)}
+
+
 def test_rounds_that_are_done_again_with_other_noise_count_twice() -> None:
     events = [job(0), {"event": "resumed", "round": 0}]
     [virtual], [real] = (spent(events, config_with(clock=c)) for c in ("virtual", "real"))

@@ -160,6 +160,8 @@ def test_a_devices_own_rows_are_scaled_like_those_of_the_run(tmp_path: Path) -> 
         task.own(str(written("age,height\n20,1.5\n", tmp_path)))
     with pytest.raises(EdgeFlError, match="'old' in column 'age' is no number"):
         task.own(str(written("age,city,height\nold,Ome,1\n", tmp_path)))
+    with pytest.raises(EdgeFlError, match="column 'height' is to be predicted, and is empty in 1"):
+        task.own(str(written("age,city,height\n20,Ome,\n30,Ome,1\n", tmp_path)))
     task = of(written(PEOPLE.replace("?", "Ina"), tmp_path), **{"table-target": "city"})
     with pytest.raises(EdgeFlError, match="'Nara' in column 'city' is none of the classes Ina"):
         task.own(str(written("age,city,height\n1,Nara,1\n", tmp_path, "device.csv")))

@@ -101,6 +101,11 @@ def test_a_name_that_is_no_task_is_refused(task: str, message: str) -> None:
             "  def model(self, role): return nn.Linear(2, 2).double()",
             "the small model: weight is torch.float64",
         ),
+        (
+            "from tests.some_tasks import *\nclass T(Points):\n  def model(self, role):\n"
+            "    return nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2, momentum=None))",
+            "the small model: 1 is a BatchNorm1d with momentum=None, whose statistics depend",
+        ),
     ],
 )
 def test_what_somebodys_task_does_wrong_is_told_in_a_line(

@@ -155,11 +155,7 @@ class Encoding:
         """
         table, target = training, target or training.names[-1]
         cells = training.column(target) + test.column(target)
-        if empty := sum(map(_is_empty, cells)):
-            raise DataError(
-                f"{table.where}: column {target!r} is to be predicted, and is empty in {empty} "
-                f"row(s); leave them out, or name another with table-target"
-            )
+        _check_filled(table.where, target, cells)
         if kind == "auto":
             kind = CLASSES if _look_like_classes(cells) else NUMBERS
         if kind == NUMBERS and None in [_number(cell) for cell in cells]:
@@ -179,17 +175,26 @@ class Encoding:
 
     def targets(self, table: Table) -> np.ndarray:
         """Numbers of classes (rows,) int64, or standardised numbers (rows, 1) float32. DataError
-        for a class that is not known."""
+        for a class that is not known, and for an empty cell."""
+        cells = table.column(self.target.name)
+        _check_filled(table.where, self.target.name, cells)
         if not self.classes:
             return self.target.numbers(table)
         place = {name: k for k, name in enumerate(self.classes)}
-        cells = table.column(self.target.name)
         if unknown := sorted(set(cells) - place.keys()):
             raise DataError(
                 f"{table.where}: {printable(unknown[0])!r} in column {self.target.name!r} is none "
                 f"of the classes {', '.join(self.classes[:20])}"
             )
         return np.array([place[cell] for cell in cells], np.int64)
+
+
+def _check_filled(where: str, target: str, cells: Sequence[str]) -> None:
+    if empty := sum(map(_is_empty, cells)):
+        raise DataError(
+            f"{where}: column {target!r} is to be predicted, and is empty in {empty} row(s); leave "
+            f"them out, or name another with table-target"
+        )
 
 
 def _is_empty(cell: str) -> bool:

@@ -24,7 +24,8 @@ def spent(events: Sequence[Event], config: RunConfig) -> list[Event]:
     - clients_if_sampled: the same if nobody knows who contributed when, and each participant takes
       part in a round by a coin of its own of probability `fraction-train`
     - samples: {participant: epsilon} of a single image towards whoever sees the participant's
-      updates, the server included
+      updates, the server included; for all its jobs as if it had had as few images as in the one
+      with the fewest, which is never less than what was spent
     """
     privacy = config.privacy
     if not privacy.on:
@@ -43,13 +44,16 @@ def spent(events: Sequence[Event], config: RunConfig) -> list[Event]:
         # a job begin that it is to lose.
         shown = {"ok", "rejected", "error"} | (set() if config.virtual else {"lost"})
         jobs = _jobs(events, config, shown)
-        finished = of_kind(events, "job")
-        examples = {e["participant"]: e["examples"] for e in finished if e["examples"]}
+        fewest: dict[int, int] = {}  # a device's own data may change from job to job
+        for job in of_kind(events, "job"):
+            if job["examples"]:
+                participant = job["participant"]
+                fewest[participant] = min(job["examples"], fewest.get(participant, job["examples"]))
         event["samples"] = {
             str(participant): epsilon(
                 privacy.sample_noise_multiplier,
                 # Of a participant that never had a good update nobody knows how much data it has.
-                min(1.0, config.batch_size / examples.get(participant, 1)),
+                min(1.0, config.batch_size / fewest.get(participant, 1)),
                 count * config.local_steps,
                 privacy.delta,
             )

@@ -15,7 +15,16 @@ from torch.nn import functional
 
 from fl_app.data.table import Encoding, Table, embedded, read_csv
 from strategies.randomness import rng
-from strategies.task import ACCURACY, MAE, RMSE, Examples, Metric, Task, softened_divergence
+from strategies.task import (
+    ACCURACY,
+    MAE,
+    RMSE,
+    Examples,
+    Metric,
+    Task,
+    mean_squared_error,
+    softened_divergence,
+)
 
 _TEST = 5  # of so many rows, one is for the test
 _BINS = 10  # of targets that are numbers, for partitions
@@ -89,7 +98,7 @@ class Tables(Task):
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         if self.classes:
             return functional.cross_entropy(outputs, targets)
-        return functional.mse_loss(outputs, targets)
+        return mean_squared_error(outputs, targets)
 
     def distillation(
         self, student: torch.Tensor, teacher: torch.Tensor, temperature: float

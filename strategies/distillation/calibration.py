@@ -36,6 +36,14 @@ _PULL = 1e-3
 _ITERATIONS = 60
 
 
+def chosen(images: int, seed: int) -> np.ndarray:
+    """Which of the server's images are used: all, or _IMAGES at random, in order. The first ones
+    would not do: data are often sorted by class."""
+    if images <= _IMAGES:
+        return np.arange(images)
+    return np.sort(rng(seed, "calibration-images").choice(images, _IMAGES, replace=False))
+
+
 class Calibration:
     """Versions of the small model with the last layer that all participants' labels ask for.
 
@@ -47,7 +55,7 @@ class Calibration:
 
     def __init__(self, problem: Problem) -> None:
         task, proxy = task_of(problem), proxy_data(problem)
-        stored = proxy.inputs[:_IMAGES]
+        stored = proxy.inputs[chosen(len(proxy.inputs), problem.seed)]
         self._inputs = prepared(task.prepare(False), stored, rng(problem.seed, "calibration"))
         self._model = flat_model(problem, "small")
         try:

@@ -52,6 +52,8 @@ class Learner:
         self._run, self._task, self._proxy = run, task, proxy
         self._student, self._teacher = large, small
         self._training = Student(run, large)
+        for model in (large, small):
+            model.look(proxy.prepare, proxy.inputs)
         self._records = large.weights.device.type == "cuda" if records is None else records
         self._records = self._records and not large.draws
         self._recorded: RecordedStep | None = None

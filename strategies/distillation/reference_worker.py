@@ -58,6 +58,7 @@ class Alone:
         self._task = task_of(run.problem)
         self._prepare = self._task.prepare(augmented=True)
         self._model = flat_model(run.problem, "large", device)
+        self._model.look(self._prepare, self._examples.inputs)
         self._student = Student(run, self._model)
         self.step = 0
 
