@@ -154,7 +154,7 @@ _SLOW = (*_FEW, BUFFERED, "sync-forward")
 # Where a run is long or there are many of them: ours, what it is worth less an ingredient, and who
 # waits, without and with our teacher.
 _FAIR = (OURS, f"sync-x{MORE}", CALIBRATED, WAITING, "plus-no-calibration")
-_ADJUSTED = (OURS, f"sync-x{MORE}", CALIBRATED, "plus-no-calibration")
+_ADJUSTED = (OURS, f"sync-x{MORE}", CALIBRATED, WAITING, "plus-no-calibration")
 _EMBEDDED = (
     Setting(labels=1500, rows=(*_FEW, "async-round", *_FORWARD)),
     Setting(rows=_NOT_BUFFERED, centralized=True),
