@@ -13,9 +13,12 @@ from fl_app.cli import main
 from fl_app.config import resolve
 from fl_app.launch.supervise import ENDING
 from fl_app.manage import execute, plan
+from fl_app.problem import problem_of
+from fl_app.record.books import open_books
 from fl_app.record.groups import Group, Run, band, grouped, mean_and_error, paired
 from fl_app.record.run_dir import RunDirectory, reserve
 from fl_app.record.writer import LOCK
+from strategies.problem import task_of
 from tests.record_events import distill_events, fill
 
 
@@ -166,12 +169,54 @@ def test_what_is_there_already_is_not_run_again(root: Path) -> None:
     assert len({each.name for each in found}) == 6
 
 
+OWN = "def rule({given}):\n    return {given}\n"
+
+
+def test_what_was_made_of_other_data_or_own_code_is_run_again(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules = tmp_path / "rules.py"
+    rules.write_text(OWN.format(given="one"))
+    words = ["partition=rules.py:rule", "mode=average", "task=tables", "seed=0"]
+    [before] = plan.planned(words, "s")
+    config = resolve(before.config)
+
+    def record(name: str) -> RunDirectory:
+        run = RunDirectory.create(root, config.flat(), name=name)
+        open_books(run, config)
+        run.write_summary({"status": "completed"})
+        return run
+
+    record("first")
+    [found] = plan.planned(words, "s")
+    assert (found.state, found.outdated) == ("done", ())
+    rules.write_text(OWN.format(given="other"))
+    [found] = plan.planned(words, "s")
+    assert (found.state, found.existing) == ("missing", None)
+    assert main(["sweep", *words, "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "first was made with others: the code of partition; it does not count" in told
+    second = record("second")
+    [found] = plan.planned(words, "s")
+    assert found.state == "done"
+    assert found.existing
+    assert found.existing.name == "second"
+    metrics = second.path / "metrics.jsonl"
+    data = task_of(problem_of(config)).digest
+    metrics.write_text(metrics.read_text().replace(data, "0" * 64))  # of that time
+    [found] = plan.planned(words, "s")
+    assert found.state == "missing"
+    assert [line.split(" was")[0] for line in found.outdated] == ["first", "second"]
+    assert "the examples or the names of classes" in found.outdated[1]
+
+
 FAKE = """
 import json, os, sys, time
 from fl_app.launch.values import parse_assignments
 from fl_app.config import resolve
 from fl_app.record.run_dir import RunDirectory
 from strategies.paths import runs_root
+from strategies.problem import task_of
 from tests.record_events import distill_events, fill
 words = [word for word in sys.argv[2:] if word != "--quiet"]
 config = resolve(parse_assignments(words))
