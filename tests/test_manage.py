@@ -354,6 +354,21 @@ def test_a_run_is_removed_by_name_and_what_is_written_or_unclear_stays(
     assert (root.parent / "precious").is_dir()
 
 
+@pytest.mark.parametrize("words", [[""], ["--all", ""], ["o"], ["other", ""]])
+def test_nothing_is_removed_that_was_not_named(
+    words: list[str], root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(root, "one")
+    monkeypatch.chdir(root / "one")
+    if "other" in words:
+        make(root, "other")
+    before = sorted(root.iterdir())
+    assert main(["rm", *words]) == 2
+    assert sorted(root.iterdir()) == before
+    monkeypatch.chdir(root.parent)
+    assert main(["rm", str(root / "one")]) == 0
+
+
 def test_a_run_that_never_began_is_listed_and_removed(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

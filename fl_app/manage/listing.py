@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fl_app.record.find import find_run
+from fl_app.record.find import at_path
 from fl_app.record.metrics import Metric, metric_of
 from fl_app.record.modes import view_of
 from fl_app.record.page.snapshot import status
@@ -83,16 +83,22 @@ def fits(each: Entry, words: Sequence[str]) -> bool:
 
 
 def removed(names: Sequence[str], *, yes: bool) -> list[str]:
-    """Remove runs by what people call them; with `yes` also several by one beginning. Returns the
-    names of those that are gone. RunDirectoryError, before anything is removed, for one that is not
-    there, is no run, or is being written."""
+    """Remove runs by their names or paths; with `yes` also several by one beginning. Returns the
+    names of those that are gone. ConfigError, before anything is removed, for an empty name, and
+    RunDirectoryError for a run that is not there, is none, or is being written."""
+    if "" in names:  # every name begins with it, and as a path it is the working directory
+        raise ConfigError("an empty name names no run; nothing is removed")
     root = runs_root()
     there = [*list_runs(root), *list_reserved(root)]  # damaged ones, too
     doomed: dict[str, RunDirectory] = {}
     for name in names:
         exact = [run for run in there if run.name == name]
         several = [run for run in there if yes and run.name.startswith(name)]
-        doomed |= {str(run.path): run for run in exact or several or [find_run(name)]}
+        found = exact or several or [run for run in [at_path(name)] if run]
+        if not found:
+            hint = "" if yes else "give the whole name or a path, or --all with a beginning; "
+            raise RunDirectoryError(f"there is no run {name!r} in {root}; {hint}see `edge-fl runs`")
+        doomed |= {str(run.path): run for run in found}
     for run in doomed.values():
         if is_written(run.path):
             raise RunDirectoryError(f"{run.path} is being written; stop that run first")
