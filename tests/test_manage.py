@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -241,16 +240,22 @@ def test_a_sweep_runs_what_is_missing_and_says_what_came_out(root: Path) -> None
     assert states == ["done", "done", "missing"]
 
 
+def test_a_run_that_says_much_ends_all_the_same(root: Path) -> None:
+    told: list[str] = []
+    program = "import sys; print('much\\n' * 100_000); sys.exit('edge-fl: at last')"
+    command = [sys.executable, "-c", program]
+    assert execute.execute(plan.planned(["seed=0"], "s"), 1, told.append, command) == 1
+    assert "seed=0: failed: edge-fl: at last" in told[0]
+
+
 def test_what_came_out_is_told_in_the_tasks_own_unit(root: Path) -> None:
     run = RunDirectory.create(root, resolve({"task": "text"}).flat(), name="text")
     metric = {"name": "perplexity", "unit": "", "direction": "lower"}
     run.emit("run_started", config={}, metric=metric)
     run.write_summary({"status": "completed", "final": {"published": 12.5}})
-    source = ["echo", f"run directory: {run.path}"]
-    process = subprocess.Popen(source, stdout=subprocess.PIPE, text=True)
-    assert process.wait() == 0
     planned = plan.Planned((), {"mode": "distill"}, "text", "missing", None)
-    assert execute._told(planned, process) == "perplexity 12.500"
+    told = execute._told(planned, 0, f"run directory: {run.path}\n")
+    assert told == "perplexity 12.500"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
