@@ -132,6 +132,8 @@ def test_a_sweep_is_the_product_of_its_values() -> None:
     [
         (["seed"], "not an assignment"),
         (["seed=0,0"], "a value twice"),
+        (["seed=0,00"], "seed=00 is the same as seed=0; give it once"),
+        (["learning-rate=0.1,0.2,0.10"], "learning-rate=0.10 is the same as learning-rate=0.1;"),
         (["seed=3..1"], "a range goes up"),
         (["seed=0..20000"], "that is 20001 runs; a sweep has at most 10000"),
         (["seed=0..999", "participants=1..999"], "at most 10000"),
@@ -238,6 +240,20 @@ def test_a_sweep_runs_what_is_missing_and_says_what_came_out(root: Path) -> None
     ]  # fmt: skip
     states = [each.state for each in plan.planned(["seed=0..2"], "s")]
     assert states == ["done", "done", "missing"]
+
+
+def test_a_sweep_finds_its_runs_where_the_app_keeps_them(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text(
+        f"[tool.edge-fl]\n[tool.flwr.app.config]\noutput = {str(tmp_path / 'kept')!r}\n"
+    )
+    make(tmp_path / "kept", "by-hand", seed=0)
+    found = plan.planned(["seed=0..1"], "s")
+    assert [each.state for each in found] == ["done", "missing"]
+    make(tmp_path / "kept", found[1].name, seed=1, status="failed")
+    program = "import sys; sys.exit(sys.argv[3])"
+    told: list[str] = []
+    execute.execute(found, 1, told.append, [sys.executable, "-c", program])
+    assert f"failed: name={found[1].name}-2" in told[0]
 
 
 def test_a_run_that_says_much_ends_all_the_same(root: Path) -> None:

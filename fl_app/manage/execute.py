@@ -98,7 +98,7 @@ def _start(each: Planned, command: Sequence[str]) -> _Working:
     if each.state == "resumable" and each.existing:
         words = ["resume", str(each.existing.path)]
     else:
-        taken = {run.name for run in list_runs(runs_root())}
+        taken = {run.name for run in list_runs(runs_root(each.config["output"]))}
         name, number = each.name, 2
         while name in taken:  # by a run that failed, of which nothing can be used
             name, number = f"{each.name}-{number}", number + 1

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from fl_app.config import RunConfig, configure
@@ -84,13 +85,21 @@ def _values(key: str, text: str) -> list[str]:
 def planned(words: Sequence[str], name: str) -> list[Planned]:
     """The runs of a sweep, checked, each with what is there of it. ConfigError for a combination
     that cannot run, before any of them does."""
-    known = _known()
-    plan = []
+    known: dict[Path, dict[str, list[RunDirectory]]] = {}
+    plan: list[Planned] = []
+    planned_as: dict[str, tuple[str, ...]] = {}
     for chosen in combinations(words):
         values = with_own_app(parse_assignments(chosen))
         config = configure(values, place="simulation")
         identity = _identity(config.flat())
-        same, outdated = _of_today(known.get(identity, ()), config)
+        if identity in planned_as:
+            first = " ".join(planned_as[identity])
+            raise ConfigError(f"{' '.join(chosen)} is the same as {first}; give it once")
+        planned_as[identity] = chosen
+        root = runs_root(config.output)
+        if root not in known:
+            known[root] = _known(root)
+        same, outdated = _of_today(known[root].get(identity, ()), config)
         state, existing = _state(same)
         digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
         each = Planned(chosen, config.flat(), f"{name}-{digest}", state, existing, outdated)
@@ -103,9 +112,9 @@ def _identity(config: Mapping[str, Any]) -> str:
     return repr([(key, config[key]) for key in sorted(config) if key not in OF_THE_RUN])
 
 
-def _known() -> dict[str, list[RunDirectory]]:
+def _known(root: Path) -> dict[str, list[RunDirectory]]:
     found: dict[str, list[RunDirectory]] = {}
-    for run in list_runs(runs_root()):
+    for run in list_runs(root):
         try:
             found.setdefault(_identity(flatten(run.config())), []).append(run)
         except RunDirectoryError:
