@@ -333,7 +333,17 @@ def test_runs_are_filtered_and_sorted_and_survive_damage(
     assert set(names("status=damaged")) == {"d", "e"}
     assert names("a") == ["a"]
     assert names("seed=7") == []
+    assert set(names("seed=01", "learning-rate=5e-2", "mode=distill")) == {"b", "c"}
+    assert set(names("secure-aggregation=False", "mode=Distill")) == {"a", "b", "c"}
     assert main(["runs", "--sort", "colour"]) == 2
+    for word, complaint in (
+        ("seeds=1", "did you mean seed"),
+        ("seed=one", "seed is a whole number"),
+        ("alpha=1,5", "alpha is a number"),
+        ("secure-aggregation=maybe", "secure-aggregation is true or false"),
+    ):
+        assert main(["runs", word]) == 2
+        assert complaint in capsys.readouterr().err
 
 
 def test_the_best_result_is_the_last_one_whatever_the_metric(
