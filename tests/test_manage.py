@@ -115,6 +115,45 @@ def test_what_has_not_come_to_its_end_is_in_no_mean(
     assert [bool(line.split(",")[-1]) for line in lines[1:]] == [True, True, False, False]
 
 
+def test_runs_of_different_metrics_are_shown_each_by_its_own(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for table, name, unit, direction in (
+        ("breast-cancer", "accuracy", "%", "higher"), ("diabetes", "RMSE", "", "lower"),
+    ):  # fmt: skip
+        for seed in (0, 1):
+            values = {"task": "tables", "table": table, "seed": seed}
+            # Two runs of one name, in two places.
+            run = RunDirectory.create(root / table, resolve(values).flat(), name=f"run-{seed}")
+            told = {"name": name, "unit": unit, "direction": direction}
+            run.emit("run_started", config=run.config(), metric=told)
+            for event in distill_events(2, seed=seed):
+                run.emit(**event)
+            status = "stopped" if (table, seed) == ("diabetes", 1) else "completed"
+            run.emit("finished", status=status)
+            run.write_summary({"status": status})
+            run.close()
+    paths = [str(path) for path in sorted(root.glob("*/run-*"))]
+    assert main(["compare", *paths, "--out", "out"]) == 0
+    output = capsys.readouterr().out
+    note = "the metric differs: accuracy (compare.png), RMSE (compare-2.png)."
+    assert f"Note: results are not comparable, {note}" in output
+    assert "task differs: tables (breast-cancer), tables (diabetes)." in output
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in output.splitlines()]
+    first, second = rows[rows.index([]) + 1 :][2:4]
+    assert first[:3] == ["table=breast-cancer", "2", "accuracy (%)"]
+    assert second[:3] == ["table=diabetes", "1", "RMSE (lower is better)"]
+    assert (first[-1], second[-1]) == ("", "-")
+    assert 0 < float(second[3]) < 1 < float(first[3].split()[0])
+    lines = [
+        line.split(",") for line in (root.parent / "out" / "compare.csv").read_text().splitlines()
+    ]
+    assert [line[3] for line in lines[1:]] == ["completed", "completed", "completed", "stopped"]
+    assert [line[5] for line in lines] == ["metric", "accuracy", "accuracy", "RMSE", "RMSE"]
+    for picture in ("compare.png", "compare-2.png"):
+        assert (root.parent / "out" / picture).read_bytes().startswith(b"\x89PNG")
+
+
 # ------------------------------------------------------------------------------------------ sweeps
 
 
