@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,12 @@ from fl_app.cli import main
 from fl_app.config import resolve
 from fl_app.launch.supervise import ENDING
 from fl_app.manage import execute, plan
+from fl_app.problem import problem_of
+from fl_app.record.books import open_books
 from fl_app.record.groups import Group, Run, band, grouped, mean_and_error, paired
 from fl_app.record.run_dir import RunDirectory, reserve
 from fl_app.record.writer import LOCK
+from strategies.problem import task_of
 from tests.record_events import distill_events, fill
 
 
@@ -113,6 +115,45 @@ def test_what_has_not_come_to_its_end_is_in_no_mean(
     assert [bool(line.split(",")[-1]) for line in lines[1:]] == [True, True, False, False]
 
 
+def test_runs_of_different_metrics_are_shown_each_by_its_own(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for table, name, unit, direction in (
+        ("breast-cancer", "accuracy", "%", "higher"), ("diabetes", "RMSE", "", "lower"),
+    ):  # fmt: skip
+        for seed in (0, 1):
+            values = {"task": "tables", "table": table, "seed": seed}
+            # Two runs of one name, in two places.
+            run = RunDirectory.create(root / table, resolve(values).flat(), name=f"run-{seed}")
+            told = {"name": name, "unit": unit, "direction": direction}
+            run.emit("run_started", config=run.config(), metric=told)
+            for event in distill_events(2, seed=seed):
+                run.emit(**event)
+            status = "stopped" if (table, seed) == ("diabetes", 1) else "completed"
+            run.emit("finished", status=status)
+            run.write_summary({"status": status})
+            run.close()
+    paths = [str(path) for path in sorted(root.glob("*/run-*"))]
+    assert main(["compare", *paths, "--out", "out"]) == 0
+    output = capsys.readouterr().out
+    note = "the metric differs: accuracy (compare.png), RMSE (compare-2.png)."
+    assert f"Note: results are not comparable, {note}" in output
+    assert "task differs: tables (breast-cancer), tables (diabetes)." in output
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in output.splitlines()]
+    first, second = rows[rows.index([]) + 1 :][2:4]
+    assert first[:3] == ["table=breast-cancer", "2", "accuracy (%)"]
+    assert second[:3] == ["table=diabetes", "1", "RMSE (lower is better)"]
+    assert (first[-1], second[-1]) == ("", "-")
+    assert 0 < float(second[3]) < 1 < float(first[3].split()[0])
+    lines = [
+        line.split(",") for line in (root.parent / "out" / "compare.csv").read_text().splitlines()
+    ]
+    assert [line[3] for line in lines[1:]] == ["completed", "completed", "completed", "stopped"]
+    assert [line[5] for line in lines] == ["metric", "accuracy", "accuracy", "RMSE", "RMSE"]
+    for picture in ("compare.png", "compare-2.png"):
+        assert (root.parent / "out" / picture).read_bytes().startswith(b"\x89PNG")
+
+
 # ------------------------------------------------------------------------------------------ sweeps
 
 
@@ -130,6 +171,8 @@ def test_a_sweep_is_the_product_of_its_values() -> None:
     [
         (["seed"], "not an assignment"),
         (["seed=0,0"], "a value twice"),
+        (["seed=0,00"], "seed=00 is the same as seed=0; give it once"),
+        (["learning-rate=0.1,0.2,0.10"], "learning-rate=0.10 is the same as learning-rate=0.1;"),
         (["seed=3..1"], "a range goes up"),
         (["seed=0..20000"], "that is 20001 runs; a sweep has at most 10000"),
         (["seed=0..999", "participants=1..999"], "at most 10000"),
@@ -166,12 +209,54 @@ def test_what_is_there_already_is_not_run_again(root: Path) -> None:
     assert len({each.name for each in found}) == 6
 
 
+OWN = "def rule({given}):\n    return {given}\n"
+
+
+def test_what_was_made_of_other_data_or_own_code_is_run_again(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules = tmp_path / "rules.py"
+    rules.write_text(OWN.format(given="one"))
+    words = ["partition=rules.py:rule", "mode=average", "task=tables", "seed=0"]
+    [before] = plan.planned(words, "s")
+    config = resolve(before.config)
+
+    def record(name: str) -> RunDirectory:
+        run = RunDirectory.create(root, config.flat(), name=name)
+        open_books(run, config)
+        run.write_summary({"status": "completed"})
+        return run
+
+    record("first")
+    [found] = plan.planned(words, "s")
+    assert (found.state, found.outdated) == ("done", ())
+    rules.write_text(OWN.format(given="other"))
+    [found] = plan.planned(words, "s")
+    assert (found.state, found.existing) == ("missing", None)
+    assert main(["sweep", *words, "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "first was made with others: the code of partition; it does not count" in told
+    second = record("second")
+    [found] = plan.planned(words, "s")
+    assert found.state == "done"
+    assert found.existing
+    assert found.existing.name == "second"
+    metrics = second.path / "metrics.jsonl"
+    data = task_of(problem_of(config)).digest
+    metrics.write_text(metrics.read_text().replace(data, "0" * 64))  # of that time
+    [found] = plan.planned(words, "s")
+    assert found.state == "missing"
+    assert [line.split(" was")[0] for line in found.outdated] == ["first", "second"]
+    assert "the examples or the names of classes" in found.outdated[1]
+
+
 FAKE = """
 import json, os, sys, time
 from fl_app.launch.values import parse_assignments
 from fl_app.config import resolve
 from fl_app.record.run_dir import RunDirectory
 from strategies.paths import runs_root
+from strategies.problem import task_of
 from tests.record_events import distill_events, fill
 words = [word for word in sys.argv[2:] if word != "--quiet"]
 config = resolve(parse_assignments(words))
@@ -196,16 +281,36 @@ def test_a_sweep_runs_what_is_missing_and_says_what_came_out(root: Path) -> None
     assert states == ["done", "done", "missing"]
 
 
+def test_a_sweep_finds_its_runs_where_the_app_keeps_them(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text(
+        f"[tool.edge-fl]\n[tool.flwr.app.config]\noutput = {str(tmp_path / 'kept')!r}\n"
+    )
+    make(tmp_path / "kept", "by-hand", seed=0)
+    found = plan.planned(["seed=0..1"], "s")
+    assert [each.state for each in found] == ["done", "missing"]
+    make(tmp_path / "kept", found[1].name, seed=1, status="failed")
+    program = "import sys; sys.exit(sys.argv[3])"
+    told: list[str] = []
+    execute.execute(found, 1, told.append, [sys.executable, "-c", program])
+    assert f"failed: name={found[1].name}-2" in told[0]
+
+
+def test_a_run_that_says_much_ends_all_the_same(root: Path) -> None:
+    told: list[str] = []
+    program = "import sys; print('much\\n' * 100_000); sys.exit('edge-fl: at last')"
+    command = [sys.executable, "-c", program]
+    assert execute.execute(plan.planned(["seed=0"], "s"), 1, told.append, command) == 1
+    assert "seed=0: failed: edge-fl: at last" in told[0]
+
+
 def test_what_came_out_is_told_in_the_tasks_own_unit(root: Path) -> None:
     run = RunDirectory.create(root, resolve({"task": "text"}).flat(), name="text")
     metric = {"name": "perplexity", "unit": "", "direction": "lower"}
     run.emit("run_started", config={}, metric=metric)
     run.write_summary({"status": "completed", "final": {"published": 12.5}})
-    source = ["echo", f"run directory: {run.path}"]
-    process = subprocess.Popen(source, stdout=subprocess.PIPE, text=True)
-    assert process.wait() == 0
     planned = plan.Planned((), {"mode": "distill"}, "text", "missing", None)
-    assert execute._told(planned, process) == "perplexity 12.500"
+    told = execute._told(planned, 0, f"run directory: {run.path}\n")
+    assert told == "perplexity 12.500"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -267,7 +372,17 @@ def test_runs_are_filtered_and_sorted_and_survive_damage(
     assert set(names("status=damaged")) == {"d", "e"}
     assert names("a") == ["a"]
     assert names("seed=7") == []
+    assert set(names("seed=01", "learning-rate=5e-2", "mode=distill")) == {"b", "c"}
+    assert set(names("secure-aggregation=False", "mode=Distill")) == {"a", "b", "c"}
     assert main(["runs", "--sort", "colour"]) == 2
+    for word, complaint in (
+        ("seeds=1", "did you mean seed"),
+        ("seed=one", "seed is a whole number"),
+        ("alpha=1,5", "alpha is a number"),
+        ("secure-aggregation=maybe", "secure-aggregation is true or false"),
+    ):
+        assert main(["runs", word]) == 2
+        assert complaint in capsys.readouterr().err
 
 
 def test_the_best_result_is_the_last_one_whatever_the_metric(
@@ -307,6 +422,21 @@ def test_a_run_is_removed_by_name_and_what_is_written_or_unclear_stays(
     assert main(["rm", "--all", "tw"]) == 0
     assert [path.name for path in root.iterdir()] == ["lone"]
     assert (root.parent / "precious").is_dir()
+
+
+@pytest.mark.parametrize("words", [[""], ["--all", ""], ["o"], ["other", ""]])
+def test_nothing_is_removed_that_was_not_named(
+    words: list[str], root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(root, "one")
+    monkeypatch.chdir(root / "one")
+    if "other" in words:
+        make(root, "other")
+    before = sorted(root.iterdir())
+    assert main(["rm", *words]) == 2
+    assert sorted(root.iterdir()) == before
+    monkeypatch.chdir(root.parent)
+    assert main(["rm", str(root / "one")]) == 0
 
 
 def test_a_run_that_never_began_is_listed_and_removed(

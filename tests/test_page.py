@@ -16,6 +16,7 @@ from fl_app.record.page import html
 from fl_app.record.page.snapshot import snapshot
 from fl_app.record.report import render
 from fl_app.record.run_dir import RunDirectory
+from fl_app.record.tail import Tail
 from fl_app.watch.feed import Feed, Feeds
 from fl_app.watch.server import application, bound, served
 from strategies.errors import ConfigError
@@ -255,6 +256,34 @@ def test_a_feed_reads_what_has_come_and_leaves_a_line_under_way(tmp_path: Path) 
     assert [each["text"] for each in feed.document()["incidents"]] == ["anew"]
 
 
+def test_a_run_that_was_named_is_shown_and_not_another_of_its_name(tmp_path: Path) -> None:
+    mine = make(tmp_path / "elsewhere", "distill", "run", 3)
+    make(tmp_path / "home", "distill", "run", 5)
+    make(tmp_path / "home", "distill", "other", 5)
+    feeds = Feeds(tmp_path / "home", [mine.path], mine.name)
+    assert list(feeds.paths().items()) == [
+        ("run", mine.path), ("other", tmp_path / "home" / "other"),
+    ]  # fmt: skip
+    assert feeds.feed("run").document()["progress"]["done"] == 3
+
+
+@pytest.mark.parametrize("number", ["new", "old"])
+def test_a_run_that_was_made_anew_is_read_from_its_beginning(tmp_path: Path, number: str) -> None:
+    """Also one that is as long as the run that it replaces."""
+    path, tail = tmp_path / "metrics.jsonl", Tail(tmp_path)
+    path.write_text('{"event": "run_started", "t_wall": 0.25}\n')
+    assert len(tail.grow()) == 1
+    again = '{"event": "run_started", "t_wall": 0.75}\n{"event": "warning", "t_wall": 1.0}\n'
+    if number == "old":
+        path.write_text(again)
+    else:
+        (tmp_path / "draft").write_text(again.replace("0.75", "0.25"))
+        (tmp_path / "draft").replace(path)
+    assert len(tail.grow()) == 2
+    assert len(tail.events) == 2
+    assert tail.grow() == []
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -331,6 +360,11 @@ def test_nothing_but_a_run_s_known_files_can_be_had(client: Client, path: str) -
 def test_a_run_s_files_can_be_had(client: Client) -> None:
     assert client.get("/run/run/config.json").json()["mode"] == "distill"
     assert client.get("/run/run/metrics.jsonl").text.startswith('{"event"')
+
+
+def test_a_port_is_one_servers_from_the_first_moment() -> None:
+    with bound(0) as taken, pytest.raises(ConfigError, match="port"):
+        bound(taken.getsockname()[1])
 
 
 def test_a_taken_port_is_passed_over_or_named() -> None:

@@ -19,7 +19,7 @@ from fl_app.config.model import (
     TASKS,
     RunConfig,
 )
-from fl_app.config.resolved import configure, defaults, range_of, resolve, with_effect
+from fl_app.config.resolved import check_key, configure, defaults, range_of, resolve, with_effect
 from fl_app.data.sets import FILES
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "TASKS",
     "RunConfig",
     "Value",
+    "check_key",
     "configure",
     "defaults",
     "range_of",

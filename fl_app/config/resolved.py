@@ -32,12 +32,15 @@ _REMOVED = {
 _RENAMED: dict[tuple[str, str], Value] = {("consensus.carrier", "ray"): "sockets"}
 
 
-def _unknown(key: str) -> str:
+def check_key(key: str) -> None:
+    """Raise ConfigError, which says what may have been meant, for a key that there is not."""
+    if key in paths_of(RunConfig):
+        return
     if key in _REMOVED:
-        return f"configuration key {key!r} is gone; use {_REMOVED[key]}"
+        raise ConfigError(f"configuration key {key!r} is gone; use {_REMOVED[key]}")
     close = difflib.get_close_matches(key, paths_of(RunConfig), n=3)
     hint = f"did you mean {' or '.join(close)}?" if close else "see `edge-fl config` for all keys"
-    return f"configuration key {key!r} is unknown; {hint}"
+    raise ConfigError(f"configuration key {key!r} is unknown; {hint}")
 
 
 # What a value that stands for "automatic" becomes, by the value of another key.
@@ -71,8 +74,7 @@ def resolve(overrides: Mapping[str, Any] | None = None) -> RunConfig:
     """
     values = dict(defaults())
     for key, value in (overrides or {}).items():
-        if key not in paths_of(RunConfig):
-            raise ConfigError(_unknown(key))
+        check_key(key)
         renamed = _RENAMED.get((key, str(value)))
         values[key] = value if renamed is None else renamed
     if values["task"] != IMAGES:

@@ -66,6 +66,9 @@ def sweep(arguments: argparse.Namespace) -> int:
     parallel = arguments.parallel or side_by_side(plan, count_cores())
     counted = ", ".join(f"{states.count(s)} {s}" for s in sorted(set(states)))
     say(f"{len(plan)} runs: {counted}; {parallel} at a time")
+    for each in plan:
+        for line in each.outdated if each.state != "done" else ():
+            say(f"{line}; it does not count")
     if arguments.dry_run:
         for each in plan:
             say(f"{each.state:10} {' '.join(each.words)}")

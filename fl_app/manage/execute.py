@@ -4,10 +4,12 @@ import contextlib
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 from fl_app.launch.supervise import ENDING, heed
 from fl_app.manage.plan import Planned
@@ -19,6 +21,16 @@ from strategies.errors import RunDirectoryError
 from strategies.paths import runs_root
 
 _LOOK_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class _Working:
+    """A run that is under way. output: all that it says; began: on the monotonic clock."""
+
+    planned: Planned
+    process: subprocess.Popen[bytes]
+    output: IO[str]
+    began: float
 
 
 def side_by_side(plan: Sequence[Planned], cores: int) -> int:
@@ -43,35 +55,36 @@ def execute(
     """
     waiting = [each for each in plan if each.state in ("missing", "resumable")]
     total, done, failed = len(waiting), 0, 0
-    working: list[tuple[Planned, subprocess.Popen[str], float]] = []
+    working: list[_Working] = []
     before = {number: signal.getsignal(number) for number in ENDING}
     heed(_interrupt)
     try:
         while waiting or working:
             while waiting and len(working) < parallel:
-                each = waiting.pop(0)
-                working.append((each, _start(each, command), time.monotonic()))
-            for item in list(working):
-                each, process, began = item
-                if process.poll() is None:
+                working.append(_start(waiting.pop(0), command))
+            for run in list(working):
+                code = run.process.poll()
+                if code is None:
                     continue
-                working.remove(item)
+                working.remove(run)
                 done += 1
-                failed += process.returncode != 0
-                took = duration(time.monotonic() - began)
-                told = _told(each, process)
-                say(f"{done}/{total}  {' '.join(each.words)}: {told} ({took})")
+                failed += code != 0
+                took = duration(time.monotonic() - run.began)
+                with run.output:
+                    run.output.seek(0)
+                    told = _told(run.planned, code, run.output.read())
+                say(f"{done}/{total}  {' '.join(run.planned.words)}: {told} ({took})")
             time.sleep(_LOOK_SECONDS)
     except KeyboardInterrupt:
         left = len(working) + len(waiting)
         say(f"stopping; {left} of {total} are not done: the same command goes on with them")
         raise
     finally:
-        for _, process, _ in working:
-            process.terminate()
-        for _, process, _ in working:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(60)
+        for run in working:
+            run.process.terminate()
+        for run in working:
+            with contextlib.suppress(subprocess.TimeoutExpired), run.output:
+                run.process.wait(60)
         for number, handler in before.items():
             signal.signal(number, handler)
     return failed
@@ -81,38 +94,38 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _start(each: Planned, command: Sequence[str]) -> subprocess.Popen[str]:
+def _start(each: Planned, command: Sequence[str]) -> _Working:
     if each.state == "resumable" and each.existing:
         words = ["resume", str(each.existing.path)]
     else:
-        taken = {run.name for run in list_runs(runs_root())}
+        taken = {run.name for run in list_runs(runs_root(each.config["output"]))}
         name, number = each.name, 2
         while name in taken:  # by a run that failed, of which nothing can be used
             name, number = f"{each.name}-{number}", number + 1
         words = ["run", *each.words, f"name={name}"]
-    return subprocess.Popen(
+    # A file, for a pipe that nobody reads holds up who has much to say.
+    output = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+    process = subprocess.Popen(
         [*command, *words, "--quiet"],
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
+        stdout=output,
         stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
     )
+    return _Working(each, process, output, time.monotonic())
 
 
-def _told(each: Planned, process: subprocess.Popen[str]) -> str:
-    """What came out of a run, or its last words."""
-    output = process.stdout.read() if process.stdout else ""
+def _told(each: Planned, code: int, output: str) -> str:
+    """What came out of a run with this exit code and output, or its last words."""
     lines = [line for line in output.splitlines() if line.strip()]
     places = [line.split(": ", 1)[1] for line in lines if line.startswith("run directory: ")]
     with contextlib.suppress(RunDirectoryError):
-        if process.returncode == 0 and places:
+        if code == 0 and places:
             run = RunDirectory.open(places[-1])
             final, metric = run.summary()["final"], metric_of(run.events())
             value = final[view_of(each.config).headline]
             return "completed" if value is None else f"{metric.name} {metric.shown(value)}"
     words = [line for line in lines if not line.startswith("run directory: ")]
-    return f"failed: {words[-1] if words else f'exit code {process.returncode}'}"
+    return f"failed: {words[-1] if words else f'exit code {code}'}"
 
 
 def own_command() -> list[str]:

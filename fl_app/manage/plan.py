@@ -6,11 +6,13 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from fl_app.config import configure
+from fl_app.config import RunConfig, configure
 from fl_app.launch.bundle import with_own_app
 from fl_app.launch.values import parse_assignments
+from fl_app.record.books import made_of_others
 from fl_app.record.groups import OF_THE_RUN
 from fl_app.record.run_dir import RunDirectory, flatten, list_runs
 from fl_app.record.writer import is_written
@@ -30,8 +32,9 @@ _MOST = 10_000
 class Planned:
     """A run of a sweep. words: its part of the command line; config: all keys, checked.
 
-    existing: the directory of a run of the same configuration that is not complete; state: done,
-    running, resumable or missing.
+    existing: the directory of a run of the same configuration; state: done, running, resumable or
+    missing. outdated: runs of it that do not count, because they were made of other data or code of
+    somebody's own, and what that is.
     """
 
     words: tuple[str, ...]
@@ -39,6 +42,7 @@ class Planned:
     name: str
     state: str
     existing: RunDirectory | None
+    outdated: tuple[str, ...] = ()
 
 
 def combinations(words: Sequence[str]) -> list[tuple[str, ...]]:
@@ -81,14 +85,25 @@ def _values(key: str, text: str) -> list[str]:
 def planned(words: Sequence[str], name: str) -> list[Planned]:
     """The runs of a sweep, checked, each with what is there of it. ConfigError for a combination
     that cannot run, before any of them does."""
-    known = _known()
-    plan = []
+    known: dict[Path, dict[str, list[RunDirectory]]] = {}
+    plan: list[Planned] = []
+    planned_as: dict[str, tuple[str, ...]] = {}
     for chosen in combinations(words):
         values = with_own_app(parse_assignments(chosen))
-        config = configure(values, place="simulation").flat()
-        state, existing = _state(known.get(_identity(config), ()))
-        digest = hashlib.sha256(_identity(config).encode()).hexdigest()[:8]
-        plan.append(Planned(chosen, config, f"{name}-{digest}", state, existing))
+        config = configure(values, place="simulation")
+        identity = _identity(config.flat())
+        if identity in planned_as:
+            first = " ".join(planned_as[identity])
+            raise ConfigError(f"{' '.join(chosen)} is the same as {first}; give it once")
+        planned_as[identity] = chosen
+        root = runs_root(config.output)
+        if root not in known:
+            known[root] = _known(root)
+        same, outdated = _of_today(known[root].get(identity, ()), config)
+        state, existing = _state(same)
+        digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
+        each = Planned(chosen, config.flat(), f"{name}-{digest}", state, existing, outdated)
+        plan.append(each)
     return plan
 
 
@@ -97,14 +112,32 @@ def _identity(config: Mapping[str, Any]) -> str:
     return repr([(key, config[key]) for key in sorted(config) if key not in OF_THE_RUN])
 
 
-def _known() -> dict[str, list[RunDirectory]]:
+def _known(root: Path) -> dict[str, list[RunDirectory]]:
     found: dict[str, list[RunDirectory]] = {}
-    for run in list_runs(runs_root()):
+    for run in list_runs(root):
         try:
             found.setdefault(_identity(flatten(run.config())), []).append(run)
         except RunDirectoryError:
             continue  # a damaged one is no result
     return found
+
+
+def _of_today(
+    runs: Sequence[RunDirectory], config: RunConfig
+) -> tuple[list[RunDirectory], tuple[str, ...]]:
+    """Those of the runs that would be made of the same data and code again; of the others, why
+    not."""
+    same, outdated = [], []
+    for run in runs:
+        try:
+            changed = made_of_others(run, config)
+        except RunDirectoryError:
+            continue  # a damaged one is no result
+        if changed:
+            outdated.append(f"{run.name} was made with others: {changed}")
+        else:
+            same.append(run)
+    return same, tuple(outdated)
 
 
 def _state(runs: Sequence[RunDirectory]) -> tuple[str, RunDirectory | None]:

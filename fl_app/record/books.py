@@ -130,23 +130,45 @@ def _check_resumable(run: RunDirectory, config: RunConfig) -> None:
             f"resume={config.resume!r}: the configuration is another one ({'; '.join(different)}); "
             f"use `edge-fl resume`, which takes that run's own"
         )
-    started, now = latest(run.events(), "run_started"), _digests(config)
-    changed = {
-        "data": f"the examples or the names of classes of {config.data_source}",
-        "topology_file": f"the lines of {config.consensus.topology_file}",
-        "schedule": "the jobs by replay, device-profiles and availability",
-    }
-    for what, told in changed.items():
-        if started.get(what, now[what]) != now[what]:
-            raise DataError(
-                f"resume={config.resume!r}: {told} are others than when that run started; put back "
-                f"what was there, or start a new run"
-            )
+    if changed := _changed_files(run, config):
+        raise DataError(
+            f"resume={config.resume!r}: {changed[0]} are others than when that run started; put "
+            f"back what was there, or start a new run"
+        )
     if config.distils:
         # Here, for it imports Flower's strategies, which other runs do without.
         from strategies.distillation.strategy import check_resumable
 
         check_resumable(distillation_run_of(config), run)
+
+
+def made_of_others(run: RunDirectory, config: RunConfig) -> str:
+    """What the run of this configuration was made of and is not there now, in words: data, files
+    that it read, code of somebody's own; "" if it would be made of the same again. What it has not
+    recorded counts as the same."""
+    own, events = own_code(config), run.events()
+    with run.reading():
+        codes = [
+            f"the code of {key}"
+            for key, now in own.items()
+            if any(code.get("own", {}).get(key, now) != now for code in codes_of(events))
+        ]
+        return ", ".join(codes + _changed_files(run, config))
+
+
+def _changed_files(run: RunDirectory, config: RunConfig) -> list[str]:
+    """What the run read from files, and is another now than when it started."""
+    words = {
+        "data": f"the examples or the names of classes of {config.data_source}",
+        "topology_file": f"the lines of {config.consensus.topology_file}",
+        "schedule": "the jobs by replay, device-profiles and availability",
+    }
+    started = latest(run.events(), "run_started")
+    told = {what: started[what] for what in words if what in started}
+    if not told:
+        return []
+    now = _digests(config)
+    return [words[what] for what, digest in told.items() if digest != now[what]]
 
 
 def _changed(before: Sequence[Mapping[str, Any]], now: Mapping[str, Any]) -> str:

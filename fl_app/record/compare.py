@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fl_app.record import figures
 from fl_app.record.formatting import duration, number
@@ -26,6 +26,7 @@ from fl_app.record.view import Measured, View
 from strategies.checkpoint import atomic_write
 from strategies.errors import RunDirectoryError
 
+_Value = TypeVar("_Value")
 _COLORS = (
     figures.BLUE, figures.ORANGE, figures.GREEN, figures.VERMILION, figures.PURPLE, figures.SKY,
     figures.BLACK, figures.GREY,
@@ -49,9 +50,14 @@ class _Run:
         return self.config.get("clock", "real")
 
     @property
+    def metric(self) -> Metric:
+        return metric_of(self.events)
+
+    @property
     def grouped(self) -> Run:
         about, points = self.view.comparison.name(self.config), self.view.accuracy(self.events)
-        return Run(self.directory.name, self.config, points, about, self.status == "completed")
+        path, complete = str(self.directory.path), self.status == "completed"
+        return Run(path, self.config, points, about, complete, self.metric)
 
     @property
     def status(self) -> str:
@@ -71,8 +77,9 @@ def compare(runs: Sequence[RunDirectory], out: Path) -> str:
     each run (see `View`), over the run's own clock: of configurations with several seeds the mean
     and a band of a standard error; else a line a run, its companion dashed. At most six, the best.
     Runs whose clocks or data sets differ are drawn all the same, and both the figure and the table
-    say so. Raises RunDirectoryError without runs, or
-    when none was evaluated.
+    say so. Runs of another metric than the first one's have a figure of their own, compare-2.png
+    and so on, and no difference to it. Raises RunDirectoryError without runs, or when none was
+    evaluated.
     """
     if not runs:
         raise RunDirectoryError("nothing to compare: name at least one run directory")
@@ -80,23 +87,36 @@ def compare(runs: Sequence[RunDirectory], out: Path) -> str:
     if not any(run.view.accuracy(run.events) for run in loaded):
         names = ", ".join(run.name for run in runs)
         raise RunDirectoryError(f"nothing to compare: no model was evaluated in {names}")
+    drawn = _once(run.metric for run in loaded if run.view.accuracy(run.events))
+    names = {metric: f"compare{f'-{n}' * (n > 1)}.png" for n, metric in enumerate(drawn, 1)}
     notes = _notes(loaded)
+    if len(drawn) > 1:
+        each = ", ".join(f"{metric.name} ({name})" for metric, name in names.items())
+        notes.append(f"Note: results are not comparable, the metric differs: {each}.")
     groups = grouped([run.grouped for run in loaded])
-    metric = metric_of(loaded[0].events)
-    table = "\n".join([_table(loaded), group_table(groups, metric)])
+    table = "\n".join([_table(loaded), group_table(groups)])
     table += "".join(f"\n{note}\n" for note in notes)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunDirectoryError(f"cannot write to {out}: {error.strerror or error}") from error
-    several = any(len(group.runs) > 1 for group in groups)
-    picture = figures.printed(
-        lambda: _draw_groups(groups, loaded, notes) if several else _draw(loaded, notes)
-    )
-    atomic_write(out / "compare.png", picture)
+    for metric, name in names.items():
+        atomic_write(out / name, _picture(metric, groups, loaded, notes))
     atomic_write(out / "compare.csv", _csv(groups, loaded).encode())
     atomic_write(out / "compare.md", table.encode())
     return table
+
+
+def _picture(
+    metric: Metric, groups: Sequence[Group], runs: Sequence[_Run], notes: Sequence[str]
+) -> bytes:
+    """The figure of what has this metric."""
+    groups = [group for group in groups if group.metric == metric]
+    runs = [run for run in runs if run.metric == metric]
+    several = any(len(group.runs) > 1 for group in groups)
+    return figures.printed(
+        lambda: _draw_groups(groups, runs, notes) if several else _draw(runs, notes)
+    )
 
 
 def readable(run: RunDirectory) -> None:
@@ -107,20 +127,20 @@ def readable(run: RunDirectory) -> None:
         loaded.view.accuracy(loaded.events)
 
 
-def group_table(groups: Sequence[Group], metric: Metric) -> str:
+def group_table(groups: Sequence[Group]) -> str:
     """A row a configuration, as Markdown: the mean of its seeds' last values ± standard error, and
-    how far it is above the first one, paired by seed."""
-    head = ["configuration", "seeds", metric.label, "to the first, paired"]
-    rows = [
-        [
-            group.label,
-            str(len(group.values)),
-            _mean(list(group.values.values()), metric),
-            "" if group is groups[0] else _mean(paired(group, groups[0]), metric, sign="+"),
-        ]
-        for group in groups
-    ]
-    lines = [head, ["---", "---:", "---:", "---:"], *rows]
+    how far it is above the first one, paired by seed, if that has the same metric."""
+    first, mixed = groups[0], len({group.metric for group in groups}) > 1
+    head = ["configuration", "seeds", first.metric.label, "to the first, paired"]
+    head[2:3] = ["metric", "result"] if mixed else head[2:3]
+    rows = []
+    for group in groups:
+        row = [group.label, str(len(group.values)), *([group.metric.label] if mixed else [])]
+        row.append(_mean(list(group.values.values()), group.metric))
+        same = [] if group.metric != first.metric else paired(group, first)
+        row.append("" if group is first else _mean(same, group.metric, sign="+"))
+        rows.append(row)
+    lines = [head, ["---", "---:", *(["---"] if mixed else []), "---:", "---:"], *rows]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
@@ -133,20 +153,22 @@ def _mean(values: Sequence[float], metric: Metric, sign: str = "") -> str:
 
 
 def _csv(groups: Sequence[Group], runs: Sequence[_Run]) -> str:
-    """A row a run, with all digits."""
-    out = io.StringIO()
+    """A row a run, with all digits; where the metrics differ, with the metric."""
+    out, mixed = io.StringIO(), len({group.metric for group in groups}) > 1
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["configuration", "seed", "run", "status", "final"])
-    states = {run.directory.name: run.status for run in runs}
+    columns = ["configuration", "seed", "run", "status", "final"]
+    writer.writerow([*columns, "metric"] if mixed else columns)
+    known = {str(run.directory.path): run for run in runs}  # two may have one name
     for group in groups:
         for run in group.runs:
-            final = "" if run.final is None else run.final
-            writer.writerow([group.label, run.seed, run.name, states[run.name], final])
+            final, about = "" if run.final is None else run.final, known[run.name]
+            row = [group.label, run.seed, about.directory.name, about.status, final]
+            writer.writerow([*row, group.metric.name] if mixed else row)
     return out.getvalue()
 
 
 def _draw_groups(groups: Sequence[Group], runs: Sequence[_Run], notes: Sequence[str]) -> Any:
-    clocks, metric = sorted({run.clock for run in runs}), metric_of(runs[0].events)
+    clocks, metric = sorted({run.clock for run in runs}), runs[0].metric
     scale, sign = metric.scale, -1 if metric.higher else 1
     drawn = [(group, found) for group in groups if (found := band(group))]
     best = sorted(drawn, key=lambda pair: sign * float(pair[1][1][-1]))[:_MOST_LINES]
@@ -177,7 +199,7 @@ def _notes(runs: Sequence[_Run]) -> list[str]:
     found = []
     for key, meaning, value in (
         ("clock", "times", lambda config: config.get("clock")),
-        ("task", "results", lambda config: config.get("task", "images")),
+        ("task", "results", _task_of),
         ("dataset", "accuracies", lambda config: config.get("dataset")),
         ("evaluate-on", "accuracies", evaluation_of),
     ):
@@ -191,17 +213,23 @@ def _notes(runs: Sequence[_Run]) -> list[str]:
     return found
 
 
+def _task_of(config: Mapping[str, Any]) -> str:
+    task = str(config.get("task", "images"))
+    table = config.get("data-path") or config.get("table")
+    return f"tables ({table})" if task == "tables" else task
+
+
 def _table(runs: Sequence[_Run]) -> str:
     targets = sorted({target for run in runs for target in targets_of(run.config)})
     # The columns of every system that occurs; a run of another one has no value there.
     views = [view for view in VIEWS.values() if any(run.view is view for run in runs)]
     scores = _once(name for view in views for name in view.comparison.scores)
     costs = _once(name for view in views for name in view.comparison.costs)
-    metrics = [metric_of(run.events) for run in runs]
+    metrics = [run.metric for run in runs]
     shown = metrics[0] if len(set(metrics)) == 1 else None
     titles = [name.replace(" %", shown.titled("") if shown else "") for name in scores]
     head = ["run", "variant", "data set", "clock", "status", "rounds", *titles]
-    head += [f"{(shown or metrics[0]).at(target)} after" for target in targets]
+    head += [f"{shown.at(target) if shown else target} after" for target in targets]
     head += ["run's time", *costs, "wall time"]
     rows = []
     for run, metric in zip(runs, metrics, strict=True):
@@ -216,7 +244,7 @@ def _table(runs: Sequence[_Run]) -> str:
                 str(run.config.get("clock", "-")),
                 run.status,
                 str(m["rounds"]),
-                *_scores(comparison.scores, scores, m, metric),
+                *_scores(comparison.scores, scores, m, metric, named=shown is None),
                 *(_seconds(seconds, unit) for seconds in m["time_to_target"].values()),
                 _seconds(m["end_seconds"], unit),
                 *_cells(comparison.costs, costs, m),
@@ -235,8 +263,14 @@ def _scores(
     names: Sequence[str],
     measured: Measured,
     metric: Metric,
+    *,
+    named: bool,
 ) -> list[str]:
-    return [metric.plain(columns[n](measured, metric)) if n in columns else "-" for n in names]
+    """The cells of a run; `named`: each with the metric, because other runs have another one."""
+    values = [columns[n](measured, metric) if n in columns else None for n in names]
+    about = f"{metric.name} " if named else ""
+    shown = metric.shown if named else metric.plain
+    return ["-" if value is None else about + shown(value) for value in values]
 
 
 def _cells(
@@ -245,8 +279,8 @@ def _cells(
     return [columns[name](measured) if name in columns else "-" for name in names]
 
 
-def _once(names: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(names))
+def _once(values: Iterable[_Value]) -> list[_Value]:
+    return list(dict.fromkeys(values))
 
 
 def _seconds(value: float | None, unit: str) -> str:
@@ -254,7 +288,7 @@ def _seconds(value: float | None, unit: str) -> str:
 
 
 def _draw(runs: Sequence[_Run], notes: Sequence[str]) -> Any:
-    clocks, metric = sorted({run.clock for run in runs}), metric_of(runs[0].events)
+    clocks, metric = sorted({run.clock for run in runs}), runs[0].metric
     sign = -1 if metric.higher else 1
     dashed: list[str] = []
     known = [run for run in runs if run.grouped.last is not None]

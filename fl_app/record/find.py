@@ -9,17 +9,23 @@ from strategies.paths import runs_root
 
 def find_run(name: str) -> RunDirectory:
     """The run at the path `name`, or the only one whose name begins with it. RunDirectoryError."""
-    try:
-        if Path(name).is_dir():
-            return RunDirectory.open(Path(name))
-    except OSError as error:
-        raise RunDirectoryError(f"cannot read {name!r}: {error.strerror or error}") from error
+    if run := at_path(name):
+        return run
     found = [run for run in list_runs(runs_root()) if run.name.startswith(name)]
     exact = [run for run in found if run.name == name]
     if len(exact or found) != 1:
         what = f"{len(found)} runs begin with" if found else "there is no run"
         raise RunDirectoryError(f"{what} {name!r} in {runs_root()}; see `edge-fl runs`")
     return RunDirectory.open((exact or found)[0].path)
+
+
+def at_path(name: str) -> RunDirectory | None:
+    """The run at the path `name`; None where there is no directory. RunDirectoryError for one that
+    is no run."""
+    try:
+        return RunDirectory.open(Path(name)) if Path(name).is_dir() else None
+    except OSError as error:
+        raise RunDirectoryError(f"cannot read {name!r}: {error.strerror or error}") from error
 
 
 def find_runs(name: str) -> list[RunDirectory]:

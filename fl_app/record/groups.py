@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from fl_app.record.metrics import Point
+from fl_app.record.metrics import Metric, Point
 
 # Of a run and not of what it computes.
 OF_THE_RUN = frozenset({"name", "output", "resume", "sinks"})
@@ -19,13 +19,15 @@ _MOST_KEYS = 6  # that a label has
 class Run:
     """A run as it is grouped. about: what it is called for short; complete: whether it came to its
     end; last: the last value, None where there is none; final: that of a complete run, since where
-    another one stood when it diverged or was stopped is no result."""
+    another one stood when it diverged or was stopped is no result. metric: what the points are of.
+    """
 
     name: str
     config: Mapping[str, Any]
     points: Sequence[Point]
     about: str = ""
     complete: bool = True
+    metric: Metric = field(default_factory=Metric)
 
     @property
     def last(self) -> float | None:
@@ -42,10 +44,15 @@ class Run:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one configuration. label: the keys by which it is not as the other groups are."""
+    """Runs of one configuration, and of one metric. label: the keys by which it is not as the other
+    groups are."""
 
     label: str
     runs: tuple[Run, ...]
+
+    @property
+    def metric(self) -> Metric:
+        return self.runs[0].metric
 
     @property
     def drawn(self) -> list[Run]:
@@ -63,7 +70,7 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
     """The runs by configuration, in the order of the first of each."""
     members: dict[str, list[Run]] = {}
     for run in runs:
-        members.setdefault(repr(same_but_seed(run.config)), []).append(run)
+        members.setdefault(repr((same_but_seed(run.config), run.metric)), []).append(run)
     configs = [same_but_seed(found[0].config) for found in members.values()]
     keys = [
         key

@@ -42,12 +42,12 @@ class Feed:
     def _state(self) -> object:
         return (*map(self._stat, (METRICS, SUMMARY, CONFIG)), is_written(self._path))
 
-    def _stat(self, name: str) -> tuple[int, int] | None:
+    def _stat(self, name: str) -> tuple[int, int, int] | None:
         try:
             found = os.stat(self._path / name)
         except OSError:
             return None
-        return found.st_mtime_ns, found.st_size
+        return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 class Feeds:
@@ -72,10 +72,11 @@ class Feeds:
         self.chosen = path.name
 
     def paths(self) -> dict[str, Path]:
-        """The runs that there are, the newest first."""
+        """The runs that there are, those that were named before the newest: one of them also
+        stands for another run of its name."""
         found = {run.name: run.path for run in reversed(list_runs(self._root))}
         elsewhere = {name: path for name, path in self._others.items() if path.is_dir()}
-        return elsewhere | found
+        return elsewhere | {n: path for n, path in found.items() if n not in elsewhere}
 
     def feed(self, name: str) -> Feed:
         """The feed of the run of this name. RunDirectoryError where there is none."""

@@ -162,6 +162,7 @@ def bound(port: int | None) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((HOST, number))
+            listener.listen()  # else another process can have the port, too
         except (OSError, OverflowError) as error:  # the latter: there is no such port
             listener.close()
             reason = getattr(error, "strerror", error)
