@@ -4,6 +4,7 @@ import json
 import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,24 @@ def test_a_run_of_before_a_condition_was_there_counts(tmp_path: Path) -> None:
     out.write_text(json.dumps([{**old, "test": {"mean": 1.0}}]))
     assert Results(out).has(case)
     assert not Results(out).has(replace(case, adjusted=0.5))
+
+
+def test_processes_that_share_a_file_keep_each_others_runs(tmp_path: Path) -> None:
+    """Each has read it before the other writes, and none is in the other's way."""
+    out = tmp_path / "runs.json"
+    cases = [Case("dsgdm", 0.005, seed=seed) for seed in range(4)]
+    processes = [Results(out) for _ in cases]
+
+    def write(process: Results, case: Case) -> None:
+        for value in range(5):
+            process.keep({**vars(case), "curve": [], "test": {"mean": value}})
+
+    with ThreadPoolExecutor(len(cases)) as pool:
+        list(pool.map(write, processes, cases))
+    runs = json.loads(out.read_text())
+    assert sorted((run["seed"], run["test"]["mean"]) for run in runs) == [(n, 4) for n in range(4)]
+    assert all(process.has(case) for process in processes for case in cases)
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"] == ["runs.json"]
 
 
 def test_a_run_is_kept_and_not_done_again(
