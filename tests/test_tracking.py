@@ -250,13 +250,25 @@ def test_what_was_cut_short_goes_on_where_it_was(engine: str, folder: Path, tmp_
     ]
 
 
-def test_a_run_says_with_which_engines_it_was_computed(folder: Path, tmp_path: Path) -> None:
+def test_a_run_says_with_which_engines_and_code_it_was_computed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "runs.json"
     words = ["--data", str(folder), "--only", "ecl:0.001", "--device", "cpu", "--epochs", "30"]
-    for engine in ("streams", "sequential", "sequential"):
+    first, second = ({"commit": c, "dirty": False, "fingerprint": c} for c in "ab")
+    for engine, code in (("streams", first), ("sequential", second), ("sequential", second)):
+        monkeypatch.setattr(tracking, "provenance", lambda now=code: now)
         assert main([*words, "--engine", engine, "--out", str(out), "--limit", "0"]) == 0
     [run] = json.loads(out.read_text())
     assert (run["engine"], run["device"]) == ("streams, then sequential", "cpu")
+    assert run["code"] == [first, second]
+
+
+def test_a_state_from_before_codes_were_listed_keeps_its_code() -> None:
+    assert tracking._with_code({"commit": "a"}, {"commit": "b"}) == [
+        {"commit": "a"}, {"commit": "b"}
+    ]  # fmt: skip
+    assert tracking._with_code({"commit": "a"}, {"commit": "a"}) == [{"commit": "a"}]
 
 
 @pytest.mark.parametrize(
