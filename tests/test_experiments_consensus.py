@@ -27,6 +27,7 @@ from fl_app.data import load_dataset
 from strategies.consensus.algorithms import ALGORITHMS
 from strategies.consensus.node import Node
 from strategies.consensus.topologies import TOPOLOGIES
+from strategies.errors import EdgeFlError
 
 
 def entry(group: str, row: str, seed: int, nodes: list[float], **fields: Any) -> dict[str, Any]:
@@ -123,6 +124,31 @@ def test_where_rows_have_step_sizes_of_their_own_so_have_references(
         ("core", "isolated"): ("same-steps",),
         ("core", "same-samples"): ("same-samples",),
     }
+
+
+@pytest.mark.parametrize("tried", [{}, {"0.1": 0.7}, {"0.05": 0.1, "0.1": 0.7, "0.2": 0.6}])
+def test_a_row_whose_grid_has_not_all_been_tried_is_not_run(
+    tried: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would have the default, and the report would say that it has the best of the grid."""
+    rates = tmp_path / "rates.json"
+    whole = dict.fromkeys(("0.05", "0.1", "0.2", "0.4"), 0.5)
+    of_rows = {"ecl": whole, "gossip": tried}
+    rates.write_text(json.dumps({"fashion-mnist": {"validation": {"two": of_rows}}}))
+    monkeypatch.setattr(plan_module, "RATES", rates)
+    done: list[Planned] = []
+    monkeypatch.setattr(execute, "missing", lambda runs, _: done.extend(runs))
+    command = "python -m experiments.consensus.tune --size fashion-mnist --only two,gossip"
+    runs = plan("fashion-mnist", (0, 1), ["two", "ecl", "gossip"])
+    with pytest.raises(EdgeFlError, match=f"first\n  {command}\nor leave them out by --only"):
+        execute.execute(runs, tmp_path)
+    assert not done
+    trials = [run for runs in tune.trials("fashion-mnist", ["gossip"]).values() for run in runs]
+    one_step_size = plan("small", (0,))
+    for allowed in (plan("fashion-mnist", (0, 1), ["two", "ecl"]), trials, one_step_size):
+        done.clear()
+        execute.execute(allowed, tmp_path)
+        assert done == allowed
 
 
 def test_rows_are_tuned_on_validation_images_with_a_seed_that_is_in_no_table() -> None:

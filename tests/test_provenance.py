@@ -159,7 +159,7 @@ def test_a_benchmark_says_which_code_it_measured(
 def test_a_committed_result_says_which_code_made_it_or_that_it_does_not_know(path: Path) -> None:
     told = json.loads(path.read_text())
     # A file of runs has the code of each of them.
-    codes = [run["code"] for run in told] if isinstance(told, list) else told["code"]
+    codes = _codes(told) if isinstance(told, list) else told["code"]
     assert codes is None or codes
     for code in codes or ():
         assert set(code) == {"commit", "dirty", "fingerprint"}
@@ -168,3 +168,25 @@ def test_a_committed_result_says_which_code_made_it_or_that_it_does_not_know(pat
     )
     if report != path:
         assert f"- Code: {code_line({'code': codes})}." in report.read_text()
+
+
+def _codes(runs: list[dict[str, Any]]) -> list[Any]:
+    """A run on which several codes have worked has a list of them."""
+    found: list[Any] = []
+    for run in runs:
+        found += run["code"] if isinstance(run["code"], list) else [run["code"]]
+    return found
+
+
+def test_a_run_without_the_code_of_its_first_evaluations_says_how_many() -> None:
+    """Running averages were measured from some commit on: what lacks them is older than that."""
+    runs = json.loads((ROOT / "experiments" / "reports" / "tracking.json").read_text())
+    told = {}
+    for run in runs:
+        without = sum("over_time" not in each for each in run["curve"])
+        if 0 < without < len(run["curve"]):
+            assert run["evaluations_by_earlier_unrecorded_code"] == without
+            told[run["method"]] = without
+        else:
+            assert "evaluations_by_earlier_unrecorded_code" not in run
+    assert told == {"decentlam": 33, "qg-dsgdm": 27, "dsgdm": 24, "ecl": 18}

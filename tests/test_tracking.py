@@ -4,6 +4,7 @@ import json
 import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,24 @@ def test_a_run_of_before_a_condition_was_there_counts(tmp_path: Path) -> None:
     assert not Results(out).has(replace(case, adjusted=0.5))
 
 
+def test_processes_that_share_a_file_keep_each_others_runs(tmp_path: Path) -> None:
+    """Each has read it before the other writes, and none is in the other's way."""
+    out = tmp_path / "runs.json"
+    cases = [Case("dsgdm", 0.005, seed=seed) for seed in range(4)]
+    processes = [Results(out) for _ in cases]
+
+    def write(process: Results, case: Case) -> None:
+        for value in range(5):
+            process.keep({**vars(case), "curve": [], "test": {"mean": value}})
+
+    with ThreadPoolExecutor(len(cases)) as pool:
+        list(pool.map(write, processes, cases))
+    runs = json.loads(out.read_text())
+    assert sorted((run["seed"], run["test"]["mean"]) for run in runs) == [(n, 4) for n in range(4)]
+    assert all(process.has(case) for process in processes for case in cases)
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"] == ["runs.json"]
+
+
 def test_a_run_is_kept_and_not_done_again(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -231,13 +250,25 @@ def test_what_was_cut_short_goes_on_where_it_was(engine: str, folder: Path, tmp_
     ]
 
 
-def test_a_run_says_with_which_engines_it_was_computed(folder: Path, tmp_path: Path) -> None:
+def test_a_run_says_with_which_engines_and_code_it_was_computed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "runs.json"
     words = ["--data", str(folder), "--only", "ecl:0.001", "--device", "cpu", "--epochs", "30"]
-    for engine in ("streams", "sequential", "sequential"):
+    first, second = ({"commit": c, "dirty": False, "fingerprint": c} for c in "ab")
+    for engine, code in (("streams", first), ("sequential", second), ("sequential", second)):
+        monkeypatch.setattr(tracking, "provenance", lambda now=code: now)
         assert main([*words, "--engine", engine, "--out", str(out), "--limit", "0"]) == 0
     [run] = json.loads(out.read_text())
     assert (run["engine"], run["device"]) == ("streams, then sequential", "cpu")
+    assert run["code"] == [first, second]
+
+
+def test_a_state_from_before_codes_were_listed_keeps_its_code() -> None:
+    assert tracking._with_code({"commit": "a"}, {"commit": "b"}) == [
+        {"commit": "a"}, {"commit": "b"}
+    ]  # fmt: skip
+    assert tracking._with_code({"commit": "a"}, {"commit": "a"}) == [{"commit": "a"}]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from fl_app.problem import problem_of
 from fl_app.record.run_dir import RunDirectory
 from strategies.consensus.state import published
 from strategies.consensus.strategy import MODELS
+from strategies.errors import EdgeFlError
 from strategies.evaluation import evaluation_set, measured
 from strategies.problem import flat_model, pick_device, task_of
 
@@ -28,8 +29,14 @@ def execute(runs: Sequence[Planned], root: Path, jobs: int = 0) -> None:
     """Run every planned run that is not complete in `root`; what is half done is done again.
 
     `jobs` runs at a time (default: as many as cores, or GPUs), each in one process without Flower.
-    Raises EdgeFlError when a run fails.
+    Raises EdgeFlError when a run fails, and before any is begun where one has to be tuned first.
     """
+    if commands := list(dict.fromkeys(run.tuning for run in runs if run.tuning)):
+        told = "\n  ".join(commands)
+        raise EdgeFlError(
+            f"not every step size of the grid has been tried for these rows; first\n  {told}\n"
+            "or leave them out by --only"
+        )
     lacking = missing(runs, root)
     if not lacking:
         return

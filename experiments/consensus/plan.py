@@ -175,9 +175,15 @@ def stepping(rate: float, interval: int = INTERVAL) -> Values:
 
 def chosen_rate(size: str, group: str, row: str) -> float | None:
     """The step size with the best validation accuracy; None where none has been tried."""
+    tried = _tried(size, group, row)
+    return max(tried, key=lambda rate: tried[rate]) if tried else None
+
+
+def _tried(size: str, group: str, row: str) -> dict[float, float]:
+    """Validation accuracies by step size."""
     known = json.loads(RATES.read_text()) if RATES.exists() else {}
-    tried = known.get(size, {}).get("validation", {}).get(group, {}).get(row, {})
-    return float(max(tried, key=lambda rate: tried[rate])) if tried else None
+    found = known.get(size, {}).get("validation", {}).get(group, {}).get(row, {})
+    return {float(rate): accuracy for rate, accuracy in found.items()}
 
 
 _PAIR = ("gossip", OURS)
@@ -300,13 +306,15 @@ SIZES: dict[str, Size] = {
 
 @dataclass(frozen=True)
 class Planned:
-    """One run. minutes: an estimate of what it takes on one core."""
+    """One run. minutes: an estimate of what it takes on one core. tuning: the command that has yet
+    to be given before it may be run, since not all of the grid has been tried for its row."""
 
     group: str
     row: str
     seed: int
     minutes: float = field(compare=False)
     values: Values = field(hash=False, compare=False)
+    tuning: str = field(default="", compare=False)
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -335,7 +343,10 @@ def plan(
                 "seed": seed,
                 "data-root": data_root,
             }
-            runs.append(Planned(name, row, seed, _minutes(values, given), values))
+            tune = f"python -m experiments.consensus.tune --size {size} --only {name},{row}"
+            tuned = set(given.grid) <= _tried(size, name, row).keys()
+            minutes = _minutes(values, given)
+            runs.append(Planned(name, row, seed, minutes, values, "" if tuned else tune))
     return choose(runs, only)
 
 

@@ -241,7 +241,8 @@ def execute(
         found = measure(run, validation)
         seconds = time.monotonic() - began
         entry["curve"].append({"epoch": epoch, **found})
-        entry |= {"bytes": run.bytes, "seconds": round(seconds, 1), "code": provenance()}
+        entry |= {"bytes": run.bytes, "seconds": round(seconds, 1)}
+        entry["code"] = _with_code(entry.get("code"), provenance())
         entry |= {
             name: _followed(entry.get(name), used)
             for name, used in (("device", device_name(device)), ("engine", engine))
@@ -268,6 +269,12 @@ def execute(
 
 def _shown(found: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {found[name]:.1f}" for name in ("mean", "lowest", "average"))
+
+
+def _with_code(before: Any, now: Mapping[str, Any]) -> list[Any]:
+    """Which code has made a run, the last one last; older states have the last one alone."""
+    codes = before if isinstance(before, list) else [before] if before else []
+    return codes if codes and codes[-1] == now else [*codes, now]
 
 
 def _followed(before: str | None, now: str) -> str:

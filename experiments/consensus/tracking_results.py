@@ -2,14 +2,16 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from experiments.consensus.tracking_cases import METHODS, Case
 from experiments.reporting import table
+from strategies.checkpoint import atomic_write
 
 
 def render(runs: Sequence[Mapping[str, Any]]) -> str:
@@ -44,12 +46,16 @@ def render(runs: Sequence[Mapping[str, Any]]) -> str:
 
 
 class Results:
-    """The runs in a file, one a case."""
+    """The runs in a file, one a case. Several processes may write into it, each its own cases."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)  # of states, too
-        self.runs: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+
+    @property
+    def runs(self) -> list[dict[str, Any]]:
+        """What is in the file now."""
+        return json.loads(self._path.read_text()) if self._path.exists() else []
 
     def has(self, case: Case) -> bool:
         """Whether it has been run to its end."""
@@ -61,11 +67,12 @@ class Results:
         return self._path.parent / f"{self._path.stem}-{name}.npz"
 
     def keep(self, entry: dict[str, Any]) -> None:
+        """Put a run in the place of what was known of its case; all else stays as it is."""
         case = _case_of(entry)
-        self.runs = [run for run in self.runs if _case_of(run) != case] + [entry]
-        aside = self._path.with_suffix(".new")
-        aside.write_text("[\n" + ",\n".join(json.dumps(run) for run in self.runs) + "\n]\n")
-        os.replace(aside, self._path)
+        with FileLock(f"{self._path}.lock"):  # nobody writes between our reading and our writing
+            runs = [run for run in self.runs if _case_of(run) != case] + [entry]
+            lines = ",\n".join(json.dumps(run) for run in runs)
+            atomic_write(self._path, f"[\n{lines}\n]\n".encode())
 
 
 def _case_of(run: Mapping[str, Any]) -> Case:

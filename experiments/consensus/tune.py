@@ -39,6 +39,7 @@ def trials(size: str, only: Sequence[str] = (), data_root: str = "") -> dict[flo
                     **stepping(rate, SIZES[size].interval),
                     "evaluate-on": "validation",
                 },
+                tuning="",
             )
             for run in runs
         ]
