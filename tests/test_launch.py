@@ -20,7 +20,7 @@ from fl_app.cli import main
 from fl_app.config import resolve
 from fl_app.deploy import directory as deployment
 from fl_app.launch import run as launch
-from fl_app.launch import sizing, superlink, supervise
+from fl_app.launch import signals, sizing, superlink, supervise
 from fl_app.launch.log import LogReader
 from fl_app.launch.sizing import count_cores, simulation_size
 from fl_app.launch.standstill import Standstill
@@ -276,6 +276,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("EDGE_FL_HOME", str(tmp_path))
     handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     yield tmp_path
+    signals._waiting.clear()
     for number, handler in handlers.items():
         signal.signal(number, handler)
 
@@ -521,6 +522,67 @@ def test_what_only_the_server_has_is_for_it_to_try(
     told = capsys.readouterr().err
     assert (hint in told) if hint else (told == "")
     assert (edge / "submitted.json").exists()
+
+
+def test_a_run_is_stopped_by_its_id_when_a_signal_comes_while_it_is_submitted(
+    edge: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FAKE_FLOWER", "told")
+    assert main(["run", "--superlink", "edge", "participants=2", "mode=average"]) == 143
+    assert json.loads((edge / "stopped.json").read_text())[:2] == ["7", "edge"]
+    assert "edge-fl: terminated" in capsys.readouterr().err
+
+
+def test_a_submission_without_an_answer_may_have_been_accepted(
+    edge: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FAKE_FLOWER", "mute")
+    monkeypatch.setattr(superlink, "ANSWER_SECONDS", 0.2)
+    assert main(["run", "--superlink", "edge", "participants=2", "mode=average"]) == 1
+    told = capsys.readouterr().err
+    assert "the run may have been accepted: see `flwr list edge`" in told
+    assert "`flwr stop RUN-ID edge`" in told
+
+
+def temporary() -> set[Path]:
+    return set(Path("/tmp").glob("edge-fl-*"))
+
+
+@needs_proc
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", ["last word", "end", "clearing up"])
+def test_a_signal_after_its_end_makes_no_other_end_of_a_run(
+    number: signal.Signals,
+    moment: str,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("FAKE_FLOWER", "stuck" if moment == "last word" else "completed")
+    before = temporary()
+    if moment == "last word":  # Flower's simulation has still to end
+        monkeypatch.setattr(
+            launch, "_overdue",
+            lambda _, reader: reader.closed_at < math.inf and signal.raise_signal(number),
+        )  # fmt: skip
+    elif moment == "end":
+        monkeypatch.setattr(launch, "_show_rest", lambda *_: signal.raise_signal(number))
+    else:
+        wait = subprocess.Popen.wait
+
+        def told(process: subprocess.Popen[bytes], timeout: float | None = None) -> int:
+            if timeout == supervise.GRACE_SECONDS + 30:  # of the SuperLink, when all is over
+                signal.raise_signal(number)
+            return wait(process, timeout)
+
+        monkeypatch.setattr(subprocess.Popen, "wait", told)
+    assert main(["run", "participants=2"]) == 0
+    signal.raise_signal(number)  # while the process ends
+    output, errors = capsys.readouterr()
+    assert output.splitlines()[-1] == f"run directory: {home}/runs/one"
+    assert "interrupted" not in errors
+    assert "terminated" not in errors
+    assert temporary() <= before
 
 
 # `edge-fl run` with its standard output, where its words would be lost.
