@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 from collections.abc import Callable, Iterator
@@ -544,8 +545,37 @@ def test_a_submission_without_an_answer_may_have_been_accepted(
     assert "`flwr stop RUN-ID edge`" in told
 
 
-def temporary() -> set[Path]:
-    return set(Path("/tmp").glob("edge-fl-*"))
+@pytest.mark.parametrize("option", ["--watch", "--json"])
+def test_a_run_on_another_machine_cannot_be_followed(
+    option: str, edge: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    connections = edge / "site" / "flower" / "config.toml"
+    text = connections.read_text()
+    assert "127.0.0.1:" in text
+    connections.write_text(text.replace("127.0.0.1:", "hub.example:"))
+    words = ["run", "--superlink", "edge", "participants=2", "mode=average", option]
+    assert main(words) == 2
+    assert "on another machine (hub.example)" in capsys.readouterr().err
+    assert not (edge / "submitted.json").exists()
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_a_run_of_a_deployment_on_this_machine_is_followed(
+    here: bool, edge: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A tunnel to another machine is found out when the run has told its directory."""
+    if here:
+        run = RunDirectory.create(edge / "runs", resolve({"participants": 2}).flat(), name="one")
+        run.emit("run_started")
+        run.close()
+    words = ["run", "--superlink", "edge", "participants=2", "mode=average", "--json"]
+    assert main(words) == 0
+    output, errors = capsys.readouterr()
+    told = [json.loads(line) for line in output.splitlines()]
+    assert ({"run_directory": str(edge / "runs" / "one")} in told) == here
+    assert [line["event"] for line in told if "event" in line] == ["run_started"] * here
+    assert told[-1] == {"summary": {"status": "completed"}}
+    assert ("the run cannot be followed" in errors) != here
 
 
 @needs_proc
@@ -559,7 +589,11 @@ def test_a_signal_after_its_end_makes_no_other_end_of_a_run(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("FAKE_FLOWER", "stuck" if moment == "last word" else "completed")
-    before = temporary()
+    made: list[str] = []
+    mkdtemp = tempfile.mkdtemp
+    monkeypatch.setattr(
+        tempfile, "mkdtemp", lambda *given, **more: made.append(mkdtemp(*given, **more)) or made[-1]
+    )
     if moment == "last word":  # Flower's simulation has still to end
         monkeypatch.setattr(
             launch, "_overdue",
@@ -582,7 +616,8 @@ def test_a_signal_after_its_end_makes_no_other_end_of_a_run(
     assert output.splitlines()[-1] == f"run directory: {home}/runs/one"
     assert "interrupted" not in errors
     assert "terminated" not in errors
-    assert temporary() <= before
+    assert made
+    assert not any(Path(each).exists() for each in made)
 
 
 # `edge-fl run` with its standard output, where its words would be lost.

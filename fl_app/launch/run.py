@@ -65,15 +65,15 @@ def run(
     """
     overrides = with_own_app(overrides)
     config = configure(overrides, place="" if superlink else "simulation")
+    screen, reserved = screen or Screen(), None
     size: dict[str, Value] = {}
     if superlink:
-        check_elsewhere(config, superlink)
+        check_elsewhere(config, superlink, followed=screen.follows)
     else:
         check_workers()
         check_output(config)
         preflight(config)
         size = size_for(config, ray)
-    screen, reserved = screen or Screen(), None
     try:
         go_on()
         if not superlink:
@@ -286,8 +286,7 @@ def _follow(link: Link, run_id: str, reader: LogReader, screen: Screen) -> str:
                 line = lines.get(timeout=0.5)
                 if line is None:
                     return "" if stream.wait() == 0 else link.lost
-                if (text := reader.read(line)) is not None:
-                    screen.show(text)
+                _show(line, link, reader, screen)
         return problem
     finally:
         stream.kill()
@@ -316,8 +315,15 @@ def _show_rest(link: Link, run_id: str, reader: LogReader, screen: Screen) -> No
     finally:
         whole.kill()
     for line in reader.left_out(output.splitlines(keepends=True)):
-        if (text := reader.read(line)) is not None:
-            screen.show(text)
+        _show(line, link, reader, screen)
+
+
+def _show(line: str, link: Link, reader: LogReader, screen: Screen) -> None:
+    """Show a line of the log. In a deployment it is the log that tells the run's directory."""
+    if (text := reader.read(line)) is not None:
+        screen.show(text)
+    if link.supervisor is None and reader.run_directory:
+        screen.found(reader.run_directory)
 
 
 class _Watch:
