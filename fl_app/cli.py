@@ -71,10 +71,10 @@ def _launch(arguments: argparse.Namespace, overrides: Callable[[], dict[str, Any
 
 
 @contextlib.contextmanager
-def _page(wanted: bool) -> Iterator[Callable[[Path], None]]:
+def _page(wanted: bool) -> Iterator[Callable[[Path], None] | None]:
     """While this command lasts, a page of the runs, which turns to the run that has begun."""
     if not wanted:
-        yield lambda _: None
+        yield None
         return
     from fl_app.watch.feed import Feeds
     from fl_app.watch.server import served

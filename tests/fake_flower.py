@@ -5,12 +5,14 @@ The SuperLink answers /health and starts a "flwr-simulation" in a session of its
 does; `flwr log` shows a log with all of Flower's noise. $FAKE_FLOWER: "completed", "failed" and
 "diverged" (the ServerApp raised), "unfinished" (sys.exit in the ServerApp: completed for Flower, no
 summary), "asleep" (fails unless it is resumed), "endless" (until stopped), "stuck" (after its last
-word), "refused" (by `flwr run`), "broken" (the SuperLink does not start).
+word), "refused" (by `flwr run`), "broken" (the SuperLink does not start), "told" (to end while
+`flwr run` has not said the run's id yet), "mute" (no word from `flwr run`).
 """
 
 import http.server
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -48,7 +50,14 @@ def flwr(command: str, *arguments: str) -> int:
         if SCENARIO == "refused":
             print(json.dumps({"success": False, "error-message": "Invalid run configuration."}))
             return 1
+        if SCENARIO == "told":
+            os.kill(os.getppid(), signal.SIGTERM)
+        if SCENARIO in ("told", "mute"):
+            time.sleep(1 if SCENARIO == "told" else 600)
         print(json.dumps({"success": True, "run-id": "7"}))
+    elif command == "stop":
+        (HOME / "stopped.json").write_text(json.dumps(arguments))
+        print(json.dumps({"success": True}))
     elif command == "log":
         if SCENARIO != "refused":
             RUN.mkdir(parents=True, exist_ok=True)

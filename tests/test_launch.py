@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from fl_app.cli import main
 from fl_app.config import resolve
 from fl_app.deploy import directory as deployment
 from fl_app.launch import run as launch
-from fl_app.launch import sizing, superlink, supervise
+from fl_app.launch import signals, sizing, superlink, supervise
 from fl_app.launch.log import LogReader
 from fl_app.launch.sizing import count_cores, simulation_size
 from fl_app.launch.standstill import Standstill
@@ -276,6 +277,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("EDGE_FL_HOME", str(tmp_path))
     handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     yield tmp_path
+    signals._waiting.clear()
     for number, handler in handlers.items():
         signal.signal(number, handler)
 
@@ -521,6 +523,101 @@ def test_what_only_the_server_has_is_for_it_to_try(
     told = capsys.readouterr().err
     assert (hint in told) if hint else (told == "")
     assert (edge / "submitted.json").exists()
+
+
+def test_a_run_is_stopped_by_its_id_when_a_signal_comes_while_it_is_submitted(
+    edge: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FAKE_FLOWER", "told")
+    assert main(["run", "--superlink", "edge", "participants=2", "mode=average"]) == 143
+    assert json.loads((edge / "stopped.json").read_text())[:2] == ["7", "edge"]
+    assert "edge-fl: terminated" in capsys.readouterr().err
+
+
+def test_a_submission_without_an_answer_may_have_been_accepted(
+    edge: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FAKE_FLOWER", "mute")
+    monkeypatch.setattr(superlink, "ANSWER_SECONDS", 0.2)
+    assert main(["run", "--superlink", "edge", "participants=2", "mode=average"]) == 1
+    told = capsys.readouterr().err
+    assert "the run may have been accepted: see `flwr list edge`" in told
+    assert "`flwr stop RUN-ID edge`" in told
+
+
+@pytest.mark.parametrize("option", ["--watch", "--json"])
+def test_a_run_on_another_machine_cannot_be_followed(
+    option: str, edge: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    connections = edge / "site" / "flower" / "config.toml"
+    text = connections.read_text()
+    assert "127.0.0.1:" in text
+    connections.write_text(text.replace("127.0.0.1:", "hub.example:"))
+    words = ["run", "--superlink", "edge", "participants=2", "mode=average", option]
+    assert main(words) == 2
+    assert "on another machine (hub.example)" in capsys.readouterr().err
+    assert not (edge / "submitted.json").exists()
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_a_run_of_a_deployment_on_this_machine_is_followed(
+    here: bool, edge: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A tunnel to another machine is found out when the run has told its directory."""
+    if here:
+        run = RunDirectory.create(edge / "runs", resolve({"participants": 2}).flat(), name="one")
+        run.emit("run_started")
+        run.close()
+    words = ["run", "--superlink", "edge", "participants=2", "mode=average", "--json"]
+    assert main(words) == 0
+    output, errors = capsys.readouterr()
+    told = [json.loads(line) for line in output.splitlines()]
+    assert ({"run_directory": str(edge / "runs" / "one")} in told) == here
+    assert [line["event"] for line in told if "event" in line] == ["run_started"] * here
+    assert told[-1] == {"summary": {"status": "completed"}}
+    assert ("the run cannot be followed" in errors) != here
+
+
+@needs_proc
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", ["last word", "end", "clearing up"])
+def test_a_signal_after_its_end_makes_no_other_end_of_a_run(
+    number: signal.Signals,
+    moment: str,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("FAKE_FLOWER", "stuck" if moment == "last word" else "completed")
+    made: list[str] = []
+    mkdtemp = tempfile.mkdtemp
+    monkeypatch.setattr(
+        tempfile, "mkdtemp", lambda *given, **more: made.append(mkdtemp(*given, **more)) or made[-1]
+    )
+    if moment == "last word":  # Flower's simulation has still to end
+        monkeypatch.setattr(
+            launch, "_overdue",
+            lambda _, reader: reader.closed_at < math.inf and signal.raise_signal(number),
+        )  # fmt: skip
+    elif moment == "end":
+        monkeypatch.setattr(launch, "_show_rest", lambda *_: signal.raise_signal(number))
+    else:
+        wait = subprocess.Popen.wait
+
+        def told(process: subprocess.Popen[bytes], timeout: float | None = None) -> int:
+            if timeout == supervise.GRACE_SECONDS + 30:  # of the SuperLink, when all is over
+                signal.raise_signal(number)
+            return wait(process, timeout)
+
+        monkeypatch.setattr(subprocess.Popen, "wait", told)
+    assert main(["run", "participants=2"]) == 0
+    signal.raise_signal(number)  # while the process ends
+    output, errors = capsys.readouterr()
+    assert output.splitlines()[-1] == f"run directory: {home}/runs/one"
+    assert "interrupted" not in errors
+    assert "terminated" not in errors
+    assert made
+    assert not any(Path(each).exists() for each in made)
 
 
 # `edge-fl run` with its standard output, where its words would be lost.

@@ -27,7 +27,7 @@ from experiments.benchmarks.process_tree import process
 from experiments.soak.verdict import Sample, figure, lines, read, table, write
 from fl_app.config import Value
 from fl_app.deploy.loopback import Loopback
-from fl_app.launch.run import Stopped, stop
+from fl_app.launch.signals import Stopped, stop
 from fl_app.launch.supervise import heed
 from fl_app.record.figures import to_png
 from strategies.site import SERVER

@@ -18,8 +18,9 @@ from typing import Any
 
 from fl_app.config import Value, resolve
 from fl_app.deploy.loopback import Loopback
-from fl_app.launch.run import FAILED, Stopped, stop
+from fl_app.launch.run import FAILED
 from fl_app.launch.run import run as edge_fl_run
+from fl_app.launch.signals import Stopped, go_on, stop
 from fl_app.launch.sizing import count_cores
 from fl_app.launch.supervise import heed
 from fl_app.problem import problem_of
@@ -124,7 +125,9 @@ def _tell(place: Path, log: _Story) -> int:
 def _run(site: Loopback, values: Mapping[str, Value]) -> int:
     words = [f"{key}={value}" for key, value in values.items()]
     print("        " + shlex.join(["edge-fl", "run", "--superlink", site.connection, *words]))
-    return edge_fl_run(values, superlink=site.connection)
+    code = edge_fl_run(values, superlink=site.connection)
+    go_on()  # the demo does, and can be interrupted
+    return code
 
 
 def _runs(stamp: str) -> list[RunDirectory]:

@@ -1,7 +1,9 @@
 """What `edge-fl run` finds out about a run's place before it begins: the directory of the run, and
 the SuperLink of others that it names."""
 
+import contextlib
 import os
+import socket
 import sys
 import tempfile
 import tomllib
@@ -45,10 +47,16 @@ def _check_name(config: RunConfig) -> None:
         raise RunDirectoryError(f"there is a run named {config.name!r} in {root}; choose another")
 
 
-def check_elsewhere(config: RunConfig, superlink: str) -> None:
-    """Raise EdgeFlError for a run on a SuperLink of others that cannot work, as far as that can be
-    told from here; its ServerApp tries the rest."""
+def check_elsewhere(config: RunConfig, superlink: str, *, followed: bool = False) -> None:
+    """Raise EdgeFlError for a run on a SuperLink of others that cannot work, or not be `followed`
+    by its directory, as far as that can be told from here; its ServerApp tries the rest."""
     connection = _connection(superlink)
+    host = str(connection.get("address", "")).rpartition(":")[0].strip("[]")
+    if followed and host and not _is_here(host):
+        raise ConfigError(
+            f"--watch and --json read the run's directory, and SuperLink {superlink!r} has it on "
+            f"another machine ({host}); give them there, or leave them out"
+        )
     if site := _site(connection):
         check_devices(config, site)
     if not config.resume:
@@ -56,6 +64,16 @@ def check_elsewhere(config: RunConfig, superlink: str) -> None:
     elif os.access(config.resume, os.W_OK):  # else it is on the server, or belongs to its user
         check_resumable(config)
     preflight_elsewhere(config, lambda text: say(f"edge-fl: {text}", sys.stderr))
+
+
+def _is_here(host: str) -> bool:
+    """Whether `host` is this machine: nobody can listen at an address of another one."""
+    with contextlib.suppress(OSError):
+        for family, kind, _, _, address in socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM):
+            with contextlib.suppress(OSError), socket.socket(family, kind) as probe:
+                probe.bind(address)
+                return True
+    return False
 
 
 def _flower_home() -> Path:

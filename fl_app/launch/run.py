@@ -4,7 +4,6 @@ import contextlib
 import math
 import os
 import queue
-import signal
 import subprocess
 import sys
 import tempfile
@@ -12,7 +11,6 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
 
 from fl_app.config import RunConfig, Value, configure, resolve
 from fl_app.launch.beforehand import check_elsewhere, check_output
@@ -20,10 +18,10 @@ from fl_app.launch.bundle import own_app, submitted, with_own_app
 from fl_app.launch.log import LogReader
 from fl_app.launch.own_files import with_own_files
 from fl_app.launch.screen import Screen
+from fl_app.launch.signals import INTERRUPTED, TERMINATED, Stopped, go_on, held, hold
 from fl_app.launch.sizing import size_for
 from fl_app.launch.standstill import Standstill
 from fl_app.launch.superlink import ANSWER_SECONDS, Link, local_superlink
-from fl_app.launch.supervise import ENDING, heed
 from fl_app.launch.surroundings import check_workers
 from fl_app.launch.values import toml_lines
 from fl_app.preflight import preflight
@@ -41,7 +39,7 @@ BACK_SECONDS = 90.0
 # stuck, never does.
 END_SECONDS = 60.0
 _ASK_SECONDS = 1.0
-FAILED, DIVERGED, INTERRUPTED, TERMINATED = 1, 3, 130, 143
+FAILED, DIVERGED = 1, 3
 SILENT = "No heartbeat received"  # Flower's words
 UNENDED = "unended"  # Flower's status of a run that has said its last word and goes on
 
@@ -62,26 +60,27 @@ def run(
     folder of an app that depends on edge-fl it is that app, with its configuration below the
     `overrides`. `ray` is the address of a Ray cluster over which the simulation is to be spread.
     `screen` shows what happens.
-    0: completed; 1: failed; 3: a model diverged; 130: interrupted; 143: terminated.
+    0: completed; 1: failed; 3: a model diverged; 130: interrupted; 143: terminated. Signals that
+    come after the run's end wait (see `signals.hold`): they end nothing any more.
     """
     overrides = with_own_app(overrides)
     config = configure(overrides, place="" if superlink else "simulation")
+    screen, reserved = screen or Screen(), None
     size: dict[str, Value] = {}
     if superlink:
-        check_elsewhere(config, superlink)
+        check_elsewhere(config, superlink, followed=screen.follows)
     else:
         check_workers()
         check_output(config)
         preflight(config)
         size = size_for(config, ray)
-    heed(stop)
-    screen, reserved = screen or Screen(), None
     try:
+        go_on()
         if not superlink:
             reserved, overrides = _named(config, overrides)
             screen.begin(reserved or Path(config.resume or runs_root(config.output) / config.name))
         return _run_to_the_end(overrides, superlink, ray, size, verbose, screen)
-    except Stopped as stopped:  # while the end of a run was being recorded
+    except Stopped as stopped:  # before it began, or was to go on
         say(f"edge-fl: {stopped}", sys.stderr)
         return stopped.code
     finally:
@@ -113,7 +112,12 @@ def _run_to_the_end(
         reader = LogReader(verbose)
         with Standstill() as standstill:
             code, problem, told = _attempt(overrides, superlink, ray, size, reader, screen)
+        hold()
         directory = reader.run_directory
+        if directory and code in (INTERRUPTED, TERMINATED) and _over(directory):
+            if not superlink:
+                _close(directory, "completed", "")
+            code, problem = 0, ""
         if problem:
             say(f"edge-fl: {problem}", sys.stderr)
         if directory and problem and not superlink:
@@ -127,6 +131,7 @@ def _run_to_the_end(
             f"Flower takes for the end of it; going on from the last checkpoint",
             sys.stderr,
         )
+        go_on()
         overrides = RunDirectory.open(directory).config() | {"resume": str(directory)}
     if directory:
         if problem and code != DIVERGED:  # it would do that again
@@ -184,6 +189,17 @@ def _close(directory: Path, status: str, reason: str, told: float = math.inf) ->
         say(f"edge-fl: the end of the run could not be recorded: {error}", sys.stderr)
 
 
+def _over(directory: Path) -> bool:
+    """Whether the run says that it has completed, if it can be seen from here."""
+    run = RunDirectory(directory)
+    with contextlib.suppress(RunDirectoryError):
+        if run.summary().get("status") == "completed":
+            return True
+        ends = [e for e in run.events() if e["event"] in ("finished", "resumed")]
+        return bool(ends) and ends[-1].get("status") == "completed"
+    return False
+
+
 def _can_go_on(directory: Path) -> bool:
     checkpoints = directory / CHECKPOINTS
     return checkpoints.is_dir() and any(checkpoints.iterdir())
@@ -194,23 +210,6 @@ def _point_to_resume(directory: Path, superlink: str) -> None:
     if _can_go_on(directory):
         place = f" --superlink {superlink}" if superlink else ""
         say(f"edge-fl: to go on: edge-fl resume {directory}{place}", sys.stderr)
-
-
-class Stopped(BaseException):
-    """A signal wants the run to stop."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__("interrupted" if number == signal.SIGINT else "terminated")
-        self.code = INTERRUPTED if number == signal.SIGINT else TERMINATED
-        self.moment = time.time()
-
-
-def stop(number: int, _frame: FrameType | None) -> None:
-    """Raise Stopped in the main thread, once."""
-    # Once is enough: clearing up takes seconds, and a second Ctrl-C must not cut it short.
-    for each in ENDING:
-        signal.signal(each, signal.SIG_IGN)
-    raise Stopped(number)
 
 
 def _link(superlink: str, ray: str) -> contextlib.AbstractContextManager[Link]:
@@ -227,19 +226,23 @@ def _run_on(
     screen: Screen,
 ) -> str:
     """Submit the app and follow it to its end; returns why it did not complete, or ""."""
-    run_id = _submit(link, overrides, size)
-    screen.stage("loading the data; the first round begins")
+    run_id, ours = "", link.supervisor is not None
     try:
+        # What was submitted to others goes on there, and can be stopped by its id alone.
+        with contextlib.nullcontext() if ours else held():
+            run_id = _submit(link, overrides, size)
+        screen.stage("loading the data; the first round begins")
         while problem := _follow(link, run_id, reader, screen):
             if not _is_back(link, run_id):
                 return problem
             say(f"edge-fl: SuperLink {link.connection!r} was away and is back", sys.stderr)
             reader.begin_again()
         status, details = _status(link, run_id, reader)
+        hold()
         _show_rest(link, run_id, reader, screen)
     except BaseException:
         # A local SuperLink is about to end with all it has started; another one must be told.
-        if link.supervisor is None:
+        if run_id and not ours:
             with contextlib.suppress(EdgeFlError):
                 link.ask("stop", run_id, link.connection)
         raise
@@ -283,8 +286,7 @@ def _follow(link: Link, run_id: str, reader: LogReader, screen: Screen) -> str:
                 line = lines.get(timeout=0.5)
                 if line is None:
                     return "" if stream.wait() == 0 else link.lost
-                if (text := reader.read(line)) is not None:
-                    screen.show(text)
+                _show(line, link, reader, screen)
         return problem
     finally:
         stream.kill()
@@ -313,8 +315,15 @@ def _show_rest(link: Link, run_id: str, reader: LogReader, screen: Screen) -> No
     finally:
         whole.kill()
     for line in reader.left_out(output.splitlines(keepends=True)):
-        if (text := reader.read(line)) is not None:
-            screen.show(text)
+        _show(line, link, reader, screen)
+
+
+def _show(line: str, link: Link, reader: LogReader, screen: Screen) -> None:
+    """Show a line of the log. In a deployment it is the log that tells the run's directory."""
+    if (text := reader.read(line)) is not None:
+        screen.show(text)
+    if link.supervisor is None and reader.run_directory:
+        screen.found(reader.run_directory)
 
 
 class _Watch:

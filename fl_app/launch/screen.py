@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -33,6 +34,12 @@ class Screen:
         self._bar: _Bar | None = None
         self._over = threading.Event()
         self._following: threading.Thread | None = None
+        self._found = False
+
+    @property
+    def follows(self) -> bool:
+        """Whether there is nothing to show without the run's directory: with a page, or as JSON."""
+        return self._begun is not None or self._form == JSON
 
     def __enter__(self) -> Self:
         if self._form == LINES and sys.stdout is not None and sys.stdout.isatty():
@@ -78,6 +85,22 @@ class Screen:
         if self._bar or self._form == JSON:
             self._following = threading.Thread(target=self._follow, args=[directory], daemon=True)
             self._following.start()
+
+    def found(self, directory: Path) -> None:
+        """As `begin`, of the directory that a deployment has told, if it can be read here; once."""
+        from fl_app.record.run_dir import METRICS
+
+        if self._found:
+            return
+        self._found = True
+        if os.access(directory / METRICS, os.R_OK):
+            self.begin(directory)
+        elif self.follows:
+            say(
+                f"edge-fl: the run cannot be followed (--watch, --json): its directory {directory} "
+                f"is on another machine, or not for you to read",
+                sys.stderr,
+            )
 
     def end(self, directory: Path) -> None:
         """Tell where the results are."""

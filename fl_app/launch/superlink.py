@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fl_app.launch import supervise
+from fl_app.launch.signals import held
 from strategies.errors import EdgeFlError
 from strategies.paths import expanded, runs_root
 
@@ -54,6 +55,11 @@ class Link:
             output, _ = process.communicate(timeout=ANSWER_SECONDS)
         except subprocess.TimeoutExpired:
             output = f"no answer within {ANSWER_SECONDS:.0f} s"
+            if arguments[0] == "run" and self.supervisor is None:
+                output += (
+                    f"; the run may have been accepted: see `flwr list {self.connection}`, and "
+                    f"stop it by `flwr stop RUN-ID {self.connection}`"
+                )
         finally:
             process.kill()
         with contextlib.suppress(ValueError):
@@ -141,10 +147,13 @@ def local_superlink(ray_address: str = "") -> Iterator[Link]:
         _wait_until_healthy(port, supervisor, log)
         yield Link(CONNECTION, environment, str(empty), supervisor)
     finally:
-        if supervisor is not None:
-            supervisor.terminate()
-            supervisor.wait(supervise.GRACE_SECONDS + 30)
-        shutil.rmtree(directory, ignore_errors=True)
+        with held():
+            try:
+                if supervisor is not None:
+                    supervisor.terminate()
+                    supervisor.wait(supervise.GRACE_SECONDS + 30)
+            finally:
+                shutil.rmtree(directory, ignore_errors=True)
 
 
 def _superlink_command(port: int, directory: str) -> list[str]:

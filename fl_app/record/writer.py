@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import sys
 import time
 from contextlib import suppress
 from datetime import datetime
@@ -93,7 +94,8 @@ class Writer:
             return
         say(
             f"{self._directory}: {self._holder()} wrote it last; waiting up to {LEASE_SECONDS:g} s "
-            f"for a sign of life"
+            f"for a sign of life",
+            sys.stderr,  # the standard output may be for a program
         )
         if not self._taken_within(LEASE_SECONDS + BEAT_SECONDS):
             self._lease.force_break()  # a power cut can leave a lock without its owner's name
