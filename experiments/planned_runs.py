@@ -161,6 +161,18 @@ def still_valid(results: Mapping[str, Any], runs: Sequence[P]) -> dict[str, dict
     return found
 
 
+def lost(earlier: Mapping[str, Any], size: str, runs: Sequence[P], fresh: Sequence[P]) -> int:
+    """How many of the earlier results are planned still and would be gone: they are of another
+    configuration, and not among the `fresh` ones. All of them, where they are of another size."""
+    entries = earlier.get("runs", ())
+    if earlier.get("size", size) != size:
+        return len(entries)
+    kept = still_valid(earlier, runs)
+    doomed = {"-".join(run.words) for run in runs if label_of(run) not in kept}
+    doomed -= {"-".join(run.words) for run in fresh}
+    return sum(_words_of(entry) in doomed for entry in entries)
+
+
 def merged(earlier: Mapping[str, Any], fresh: dict[str, Any], runs: Sequence[P]) -> dict[str, Any]:
     """`fresh` results and those `earlier` ones that are still valid, in the order of the plan; of a
     run that is in both, the fresh one."""
