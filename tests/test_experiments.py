@@ -35,6 +35,7 @@ from experiments.distillation.results import (
     target_of,
 )
 from experiments.flower_runs import command, in_process_run
+from experiments.mail_precision import report as mail_report
 from experiments.planned_runs import (
     choose,
     collect_entries,
@@ -721,6 +722,23 @@ def test_a_key_that_is_new_had_its_default_before() -> None:
     assert still_valid({"defaults": dict(defaults()), "runs": [entry]}, [planned])
     del settings["adjust-logits"]
     assert not still_valid({"defaults": then, "runs": [entry]}, [planned])
+
+
+def test_the_report_of_mail_says_with_which_settings_its_runs_were_made() -> None:
+    """Neither the plan nor the defaults of today are those of older runs."""
+    given = {"mode": "distill", "participants": 5, "mail-precision": "int8", "seed": 0}
+    run = {"mode": "distill", "row": "int8", "seed": 0, "accuracy": 0.8, "bytes": 1}
+    then = {k: v for k, v in defaults().items() if k not in ("distill.calibrate", "consensus.rho")}
+    then |= {"proxy-labelled-examples": -1, "consensus.theta": 0.1}
+    machine = {"cpu": "a processor", "cpus_usable": 2, "gpu": None}
+    results = {"command": "python -m x", "hardware": machine, "runs": [{**run, "settings": given}]}
+    text = mail_report.render({**results, "defaults": then})
+    assert (
+        "\nmode=distill, participants=5; by defaults that are others now: "
+        "proxy-labelled-examples=-1; without what has come since: distill.calibrate\n"
+    ) in text
+    text = mail_report.render({**results, "defaults": dict(defaults())})
+    assert "\nmode=distill, participants=5\n" in text
 
 
 def test_a_report_alone_needs_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
