@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from experiments.flower_runs import load_json
-from experiments.planned_runs import label_of, merged, still_valid
+from experiments.planned_runs import completed, label_of, lost, merged, still_valid
 from strategies.errors import EdgeFlError
 from strategies.paths import runs_root
 
@@ -48,33 +50,60 @@ class Experiment:
             arguments.runs or runs_root().parent / "experiments" / f"{self.name}-{arguments.size}"
         )
         root = root.absolute()
-        data_root = str(Path(arguments.data_root).absolute()) if arguments.data_root else ""
         try:
-            earlier = _results_in(out)
             if arguments.report_only:
-                if not earlier:
-                    raise EdgeFlError(f"there is no results.json in {out}")
-                print(self.write(earlier, out))
-                return 0
-            seeds = [int(seed) for seed in parts(arguments.seeds)]
-            only = list(parts(arguments.only))
-            chosen = self.plan(arguments.size, seeds, only, data_root)
-            if not arguments.collect_only:
-                there = still_valid(earlier, chosen)
-                self.execute([r for r in chosen if label_of(r) not in there], root, arguments.jobs)
-        except (EdgeFlError, ValueError) as error:
+                self._draw_again(out)
+            else:
+                self._do(arguments, out, root)
+            return 0
+        except EdgeFlError as error:
             print(f"experiments.{self.name}: {error}", file=sys.stderr)
             return 1
-        invocation = f"python -m experiments.{self.name} --size {arguments.size}"
+
+    def _draw_again(self, out: Path) -> None:
+        with _only_writer(out):
+            if not (found := _results_in(out)):
+                raise EdgeFlError(f"there is no results.json in {out}")
+            print(self.write(found, out))
+
+    def _do(self, arguments: argparse.Namespace, out: Path, root: Path) -> None:
+        size = arguments.size
+        data_root = str(Path(arguments.data_root).absolute()) if arguments.data_root else ""
+        earlier = _results_in(out)
+        try:
+            seeds = [int(seed) for seed in parts(arguments.seeds)]
+            chosen = self.plan(size, seeds, list(parts(arguments.only)), data_root)
+        except ValueError as error:
+            raise EdgeFlError(str(error)) from error
+
+        def everything() -> list[Any]:
+            """All seeds of which there are results, too."""
+            more = (entry["seed"] for entry in earlier.get("runs", ()))
+            return self.plan(size, sorted({*seeds, *more}), (), data_root)
+
+        def refuse_losses(coming: Iterable[Any] = ()) -> None:
+            fresh = [*coming, *(run for run in everything() if completed(run, root))]
+            gone = lost(earlier, size, everything(), fresh)
+            if gone and not arguments.replace:
+                raise EdgeFlError(
+                    f"{gone} of the {len(earlier['runs'])} results in {out} are of another size or "
+                    "configuration and would be gone: do all of them again, or choose another "
+                    "--out; --replace drops them"
+                )
+
+        if not arguments.collect_only:
+            refuse_losses(coming=chosen)
+            there = still_valid(earlier, chosen)
+            self.execute([r for r in chosen if label_of(r) not in there], root, arguments.jobs)
+        invocation = f"python -m experiments.{self.name} --size {size}"
         invocation += f" --seeds {shlex.quote(arguments.seeds)}"
-        seeds = sorted({*seeds, *(entry["seed"] for entry in earlier.get("runs", ()))})
-        everything = self.plan(arguments.size, seeds, (), data_root)
-        results = self.collect(everything, root, arguments.size, invocation)
-        if not (found := merged(earlier, results, everything))["runs"]:
-            print(f"experiments.{self.name}: no run is complete in {root}", file=sys.stderr)
-            return 1
-        print(self.write(found, out))
-        return 0
+        with _only_writer(out):
+            earlier = _results_in(out)  # others may have added to it while ours were running
+            refuse_losses()
+            results = self.collect(everything(), root, size, invocation)
+            if not (found := merged(earlier, results, everything()))["runs"]:
+                raise EdgeFlError(f"no run is complete in {root}")
+            print(self.write(found, out))
 
     def parser(self) -> argparse.ArgumentParser:
         made = argparse.ArgumentParser(
@@ -99,8 +128,16 @@ class Experiment:
         )
         add("--jobs", type=int, default=0, help="virtual-clock runs at a time (default: the cores)")
         add("--collect-only", action="store_true", help="run nothing; take what is complete")
+        replacing = "drop results of --out that are of another size or configuration"
+        add("--replace", action="store_true", help=replacing)
         add("--report-only", action="store_true", help="draw results.json of --out again")
         return made
+
+
+def _only_writer(out: Path) -> FileLock:
+    """Held while a report is read, added to and written."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(out.with_name(f"{out.name}.lock"))
 
 
 def _results_in(directory: Path) -> dict[str, Any]:

@@ -26,6 +26,8 @@ Values = dict[str, Value]
 
 # Where files are: it does not change what is computed.
 _PLACES = ("output", "name", "data-root")
+# How a run can have ended by itself.
+COMPLETED, DIVERGED = "completed", "diverged"
 _PR_SET_PDEATHSIG = 1
 
 
@@ -86,11 +88,21 @@ def choose(runs: Sequence[P], only: Sequence[str]) -> list[P]:
 
 def completed(planned: Planned, root: Path) -> RunDirectory | None:
     """The run, if it is there and complete."""
+    return _ended(planned, root, COMPLETED)
+
+
+def has_diverged(planned: Planned, root: Path) -> bool:
+    """Whether the run is there and came to nothing, as it would again."""
+    return _ended(planned, root, DIVERGED) is not None
+
+
+def _ended(planned: Planned, root: Path, *how: str) -> RunDirectory | None:
+    """The run, if it is there and ended in one of these ways."""
     try:
         run = RunDirectory.open(root / name_of(planned))
     except RunDirectoryError:
         return None
-    return run if run.summary().get("status") == "completed" else None
+    return run if run.summary().get("status") in how else None
 
 
 def collect_entries(
@@ -149,6 +161,18 @@ def still_valid(results: Mapping[str, Any], runs: Sequence[P]) -> dict[str, dict
     return found
 
 
+def lost(earlier: Mapping[str, Any], size: str, runs: Sequence[P], fresh: Sequence[P]) -> int:
+    """How many of the earlier results are planned still and would be gone: they are of another
+    configuration, and not among the `fresh` ones. All of them, where they are of another size."""
+    entries = earlier.get("runs", ())
+    if earlier.get("size", size) != size:
+        return len(entries)
+    kept = still_valid(earlier, runs)
+    doomed = {"-".join(run.words) for run in runs if label_of(run) not in kept}
+    doomed -= {"-".join(run.words) for run in fresh}
+    return sum(_words_of(entry) in doomed for entry in entries)
+
+
 def merged(earlier: Mapping[str, Any], fresh: dict[str, Any], runs: Sequence[P]) -> dict[str, Any]:
     """`fresh` results and those `earlier` ones that are still valid, in the order of the plan; of a
     run that is in both, the fresh one."""
@@ -171,13 +195,13 @@ def _words_of(entry: Mapping[str, Any]) -> str:
     return entry["name"].rpartition("-")[0]
 
 
-def missing(runs: Sequence[P], root: Path) -> list[P]:
-    """Those that are not complete in `root`. What is half done there, and cannot go on to the bits
-    that it would have had, is thrown away.
+def missing(runs: Sequence[P], root: Path, over: Sequence[str] = (COMPLETED,)) -> list[P]:
+    """Those that have not ended in `root` in one of the ways of `over`. What is half done there,
+    and cannot go on to the bits that it would have had, is thrown away.
 
     Raises RunDirectoryError if somebody is at work on one of them.
     """
-    lacking = [run for run in runs if completed(run, root) is None]
+    lacking = [run for run in runs if _ended(run, root, *over) is None]
     say(f"{len(runs)} runs, {len(runs) - len(lacking)} of them already in {root}")
     for planned in lacking:
         half_done = root / name_of(planned)
@@ -211,8 +235,10 @@ def run_in_parallel(
 ) -> None:
     """Do `runs`, `jobs` at a time, each by work(its configuration) in a process of the pool.
 
-    result: what is told of a run when it has ended. Raises EdgeFlError when one fails.
+    result: what is told of a run when it has ended. Where some fail, the others are done all the
+    same; then EdgeFlError is raised.
     """
+    failures: list[str] = []
     # spawn: a forked process would inherit the locks of torch's threads
     with ProcessPoolExecutor(jobs, get_context("spawn"), _begin) as pool:
         futures = {pool.submit(_timed, work, values_of(run, root)): run for run in runs}
@@ -221,9 +247,12 @@ def run_in_parallel(
             try:
                 path, seconds = future.result()
             except Exception as error:
-                pool.shutdown(cancel_futures=True)
-                raise EdgeFlError(f"{label_of(planned)} failed: {error}") from error
+                failures.append(f"{label_of(planned)} failed: {error}")
+                say(f"[{number}/{len(runs)}] {failures[-1]}")
+                continue
             tell(planned, result(RunDirectory.open(path)), number, len(runs), seconds)
+    if failures:
+        raise EdgeFlError("\n".join(failures))
 
 
 def tell(planned: Planned, result: str, number: int, of: int, seconds: float) -> None:

@@ -35,8 +35,18 @@ from experiments.distillation.results import (
     target_of,
 )
 from experiments.flower_runs import command, in_process_run
-from experiments.planned_runs import completed, merged, missing, name_of, still_valid, values_of
-from experiments.reporting import band
+from experiments.mail_precision import report as mail_report
+from experiments.planned_runs import (
+    choose,
+    collect_entries,
+    completed,
+    merged,
+    missing,
+    name_of,
+    still_valid,
+    values_of,
+)
+from experiments.reporting import band, write_report
 from fl_app.config import defaults, resolve
 from fl_app.provenance import provenance
 from fl_app.record.metrics import of_kind
@@ -489,6 +499,96 @@ def test_what_is_in_the_results_is_not_done_again(
     assert json.dumps(written[0]["runs"]) == json.dumps(written[2]["runs"])
 
 
+def made_up(name: str = "small") -> tuple[Experiment, list[Planned]]:
+    """An experiment of two rows, in two sizes, and what it has executed. A run leaves a record as
+    it would, and its result is that of the real one; `local-steps` is in every configuration."""
+    done: list[Planned] = []
+
+    def plan_of(size: str, seeds: Any, only: Any, data_root: str) -> list[Planned]:
+        values = {**SMALL, "clock": "virtual", "local-steps": 2 if size == "small" else 3}
+        runs = [Planned(TINY, row, seed, values) for row in (OURS, "sync") for seed in seeds]
+        return choose(runs, only)
+
+    def execute(runs: Any, root: Path, jobs: int) -> None:
+        for planned in runs:
+            run = RunDirectory.create(root, {"mode": "distill"}, name=name_of(planned))
+            (run.path / "summary.json").write_text('{"status": "completed"}')
+            done.append(planned)
+
+    def collect_made_up(runs: Any, root: Path, size: str, invocation: str) -> dict[str, Any]:
+        return collect_entries(runs, root, size, invocation, lambda *_: {"value": name})
+
+    def write(results: dict[str, Any], out: Path) -> Path:
+        return write_report(results, out, {}, lambda *_: "")
+
+    sizes = {"small": "", "large": ""}
+    return (
+        Experiment("x", "", sizes, "", plan_of, execute, collect_made_up, write, seeds="0"),
+        done,
+    )
+
+
+def rows_in(out: Path) -> list[str]:
+    return [entry["name"] for entry in json.loads((out / "results.json").read_text())["runs"]]
+
+
+def test_results_that_came_while_ours_were_running_are_kept(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    experiment, _ = made_up()
+
+    def meanwhile(runs: Any, root: Path, jobs: int) -> None:
+        words = ["--out", str(out), "--runs", str(tmp_path / "theirs"), "--only", "sync"]
+        assert experiment.main(words) == 0
+        experiment.execute(runs, root, jobs)
+
+    ours = ["--out", str(out), "--runs", str(tmp_path / "ours"), "--only", OURS]
+    assert replace(experiment, execute=meanwhile).main(ours) == 0
+    assert len(rows_in(out)) == 2
+
+
+def test_results_are_not_dropped_unless_one_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    experiment, done = made_up()
+
+    def main(*words: str, runs: str = "runs") -> int:
+        done.clear()
+        return experiment.main(["--out", str(out), "--runs", str(tmp_path / runs), *words])
+
+    assert main() == main("--seeds", "1", "--only", OURS) == 0  # in parts
+    before = rows_in(out)
+    assert len(before) == 3
+    assert main("--size", "large") == 1  # of another size, none would be left
+    assert "3 of the 3 results in" in capsys.readouterr().err
+    then = json.loads((out / "results.json").read_text())
+    del then["defaults"]  # so that nobody knows whether they are still valid
+    (out / "results.json").write_text(json.dumps(then))
+    assert main("--only", "sync", runs="other") == 1
+    assert "2 of the 3 results in" in capsys.readouterr().err
+    assert main("--collect-only", runs="other") == 1
+    assert not done
+    assert rows_in(out) == before
+    assert main("--seeds", "0,1", runs="other") == 0  # all are done again, and one more
+    assert len(done) == len(rows_in(out)) == 4
+    assert main("--size", "large", "--replace") == 0
+    assert len(rows_in(out)) == 2
+    assert set(rows_in(out)).isdisjoint(before)
+
+
+def test_results_of_rows_that_are_planned_no_more_go_without_a_word_of_consent(
+    tmp_path: Path,
+) -> None:
+    out, experiment = tmp_path / "out", made_up()[0]
+    words = ["--out", str(out), "--runs", str(tmp_path / "runs")]
+    assert experiment.main(words) == 0
+    fewer = replace(
+        experiment, plan=lambda *given: [r for r in experiment.plan(*given) if r.row == OURS]
+    )
+    assert fewer.main(words) == 0
+    assert len(rows_in(out)) == 1
+
+
 def test_where_no_run_is_complete_there_is_no_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -660,6 +760,23 @@ def test_a_key_that_is_new_had_its_default_before() -> None:
     assert still_valid({"defaults": dict(defaults()), "runs": [entry]}, [planned])
     del settings["adjust-logits"]
     assert not still_valid({"defaults": then, "runs": [entry]}, [planned])
+
+
+def test_the_report_of_mail_says_with_which_settings_its_runs_were_made() -> None:
+    """Neither the plan nor the defaults of today are those of older runs."""
+    given = {"mode": "distill", "participants": 5, "mail-precision": "int8", "seed": 0}
+    run = {"mode": "distill", "row": "int8", "seed": 0, "accuracy": 0.8, "bytes": 1}
+    then = {k: v for k, v in defaults().items() if k not in ("distill.calibrate", "consensus.rho")}
+    then |= {"proxy-labelled-examples": -1, "consensus.theta": 0.1}
+    machine = {"cpu": "a processor", "cpus_usable": 2, "gpu": None}
+    results = {"command": "python -m x", "hardware": machine, "runs": [{**run, "settings": given}]}
+    text = mail_report.render({**results, "defaults": then})
+    assert (
+        "\nmode=distill, participants=5; by defaults that are others now: "
+        "proxy-labelled-examples=-1; without what has come since: distill.calibrate\n"
+    ) in text
+    text = mail_report.render({**results, "defaults": dict(defaults())})
+    assert "\nmode=distill, participants=5\n" in text
 
 
 def test_a_report_alone_needs_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

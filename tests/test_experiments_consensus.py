@@ -3,6 +3,7 @@ tiny run; and the parts of the overhead benchmark."""
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,7 @@ def test_a_row_whose_grid_has_not_all_been_tried_is_not_run(
     rates.write_text(json.dumps({"fashion-mnist": {"validation": {"two": of_rows}}}))
     monkeypatch.setattr(plan_module, "RATES", rates)
     done: list[Planned] = []
-    monkeypatch.setattr(execute, "missing", lambda runs, _: done.extend(runs))
+    monkeypatch.setattr(execute, "missing", lambda runs, *_: done.extend(runs))
     command = "python -m experiments.consensus.tune --size fashion-mnist --only two,gossip"
     runs = plan("fashion-mnist", (0, 1), ["two", "ecl", "gossip"])
     with pytest.raises(EdgeFlError, match=f"first\n  {command}\nor leave them out by --only"):
@@ -344,6 +345,37 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Planned, Path]:
     root = tmp_path_factory.mktemp("runs")
     execute.work(values_of(planned, root))
     return planned, root
+
+
+def test_a_step_size_that_diverges_is_worth_nothing_and_holds_up_no_other(
+    tiny: tuple[Planned, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not tried again either. In the experiment itself such a run has failed, and the others
+    are done before that is said."""
+    small = {**tiny[0].values, "consensus.references": "", "consensus.settle": 0}
+    rates = (1e6, 0.2)
+
+    def planned(rate: float) -> Planned:
+        values = {**small, "consensus.learning-rate": rate}
+        return Planned("two", "ecl", tune.TUNING_SEED, rate, values)  # the longest is begun first
+
+    given = SIZES["fashion-mnist"]
+    monkeypatch.setitem(SIZES, "fashion-mnist", replace(given, grid=rates, rows={"two": ("ecl",)}))
+    monkeypatch.setattr(tune, "trials", lambda *_: {rate: [planned(rate)] for rate in rates})
+    monkeypatch.setattr(plan_module, "RATES", tmp_path / "rates.json")
+    monkeypatch.setattr(tune, "RATES", tmp_path / "rates.json")
+    runs = [planned(rate) for rate in rates]
+    with pytest.raises(EdgeFlError, match=r"^two ecl seed100 failed: .* not finite"):
+        execute.execute(runs, tmp_path, 1)
+    assert [completed(run, tmp_path) is not None for run in runs] == [False, True]
+    shutil.rmtree(tmp_path / name_of(runs[0]))
+    assert tune.main(["--runs", str(tmp_path), "--jobs", "1"]) == 0
+    found = json.loads((tmp_path / "rates.json").read_text())["fashion-mnist"]["validation"]
+    assert found["two"]["ecl"]["1e+06"] == 0.0 < found["two"]["ecl"]["0.2"]
+    assert plan_module.chosen_rate("fashion-mnist", "two", "ecl") == 0.2
+    before = (tmp_path / name_of(runs[0]) / "summary.json").stat().st_mtime_ns
+    assert tune.main(["--runs", str(tmp_path), "--jobs", "1"]) == 0
+    assert (tmp_path / name_of(runs[0]) / "summary.json").stat().st_mtime_ns == before
 
 
 def test_what_a_run_ended_with_is_evaluated_on_all_test_images(tiny: tuple[Planned, Path]) -> None:

@@ -11,24 +11,27 @@ import torch
 from client_apps.node_store import NODES, NodeStore
 from experiments.consensus.plan import Planned
 from experiments.flower_runs import in_process_run, load_json, say
-from experiments.planned_runs import Values, missing, run_in_parallel
+from experiments.planned_runs import COMPLETED, DIVERGED, Values, missing, run_in_parallel
 from fl_app.config import resolve
 from fl_app.launch.sizing import count_cores, count_gpus
 from fl_app.problem import problem_of
 from fl_app.record.run_dir import RunDirectory
 from strategies.consensus.state import published
 from strategies.consensus.strategy import MODELS
-from strategies.errors import EdgeFlError
+from strategies.errors import DivergedError, EdgeFlError
 from strategies.evaluation import evaluation_set, measured
 from strategies.problem import flat_model, pick_device, task_of
 
 _FINAL = "final.json"
 
 
-def execute(runs: Sequence[Planned], root: Path, jobs: int = 0) -> None:
+def execute(
+    runs: Sequence[Planned], root: Path, jobs: int = 0, *, may_diverge: bool = False
+) -> None:
     """Run every planned run that is not complete in `root`; what is half done is done again.
 
     `jobs` runs at a time (default: as many as cores, or GPUs), each in one process without Flower.
+    may_diverge: a run that has diverged has ended, and is not done again.
     Raises EdgeFlError when a run fails, and before any is begun where one has to be tuned first.
     """
     if commands := list(dict.fromkeys(run.tuning for run in runs if run.tuning)):
@@ -37,7 +40,7 @@ def execute(runs: Sequence[Planned], root: Path, jobs: int = 0) -> None:
             f"not every step size of the grid has been tried for these rows; first\n  {told}\n"
             "or leave them out by --only"
         )
-    lacking = missing(runs, root)
+    lacking = missing(runs, root, (COMPLETED, DIVERGED) if may_diverge else (COMPLETED,))
     if not lacking:
         return
     jobs = jobs or count_gpus("auto") or count_cores()
@@ -45,7 +48,14 @@ def execute(runs: Sequence[Planned], root: Path, jobs: int = 0) -> None:
     say(f"{len(lacking)} runs to do, about {needed:.0f} core-minutes, {jobs} at a time")
     # The longest first, so that no core idles long at the end.
     ordered = sorted(lacking, key=lambda run: -run.minutes)
-    run_in_parallel(ordered, root, jobs, work, _result)
+    run_in_parallel(ordered, root, jobs, _work_or_diverge if may_diverge else work, _result)
+
+
+def _work_or_diverge(values: Values) -> RunDirectory:
+    try:
+        return work(values)
+    except DivergedError:
+        return RunDirectory.open(Path(str(values["output"]), str(values["name"])))
 
 
 def work(values: Values) -> RunDirectory:
@@ -96,6 +106,8 @@ def evaluate(run: RunDirectory, examples: int = 0) -> dict[str, Any]:
 
 
 def _result(run: RunDirectory) -> str:
+    if run.summary()["status"] == DIVERGED:
+        return f"diverged: {run.summary()['reason']}"
     found = final(run)
     nodes = [100 * accuracy for accuracy in found["nodes"]]
     references = "".join(f", {name} {100 * a:.1f} %" for name, a in found["reference"].items())

@@ -4,8 +4,8 @@
 
 Every row is run with every step size of the size's grid and with one seed that is in no table, and
 measured on validation images; the best is taken. Rows with centralized training beside them are
-there for that, and are judged by it. What was measured is written into rates.json, from which the
-plan of the experiment takes its step sizes.
+there for that, and are judged by it. A step size with which a run diverges is worth 0. What was
+measured is written into rates.json, from which the plan of the experiment takes its step sizes.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from experiments.command_line import parts
 from experiments.consensus.execute import execute, final
 from experiments.consensus.plan import HOSTS, RATES, SIZES, TUNING_SEED, Planned, plan, stepping
 from experiments.flower_runs import say
-from experiments.planned_runs import completed
+from experiments.planned_runs import completed, has_diverged
 from strategies.checkpoint import atomic_write
 from strategies.errors import EdgeFlError
 from strategies.paths import runs_root
@@ -72,7 +72,8 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         chosen = trials(size, list(parts(arguments.only)), data_root)
         if not arguments.collect_only:
-            execute([run for runs in chosen.values() for run in runs], root, arguments.jobs)
+            everything = [run for runs in chosen.values() for run in runs]
+            execute(everything, root, arguments.jobs, may_diverge=True)
     except (EdgeFlError, ValueError) as error:
         print(f"experiments.consensus.tune: {error}", file=sys.stderr)
         return 1
@@ -80,9 +81,10 @@ def main(words: Sequence[str] | None = None) -> int:
     table = known.setdefault(size, {"seed": TUNING_SEED, "validation": {}})["validation"]
     for rate, runs in trials(size, (), data_root).items():
         for planned in runs:
-            if run := completed(planned, root):
+            run = completed(planned, root)
+            if run or has_diverged(planned, root):
                 row = table.setdefault(planned.group, {}).setdefault(planned.row, {})
-                row[f"{rate:g}"] = round(score(planned.row, final(run)), 5)
+                row[f"{rate:g}"] = round(score(planned.row, final(run)), 5) if run else 0.0
                 say(f"{planned.group} {planned.row} {rate:g}: {100 * row[f'{rate:g}']:.2f} %")
     atomic_write(RATES, (json.dumps(known, indent=1) + "\n").encode())
     return 0

@@ -19,6 +19,7 @@ from experiments.reporting import (
     table,
     write_report,
 )
+from fl_app.config import defaults, with_effect
 from fl_app.record.modes import view_of
 from fl_app.record.run_dir import RunDirectory, flatten
 
@@ -85,9 +86,22 @@ def _mode(results: Results, mode: str) -> str:
                 "" if row == WHOLE else many([100 * a for a in paired], "{:+.1f}"),
             ]
         )
-    settings = shown_settings({"mode": mode, **MODES[mode]})
     found = table(["mail", "MB", "accuracy", "to `float32`"], rows)
-    return f"## {mode}\n\n{settings}\n\n{found}"
+    return f"## {mode}\n\n{_settings(results, mode)}\n\n{found}"
+
+
+def _settings(results: Results, mode: str) -> str:
+    """With what the runs were made, which the plan and the defaults of today need not say."""
+    first = min(select(results, mode=mode), key=lambda entry: ROWS.index(entry["row"]))
+    given = {k: v for k, v in first["settings"].items() if k not in ("seed", "mail-precision")}
+    then, now = results.get("defaults") or defaults(), defaults()
+    effective = with_effect({**now, **given}).keys() - given.keys()
+    changed = {k: then[k] for k in effective & then.keys() if then[k] != now[k]}
+    new = effective - then.keys()
+    told = [shown_settings(given)]
+    told += [f"by defaults that are others now: {shown_settings(changed)}"] if changed else []
+    told += [f"without what has come since: {', '.join(sorted(new))}"] if new else []
+    return "; ".join(told)
 
 
 def _by_seed(entries: Sequence[Entry], key: str) -> dict[int, float]:
