@@ -24,7 +24,7 @@ from flwr.app import Message
 from fl_app import cli
 from fl_app.config import resolve, with_effect
 from fl_app.launch import run as launching
-from fl_app.launch import surroundings
+from fl_app.launch import signals, surroundings
 from fl_app.manage import execute
 from fl_app.record.books import recorded
 from fl_app.strategy import strategy_of
@@ -202,7 +202,7 @@ def reader(
     monkeypatch.chdir(tmp_path)
     found = Reader(tmp_path, made)
     monkeypatch.setattr(launching, "_run_to_the_end", found.instead_of_flower)
-    monkeypatch.setattr(launching, "heed", lambda _: None)
+    monkeypatch.setattr(signals, "heed", lambda _: None)
     monkeypatch.setattr(surroundings, "settle", lambda: None)
     monkeypatch.setattr(server, "serve", lambda feeds, listener: None)  # it ends with Ctrl-C
     monkeypatch.setattr("webbrowser.open", lambda _: True)

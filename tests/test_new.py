@@ -12,6 +12,7 @@ from flwr.cli.config_utils import load_and_validate
 from fl_app.cli import main
 from fl_app.config import TASKS, configure, defaults
 from fl_app.launch import run as launch
+from fl_app.launch import signals
 from fl_app.launch.bundle import own_app, settings_of, submitted
 from fl_app.manage.plan import planned
 from fl_app.new import create
@@ -89,7 +90,7 @@ def test_edge_fl_run_in_its_folder_is_a_run_of_it(
     asked: list = []
     monkeypatch.setattr(launch, "check_workers", lambda: None)
     monkeypatch.setattr(launch, "preflight", lambda config: asked.append(config))
-    monkeypatch.setattr(launch, "heed", lambda _: None)
+    monkeypatch.setattr(signals, "heed", lambda _: None)
     monkeypatch.setattr(launch, "size_for", lambda *_: {})
     monkeypatch.setattr(launch, "_run_to_the_end", lambda given, *_: asked.append(given) or 0)
     monkeypatch.setattr(sys, "path", list(sys.path))
