@@ -78,11 +78,14 @@ def claims_of(setting: Setting, lines: Mapping[str, Line]) -> list[Claim]:
         found.append(_sooner(setting, lines, "sync-forward"))
     # The one over which ours gains least; who never gets there is no candidate beside who does.
     gains = [_sooner(setting, lines, row, "the soonest synchronous variant, ") for row in there]
-    known = [(claim.at_least, claim.found.mean, claim) for claim in gains if claim.found]
     if gains:
-        soonest = min(known, key=lambda each: each[:2])[-1] if known else gains[0]
-        found.append(replace(soonest, absent=absent))
+        found.append(replace(min(gains, key=_gain), absent=absent))
     return found
+
+
+def _gain(claim: Claim) -> tuple[bool, bool, float]:
+    """Bounds after what is known, and what is neither last."""
+    return claim.found is None, claim.at_least, claim.found.mean if claim.found else 0.0
 
 
 def _above(setting: Setting, ours: Line, other: Line, control: str, aim: float) -> Claim:

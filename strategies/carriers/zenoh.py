@@ -220,8 +220,7 @@ class ZenohExchange:
         names = (self._run, self._names[sender], self._names[receiver])
         receipt = encode(_RECEIPT, {"seq": seq}, {})
         # The newest tells all that the older ones do.
-        key_back = keys.receipt(*names)
-        self._connection.publish(key_back, receipt, urgent=True, kind=_lane(seq))
+        self._connection.publish(keys.receipt(*names), receipt, urgent=True, kind=_lane(seq))
         self._mail.hear((receiver, sender, _lane(seq)))
         slot = key, _lane(seq)
         with self._arrived:

@@ -215,11 +215,8 @@ class Fleet:
         what hosts are told of a window. EdgeFlError when no host can ever go on."""
         busy = {state.number for state in self._under_way.values()}
         behind = min(state.window for state in self._states)
-        for state in self._states:
-            if state.number in busy or state.window > last or self._is_out(state):
-                continue
-            if state.window > self._newest_window(state):
-                continue
+        free = [s for s in self._states if s.number not in busy and s.window <= last]
+        for state in self._may_begin([state for state in free if not self._is_out(state)]):
             if self.carrier == "grid":
                 state.mail = self._undone(state.mail + self._take(state))
                 if state.stops and not state.mail:
@@ -250,18 +247,21 @@ class Fleet:
                 f"they are back, with: edge-fl resume RUN"
             )
 
-    def _newest_window(self, state: _HostState) -> int:
-        """The newest window that a host may begin. On the real clock hosts go on as soon as they
-        are done, but windows are the clock of the step sizes, and who settles before others does so
-        alone: so a fast minority is one window ahead at most, and does not begin to settle before
-        the rest; where mail rides in messages, no round of it."""
+    def _may_begin(self, free: Sequence[_HostState]) -> list[_HostState]:
+        """Those of the free hosts that may begin their window. On the real clock hosts go on as
+        soon as they are done, but windows are the clock of the step sizes, and who settles before
+        others does so alone: so a fast minority is one window ahead at most, and does not begin to
+        settle before the rest; where mail rides in messages, no round of it."""
+        if not free:
+            return []
         if self._nodes.virtual:
-            return min(each.window for each in self._states)
-        if state.window <= self._nodes.rounds:
-            return self._pace() + 1
-        if self.carrier == "grid":
-            return min(each.window for each in self._states if not each.out)
-        return self._pace()
+            training = settling = min(state.window for state in self._states)
+        else:
+            training = self._pace() + 1
+            slowest = min(state.window for state in self._states if not state.out)
+            settling = slowest if self.carrier == "grid" else self._pace()
+        rounds = self._nodes.rounds
+        return [s for s in free if s.window <= (training if s.window <= rounds else settling)]
 
     def _pace(self) -> int:
         """The window that half of the hosts have come to, of those that are there."""

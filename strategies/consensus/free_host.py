@@ -93,7 +93,8 @@ class FreeHost(Host):
         """
         self._take_up_late()
         awaited = {(j, p.node.index) for p in self._participants.values() for j in self._there(p)}
-        for number in range(_SETTLING + rounds.start, _SETTLING + rounds.stop):
+        numbers = range(_SETTLING + rounds.start, _SETTLING + rounds.stop)
+        for number in numbers:
             if not any(patience):
                 self._collect(0.0)
                 self._use_all(now())
@@ -104,7 +105,7 @@ class FreeHost(Host):
                 for j in participant.neighbours:
                     event = Event(now(), Kind.SEND, j, number)
                     self._push(participant, event, link, draws.random(4).tolist())
-            deadline = now() + patience[number > _SETTLING + rounds.start]
+            deadline = now() + patience[number > numbers[0]]
             self._collect(0.0)
             while (missing := awaited - self._come(number)) and now() < deadline:
                 if self._exchange is not None:
