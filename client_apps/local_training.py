@@ -69,14 +69,15 @@ def train(message: Message, device: Device) -> Message:
         weights = restored(order.arrays, settings.mail_precision, length)
     reply, jobs = TrainReply(), order.jobs
     began = time.monotonic()
-    together = _train_together(settings, jobs, weights, buffers, own_data)
+    rate = order.learning_rate
+    together = _train_together(settings, jobs, rate, weights, buffers, own_data)
     shared = (time.monotonic() - began) / len(jobs) if together else 0.0
     for participant, index in jobs:
         start = time.monotonic()
         job = (settings, participant, index, weights, buffers, own_data)
         try:
             told = {GRADIENT: _label_gradient(*job)} if settings.calibrates else {}
-            loss, examples, state = together.get((participant, index)) or _train_one(*job)
+            loss, examples, state = together.get((participant, index)) or _train_one(rate, *job)
             _forge(settings, participant, index, state, weights)
         except Exception as error:  # whatever it is, the server must hear of it
             reply.errors[participant, index] = account_of(error)
@@ -102,6 +103,7 @@ def train(message: Message, device: Device) -> Message:
 
 
 def _train_one(
+    learning_rate: float,
     settings: TrainingSettings,
     participant: int,
     index: int,
@@ -122,6 +124,7 @@ def _train_one(
         shard.to(local.device),
         settings,
         generator,
+        learning_rate=learning_rate,
         prepare=local.task.prepare(augmented=True),
         loss=adjusted(local.task.loss, _shift(settings, shard).to(local.device)),
     )
@@ -157,6 +160,7 @@ def _label_gradient(
 def _train_together(
     settings: TrainingSettings,
     jobs: Sequence[tuple[int, int]],
+    learning_rate: float,
     weights: np.ndarray,
     buffers: np.ndarray,
     own_data: str,
@@ -185,6 +189,7 @@ def _train_together(
                 for p, index in jobs
             ],
             settings,
+            learning_rate,
         )  # fmt: skip
     except (EdgeFlError, ValueError, RuntimeError):
         return {}

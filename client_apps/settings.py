@@ -10,7 +10,7 @@ from strategies.problem import Problem
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """Local training of a participant.
+    """Local training of a participant, but for its learning rate, which every order says.
 
     adjust_logits: how far it allows for its own shares of the classes, see `logit_adjustment`.
     attack, attackers, attack_scale: what the last of the participants do to harm the others.
@@ -23,7 +23,6 @@ class TrainingSettings:
     virtual: bool
     local_steps: int
     batch_size: int
-    learning_rate: float
     momentum: float
     weight_decay: float
     proximal_mu: float

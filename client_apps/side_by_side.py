@@ -36,7 +36,7 @@ class Trained:
 
 
 def train_side_by_side(
-    programs: Programs, jobs: Sequence[Job], settings: TrainingSettings
+    programs: Programs, jobs: Sequence[Job], settings: TrainingSettings, learning_rate: float
 ) -> list[Trained]:
     """What `train_locally` does for each job, in the order of the jobs: the same minibatches, the
     same arithmetic, no per-image privacy."""
@@ -47,12 +47,14 @@ def train_side_by_side(
     for numbers in sizes.values():  # only minibatches of one size are of one program
         for some in programs.split(len(numbers)):
             part = numbers[some]
-            trained = _train(programs, [jobs[i] for i in part], settings)
+            trained = _train(programs, [jobs[i] for i in part], settings, learning_rate)
             found |= zip(part, trained, strict=True)
     return [found[number] for number in range(len(jobs))]
 
 
-def _train(programs: Programs, jobs: Sequence[Job], settings: TrainingSettings) -> list[Trained]:
+def _train(
+    programs: Programs, jobs: Sequence[Job], settings: TrainingSettings, learning_rate: float
+) -> list[Trained]:
     weights = torch.from_numpy(np.stack([job.weights for job in jobs])).to(programs.device)
     buffers = torch.from_numpy(np.stack([job.buffers for job in jobs])).to(programs.device)
     start = weights.clone() if settings.proximal_mu else None
@@ -82,7 +84,7 @@ def _train(programs: Programs, jobs: Sequence[Job], settings: TrainingSettings) 
             weights,
             computed.gradients,
             velocity,
-            learning_rate=settings.learning_rate,
+            learning_rate=learning_rate,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
         )

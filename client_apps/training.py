@@ -33,6 +33,7 @@ def train_locally(
     settings: TrainingSettings,
     generator: np.random.Generator,
     *,
+    learning_rate: float,
     prepare: Prepare,
     loss: Loss,
 ) -> float:
@@ -66,7 +67,7 @@ def train_locally(
             model.weights,
             model.gradient,
             velocity,
-            learning_rate=settings.learning_rate,
+            learning_rate=learning_rate,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
         )

@@ -144,6 +144,7 @@ EFFECTS: dict[str, tuple[Condition, ...]] = {
     "local-steps": (_AVERAGES,),
     "batch-size": (_AVERAGES,),
     "learning-rate": (_AVERAGES,),
+    "learning-rate-schedule": (_AVERAGES,),
     "momentum": (_AVERAGES,),
     "weight-decay": (_AVERAGES,),
     "proximal-mu": (_AVERAGES,),

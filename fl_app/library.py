@@ -31,9 +31,10 @@ MOUNTED, PLAIN = "mounted", "plain"
 # own.
 _OF_MOUNTED = (
     "adjust-logits", "alpha", "attack", "attack-scale", "attackers", "batch-size",
-    "client-threads", "distill.calibrate", "learning-rate", "local-steps", "mail-precision",
-    "momentum", "num-classes-per-partition", "num-shards-per-partition", "partition",
-    "privacy.samples", "proximal-mu", "secure-aggregation", "weight-decay",
+    "client-threads", "distill.calibrate", "learning-rate", "learning-rate-schedule",
+    "local-steps", "mail-precision", "momentum", "num-classes-per-partition",
+    "num-shards-per-partition", "partition", "privacy.samples", "proximal-mu",
+    "secure-aggregation", "weight-decay",
 )  # fmt: skip
 
 

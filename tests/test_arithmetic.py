@@ -40,8 +40,9 @@ def trained(config: RunConfig) -> torch.Tensor:
     examples = Examples(images, torch.arange(40) % 10)
     loss = functional.cross_entropy
     train_locally(
-        model, examples, training_of(config), rng(0, "batches"), prepare=PREPARE, loss=loss
-    )
+        model, examples, training_of(config), rng(0, "batches"),
+        learning_rate=config.learning_rate, prepare=PREPARE, loss=loss,
+    )  # fmt: skip
     return model.weights - flat_model(problem_of(config), "small").weights
 
 

@@ -25,10 +25,10 @@ from fl_app.record.report import render
 from fl_app.record.run_dir import RunDirectory
 from fl_app.settings import consensus_run_of
 from strategies.consensus import fleet
-from strategies.consensus.rates import rate_of
 from strategies.consensus.strategy import Consensus
 from strategies.errors import ConfigError, EdgeFlError
 from strategies.evaluation import Evaluator, evaluation_set
+from strategies.learning_rate import rate_of
 from strategies.messages.windows import MailHead
 from strategies.problem import module_of, split_of, task_of
 from strategies.randomness import rng

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from strategies.consensus.agreement import average, consensus_distance, fixed_point
-from strategies.consensus.rates import RATES, rate_of
+from strategies.learning_rate import SCHEDULES, rate_of
 from strategies.randomness import rng
 
 models = arrays.arrays(
@@ -67,7 +67,7 @@ def test_equal_nodes_have_no_distance() -> None:
 # ------------------------------------------------------------------------------------------ rates
 
 
-@pytest.mark.parametrize("name", RATES)
+@pytest.mark.parametrize("name", SCHEDULES)
 def test_rates_start_near_the_learning_rate_and_never_rise(name: str) -> None:
     rates = [rate_of(name, 0.1, window, 40) for window in range(1, 41)]
     assert rates[0] == pytest.approx(0.1, rel=1e-3)

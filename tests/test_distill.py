@@ -1,6 +1,7 @@
 """The distill system end to end in this process, with its worker in a process of its own."""
 
 import json
+import math
 import multiprocessing
 import os
 import re
@@ -223,15 +224,42 @@ def test_bad_update_is_rejected_and_the_round_goes_on(change: str, tmp_path: Pat
     assert all(event["contributions"] == 2 for event in of_kind(directory.events(), "round"))
 
 
+@pytest.mark.parametrize("averaging", ["fedavg", "buffered"])
+def test_the_learning_rate_is_that_of_the_version_that_a_job_starts_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, averaging: str
+) -> None:
+    """0.1 (1 + cos(pi (version + 1/2) / 4)) / 2, however late the job is."""
+    train_one, rates = local_training._train_one, {}
+
+    def noted(rate: float, settings: Any, participant: int, index: int, *rest: Any) -> Any:
+        rates[participant, index] = rate
+        return train_one(rate, settings, participant, index, *rest)
+
+    monkeypatch.setattr(local_training, "_train_one", noted)
+    config = {
+        "mode": "average", "num-server-rounds": 4, "averaging": averaging, "learning-rate": 0.1,
+        "learning-rate-schedule": "cosine",
+    }  # fmt: skip
+    if averaging == "buffered":
+        config |= {"buffer-size": 2, "participants": 3}
+    run(tmp_path, config)
+    trace = resolve({**SMALL, **config}).trace()
+    jobs = [job for aggregation in trace.aggregations for job in aggregation.jobs]
+    assert {job.base_version for job in jobs} >= {0, 1, 2}
+    for job in jobs:
+        expected = 0.05 * (1 + math.cos(math.pi * (job.base_version + 0.5) / 4))
+        assert rates[job.participant, job.index] == pytest.approx(expected)
+
+
 def test_what_a_device_raises_is_in_its_log_and_named_in_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train_one = local_training._train_one
 
-    def broken(config: Any, participant: int, *arguments: Any) -> Any:
+    def broken(rate: float, settings: Any, participant: int, *arguments: Any) -> Any:
         if participant == 1:
             return {}["no such thing"]
-        return train_one(config, participant, *arguments)
+        return train_one(rate, settings, participant, *arguments)
 
     monkeypatch.setattr(local_training, "_train_one", broken)
     config = {"mode": "average", "num-server-rounds": 2, "participants": 3}

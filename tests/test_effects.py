@@ -39,12 +39,12 @@ from fl_app.problem import problem_of
 from fl_app.settings import averaging_of, distillation_run_of, nodes_run_of, training_of
 from strategies.attacks import FORGERIES
 from strategies.consensus.algorithms import ALGORITHMS
-from strategies.consensus.rates import rate_of
 from strategies.consensus.shared import nodes_of
 from strategies.distillation.learner import Learner
 from strategies.distillation.proxy import ProxyData
 from strategies.distillation.settings import VARIANTS
 from strategies.errors import ConfigError
+from strategies.learning_rate import rate_of
 from strategies.partition import make_split
 from strategies.problem import flat_model, task_of
 from strategies.rules import Update, make_rule
@@ -113,6 +113,7 @@ OTHER: dict[str, Value] = {
     "small-model": "lenet",
     "large-model": "resnet20",
     "normalisation": "group",
+    "learning-rate-schedule": "cosine",
     "proxy-labelled-examples": 5,
     "precision": "bf16",
     "mail-precision": "int8",
@@ -206,6 +207,7 @@ def of_averaging(c: RunConfig) -> Iterator[Any]:
             Examples(images, labels),
             training_of(c),
             generator,
+            learning_rate=distillation_run_of(c).learning_rate_of(3),
             prepare=Preparation((0.3,), (0.4,), augmented=True),
             loss=functional.cross_entropy,
         )

@@ -134,6 +134,7 @@ def trained() -> tuple[FlatModel, torch.Tensor, torch.Tensor]:
         train_set_of(problem_of(config)).take(own),
         training_of(config),
         rng(0, "batches"),
+        learning_rate=config.learning_rate,
         prepare=task_of(problem_of(config)).prepare(augmented=True),
         loss=task_of(problem_of(config)).loss,
     )

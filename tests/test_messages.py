@@ -76,7 +76,7 @@ MESSAGES = [
     MaskedReply({"2": np.arange(3, dtype=np.uint32)}, []),
     UnmaskOrder("a1", [2], [], [0, 2]),
     UnmaskReply([ShownShare(2, 0, b"\x03")], []),
-    TrainOrder([1, 2], [0, 7], {"weights": VECTOR, "buffers": np.zeros(0, np.float32)}),
+    TrainOrder([1, 2], [0, 7], 0.05, {"weights": VECTOR, "buffers": np.zeros(0, np.float32)}),
     WindowOrder(
         window=2, rate=0.1, settling=0, durable=True, kept=1, examples=[10, 0], started=0.5,
         topology="", directory="/runs/r", states="r", slice=4.0, carrier="grid", nodes=[0],

@@ -395,7 +395,7 @@ def test_private_training_repeats_with_its_generator_and_still_learns() -> None:
         for part in range(2):
             loss = train_locally(
                 model, Examples(images, torch.from_numpy(labels)), training_of(config),
-                rng(part, "b"),
+                rng(part, "b"), learning_rate=config.learning_rate,
                 prepare=Preparation((0.3,), (0.4,), augmented=True), loss=functional.cross_entropy,
             )  # fmt: skip
             losses.append(loss)

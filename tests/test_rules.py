@@ -337,7 +337,10 @@ def trained(averaging: str, **overrides: Any) -> tuple[Vectors, float]:
     )
     task = task_of(problem_of(config))
     rule, versions = make_rule(averaging_of(config)), [model.state()]
-    how: dict[str, Any] = {"prepare": task.prepare(augmented=True), "loss": task.loss}
+    how: dict[str, Any] = {
+        "learning_rate": config.learning_rate, "prepare": task.prepare(augmented=True),
+        "loss": task.loss,
+    }  # fmt: skip
     for version in range(1, 7):
         updates = []
         for participant, part in enumerate(split.participants):

@@ -31,6 +31,8 @@ HOW: dict[str, Any] = {
     "prepare": Preparation(**SCALE, augmented=True),
     "loss": functional.cross_entropy,
 }
+RATE = resolve({}).learning_rate
+TRAINED = {**HOW, "learning_rate": RATE}
 
 
 def data(examples: int = 50) -> tuple[torch.Tensor, torch.Tensor]:
@@ -120,7 +122,7 @@ def test_equals_a_literal_sgd_loop(overrides: dict[str, Any]) -> None:
     model = flat_model(problem_of(config), "small")
     start = model.weights.clone()
     loss = train_locally(
-        model, Examples(images, labels), training_of(config), rng(7, "batches"), **HOW
+        model, Examples(images, labels), training_of(config), rng(7, "batches"), **TRAINED
     )
     expected, expected_loss = literal_training(config, images, labels)
     torch.testing.assert_close(model.weights, expected, rtol=1e-4, atol=1e-6)
@@ -135,7 +137,7 @@ def test_the_proximal_term_keeps_the_model_near_its_start() -> None:
         model = flat_model(problem_of(config_with()), "small")
         start = model.weights.clone()
         config = config_with(proximal_mu=mu, weight_decay=0.0, local_steps=20)
-        train_locally(model, Examples(images, labels), training_of(config), rng(0, "b"), **HOW)
+        train_locally(model, Examples(images, labels), training_of(config), rng(0, "b"), **TRAINED)
         return (model.weights - start).norm().item()
 
     assert distance(0.0) > distance(1.0) > distance(10.0)
@@ -150,7 +152,7 @@ def test_training_follows_from_its_generator_and_keeps_no_state() -> None:
     for seed in (1, 2, 1):
         model.load(**start)
         train_locally(
-            model, Examples(images, labels), training_of(config), rng(seed, "batches"), **HOW
+            model, Examples(images, labels), training_of(config), rng(seed, "batches"), **TRAINED
         )
         results.append(model.checksum())
     assert results[0] == results[2] != results[1]
@@ -170,7 +172,7 @@ def test_training_learns_and_moves_the_running_statistics() -> None:
             Examples(torch.from_numpy(images.astype(np.uint8)), torch.from_numpy(labels)),
             training_of(config_with(local_steps=30)),
             rng(i, "batches"),
-            **HOW,
+            **TRAINED,
         )
         for i in range(2)
     ]
@@ -182,7 +184,7 @@ def test_training_learns_and_moves_the_running_statistics() -> None:
 def test_training_leaves_the_global_generators_alone() -> None:
     torch_state = torch.get_rng_state()
     model, config = flat_model(problem_of(config_with()), "small"), config_with()
-    train_locally(model, Examples(*data()), training_of(config), rng(0, "b"), **HOW)
+    train_locally(model, Examples(*data()), training_of(config), rng(0, "b"), **TRAINED)
     assert torch.equal(torch.get_rng_state(), torch_state)
 
 
@@ -203,11 +205,12 @@ def test_a_job_allows_for_the_participants_own_shares_of_the_classes() -> None:
         start = model.state()
         shard = local_training.shard_of(problem_of(config), 0, "")
         job = (settings, 0, 0, start["weights"], start["buffers"], "")
-        state = local_training._train_one(*job)[2]
+        state = local_training._train_one(RATE, *job)[2]
         task = local_training.local_model_of(problem_of(config)).task
         shifts[strength] = logit_shift(shard.targets, len(task.classes), strength)
         how: dict[str, Any] = {
-            "prepare": task.prepare(augmented=True), "loss": adjusted(task.loss, shifts[strength])
+            "learning_rate": RATE, "prepare": task.prepare(augmented=True),
+            "loss": adjusted(task.loss, shifts[strength]),
         }  # fmt: skip
         train_locally(model, shard, settings, rng(config.seed, "batches", 0, 0), **how)
         assert state["weights"].tobytes() == model.state()["weights"].tobytes()
@@ -261,10 +264,10 @@ def test_participants_side_by_side_have_the_bits_that_they_have_alone(
         )
         for i, shard in enumerate(shards)
     ]  # fmt: skip
-    found = train_side_by_side(programs, jobs, training_of(config))
+    found = train_side_by_side(programs, jobs, training_of(config), RATE)
     for i, (own, each) in enumerate(zip(shards, found, strict=True)):
         alone = flat_model(problem_of(config), "small")
-        how: dict[str, Any] = {**HOW, "loss": adjusted(HOW["loss"], shifts[i])}
+        how: dict[str, Any] = {**TRAINED, "loss": adjusted(HOW["loss"], shifts[i])}
         loss = train_locally(alone, Examples(*own), training_of(config), rng(i, "batches"), **how)
         assert each.loss == loss
         assert each.state["weights"].tobytes() == alone.state()["weights"].tobytes()

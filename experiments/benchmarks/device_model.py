@@ -52,6 +52,7 @@ def measure(name: str) -> dict[str, float]:
         began = time.perf_counter()
         train_locally(
             *(model, examples, training_of(config), rng(0, "batches", number)),
+            learning_rate=config.learning_rate,
             prepare=Preparation((0.5,) * 3, (0.25,) * 3, flip=True, augmented=True),
             loss=functional.cross_entropy,
         )

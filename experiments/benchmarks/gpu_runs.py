@@ -31,11 +31,11 @@ from fl_app.settings import distillation_run_of, nodes_run_of, training_of
 from strategies.consensus.host import Host
 from strategies.consensus.node import Node
 from strategies.consensus.participant import Participant
-from strategies.consensus.rates import rate_of
 from strategies.consensus.shared import nodes_of
 from strategies.distillation.learner import Learner
 from strategies.evaluation import evaluation_set
 from strategies.flat import FlatModel
+from strategies.learning_rate import rate_of
 from strategies.problem import flat_model, proxy_data, task_of
 from strategies.randomness import rng
 from strategies.task import Examples
@@ -78,14 +78,14 @@ def _round(name: str, norm: str, participants: int, precision: str, device: str)
             Job(state["weights"], state["buffers"], begins[p], images, rng(0, "batches", p))
             for p in everybody
         ]
-        trained = train_side_by_side(programs, jobs, training_of(config))
+        trained = train_side_by_side(programs, jobs, training_of(config), config.learning_rate)
         np.mean([each.state["weights"] for each in trained], axis=0)
 
     def alone() -> None:
         model.load(state["weights"], state["buffers"])
         train_locally(
             model, Examples(pixels, labels), training_of(config), rng(0, "batches", 0),
-            prepare=prepare, loss=LOSS,
+            learning_rate=config.learning_rate, prepare=prepare, loss=LOSS,
         )  # fmt: skip
 
     together()  # programs are recorded

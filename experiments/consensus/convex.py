@@ -33,10 +33,10 @@ from strategies.consensus.algorithms import ALGORITHMS, Settings, make_algorithm
 from strategies.consensus.host import Host
 from strategies.consensus.node import Node
 from strategies.consensus.participant import Participant
-from strategies.consensus.rates import rate_of
 from strategies.consensus.schedule import Conditions, Timetable, parse_outages
 from strategies.consensus.topologies import TOPOLOGIES, build_topology
 from strategies.consensus.topology import Topology
+from strategies.learning_rate import rate_of
 
 NODES = 8
 INTERVAL = 6.0

@@ -30,6 +30,7 @@ from strategies.distillation.settings import (
 from strategies.distillation.trace import DistillationPlan, Schedule
 from strategies.errors import ConfigError
 from strategies.head import CALIBRATION_EXAMPLES
+from strategies.learning_rate import SCHEDULES
 from strategies.machines import Machines, read_availability, read_machines
 from strategies.own_rules import BUFFERED, is_buffered
 from strategies.partition import PARTITIONS
@@ -115,6 +116,7 @@ class RunConfig:
     local_steps: Annotated[int, Within(1)]
     batch_size: Annotated[int, Within(2)]
     learning_rate: Annotated[float, Within(0, above=True)]
+    learning_rate_schedule: Annotated[str, OneOf(*SCHEDULES)]
     momentum: Annotated[float, Within(0, 1)]
     weight_decay: Annotated[float, Within(0)]
     proximal_mu: Annotated[float, Within(0)]

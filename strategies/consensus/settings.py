@@ -8,8 +8,9 @@ from strategies.arithmetic import ARITHMETICS
 from strategies.attacks import attack_of
 from strategies.consensus.algorithms import ALGORITHMS, COMPRESSIONS, PENALTIES
 from strategies.consensus.own import entry_of
-from strategies.consensus.rates import MOMENTUM_FORMS, RATES, step_size
+from strategies.consensus.rates import MOMENTUM_FORMS, step_size
 from strategies.consensus.topologies import TOPOLOGIES
+from strategies.learning_rate import SCHEDULES
 from strategies.problem import Problem
 from strategies.ranges import SWITCH, OneOf, OneOfOrOwn, Within, words
 
@@ -32,7 +33,7 @@ class ConsensusSettings:
     settle: Annotated[int, Within(0, 10_000)]
     batch_size: Annotated[int, Within(1)]
     learning_rate: Annotated[float, Within(0, above=True)]
-    schedule: Annotated[str, OneOf(*RATES)]
+    schedule: Annotated[str, OneOf(*SCHEDULES)]
     momentum: Annotated[float, Within(0, 0.9999)]
     momentum_form: Annotated[str, OneOf(*MOMENTUM_FORMS)]
     weight_decay: Annotated[float, Within(0)]

@@ -21,12 +21,12 @@ from strategies.consensus.answers import Answer
 from strategies.consensus.fleet import Fleet
 from strategies.consensus.moments import incidents, trace
 from strategies.consensus.participant import Mail, Tally
-from strategies.consensus.rates import rate_of
 from strategies.consensus.schedule import Timetable
 from strategies.consensus.settings import ConsensusRun
 from strategies.consensus.shared import nodes_of, settling_of
 from strategies.divergence import diverged
 from strategies.evaluation import BY_CLASS, Candidate, Evaluator
+from strategies.learning_rate import rate_of
 from strategies.messages.windows import OFF, NodeNumbers, RunOrder, WindowTerms
 from strategies.own_course import OwnCourse, check_rounds
 from strategies.partition import label_histogram

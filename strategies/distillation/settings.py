@@ -7,6 +7,7 @@ from typing import Annotated
 from strategies.averaging_settings import AveragingSettings
 from strategies.distillation.trace import Schedule
 from strategies.errors import ConfigError
+from strategies.learning_rate import rate_of
 from strategies.problem import Problem
 from strategies.ranges import SWITCH, OneOf, Within
 
@@ -64,6 +65,7 @@ class DistillationRun:
     distils: whether there is a distillation server. schedule: of the virtual clock; the real clock
     takes its participants and fraction. policy, forward: of the variant. lift, publish_ema,
     teacher_average, calibrates: the switches, decided. rounds: versions of the small model.
+    learning_rate, learning_rate_schedule: of the participants.
     resumed: whether the recorder has a run to go on with. devices: names of the participants'
     devices, () where any node can host any participant; others: names of devices that take no part.
     suspects: by model ("small", "global"), the keys and values that can make it diverge. own_code:
@@ -84,6 +86,8 @@ class DistillationRun:
     calibrates: bool
     references: tuple[str, ...]
     rounds: int
+    learning_rate: float
+    learning_rate_schedule: str
     round_timeout: float
     round_seconds: float
     checkpoint_every: int
@@ -107,6 +111,10 @@ class DistillationRun:
     @property
     def participants(self) -> int:
         return self.problem.participants
+
+    def learning_rate_of(self, version: int) -> float:
+        """With which participants train on this version of the small model."""
+        return rate_of(self.learning_rate_schedule, self.learning_rate, version + 1, self.rounds)
 
     @property
     def trained_references(self) -> tuple[str, ...]:

@@ -44,8 +44,7 @@ from strategies.rules import Update, make_rule
 from strategies.schedule import Aggregation, Job
 from strategies.secure_rounds import SecureSums
 
-# A pull of nothing costs microseconds, and a request over the network with Flower's own messages to
-# devices.
+# A pull of nothing costs microseconds; with Flower's own messages to devices, a request each.
 _POLL_SECONDS = 0.02
 _DEVICE_POLL_SECONDS = 0.2
 
@@ -203,6 +202,7 @@ class Distillation(OwnCourse):
             order = TrainOrder(
                 [job.participant for job in jobs],
                 [job.index for job in jobs],
+                self._run.learning_rate_of(base),
                 self._sent(base, arrays),  # type: ignore[arg-type]
             )
             content = records_of(order)

@@ -23,12 +23,14 @@ class TrainOrder:
     """Do these jobs, each from the model in `arrays`: the index-th job of a participant, which
     names its random batches.
 
-    arrays: weights (p,) and buffers (q,); with a mail-precision other than float32 the parts of
+    learning_rate: of their steps, which follows from the version that they start from. arrays:
+    weights (p,) and buffers (q,); with a mail-precision other than float32 the parts of
     `precision.rounded` in place of the weights.
     """
 
     participants: list[int]
     indices: list[int]
+    learning_rate: float
     arrays: dict[str, np.ndarray]
 
     @property
