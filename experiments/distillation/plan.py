@@ -154,6 +154,7 @@ _SLOW = (*_FEW, BUFFERED, "sync-forward")
 # Where a run is long or there are many of them: ours, what it is worth less an ingredient, and who
 # waits, without and with our teacher.
 _FAIR = (OURS, f"sync-x{MORE}", CALIBRATED, WAITING, "plus-no-calibration")
+_WORTH = (OURS, WAITING)  # what asynchrony is worth
 _ADJUSTED = (OURS, f"sync-x{MORE}", CALIBRATED, WAITING, "plus-no-calibration")
 _EMBEDDED = (
     Setting(labels=1500, rows=(*_FEW, "async-round", *_FORWARD)),
@@ -209,13 +210,14 @@ SIZES: dict[str, Size] = {
         },
     ),
     "cifar10": Size(
-        "one core, twenty to thirty minutes a run: CIFAR-10 with narrow models",
-        _LONG,
+        "one core, a quarter of an hour a run: CIFAR-10 with narrow models",
+        (Setting(rows=_WORTH), Setting("dirichlet-0.1", rows=_WORTH)),
         {
             **_CIFAR,
             "small-width": 8,
             "large-width": 16,
-            "num-server-rounds": 120,
+            "num-server-rounds": 200,
+            "learning-rate-schedule": "cosine",
             "local-steps": 72,
             "evaluate-examples": 2_000,
             "distill.reverse-steps": 40,
