@@ -14,6 +14,7 @@ from fl_app.record.metrics import of_kind
 from fl_app.record.run_dir import RunDirectory
 from fl_app.settings import distillation_run_of
 from strategies.best import Best
+from strategies.distillation.strategy import Distillation
 from strategies.errors import ConfigError
 from strategies.evaluation import Candidate
 from strategies.problem import flat_model
@@ -76,6 +77,36 @@ def test_a_run_that_gets_no_better_ends_early(mode: str, tmp_path: Path) -> None
     _, metadata = directory.load_checkpoint("best")
     name, model = trained_model(directory, resolve(directory.config()), "best")
     assert (name, model.checksum()) == ("best", metadata["checksum"])
+
+
+class _CutError(Exception):
+    """The run's process is gone."""
+
+
+@pytest.mark.parametrize("variant", ["async-continuous", "sync"])
+def test_a_run_that_is_killed_after_its_early_end_ends_there_again(
+    variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = {**STILL, "mode": "distill", "num-server-rounds": 9, "distill.learning-rate": 1e-12}
+    keys |= {"distill.variant": variant, "distill.references": "", "large-width": 8}
+    expected, whole = run(tmp_path / "whole", keys, FEW)
+
+    def die(_: Distillation) -> None:
+        raise _CutError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Distillation, "_save_models", die)
+        with pytest.raises(_CutError):
+            run(tmp_path / "killed", keys, FEW)
+    [directory] = (tmp_path / "killed").iterdir()
+    summary, resumed = run(tmp_path / "killed", {**keys, "resume": str(directory)}, FEW)
+    told = ("rounds", "stopped_early", "best", "checksum", "final", "virtual_seconds")
+    assert [summary[key] for key in told] == [expected[key] for key in told]
+    shown = [
+        [e["round"] for e in of_kind(d.events(), "evaluate") if e["model"] == "global"]
+        for d in (whole, resumed)
+    ]
+    assert sorted(shown[1]) == shown[0] == list(range(1, summary["rounds"] + 1))
 
 
 def test_without_patience_a_run_goes_on_to_the_end(tmp_path: Path) -> None:

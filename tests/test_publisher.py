@@ -88,11 +88,38 @@ def test_what_a_dead_server_has_published_and_not_said_is_shown_all_the_same(
     publisher.hear()
     assert publisher.ready  # though the first one died before it was
     assert shown == []  # it goes on from what is known
+    publisher.put(version + 1, VECTORS, VECTORS, 1.0)
     for _ in range(2):
         says(monkeypatch, {"event": "restarted", **state(version + 1)})
         publisher.hear()
     assert shown == [version + 1]
     assert (publisher.published, publisher.step) == (version + 1, 5 * (version + 1))
+
+
+@pytest.mark.parametrize(("clock", "round_"), [("virtual", 3), ("real", 3), ("real", 5)])
+def test_a_resumed_run_waits_for_nothing_that_has_been_published(
+    clock: str, round_: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the real clock the server keeps what it has learnt, and may be ahead of the run."""
+    publisher = resumed_at(3, new_run(tmp_path), clock=clock)
+    says(monkeypatch, {"event": "ready", "round": round_, "step": 15, "teacher_version": 2})
+    publisher.hear()
+    assert publisher.published == 3
+    assert (publisher.step, publisher.teacher_version) == (15, 2)
+
+
+def test_what_is_published_before_its_round_is_shown_in_that_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that ends early has no such round, however fast its server is."""
+    publisher = resumed_at(3, new_run(tmp_path), **{"distill.variant": "async-continuous"})
+    shown: list[int] = []
+    monkeypatch.setattr(publisher, "_evaluate", lambda round_, t: shown.append(round_))
+    says(monkeypatch, {"event": "published", "round": 4, "step": 15, "teacher_version": 3})
+    publisher.hear()
+    assert (shown, publisher.published) == ([], 0)
+    publisher.put(4, VECTORS, VECTORS, 1.0)
+    assert (shown, publisher.published) == ([4], 4)
 
 
 def test_a_reference_that_is_shown_twice_ends_no_run(

@@ -77,6 +77,8 @@ class Publisher:
         self._arrivals: dict[int, float] = {}  # version -> when it was made
         self.segments = segments  # recorded so far
         self._told = version  # the newest round of which nothing more is to be told
+        self._made = version  # the newest version
+        self._early: dict[int, dict[str, Any]] = {}  # by round, what is heard with its version
         self._taught: set[int] = set()  # versions that a teacher was made of, real clock
         self._dead = False
         self.ready = False
@@ -122,7 +124,9 @@ class Publisher:
         """Hand version `version`, made at `t`, to the distillation server."""
         mail = {**vectors, **{f"teacher_{name}": vector for name, vector in teacher.items()}}
         self.server.put(version, mail)
-        self._arrivals[version] = t
+        self._arrivals[version], self._made = t, version
+        if early := self._early.pop(version, None):
+            self._on_published(early)
         if not self._run.virtual and self._run.policy != "sync":
             self.server.request(version)
 
@@ -141,11 +145,19 @@ class Publisher:
             self.references.hear()
 
     def _on_ready(self, event: dict[str, Any]) -> None:
+        """It goes on from what it has published last. Resumed on the real clock that may be of a
+        round which is yet to be made anew."""
         self.ready = True
+        self.published = max(self.published, min(event["round"], self._told))
+        self.step, self.teacher_version = event["step"], event["teacher_version"]
         self._told = max(self._told, event["round"])  # a run that is resumed has told it
 
     def _on_published(self, event: dict[str, Any]) -> None:
         round_ = event["round"]
+        if self._run.virtual and round_ > self._made:
+            # The server may be ahead of the federation, which may end before that round.
+            self._early[round_] = event
+            return
         self.published, self.step = round_, event["step"]
         self.teacher_version = event["teacher_version"]
         t = self._times[round_] if self._run.virtual else self._clock.at(event["at"])
@@ -243,9 +255,9 @@ class Publisher:
 
     def _on_restarted(self, event: dict[str, Any]) -> None:
         self._recorder.emit("worker_restarted", step=event["step"])
-        self.ready = True
         if event["round"] > max(self.published, self._told):  # it died before it could say so
             self._on_published(event)
+        self._on_ready(event)
 
     def prune(self, version: int, keep: set[int]) -> None:
         """Drop what a run that is resumed at `version` has no more use for; not what has been
