@@ -239,12 +239,14 @@ def buffered_rounds(
     rounds: int,
     seed: int,
     buffer_size: int,
+    one_by_one: bool = False,
     machines: Machines = EVERYBODY,
 ) -> tuple[Aggregation, ...]:
     """Asynchronous averaging: a version is made of every `buffer_size` updates that arrive.
 
     A participant starts again at once from the newest version, so nobody ever waits for another.
-    The jobs still under way when the last version is made are not part of the run.
+    one_by_one: it waits until its update is in a version, so that each has one update in it. The
+    jobs still under way when the last version is made are not part of the run.
     """
     devices = _Devices(cost, participants, seed, machines)
     counts = [0] * participants
@@ -262,10 +264,14 @@ def buffered_rounds(
     while len(result) < rounds:
         t, participant, job = heapq.heappop(under_way)
         arrived.append(job)
+        free = [participant] if job.lost or not one_by_one else []
         if sum(not job.lost for job in arrived) == buffer_size:
             result.append(_aggregation(len(result) + 1, t, arrived))
+            if one_by_one:
+                free = [job.participant for job in result[-1].jobs]
             arrived = []
-        start(participant, len(result), t)
+        for participant in free:
+            start(participant, len(result), t)
     return tuple(result)
 
 

@@ -221,18 +221,19 @@ ANY_COST = st.builds(
 
 @st.composite
 def settings_of_runs(draw: st.DrawFn) -> dict[str, Any]:
-    buffer_size = draw(st.integers(0, 6))
+    buffer_size, participants = draw(st.integers(0, 6)), draw(st.integers(1, 6))
     policies = POLICIES[1:] if buffer_size else POLICIES
     policy = draw(st.sampled_from(policies))
     forward = draw(st.integers(0, 5)) if policy == "sync" else 0
     return {
         "cost": draw(ANY_COST),
         "plan": DistillationPlan(policy, draw(st.integers(1, 9)), forward),
-        "participants": draw(st.integers(1, 6)),
+        "participants": participants,
         "rounds": draw(st.integers(1, 8)),
         "seed": draw(st.integers(0, 99)),
         "fraction": 1.0 if buffer_size else draw(st.integers(1, 10)) / 10,
         "buffer_size": buffer_size,
+        "one_by_one": 0 < buffer_size <= participants and draw(st.booleans()),
     }
 
 
@@ -258,6 +259,8 @@ def test_aggregations_are_possible(run: dict[str, Any]) -> None:
         assert all(job.lost for job in aggregation.lost)
         if run["buffer_size"]:
             assert len(aggregation.jobs) == run["buffer_size"]
+        if run["one_by_one"]:
+            assert len({job.participant for job in aggregation.jobs}) == len(aggregation.jobs)
         made[number] = aggregation.t
     for own in jobs.values():
         own.sort(key=lambda job: job.index)
@@ -376,6 +379,7 @@ def test_work_and_waiting_fill_the_time_of_synchronous_rounds(run: dict[str, Any
 def test_nobody_waits_with_a_buffer(run: dict[str, Any]) -> None:
     plan = replace(run["plan"], policy="round")
     buffered = {**run, "plan": plan, "buffer_size": run["buffer_size"] or 2, "fraction": 1.0}
+    buffered["one_by_one"] = False
     assert distillation_trace(**buffered).idle == ()
 
 

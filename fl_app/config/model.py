@@ -251,6 +251,7 @@ class RunConfig:
             seed=self.seed,
             fraction=self.fraction_train,
             buffer_size=self.buffer_size if self.buffered else 0,
+            one_by_one=self.secure_aggregation,
             recorded=self._recorded() if self.virtual and self.replay else (),
             machines=self.machines,
         )

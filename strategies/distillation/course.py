@@ -26,7 +26,7 @@ def rounds_of(
         buffer_size=run.schedule.buffer_size,
         timeout=run.round_timeout,
         pace=run.round_seconds,
-        one_by_one=run.secure_aggregation,
+        one_by_one=run.schedule.one_by_one,
         first_version=version,
         next_index=next_index,
     )

@@ -50,10 +50,12 @@ def distillation_trace(
     seed: int,
     fraction: float = 1.0,
     buffer_size: int = 0,
+    one_by_one: bool = False,
     recorded: tuple[Aggregation, ...] = (),
     machines: Machines = EVERYBODY,
 ) -> Trace:
-    """The trace of a whole run; buffer_size > 0 chooses buffered averaging. recorded: aggregations
+    """The trace of a whole run; buffer_size > 0 chooses buffered averaging, one_by_one with at most
+    one update of each participant in a version. recorded: aggregations
     that have happened, in place of those of the cost model. machines: what devices are like, and
     when they are on.
 
@@ -71,6 +73,7 @@ def distillation_trace(
             rounds=rounds,
             seed=seed,
             buffer_size=buffer_size,
+            one_by_one=one_by_one,
             machines=machines,
         )
     else:
@@ -245,6 +248,7 @@ class Schedule:
     seed: int
     fraction: float = 1.0
     buffer_size: int = 0
+    one_by_one: bool = False
     recorded: tuple[Aggregation, ...] = ()
     machines: Machines = EVERYBODY
 
@@ -258,6 +262,7 @@ class Schedule:
             seed=self.seed,
             fraction=self.fraction,
             buffer_size=self.buffer_size,
+            one_by_one=self.one_by_one,
             recorded=self.recorded,
             machines=self.machines,
         )
