@@ -101,6 +101,23 @@ def test_a_record_of_another_version_lacks_what_is_unknown_here(
     assert "--trace old: no keys of this version: distill.old=3" in capsys.readouterr().err
 
 
+def test_a_replay_has_the_learning_rates_of_the_run_or_is_refused(tmp_path: Path) -> None:
+    """They are those of all rounds that the run was to have."""
+    config = {"mode": "average", "num-server-rounds": 3, "learning-rate-schedule": "cosine"}
+    directory = RunDirectory.create(tmp_path, resolve(config).flat(), name="real")
+    with directory.held():
+        for round_ in (1, 2):
+            directory.emit("round", round=round_, t=1.0)
+        with pytest.raises(ConfigError, match=r"cosine.*, 3 in that one; in a replay of 2 "):
+            replayed(directory, {})
+        constant = replayed(directory, {"learning-rate-schedule": "constant"})
+        assert constant["num-server-rounds"] == 2
+        directory.emit("round", round=3, t=1.0)
+    assert replayed(directory, {})["num-server-rounds"] == 3
+    with pytest.raises(ConfigError, match="in a replay of 2 "):
+        replayed(directory, {"num-server-rounds": 2})
+
+
 def test_what_has_no_rounds_cannot_be_replayed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,7 +14,7 @@ _ITS_OWN = ("clock", "min-participants", "name", "output", "replay", "resume")
 def replayed(run: RunDirectory, given: Mapping[str, Value]) -> dict[str, Value]:
     """What a simulation with the configuration of `run`, and its rounds, is started with; `given`
     wins. Says which keys of another version are left out. Raises ConfigError for a run of nodes
-    without rounds, RunDirectoryError."""
+    without rounds, and for one whose learning rates would be others; RunDirectoryError."""
     with run.reading():
         found = {k: v for k, v in flatten(run.config()).items() if k not in _ITS_OWN}
         rounds = run.summary().get("rounds") or len(
@@ -30,6 +30,14 @@ def replayed(run: RunDirectory, given: Mapping[str, Value]) -> dict[str, Value]:
     if unknown := sorted(found.keys() - defaults().keys()):
         told = ", ".join(f"{key}={found.pop(key)!r}" for key in unknown)
         print(f"edge-fl: --trace {run.name}: no keys of this version: {told}", file=sys.stderr)
-    found["num-server-rounds"] = rounds
+    planned, found["num-server-rounds"] = found.get("num-server-rounds"), rounds
     found |= {"clock": "virtual", "replay": str(run.path.absolute())}
-    return with_effect({**found, **given}, place="simulation") | dict(given)
+    wanted = {**found, **given}
+    schedule, some = wanted.get("learning-rate-schedule", "constant"), wanted["num-server-rounds"]
+    if schedule != "constant" and some != planned:
+        raise ConfigError(
+            f"--trace {run.name}: learning-rate-schedule={schedule!r} spreads over the rounds of a "
+            f"run, {planned} in that one; in a replay of {some} participants would learn at other "
+            f"rates: use learning-rate-schedule='constant', or replay a run that has all its rounds"
+        )
+    return with_effect(wanted, place="simulation") | dict(given)
