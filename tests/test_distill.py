@@ -601,6 +601,16 @@ def test_a_run_without_its_distillation_servers_files_is_not_resumed(
         pytest.fail("it has begun")
 
 
+def test_a_run_that_was_begun_before_there_was_a_key_is_resumed(tmp_path: Path) -> None:
+    before = resolve(SMALL).flat()
+    del before["learning-rate-schedule"]
+    directory = RunDirectory.create(tmp_path, before)
+    check_resumable(resolve({**SMALL, "resume": str(directory.path)}))
+    other = {"resume": str(directory.path), "learning-rate-schedule": "cosine"}
+    with pytest.raises(ConfigError, match="was 'constant' and is 'cosine'"):
+        check_resumable(resolve({**SMALL, **other}))
+
+
 def test_resume_refuses_another_configuration_and_a_complete_run(tmp_path: Path) -> None:
     config = {"mode": "average", "num-server-rounds": 1}
     _, directory = run(tmp_path, config)

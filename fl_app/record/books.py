@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from fl_app.assemble import topology_text
-from fl_app.config import RunConfig
+from fl_app.config import RunConfig, defaults
 from fl_app.own_code import own_code
 from fl_app.problem import problem_of
 from fl_app.provenance import provenance
@@ -119,7 +119,8 @@ def _check_resumable(run: RunDirectory, config: RunConfig) -> None:
             f"resume={config.resume!r}: that run has diverged and would do it again "
             f"({run.summary()['reason']}); start a new one"
         )
-    before, now = run.config(), config.flat()
+    # A run that was begun before there was a key has had its default.
+    before, now = {**defaults(), **run.config()}, config.flat()
     different = [
         f"{key} was {before.get(key)!r} and is {now[key]!r}"
         for key in now
