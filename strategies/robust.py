@@ -11,6 +11,10 @@ from strategies.averaging import Vectors
 
 Updates = Sequence[Mapping[str, np.ndarray]]
 
+# How many updates a rule needs against f malicious ones, a f + b, and who says so.
+ENOUGH = {"krum": (2, 3, "Blanchard et al. 2017"), "multikrum": (2, 3, "Blanchard et al. 2017"),
+          "bulyan": (4, 3, "El Mhamdi et al. 2018")}  # fmt: skip
+
 
 def median(updates: Updates) -> Vectors:
     """The median of every coordinate (Yin et al. 2018)."""

@@ -224,6 +224,20 @@ def test_bad_update_is_rejected_and_the_round_goes_on(change: str, tmp_path: Pat
     assert all(event["contributions"] == 2 for event in of_kind(directory.events(), "round"))
 
 
+@pytest.mark.parametrize(
+    ("averaging", "then"), [("bulyan", "keeps the model"), ("krum", "may follow a malicious one")]
+)
+def test_a_rule_that_gets_too_few_updates_says_so(
+    averaging: str, then: str, tmp_path: Path
+) -> None:
+    config = {"mode": "average", "averaging": averaging, "num-server-rounds": 1}
+    _, directory = run(tmp_path, config, tamper=spoil(1, as_nan))
+    [warning] = of_kind(directory.events(), "warning")
+    assert (
+        warning["message"] == f"round 1: averaging={averaging!r} needs 3 updates, got 2, and {then}"
+    )
+
+
 @pytest.mark.parametrize("averaging", ["fedavg", "buffered"])
 def test_the_learning_rate_is_that_of_the_version_that_a_job_starts_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, averaging: str

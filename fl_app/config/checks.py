@@ -23,11 +23,9 @@ from strategies.distillation.settings import (
     SMALL_CALIBRATED,
 )
 from strategies.errors import ConfigError
+from strategies.robust import ENOUGH
 from strategies.secure import LEAST_MEMBERS
 
-# How many participants there must be for f malicious ones: a f + b.
-_ENOUGH = {"krum": (2, 3, "Blanchard et al. 2017"), "multikrum": (2, 3, "Blanchard et al. 2017"),
-           "bulyan": (4, 3, "El Mhamdi et al. 2018")}  # fmt: skip
 _MOST_JOBS = 100_000  # each takes some 20 us, in the ServerApp and in the distillation server
 _MOST_WINDOWS = 100_000
 _LONGEST_NAME = 200  # bytes: file systems have 255, and files beside it get longer names
@@ -73,8 +71,8 @@ def check(config: RunConfig) -> None:
         )
     if c.agrees:
         _check_consensus(c)
-    if c.averaging in _ENOUGH:
-        times, more, source = _ENOUGH[c.averaging]
+    if c.averaging in ENOUGH:
+        times, more, source = ENOUGH[c.averaging]
         least = times * c.num_malicious_nodes + more
         if c.cohort < least:
             raise ConfigError(

@@ -40,7 +40,7 @@ from strategies.precision import mailed, size
 from strategies.problem import flat_model
 from strategies.recorder import Recorder
 from strategies.roster import gather
-from strategies.rules import Update, make_rule
+from strategies.rules import Update, make_rule, shortage
 from strategies.schedule import Aggregation, Job
 from strategies.secure_rounds import SecureSums
 
@@ -261,6 +261,8 @@ class Distillation(OwnCourse):
         model = self._versions[before]
         if self._secure is not None and updates:
             model, updates = self._sum_securely(self._secure, version, model, updates)
+            if lacking := shortage(self._run.averaging, len(updates)):
+                self._warn(f"round {version}: {lacking}")
         elif updates:
             model = self._rule.combine(version, model, updates, self._versions)
         if not updates:
