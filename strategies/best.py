@@ -14,7 +14,8 @@ CHECKPOINT = "best"
 
 class Best:
     """By the metric `best-metric` of each evaluation of the published model: "global" with a
-    distillation server, else "small". A resumed run goes on with the file that there is.
+    distillation server, else "small". A run that is resumed at `version` goes on with the file
+    that there is, unless that is of a round which on the real clock is made anew, as another one.
 
     tasks: {round: what is being evaluated} of a model.
     """
@@ -24,15 +25,18 @@ class Best:
         run: DistillationRun,
         recorder: Recorder,
         tasks: Callable[[str], Mapping[int, Candidate]],
+        version: int,
     ) -> None:
         self._run, self._recorder, self._tasks = run, recorder, tasks
         self._model = "global" if run.distils else "small"
         larger = {each.name for each in task_of(run.problem).metrics if each.higher_is_better}
         self._sign = 1.0 if run.best_metric in larger else -1.0
         self.round, self._value = 0, -math.inf
+        self._seen = 0  # the newest round of which it has taken in an evaluation
         if recorder.has_checkpoint(CHECKPOINT):
             _, metadata = recorder.load_checkpoint(CHECKPOINT)
-            self.round, self._value = metadata["round"], self._sign * metadata["value"]
+            if run.virtual or metadata["round"] <= version:
+                self.round, self._value = metadata["round"], self._sign * metadata["value"]
 
     def see(self, fields: Mapping[str, Any]) -> None:
         """Take in an evaluation's event. The model is that of the metric: if its weight average is
@@ -40,6 +44,7 @@ class Best:
         if fields["model"] != self._model:
             return
         metric, round_ = self._run.best_metric, fields["round"]
+        self._seen = max(self._seen, round_)
         averaged = fields.get(f"{metric}_ema") if fields.get("published") == "ema" else None
         value = self._sign * float(fields[metric] if averaged is None else averaged)
         if not (value > self._value or round_ == self.round):
@@ -55,6 +60,8 @@ class Best:
         self._recorder.emit("best", model=self._model, **told)
 
     def is_old(self, round_: int) -> bool:
-        """Whether it has been the best for `stop-patience` rounds, if that ends the run."""
+        """Whether it has been the best for `stop-patience` rounds, if that ends the run. On the
+        real clock rounds count whose model has been evaluated."""
         patience = self._run.stop_patience
-        return bool(patience) and round_ - self.round >= patience
+        newest = round_ if self._run.virtual else min(round_, self._seen)
+        return bool(patience) and newest - self.round >= patience

@@ -5,7 +5,8 @@ from typing import Any
 
 from strategies.averaging import Vectors
 from strategies.best import Best
-from strategies.distillation.settings import DistillationRun
+from strategies.distillation.publisher import Publisher
+from strategies.distillation.settings import SMALL_AVERAGE, SMALL_CALIBRATED, DistillationRun
 from strategies.divergence import record_evaluation
 from strategies.evaluation import Candidate, Evaluator
 from strategies.recorder import Recorder
@@ -18,20 +19,36 @@ Pending = Mapping[str, Mapping[int, Vectors]]  # by model and round, what is to 
 
 class Evaluations:
     """Has models evaluated beside the run, and records what is found. DivergedError, at whatever
-    is done next, when a model of the run is not finite."""
+    is done next, when a model of the run is not finite. version: at which the run is resumed."""
 
     def __init__(
-        self, run: DistillationRun, recorder: Recorder, warn: Callable[[str], None]
+        self,
+        run: DistillationRun,
+        recorder: Recorder,
+        warn: Callable[[str], None],
+        version: int,
     ) -> None:
         self._run, self._recorder = run, recorder
         roles = ("small", "large") if run.distils else ("small",)
         self.evaluator = Evaluator(run.problem, roles, self._evaluated, warn)
-        self._best = Best(run, recorder, self.evaluator.pending) if run.best_metric else None
+        pending = self.evaluator.pending
+        self._best = Best(run, recorder, pending, version) if run.best_metric else None
 
     def put(self, model: str, round_: int, t: Any, vectors: Vectors) -> None:
         """Have one of SMALL_MODELS evaluated as it was in a round, at time t."""
         fields = {"round": round_, "t": t, "model": model}
         self.evaluator.put(Candidate("small", vectors, None, fields))
+
+    def put_all(
+        self, round_: int, t: Any, vectors: Vectors, average: Vectors, calibrated: Vectors
+    ) -> None:
+        """What there is in every round: the references, and then the small model, with which the
+        line of the round is complete. calibrated: {} before there is that average."""
+        if SMALL_AVERAGE in self._run.references:
+            self.put("small_average", round_, t, average)
+        if calibrated and SMALL_CALIBRATED in self._run.references:
+            self.put("small_calibrated", round_, t, calibrated)
+        self.put("small", round_, t, vectors)
 
     def put_again(self, forgotten: Pending, events: list[dict[str, Any]]) -> None:
         """What a kill has prevented the evaluation of. events: of the run until then."""
@@ -47,16 +64,18 @@ class Evaluations:
             for model in SMALL_MODELS
         }
 
-    def end_early(self, version: int, wait: Callable[[], object]) -> bool:
+    def end_early(self, version: int, publisher: Publisher | None) -> bool:
         """Whether the run is to stop at `version`, as nothing better has come for long; that is
-        recorded. On the virtual clock all models up to now have been evaluated then, once `wait`
-        has returned; on the real one those that have been, decide."""
+        recorded. On the virtual clock all models up to now have been evaluated then; on the real
+        one those that have been, decide. Nothing better can come of a distillation server that is
+        dead, and that run goes on, and fails."""
         if self._best is None or not self._run.stop_patience or not version:
             return False
         if self._run.virtual:
-            wait()
+            if publisher is not None:
+                publisher.wait_for(version)
             self.evaluator.drain()
-        ends = self._best.is_old(version)
+        ends = self._best.is_old(version) and not (publisher is not None and publisher.dead)
         if ends:
             self._recorder.emit("stopped_early", round=version, best=self._best.round)
         return ends
@@ -66,6 +85,7 @@ class Evaluations:
         self.evaluator.close()
 
     def _evaluated(self, **fields: Any) -> None:
-        record_evaluation(self._run.suspects, self._recorder, **fields)
+        # What has been recorded is not evaluated again after a kill: the best model is kept before.
         if self._best is not None:
             self._best.see(fields)
+        record_evaluation(self._run.suspects, self._recorder, **fields)

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from strategies.averaging import Vectors
@@ -24,6 +25,7 @@ from strategies.divergence import require_finite
 from strategies.errors import RunDirectoryError, WorkerError
 from strategies.evaluation import Candidate, Evaluator
 from strategies.recorder import Recorder
+from strategies.schedule import Segment
 
 WORKER = "worker"  # the folder of the distillation server
 
@@ -59,7 +61,7 @@ class Publisher:
     """Runs the distillation server for a strategy and records what it does.
 
     `published` is the last round whose global model has been published, `step` and
-    `teacher_version` are those of that model.
+    `teacher_version` are those of that model. `dead`: the server has died, and is not restarted.
     """
 
     def __init__(
@@ -80,7 +82,7 @@ class Publisher:
         self._made = version  # the newest version
         self._early: dict[int, dict[str, Any]] = {}  # by round, what is heard with its version
         self._taught: set[int] = set()  # versions that a teacher was made of, real clock
-        self._dead = False
+        self.dead = False
         self.ready = False
         self.published, self.step, self.teacher_version = 0, 0, 0
         self.server = DistillationServer(run, self._directory)
@@ -201,15 +203,28 @@ class Publisher:
     def _replayed_until(self, t: float) -> None:
         segments = self._trace.segments
         while self.segments < len(segments) and segments[self.segments].t_end <= t:
-            segment = segments[self.segments]
-            self._emit_segment(
-                segment.kind,
-                segment.teacher_version,
-                segment.steps,
-                segment.t_start,
-                segment.t_end,
-                segment.staleness,
-            )
+            self._emit_planned(segments[self.segments])
+
+    def _emit_planned(self, planned: Segment) -> None:
+        self._emit_segment(
+            planned.kind,
+            planned.teacher_version,
+            planned.steps,
+            planned.t_start,
+            planned.t_end,
+            planned.staleness,
+        )
+
+    def _end_replay(self, round_: int) -> None:
+        """Record what has been done until the publication of `round_`, with which the run ends: a
+        resumed run may not have heard it again. Of a segment that an early end cuts, its steps
+        until then."""
+        last = self._trace.publications[round_ - 1]
+        self._replayed_until(last.t)
+        for planned in self._trace.segments[self.segments :]:
+            if (steps := last.step - planned.first_step) > 0:
+                stale = min(planned.staleness, round_ - 1 - planned.teacher_version)
+                self._emit_planned(replace(planned, steps=steps, t_end=last.t, staleness=stale))
 
     def _on_segment(self, event: dict[str, Any]) -> None:
         start, end = self._clock.at(event["start"]), self._clock.at(event["end"])
@@ -248,8 +263,8 @@ class Publisher:
 
     def _on_died(self, event: dict[str, Any]) -> None:
         self._recorder.emit("worker_died", reason=event["reason"])
-        self._dead = not event["restarting"]
-        if self._dead:
+        self.dead = not event["restarting"]
+        if self.dead:
             message = "the distillation server is not restarted again; the federation goes on"
             self._recorder.emit("warning", message=message)
 
@@ -307,6 +322,8 @@ class Publisher:
     def close(self, rounds: int) -> None:
         """Record the versions that were never taught."""
         if self._run.virtual:
+            if self.published == rounds:
+                self._end_replay(rounds)
             skipped = tuple(v for v in self._trace.skipped if v <= rounds)
         else:
             skipped = tuple(v for v in range(1, rounds + 1) if v not in self._taught)
@@ -327,8 +344,8 @@ class Publisher:
     def conclude(self, *, stopped: bool) -> None:
         """Remove the processes' files: the run is complete and cannot be resumed. Raises
         WorkerError if the server has not done its work. stopped: as in `last_model`."""
-        if not self.server.finished and not stopped:
-            how = "died for good" if self._dead else "was not done in time"
+        if self.dead or not (self.server.finished or stopped):
+            how = "died for good" if self.dead else "was not done in time"
             raise WorkerError(
                 f"the distillation server {how}; the federation has completed, and the "
                 f"global model is the last one published ({self.server.last_words()})"

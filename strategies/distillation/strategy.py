@@ -25,12 +25,7 @@ from strategies.distillation.server_state import (
     save_model,
     saved_version,
 )
-from strategies.distillation.settings import (
-    SMALL_AVERAGE,
-    SMALL_CALIBRATED,
-    DistillationRun,
-    check_references_of_devices,
-)
+from strategies.distillation.settings import DistillationRun, check_references_of_devices
 from strategies.divergence import require_finite
 from strategies.link.sessions import SessionGrid
 from strategies.messages.codec import CONFIG, records_of
@@ -109,7 +104,7 @@ class Distillation(OwnCourse):
         check_rounds(num_rounds, run.rounds, f"num-server-rounds={num_rounds}")
         rounds, timeout = run.rounds, timeout or run.round_timeout
         self._begin(initial_arrays)
-        evaluations = Evaluations(run, self._recorder, self._warn)
+        evaluations = Evaluations(run, self._recorder, self._warn, self._version)
         try:
             if run.distils:  # before anything else, for its process takes seconds to start
                 self._publisher = Publisher(
@@ -164,7 +159,7 @@ class Distillation(OwnCourse):
                     result.evaluate_metrics_serverapp[self._version] = measured
                 self._close_round(metrics, evaluations)
             self._save_models()
-            if self._publisher is not None and not self._stopped:
+            if self._publisher is not None:
                 self._publisher.catch_up()
         finally:
             if self._publisher is not None:
@@ -176,12 +171,7 @@ class Distillation(OwnCourse):
 
     def _is_over(self, evaluations: Evaluations) -> bool:
         """Whether the run has to stop early."""
-
-        def wait() -> None:
-            if self._publisher is not None:
-                self._publisher.wait_for(self._version)
-
-        self._stopped = evaluations.end_early(self._version, wait)
+        self._stopped = evaluations.end_early(self._version, self._publisher)
         return self._stopped
 
     def configure_train(
@@ -329,13 +319,8 @@ class Distillation(OwnCourse):
         """Record the round, evaluate its small model, write the checkpoint."""
         publisher, version, t = self._publisher, self._version, metrics["t"]
         vectors = self._versions[version]
-        if SMALL_AVERAGE in self._run.references:
-            # Before the small model, with which the line of the round is complete.
-            evaluations.put("small_average", version, t, self._average)
         calibrated = self._calibration.average if self._calibration is not None else {}
-        if calibrated and SMALL_CALIBRATED in self._run.references:
-            evaluations.put("small_calibrated", version, t, calibrated)
-        evaluations.put("small", version, t, vectors)
+        evaluations.put_all(version, t, vectors, self._average, calibrated)
         step, teacher = publisher.progress(version) if publisher else (None, None)
         self._recorder.emit(
             "round",
