@@ -22,6 +22,7 @@ from fl_app.record.books import check_resumable, recorded
 from fl_app.record.metrics import of_kind
 from fl_app.record.run_dir import RunDirectory
 from fl_app.settings import distillation_run_of
+from strategies.dispatch import Dispatcher
 from strategies.distillation import publisher, supervisor
 from strategies.distillation.mailbox import forward_file
 from strategies.distillation.settings import VARIANTS
@@ -310,6 +311,24 @@ def test_nobody_can_train(tmp_path: Path) -> None:
     config = {"mode": "average", "participants": 1, "num-server-rounds": 50}
     with pytest.raises(EdgeFlError, match=r"failed 3 times in a row.*has shape"):
         run(tmp_path, config, tamper=tamper, nodes=1)
+
+
+@pytest.mark.parametrize("secure", [False, True])
+@pytest.mark.parametrize(("clock", "rejected"), [("virtual", False), ("real", True)])
+def test_how_fast_a_machine_is_decides_nothing_on_the_virtual_clock(
+    clock: str, rejected: bool, secure: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every answer to a job, and in a secure sum, comes after round-timeout."""
+    send = Dispatcher.send
+
+    def late(dispatcher: Dispatcher, message: Message, timeout: float) -> str:
+        jobs = message.metadata.message_type.startswith(("train", "query.secure"))
+        return send(dispatcher, message, timeout - 700.0 if jobs else timeout)
+
+    monkeypatch.setattr(Dispatcher, "send", late)
+    config = {"mode": "average", "clock": clock, "num-server-rounds": 1, "round-timeout": 600.0}
+    summary, _ = run(tmp_path, {**config, "secure-aggregation": secure})
+    assert bool(summary["rejected"]) is rejected
 
 
 def test_silent_node_is_given_up_on_the_real_clock(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The distill system: federated averaging of a small model, and a distillation server behind it."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -137,6 +138,8 @@ class Distillation(OwnCourse):
                 self._recorder.emit("machines", machines=told, model_bytes=model_bytes)
             self._evaluate_forgotten(evaluations)
             self._clock.restart()  # everybody's preparations are no part of the run
+            if run.virtual and not bound:
+                timeout = math.inf  # how fast this machine is decides nothing
             remote = bound and not isinstance(grid, SessionGrid)
             poll = _DEVICE_POLL_SECONDS if remote else _POLL_SECONDS
             dispatcher = self._dispatcher = Dispatcher(grid)
