@@ -634,6 +634,36 @@ def test_a_run_without_its_distillation_servers_files_is_not_resumed(
         pytest.fail("it has begun")
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        # Jobs of later versions are under way.
+        {"mode": "average", "averaging": "buffered", "buffer-size": 2, "participants": 4,
+         "cost.speed-spread": 0.8},
+        # A version that nobody has told anything of has the teacher of the one before.
+        {"distill.variant": "async-round", "distill.calibrate": "on", "participants": 2,
+         "distill.teacher-average": "off", "cost.dropout-probability": 0.5,
+         "cost.timeout-seconds": 20.0, "large-width": 8},
+    ],
+    ids=["buffered", "calibrated"],
+)  # fmt: skip
+def test_a_resumed_run_repeats_every_round(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = {**config, "num-server-rounds": 6, "small-width": 4}
+    expected, whole = run(tmp_path / "whole", config)
+    directory = cut(monkeypatch, tmp_path / "cut", config)
+    summary, resumed = run(tmp_path / "cut", {**config, "resume": str(directory)})
+    assert summary["checksum"] == expected["checksum"]
+    for model in ("small", "global"):
+        assert evaluations(resumed, model) == evaluations(whole, model)
+    rounds = [
+        [{**event, "t_wall": 0} for event in of_kind(each.events(), "round")]
+        for each in (whole, resumed)
+    ]
+    assert rounds[0] == rounds[1]
+
+
 def test_a_run_that_was_begun_before_there_was_a_key_is_resumed(tmp_path: Path) -> None:
     before = resolve(SMALL).flat()
     del before["learning-rate-schedule"]

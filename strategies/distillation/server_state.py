@@ -21,6 +21,10 @@ class Counters:
     bytes_up: int = 0
     bytes_down: int = 0
 
+    def sent(self, jobs: int, model: Vectors, precision: str) -> None:
+        """So many jobs, with a model each, have gone."""
+        self.bytes_down += jobs * size(model, precision)
+
     def received(self, update: Update, precision: str) -> None:
         """An update has come."""
         told = 0 if update.gradient is None else update.gradient.nbytes
@@ -30,9 +34,9 @@ class Counters:
 @dataclass
 class ServerState:
     """version: the newest, made at t. versions: that one and those that jobs still start from.
-    average: of all versions; calibrated: of those that are. rule: what the averaging rule
-    remembers. pending: by the name of a model, what was to be evaluated, by round. next_index: of
-    every participant's next job, on the real clock."""
+    average: of all versions; calibrated: of those that are; newest_calibrated: the last of these.
+    rule: what the averaging rule remembers. pending: by the name of a model, what was to be
+    evaluated, by round. next_index: of every participant's next job, on the real clock."""
 
     version: int
     t: float
@@ -40,6 +44,7 @@ class ServerState:
     average: Vectors
     rule: Vectors
     calibrated: Vectors
+    newest_calibrated: Vectors
     pending: dict[str, dict[int, Vectors]]
     next_index: list[int] = field(default_factory=list)
     counters: Counters = field(default_factory=Counters)
@@ -53,6 +58,8 @@ class ServerState:
         tensors |= {f"average.{name}": vector for name, vector in self.average.items()}
         tensors |= {f"rule.{name}": vector for name, vector in self.rule.items()}
         tensors |= {f"calibrated.{name}": vector for name, vector in self.calibrated.items()}
+        newest = self.newest_calibrated
+        tensors |= {f"newest_calibrated.{name}": vector for name, vector in newest.items()}
         tensors |= {
             f"pending_{model}.{round_}.{name}": vector
             for model, rounds in self.pending.items()
@@ -78,6 +85,7 @@ class ServerState:
             average=_part(tensors, "average"),
             rule=_part(tensors, "rule"),
             calibrated=_part(tensors, "calibrated"),
+            newest_calibrated=_part(tensors, "newest_calibrated"),
             pending={model: _numbered(tensors, f"pending_{model}") for model in models},
             next_index=metadata["next_index"],
             counters=Counters(**{name: metadata[name] for name in vars(Counters())}),

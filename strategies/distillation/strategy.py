@@ -200,7 +200,8 @@ class Distillation(OwnCourse):
             )
             content = records_of(order)
             content[CONFIG] = ConfigRecord({**config, **content.config_records[CONFIG]})
-            self._counters.bytes_down += len(jobs) * size(self._versions[base], self._precision)
+            if not self._run.virtual:
+                self._counters.sent(len(jobs), self._versions[base], self._precision)
             yield Message(content, host.node_id, "train.local", group_id=str(server_round))
 
     def _sent(self, version: int, newest: ArrayRecord) -> ArrayRecord:
@@ -237,7 +238,7 @@ class Distillation(OwnCourse):
                     self._outcomes.take(update)
                     if self._secure is not None:
                         self._secure.hold(job, reply.metadata.src_node_id)
-                    else:
+                    elif not self._run.virtual:
                         self._counters.received(update, self._precision)
         aggregation = self._rounds.complete(self._version, now)
         if aggregation is None:
@@ -252,6 +253,10 @@ class Distillation(OwnCourse):
         version, before = aggregation.version, self._version
         updates = self._outcomes.updates(aggregation.jobs)
         model = self._versions[before]
+        if self._run.virtual:  # not as it travels: what is not in a version yet may do so again
+            self._counters.sent(len(aggregation.jobs), model, self._precision)
+            for update in () if self._secure is not None else updates:
+                self._counters.received(update, self._precision)
         if self._secure is not None and updates:
             model, updates = self._sum_securely(self._secure, version, model, updates)
             if lacking := shortage(self._run.averaging, len(updates)):
@@ -367,6 +372,7 @@ class Distillation(OwnCourse):
             rule=self._rule.state(),
             calibrated=self._calibration.average if self._calibration else {},
             pending=evaluations.pending(),
+            newest_calibrated=self._calibration.newest if self._calibration else {},
             next_index=list(self._rounds.next_index),
             counters=self._counters,
         ).save(self._recorder)
@@ -381,6 +387,7 @@ class Distillation(OwnCourse):
         if self._calibration is not None:
             self._calibration.average = saved.calibrated
         self._counters, self._outcomes.recorded = saved.counters, saved.counters.jobs
+            self._calibration.newest = saved.newest_calibrated
         self._rounds = rounds_of(self._run, saved.version, saved.next_index)
         if not self._run.virtual:
             self._clock = Clock(saved.t)
