@@ -664,6 +664,23 @@ def test_a_resumed_run_repeats_every_round(
     assert rounds[0] == rounds[1]
 
 
+@pytest.mark.parametrize("variant", ["sync", "sync-forward"])
+def test_resumed_on_the_real_clock_no_version_is_distilled_twice(
+    variant: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = {"num-server-rounds": 4, "clock": "real", "distill.variant": variant}
+    directory = cut(monkeypatch, tmp_path, config)
+    summary, resumed = run(tmp_path, {**config, "resume": str(directory)})
+    assert summary["status"] == "completed"
+    lines = (directory / "metrics.jsonl").read_text().splitlines()
+    raw = [json.loads(line) for line in lines]  # among them what was told twice
+    assert [e["round"] for e in raw if e.get("model") == "global"] == [1, 2, 3, 4]
+    kind = "reverse"
+    assert [e["teacher_version"] for e in raw if e.get("kind") == kind] == [1, 2, 3, 4]
+    done = [(e["worker_steps"], e["teacher_version"]) for e in of_kind(resumed.events(), "round")]
+    assert done == [(3, 1), (6, 2), (9, 3), (12, 4)]
+
+
 def test_a_run_that_was_begun_before_there_was_a_key_is_resumed(tmp_path: Path) -> None:
     before = resolve(SMALL).flat()
     del before["learning-rate-schedule"]

@@ -133,21 +133,25 @@ class Worker:
 
     def _step_in_blocks(self, slot: LatestSlot) -> None:
         """One block per version; overtaken versions are never seen."""
+        sync = self._run.policy == "sync"
+        done = self._round if sync else 0  # what is there already had its block before a kill
         while True:
             self._serve()
             taken = self._take(slot)
             if taken is None:
                 if self._final is not None:
                     return
+                done = 0  # what comes now is made anew
                 time.sleep(_POLL_SECONDS)
                 continue
-            for _ in range(self._run.distill.reverse_steps):
-                self._serve()
-                self._step()
-            self._close_segment(taken[0])
-            if self._run.policy == "sync":
-                self._publish(taken[0])
-            if self._run.forward:
+            if taken[0] > done:
+                for _ in range(self._run.distill.reverse_steps):
+                    self._serve()
+                    self._step()
+                self._close_segment(taken[0])
+                if sync:
+                    self._publish(taken[0])
+            if self._run.forward and not forward_file(self._directory, taken[0]).exists():
                 self._forward(*taken)
 
     def _take(self, slot: LatestSlot) -> tuple[int, Vectors] | None:
