@@ -110,6 +110,13 @@ def test_round_after_snapshot_equals_sync_after_round(undisturbed: Undisturbed) 
     assert rounds["virtual_seconds"] < sync["virtual_seconds"]
 
 
+def test_the_average_is_of_what_forward_distillation_has_made(tmp_path: Path) -> None:
+    """The first version, as it is published, is its own average."""
+    config = {"distill.variant": "sync-forward", "distill.references": "small-average"}
+    _, directory = run(tmp_path, {**config, "num-server-rounds": 1})
+    assert evaluations(directory, "small_average") == evaluations(directory, "small")
+
+
 def test_forward_distillation_changes_the_small_model(undisturbed: Undisturbed) -> None:
     _, plain = undisturbed(of_variant("sync"))
     _, forward = undisturbed(of_variant("sync-forward"))

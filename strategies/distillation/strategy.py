@@ -259,15 +259,15 @@ class Distillation(OwnCourse):
                 self._counters.received(update, self._precision)
         if self._secure is not None and updates:
             model, updates = self._sum_securely(self._secure, version, model, updates)
-            if lacking := shortage(self._run.averaging, len(updates)):
-                self._warn(f"round {version}: {lacking}")
         elif updates:
             model = self._rule.combine(version, model, updates, self._versions)
+            if lacking := shortage(self._run.averaging, len(updates)):
+                self._warn(f"round {version}: {lacking}")
         if not updates:
             self._warn(f"round {version} had no usable update: the model stays as it was")
         metrics = self._outcomes.record(aggregation, updates, before)
         self._keep(version, model, aggregation.t)
-        self._average = running_average(self._average, model, version)
+        past, self._average = self._average, running_average(self._average, model, version)
         self._version = version
         if self._publisher is not None:
             self._publisher.put(version, model, self._teacher(version, updates), aggregation.t)
@@ -275,6 +275,7 @@ class Distillation(OwnCourse):
             sync = self._run.policy == "sync"
             if sync and (distilled := self._publisher.distilled(version)) is not None:
                 self._keep(version, distilled, aggregation.t)
+                self._average = running_average(past, distilled, version)
         needed = self._rounds.bases(version) | {version}
         self._versions = {v: vectors for v, vectors in self._versions.items() if v in needed}
         return MetricRecord(metrics)  # type: ignore[arg-type]
@@ -371,8 +372,8 @@ class Distillation(OwnCourse):
             average=self._average,
             rule=self._rule.state(),
             calibrated=self._calibration.average if self._calibration else {},
-            pending=evaluations.pending(),
             newest_calibrated=self._calibration.newest if self._calibration else {},
+            pending=evaluations.pending(),
             next_index=list(self._rounds.next_index),
             counters=self._counters,
         ).save(self._recorder)
@@ -386,8 +387,8 @@ class Distillation(OwnCourse):
         self._rule.load_state(saved.rule)
         if self._calibration is not None:
             self._calibration.average = saved.calibrated
-        self._counters, self._outcomes.recorded = saved.counters, saved.counters.jobs
             self._calibration.newest = saved.newest_calibrated
+        self._counters, self._outcomes.recorded = saved.counters, saved.counters.jobs
         self._rounds = rounds_of(self._run, saved.version, saved.next_index)
         if not self._run.virtual:
             self._clock = Clock(saved.t)
