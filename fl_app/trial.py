@@ -11,6 +11,7 @@ from client_apps.gradients import loss_of
 from fl_app.config import RunConfig, Value, configure, resolve, with_effect
 from fl_app.preflight import check_sets, preflight
 from fl_app.problem import problem_of
+from fl_app.tasks.tables import Tables
 from strategies.errors import ConfigError, EdgeFlError
 from strategies.evaluation import measured
 from strategies.flat import FlatModel
@@ -61,6 +62,8 @@ def _data(config: RunConfig, task: Task) -> Iterator[str]:
         ("test", test_set_of(problem_of(config))),
     ):
         yield f"{name}: {len(examples)} examples; {_shapes(examples)}"
+    if isinstance(task, Tables):
+        yield from task.taken
     again = make_task.__wrapped__(problem_of(config).task)
     if again.digest != task.digest:
         raise ConfigError(
