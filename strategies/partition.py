@@ -208,7 +208,7 @@ def partition(
     if callable(scheme):
         return _checked(
             scheme(labels, num_partitions, rng(seed, "partition", "own")),
-            scheme.__name__,
+            getattr(scheme, "__name__", "the partition"),  # an object to be called has no name
             len(labels),
             num_partitions,
         )

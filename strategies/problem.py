@@ -189,13 +189,12 @@ def split_of(problem: Problem) -> Split:
             f"proxy-labelled-examples={labelled} can be at most proxy-examples={proxy}: it says "
             f"how many of these have labels"
         )
+    scheme = plugins.function_of("partition", problem.partition, 3) if own else problem.partition
     try:
         return make_split(
             groups,
             num_partitions=problem.participants,
-            scheme=plugins.function_of("partition", problem.partition, 3)
-            if own
-            else problem.partition,
+            scheme=scheme,
             seed=problem.seed,
             proxy_size=proxy,
             validation_size=validation,

@@ -39,7 +39,7 @@ def check_made(what: str, task: Task) -> None:
     _check_metrics(what, name, task.metrics)
     classes: Any = task.classes
     names = isinstance(classes, tuple | list) and all(isinstance(each, str) for each in classes)
-    if not names or not all(each.isprintable() and each.strip() for each in classes):
+    if not names or not all(each.strip() and len(each.splitlines()) == 1 for each in classes):
         raise ConfigError(
             f"{what}: {name}.classes must be a tuple of names, which are texts of a line, and is "
             f"{classes!r}"

@@ -313,7 +313,9 @@ def test_a_byte_is_predicted_from_those_before_it() -> None:
     assert changed[40:].any()
 
 
-def test_texts_of_ones_own_are_cut_into_windows(tmp_path: Path) -> None:
+def test_texts_of_ones_own_are_cut_into_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every tenth is for the test; targets are the next bytes."""
     (tmp_path / "a.txt").write_bytes(bytes(range(250)) * 3)
     (tmp_path / "b.txt").write_bytes(b"short")
@@ -326,6 +328,12 @@ def test_texts_of_ones_own_are_cut_into_windows(tmp_path: Path) -> None:
         Text(data_path=written(tmp_path, "c.txt", "short")).training()
     with pytest.raises(EdgeFlError, match="cannot be read"):
         Text(data_path=str(tmp_path / "d.txt")).training()
+    with pytest.raises(EdgeFlError, match="/dev/zero cannot be read: it is no file"):
+        Text(data_path="/dev/zero").training()
+    with monkeypatch.context() as patch:
+        patch.setattr("fl_app.tasks.text._MOST_BYTES", 700)
+        with pytest.raises(EdgeFlError, match=r"a\.txt cannot be read: it has more than"):
+            Text(data_path=str(tmp_path / "a.txt")).training()
 
 
 # ------------------------------------------------------------------------------------------- runs
@@ -508,6 +516,14 @@ def twice(labels, participants, generator): return [[0, 1]] * participants
 def few(labels, participants, generator): return [[0]]
 def far(labels, participants, generator): return [[k, 10**6 + k] for k in range(participants)]
 def raises(labels, participants, generator): 1 / 0
+
+class Alternating:
+    def __call__(self, labels, participants, generator):
+        return [np.arange(k, len(labels), participants) for k in range(participants)]
+
+    def __repr__(self): return "an object"
+
+alternating = Alternating()
 """
 
 
@@ -521,6 +537,7 @@ def test_a_function_of_ones_own_divides_the_examples(
     assert all(np.all(np.diff(part) > 0) for part in split.participants)
     assert not set(split.proxy) & set(np.concatenate(split.participants))
     preflight(of(POINTS, partition=f"{path}:by_size"))
+    preflight(of(POINTS, partition=f"{path}:alternating"))
     monkeypatch.chdir(tmp_path)
     assert parse_assignments(["partition=sites.py:by_size"]) == {"partition": f"{path}:by_size"}
     app = tmp_path / "edge-fl"
@@ -542,11 +559,13 @@ def test_a_function_of_ones_own_divides_the_examples(
         ("raises", "failed: ZeroDivisionError: division by zero"),
         ("absent", "absent is not in"),
         ("np", "np is no function"),
+        ("few:foo=1", "few has no setting 'foo'; its settings: none"),
     ],
 )
 def test_what_such_a_function_does_wrong_is_told_in_a_line(
     name: str, message: str, tmp_path: Path
 ) -> None:
     path = written(tmp_path, "sites.py", BY_SIZE)
-    with pytest.raises(EdgeFlError, match=re.escape(message)):
+    with pytest.raises(EdgeFlError, match=re.escape(message)) as raised:
         preflight(of(POINTS, partition=f"{path}:{name}"))
+    assert str(raised.value).count("partition=") < 2
