@@ -55,21 +55,17 @@ def show(arguments: argparse.Namespace) -> int:
     from fl_app.problem import problem_of
     from fl_app.record.figures import printed
     from fl_app.record.label_figure import label_figure
-    from strategies.partition import label_histogram
-    from strategies.problem import split_of, task_of, train_set_of
+    from strategies.problem import histogram_of, task_of
 
     settings = configure(with_own_app(parse_assignments(arguments.values)))
     problem = problem_of(settings)
-    task, train = task_of(problem), train_set_of(problem)
-    parts = split_of(problem).participants
-    groups = task.groups(train)
-    if groups is None:
+    found = histogram_of(problem)
+    if found is None:
         raise ConfigError(f"the examples of task={settings.task!r} have no classes to be shown")
-    names = task.classes or tuple(map(str, range(groups.max() + 1)))
-    histogram = label_histogram(groups, parts, len(names))
+    histogram, names = found
     for participant, counts in enumerate(histogram):
         print(f"participant {participant}: {counts.sum()} examples; per class {counts.tolist()}")
-    for line in task.unused:
+    for line in task_of(problem).unused:
         print(line)
     title = f"{settings.data_source}, partition {settings.partition}, seed {settings.seed}"
     drawn = printed(lambda: label_figure(histogram, names, title))

@@ -4,6 +4,7 @@ that can be told from here, on the machines of a SuperLink of others."""
 from collections.abc import Callable
 from importlib.util import find_spec
 
+import torch
 from torch.nn.modules.batchnorm import _NormBase
 
 from fl_app.assemble import topology_text
@@ -176,8 +177,33 @@ def _check_parts(config: RunConfig) -> None:
     _check_class_needs(config)
 
 
+def _not_finite(values: torch.Tensor) -> list[int]:
+    """Which examples of these have a NaN or an infinite value."""
+    return torch.nonzero(~values.isfinite().reshape(len(values), -1).all(1))[:, 0].tolist()
+
+
+def check_sets(config: RunConfig) -> None:
+    """That all examples are numbers, and their classes have names."""
+    problem = problem_of(config)
+    names = task_of(problem).classes
+    for which, examples in (("training", train_set_of(problem)), ("test", test_set_of(problem))):
+        for part, values in (("inputs", examples.inputs), ("targets", examples.targets)):
+            if values.is_floating_point() and (wild := _not_finite(values)):
+                raise DataError(
+                    f"task={config.task!r}: {len(wild)} of {len(values)} {which} examples, the "
+                    f"first of them number {wild[0]}, have {part} that are not finite; leave them "
+                    f"out, or put numbers there"
+                )
+        if names and (largest := int(examples.targets.max())) >= len(names):
+            raise DataError(
+                f"task={config.task!r}: a {which} example has the class {largest}, and there are "
+                f"{len(names)} names in classes, of 0 to {len(names) - 1}; give a name for each"
+            )
+
+
 def _check_examples(config: RunConfig) -> None:
     problem = problem_of(config)
+    check_sets(config)
     tests = len(test_set_of(problem))
     if config.evaluate_on == "test" and config.evaluate_examples > tests:
         raise ConfigError(

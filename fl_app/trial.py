@@ -1,5 +1,6 @@
 """`edge-fl check TASK`: whether a task can be learnt by the two systems, tried in seconds."""
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 
@@ -8,8 +9,9 @@ from torch.func import vmap
 
 from client_apps.gradients import loss_of
 from fl_app.config import RunConfig, Value, configure, resolve, with_effect
-from fl_app.preflight import preflight
+from fl_app.preflight import check_sets, preflight
 from fl_app.problem import problem_of
+from fl_app.tasks.tables import Tables
 from strategies.errors import ConfigError, EdgeFlError
 from strategies.evaluation import measured
 from strategies.flat import FlatModel
@@ -37,9 +39,12 @@ def try_out(given: Mapping[str, Value]) -> Iterator[str]:
     config = configure(given)
     task, device = task_of(problem_of(config)), pick_device(config.device)
     yield from _data(config, task)
-    batch = _batch(task, train_set_of(problem_of(config)), device)
+    with told_as("prepare(augmented=True) failed", ConfigError):
+        batch = _batch(task, train_set_of(problem_of(config)), device)
     roles = ("small", "large") if config.distils else ("small",)
     for role in roles:
+        with told_as(f"about({role!r}) returned what JSON cannot hold, or failed", ConfigError):
+            json.dumps(dict(task.about(role)))
         model = flat_model(problem_of(config), role, device)
         yield f"{role} model: {len(model.weights):,} trained parameters{_frozen(model)}"
         yield from _model(config, task, role, model, batch)
@@ -51,11 +56,14 @@ def try_out(given: Mapping[str, Value]) -> Iterator[str]:
 
 
 def _data(config: RunConfig, task: Task) -> Iterator[str]:
+    check_sets(config)
     for name, examples in (
         ("training", train_set_of(problem_of(config))),
         ("test", test_set_of(problem_of(config))),
     ):
         yield f"{name}: {len(examples)} examples; {_shapes(examples)}"
+    if isinstance(task, Tables):
+        yield from task.taken
     again = make_task.__wrapped__(problem_of(config).task)
     if again.digest != task.digest:
         raise ConfigError(
@@ -116,9 +124,15 @@ def _model(
             f"{loss:.4g}, and was {first:.4g}; try a smaller learning-rate"
         )
     yield f"{role} model: {_STEPS} steps on one minibatch with {rate}: loss {loss:.4g}"
-    examples = _test(config, task, batch.inputs.device)
+    with told_as("prepare(augmented=False) failed", ConfigError):
+        examples = _test(config, task, batch.inputs.device)
     with told_as(f"the {role} model: its metrics failed", ConfigError):
         found = measured(task, model, examples).values
+    if math.isnan(found[task.metric.name]):
+        raise ConfigError(
+            f"the {role} model: {task.metric.name} of {len(examples)} test examples is no number: "
+            f"either the loss of these is not finite, or there is nothing to judge in any of them"
+        )
     yield f"{role} model: then on test examples: " + ", ".join(
         f"{name} {value:.4g}" for name, value in found.items()
     )

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.parameter import is_lazy
 
 from strategies.randomness import rng
 from strategies.task import Prepare, prepared
@@ -33,8 +34,8 @@ class FlatModel:
     out channels-last is no faster (measured), the layout of the images alone decides.
 
     Raises:
-        ValueError: such a parameter or a floating-point buffer is not float32, there is no such
-            parameter, or a BatchNorm has momentum=None.
+        ValueError: such a parameter or a floating-point buffer is not float32 or has no size yet,
+            there is no such parameter, or a BatchNorm has momentum=None.
     """
 
     def __init__(self, module: nn.Module, device: str | torch.device = "cpu") -> None:
@@ -47,6 +48,11 @@ class FlatModel:
             raise ValueError("no parameter requires gradients; there is nothing to learn")
         buffers = _statistics(self.module)
         for name, tensor in {**parameters, **buffers}.items():
+            if is_lazy(tensor):
+                raise ValueError(
+                    f"{name} is of a lazy module, and has no size before inputs are seen; say the "
+                    f"sizes, as in nn.Linear(4, 3) for nn.LazyLinear(3)"
+                )
             if tensor.dtype != torch.float32:
                 raise ValueError(f"{name} is {tensor.dtype}; a flat model takes torch.float32 only")
         self._constants: dict[torch.dtype, dict[str, torch.Tensor]] = {}

@@ -208,7 +208,7 @@ def partition(
     if callable(scheme):
         return _checked(
             scheme(labels, num_partitions, rng(seed, "partition", "own")),
-            scheme.__name__,
+            getattr(scheme, "__name__", "the partition"),  # an object to be called has no name
             len(labels),
             num_partitions,
         )
@@ -341,5 +341,7 @@ def _stratified(
 
 
 def label_histogram(labels: np.ndarray, parts: Parts, num_classes: int) -> np.ndarray:
-    """Count samples per participant and class: int64 (participants, num_classes)."""
-    return np.stack([np.bincount(labels[part], minlength=num_classes) for part in parts])
+    """Count samples per participant and class: int64 (participants, num_classes). A negative number
+    is no class."""
+    of_each = [labels[part] for part in parts]
+    return np.stack([np.bincount(own[own >= 0], minlength=num_classes) for own in of_each])

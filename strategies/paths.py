@@ -42,12 +42,9 @@ def absolute(path: str, meaning: str = "the path") -> Path:
         ) from None
 
 
-def read_text(path: str | Path, most: int = _MOST_BYTES) -> str:
-    """The text of a file of at most so many bytes, with composed letters: a Mac's editors take é
-    for two characters.
-
-    Raises ConfigError with the reason for what is no file, too large or no text.
-    """
+def read_bytes(path: str | Path, most: int) -> bytes:
+    """The content of a file of at most so many bytes. Raises ConfigError with the reason for what
+    is no file, or too large."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would wait for a writer
         with open(descriptor, "rb") as file:
@@ -58,6 +55,16 @@ def read_text(path: str | Path, most: int = _MOST_BYTES) -> str:
         raise ConfigError(getattr(error, "strerror", None) or str(error)) from error
     if len(content) > most:
         raise ConfigError(f"it has more than {most >> 20} MiB")
+    return content
+
+
+def read_text(path: str | Path, most: int = _MOST_BYTES) -> str:
+    """The text of a file of at most so many bytes, with composed letters: a Mac's editors take é
+    for two characters.
+
+    Raises ConfigError with the reason for what is no file, too large or no text.
+    """
+    content = read_bytes(path, most)
     encoding = next((e for mark, e in _MARKS.items() if content.startswith(mark)), "utf-8")
     try:
         return unicodedata.normalize("NFC", content.decode(encoding))

@@ -15,11 +15,11 @@ from strategies.arithmetic import allow_tf32, lack
 from strategies.distillation.proxy import ProxyData
 from strategies.errors import ConfigError, DataError
 from strategies.flat import FlatModel
-from strategies.partition import ADAPTER, PARTITIONS, Split, make_split
+from strategies.partition import ADAPTER, PARTITIONS, Split, label_histogram, make_split
 from strategies.plugins import told_as
 from strategies.randomness import rng
-from strategies.task import Examples, Task
-from strategies.task_reference import class_of
+from strategies.task import NO_CLASS, Examples, Task
+from strategies.task_reference import check_made, class_of
 
 # Held out of the training set where nothing else is said, and at most a share of it.
 _PROXY, _VALIDATION = 1500, 300
@@ -105,7 +105,9 @@ def make_task(reference: TaskReference) -> Task:
     options = dict(reference.options)
     own = plugins.arguments("task", reference.place, made, ("seed", "data_path", *options))
     with told_as(f"task={reference.name!r} cannot be made", ConfigError):
-        return made(seed=reference.seed, data_path=reference.data_path, **options, **own)
+        task = made(seed=reference.seed, data_path=reference.data_path, **options, **own)
+    check_made(f"task={reference.name!r}", task)
+    return task
 
 
 def train_set_of(problem: Problem) -> Examples:
@@ -130,11 +132,41 @@ def _asked(problem: Problem, method: str, ask: Callable[[Task], Examples]) -> Ex
     return found
 
 
+def _groups(problem: Problem) -> np.ndarray | None:
+    """`groups` of the training examples. EdgeFlError for what somebody's task does wrong."""
+    what, train = f"task={problem.task.name!r}: groups()", train_set_of(problem)
+    with told_as(f"{what} failed", DataError):
+        found = task_of(problem).groups(train)
+        groups = None if found is None else np.asarray(found)
+    if groups is None:
+        return None
+    if groups.shape != (len(train),) or groups.dtype.kind not in "iu":
+        raise ConfigError(
+            f"{what} returned {groups.dtype} {groups.shape}; return a whole number for each of the "
+            f"{len(train)} examples, int64 ({len(train)},)"
+        )
+    if (wrong := groups[(groups < 0) & (groups != NO_CLASS)]).size:
+        raise ConfigError(
+            f"{what} returned {wrong[0]}; groups are numbers from 0, and {NO_CLASS} is none"
+        )
+    return groups.astype(np.int64)
+
+
+def histogram_of(problem: Problem) -> tuple[np.ndarray, tuple[str, ...]] | None:
+    """How many examples of each group every participant has, (participants, groups), and what these
+    are called; None where there are no groups."""
+    groups, task = _groups(problem), task_of(problem)
+    if groups is None:
+        return None
+    by_class = task.classes and np.array_equal(groups, train_set_of(problem).targets.cpu().numpy())
+    names = tuple(task.classes) if by_class else tuple(map(str, range(max(groups.max(), 0) + 1)))
+    return label_histogram(groups, split_of(problem).participants, len(names)), names
+
+
 @lru_cache(maxsize=2)
 def split_of(problem: Problem) -> Split:
     """Who has which training examples. Raises ConfigError for a split that cannot be made."""
-    train = train_set_of(problem)
-    groups = task_of(problem).groups(train)
+    train, groups = train_set_of(problem), _groups(problem)
     own = problem.partition not in PARTITIONS and not problem.partition.startswith(ADAPTER)
     if groups is None:
         if problem.partition != "iid" and not own:
@@ -157,13 +189,12 @@ def split_of(problem: Problem) -> Split:
             f"proxy-labelled-examples={labelled} can be at most proxy-examples={proxy}: it says "
             f"how many of these have labels"
         )
+    scheme = plugins.function_of("partition", problem.partition, 3) if own else problem.partition
     try:
         return make_split(
             groups,
             num_partitions=problem.participants,
-            scheme=plugins.function_of("partition", problem.partition, 3)
-            if own
-            else problem.partition,
+            scheme=scheme,
             seed=problem.seed,
             proxy_size=proxy,
             validation_size=validation,

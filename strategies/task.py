@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from strategies.randomness import rng
 
+NO_CLASS = -100  # what cross entropy leaves out: padding, and examples whose class is not known
 # (outputs of a model, targets of the same minibatch) -> the minibatch's mean loss, a scalar.
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -46,6 +47,9 @@ class Examples:
                 f"least one example, and one target for each"
             )
 
+        for name, tensor in (("inputs", self.inputs), ("targets", self.targets)):
+            object.__setattr__(self, name, tensor.detach())  # nobody learns examples
+
     def __len__(self) -> int:
         return len(self.targets)
 
@@ -62,7 +66,8 @@ class Examples:
         """The sha256 of all inputs and targets, 64 hex digits."""
         digest = hashlib.sha256(str(tuple(self.inputs.shape)).encode())
         for tensor in (self.inputs, self.targets):
-            digest.update(tensor.cpu().contiguous().numpy().data)
+            content = tensor.cpu().contiguous().flatten()
+            digest.update(content.view(torch.uint8).numpy().data)  # NumPy knows no bfloat16
         return digest.hexdigest()
 
 
@@ -184,8 +189,10 @@ class Task(ABC):
 
     def groups(self, examples: Examples) -> np.ndarray | None:
         """The group of each example, int64 (n,) from 0, by which participants can be given unequal
-        data; None where there are none. Classes, where nothing else is said."""
-        return examples.targets.cpu().numpy() if self.classes else None
+        data, or -100 of one without; None where there are none. Classes, where nothing else is said
+        and every example has one."""
+        one_each = self.classes and examples.targets.dim() == 1
+        return examples.targets.cpu().numpy() if one_each else None
 
     @cached_property
     def train_set(self) -> Examples:

@@ -17,7 +17,7 @@ from fl_app.config import defaults, resolve
 from fl_app.launch import run as launch
 from fl_app.problem import problem_of
 from fl_app.record.export import load
-from fl_app.record.find import find_run
+from fl_app.record.find import find_run, find_runs
 from fl_app.record.run_dir import RunDirectory
 from strategies import pyproject
 from strategies.consensus.topologies import TOPOLOGIES
@@ -88,6 +88,22 @@ def test_a_run_is_found_by_path_name_or_beginning(runs: Path) -> None:
         find_run("sync")
     with pytest.raises(RunDirectoryError, match="no run 'other'"):
         find_run("other")
+
+
+def test_a_folder_that_is_no_run_hides_none(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the one that a sweep makes for its comparison."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("sync", "sync-1", "nothing"):
+        (tmp_path / name).mkdir()
+    assert find_run("sync-1").path == runs / "sync-1"
+    assert {run.name for run in find_runs("sync")} == {"sync-1", "sync-12"}
+    with pytest.raises(RunDirectoryError, match="2 runs begin with 'sync'"):
+        find_run("sync")
+    for name in ("nothing", "./sync"):
+        with pytest.raises(RunDirectoryError, match=f"{Path(name).name} is not a run directory"):
+            find_run(name)
 
 
 def test_report_draws_the_run_again(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

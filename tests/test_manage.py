@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,10 @@ def test_runs_that_differ_by_seed_or_name_alone_are_one_group() -> None:
     assert [group.label for group in groups] == ["variant=a", "variant=b"]
     assert [[run.seed for run in group.runs] for group in groups] == [[0, 1], [0, 1]]
     assert [group.label for group in grouped(runs[:2])] == ["all"]
+    different = {f"key-{k}": k for k in range(9)}
+    many = [replace(run_of(0, 0.5, rate=rate, **different), about="plus") for rate in (1, 2)]
+    labels = [group.label for group in grouped([*many, replace(runs[0], about="sync")])]
+    assert labels == ["plus rate=1", "plus rate=2", "sync"]
 
 
 def test_means_errors_and_paired_differences_are_those_of_the_textbook() -> None:
@@ -180,6 +185,7 @@ def test_a_sweep_is_the_product_of_its_values() -> None:
         (["seeds=0..1"], "did you mean seed"),
         (["seed=0", "alpha=0.1,0.2"], "no effect"),
         (["participants=3,-1"], "participants"),
+        (["seed=0", "--name", "a/b"], "--name a/b, with a number behind it, must be the name of"),
         (["seed=0", "--parallel", "-1"], "--parallel -1 must be at least 0"),
     ],
 )

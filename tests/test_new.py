@@ -154,8 +154,19 @@ def test_the_task_of_each_kind_fits_every_mode(task: str, tmp_path: Path) -> Non
         preflight(configure({"task": f"{folder / 'task.py'}:HeartRate", "mode": mode}))
 
 
-def test_a_word_of_the_language_is_no_class(tmp_path: Path) -> None:
-    assert "class TrueTask(Tables)" in (create("true", tmp_path, "tables") / "task.py").read_text()
+@pytest.mark.parametrize(
+    ("name", "task", "kind"),
+    [
+        ("true", "tables", "TrueTask(Tables)"),
+        ("preparation", "images", "PreparationTask(Classification)"),
+        ("SPEC", "images", "SPECTask(Classification)"),
+        ("byte-model", "text", "ByteModelTask(Text)"),
+    ],
+)
+def test_a_class_hides_no_word_of_the_language_and_of_its_file(
+    name: str, task: str, kind: str, tmp_path: Path
+) -> None:
+    assert f"class {kind}:" in (create(name, tmp_path, task) / "task.py").read_text()
 
 
 @pytest.mark.parametrize(
@@ -163,6 +174,7 @@ def test_a_word_of_the_language_is_no_class(tmp_path: Path) -> None:
     [
         ("a/b", "images", "is no name for an app"),
         ("1a", "images", "is no name for an app"),
+        ("a-", "images", "is no name for an app"),
         ("there", "images", "is there already"),
         ("fine", "sounds", "choose one of: images, tables, text"),
     ],

@@ -510,10 +510,23 @@ def test_a_name_that_is_no_text_is_told_in_one_that_is(tmp_path: Path) -> None:
     assert str(refusal.value).isprintable()
 
 
-@pytest.mark.parametrize("name", ["$\\frac$", "$x^$", "k\u00e4fer", "<b>"])
+@pytest.mark.parametrize("name", ["$\\frac$", "$x^$", "k\u00e4fer", "<b>", "_ant"])
 def test_a_class_of_any_name_is_drawn(name: str) -> None:
-    figure = label_figure(np.ones((2, 2), np.int64), (name, "dog"), "title")
+    """And a data set or a metric of any: in titles and beside axes, too."""
+    figure = label_figure(np.ones((2, 2), np.int64), (name, "dog"), name, who=name)
+    [axes] = figure.axes
+    axes.annotate(name, (1, 1))
     assert to_png(figure).startswith(b"\x89PNG")
+    [drawn, _] = figure.legends[0].get_texts()
+    assert drawn.get_text().endswith(name)
+
+
+def test_powers_of_ten_stay_formulas() -> None:
+    figure = label_figure(np.array([[5, 900]]), ("ant", "bee"), "title")
+    [axes] = figure.axes
+    axes.set_xscale("log")
+    assert to_png(figure).startswith(b"\x89PNG")
+    assert all(text.get_parse_math() for text in axes.get_xticklabels())
 
 
 def test_a_whole_set_is_no_devices_part(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from fl_app.problem import problem_of
 from fl_app.record.metrics import latest, of_kind
 from fl_app.record.report import render
 from fl_app.tasks.tables import Tables
+from fl_app.trial import try_out
 from strategies.errors import EdgeFlError
 from strategies.evaluation import measured
 from strategies.flat import FlatModel
@@ -86,6 +87,35 @@ def test_cells_are_parted_by_commas_semicolons_or_tabs(delimiter: str, tmp_path:
     read = table(PEOPLE.replace(",", delimiter), tmp_path)
     assert read.names == ("age", "city", "height")
     assert read.rows[1] == ("40", "Ina", "2.5")
+
+
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [
+        ("a;b\n0,5;x\n-1,25;y\n;x\n", ["0.5", "-1.25", ""]),
+        ("a\tb\n0,5\tx\n1\ty\n", ["0.5", "1"]),
+        ("a;b\n0,5;x\n5%;y\n", ["0,5", "5%"]),  # words
+        ("a;b\n1,005;x\n999.5;y\n", ["1,005", "999.5"]),  # it parts thousands
+        ('a,b\n"0,5",x\n1,y\n', ["0,5", "1"]),
+    ],
+)
+def test_a_decimal_comma_is_one_where_cells_are_not_parted_by_commas(
+    text: str, first: list[str], tmp_path: Path
+) -> None:
+    assert table(text, tmp_path).column("a") == first
+
+
+def test_a_trial_says_what_the_columns_are_taken_for(tmp_path: Path) -> None:
+    rows = "".join(f"{k}%,{k % 3},{k / 7}\n" for k in range(60))
+    path = str(written(f"share,kind,price\n{rows}", tmp_path))
+    lines = try_out({"task": "tables", "data-path": path})
+    said = [next(lines) for _ in range(4)][2:]
+    assert said == [
+        "columns of words, and how many: share (48)",
+        "target: price, a number",
+    ]
+    lines = try_out({"task": "tables", "data-path": path, "table-target": "kind"})
+    assert [next(lines) for _ in range(4)][3] == "target: kind, 3 classes: 0, 1, 2"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import math
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from fl_app import cli
 from fl_app.config import RunConfig, resolve
 from fl_app.launch.own_files import with_own_files
 from fl_app.launch.values import parse_assignments
@@ -24,7 +26,7 @@ from strategies import plugins, task_reference
 from strategies.errors import EdgeFlError
 from strategies.evaluation import measured
 from strategies.flat import FlatModel
-from strategies.problem import flat_model, split_of, task_of
+from strategies.problem import flat_model, histogram_of, split_of, task_of
 from strategies.task import ACCURACY, MAE, PERPLEXITY, RMSE, Examples
 from tests import harness, test_consensus
 from tests.some_tasks import Points
@@ -40,6 +42,12 @@ NODES: dict[str, Any] = {
     "consensus.steps": 12, "consensus.window": 6, "consensus.interval": 3.0,
     "consensus.batch-size": 8, "consensus.settle": 0, "consensus.references": "same-steps",
 }  # fmt: skip
+
+
+POINTS_OF_ONES_OWN = (
+    "from dataclasses import replace\nfrom strategies.task import *\n"
+    "from tests.some_tasks import Points\nclass T(Points):\n"
+)
 
 
 def written(folder: Path, name: str, source: str) -> str:
@@ -106,6 +114,65 @@ def test_a_name_that_is_no_task_is_refused(task: str, message: str) -> None:
             "    return nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2, momentum=None))",
             "the small model: 1 is a BatchNorm1d with momentum=None, whose statistics depend",
         ),
+        (
+            "from tests.some_tasks import *\nclass T(Points):\n"
+            "  def model(self, role): return nn.LazyLinear(2)",
+            "the small model: weight is of a lazy module, and has no size before inputs are seen",
+        ),
+        *[
+            (f"{POINTS_OF_ONES_OWN}  classes = {classes}", message)
+            for classes, message in [
+                ("'ab'", "T.classes must be a tuple of names, which are texts of a line"),
+                ("(0, 1)", "T.classes must be a tuple of names, which are texts of a line"),
+                ("('', 'b')", "T.classes must be a tuple of names, which are texts of a line"),
+                ("('a', '\\n')", "T.classes must be a tuple of names, which are texts of a line"),
+                ("('a', 'b', 'a')", "T.classes has 'a' twice; give each its own name"),
+                ("('a',)", "a training example has the class 1, and there are 1 names in classes"),
+            ]
+        ],
+        *[
+            (f"{POINTS_OF_ONES_OWN}  metrics = {metrics}", message)
+            for metrics, message in [
+                ("ACCURACY", "T.metrics must be a tuple of strategies.task.Metric"),
+                (
+                    "(ACCURACY, PERPLEXITY, PERPLEXITY)",
+                    "the metric 'perplexity' of T is there twice",
+                ),
+                ("(replace(MAE, name='round'),)", "the metric 'round' of T is a name that records"),
+                (
+                    "(ACCURACY, replace(MAE, name='t'))",
+                    "the metric 't' of T is a name that records",
+                ),
+                (
+                    "(ACCURACY, replace(MAE, name='a_ema'))",
+                    "the metric 'a_ema' of T is a name that",
+                ),
+            ]
+        ],
+        *[
+            (f"{POINTS_OF_ONES_OWN}  def groups(self, examples): return {groups}", message)
+            for groups, message in [
+                ("examples.targets.numpy() - 1", "groups() returned -1; groups are numbers from 0"),
+                (
+                    "examples.targets.numpy() * 1.0",
+                    "groups() returned float64 (120,); return a whole",
+                ),
+                ("['a'] * 120", "groups() returned <U1 (120,); return a whole number for each"),
+                (
+                    "[0, 1]",
+                    "groups() returned int64 (2,); return a whole number for each of the 120",
+                ),
+                ("{}['site']", "groups() failed: KeyError: 'site'"),
+            ]
+        ],
+        *[
+            (
+                f"{POINTS_OF_ONES_OWN}  def {which}(self):\n    drawn = self._drawn(0)\n"
+                f"    drawn.inputs[7, 1] = float({value!r})\n    return drawn",
+                f"1 of 120 {which} examples, the first of them number 7, have inputs that are not",
+            )
+            for which, value in [("training", "nan"), ("test", "inf")]
+        ],
     ],
 )
 def test_what_somebodys_task_does_wrong_is_told_in_a_line(
@@ -246,7 +313,9 @@ def test_a_byte_is_predicted_from_those_before_it() -> None:
     assert changed[40:].any()
 
 
-def test_texts_of_ones_own_are_cut_into_windows(tmp_path: Path) -> None:
+def test_texts_of_ones_own_are_cut_into_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every tenth is for the test; targets are the next bytes."""
     (tmp_path / "a.txt").write_bytes(bytes(range(250)) * 3)
     (tmp_path / "b.txt").write_bytes(b"short")
@@ -259,6 +328,12 @@ def test_texts_of_ones_own_are_cut_into_windows(tmp_path: Path) -> None:
         Text(data_path=written(tmp_path, "c.txt", "short")).training()
     with pytest.raises(EdgeFlError, match="cannot be read"):
         Text(data_path=str(tmp_path / "d.txt")).training()
+    with pytest.raises(EdgeFlError, match="/dev/zero cannot be read: it is no file"):
+        Text(data_path="/dev/zero").training()
+    with monkeypatch.context() as patch:
+        patch.setattr("fl_app.tasks.text._MOST_BYTES", 700)
+        with pytest.raises(EdgeFlError, match=r"a\.txt cannot be read: it has more than"):
+            Text(data_path=str(tmp_path / "a.txt")).training()
 
 
 # ------------------------------------------------------------------------------------------- runs
@@ -309,12 +384,86 @@ def test_a_task_is_tried_out(example: str) -> None:
             "def training(self): return Examples(torch.rand(50, 2), torch.zeros(50).long())",
             "other examples when asked again",
         ),
+        (
+            "def prepare(self, augmented): return 1 / 0",
+            "prepare(augmented=True) failed: ZeroDivisionError",
+        ),
+        (
+            "def about(self, role): return {'mean': torch.zeros(2)}",
+            "about('small') returned what JSON cannot hold, or failed: TypeError",
+        ),
+        (
+            "def test(self): return Examples(torch.ones(9, 2), torch.full((9,), -100))",
+            "the small model: accuracy of 9 test examples is no number",
+        ),
     ],
 )
 def test_a_trial_says_what_is_wrong(method: str, message: str, tmp_path: Path) -> None:
     source = f"from tests.some_tasks import *\nclass T(Points):\n  {method}"
-    with pytest.raises(EdgeFlError, match=message):
+    with pytest.raises(EdgeFlError, match=re.escape(message)):
         list(try_out({"task": f"{written(tmp_path, 'own.py', source)}:T"}))
+
+
+@pytest.mark.parametrize("change", [torch.Tensor.bfloat16, torch.Tensor.requires_grad_])
+def test_inputs_may_be_of_any_type(change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """NumPy knows no bfloat16, and takes no tensor that requires a gradient."""
+    points = Points().train_set
+    changed = Examples(change(points.inputs.clone()), points.targets)
+    assert not changed.inputs.requires_grad
+    assert changed.digest == Examples(changed.inputs.clone(), points.targets).digest
+    assert (changed.digest == points.digest) == (changed.inputs.dtype == points.inputs.dtype)
+
+
+SEVERAL = """
+from strategies.task import Classification, Examples
+import torch
+from torch import nn
+
+class Positions(Classification):
+    classes = ("low", "high")
+    def model(self, role): return nn.Conv1d(1, 2, 3, padding=1)
+    def _drawn(self, seed):
+        drawn = torch.randn(60, 1, 6, generator=torch.Generator().manual_seed(seed))
+        return Examples(drawn, (drawn[:, 0] > 0).long())
+    def training(self): return self._drawn(0)
+    def test(self): return self._drawn(1)
+
+class Padded(Positions):
+    def model(self, role): return nn.Sequential(nn.Flatten(), nn.Linear(6, 2))
+    def _drawn(self, seed):
+        drawn = super()._drawn(seed)
+        targets = drawn.targets[:, 0].clone()
+        targets[::3] = -100
+        return Examples(drawn.inputs, targets)
+"""
+
+
+def test_named_classes_of_positions_and_of_some_examples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a class for each position examples are divided evenly. Where an example has none, it
+    counts in no class, before a run and in one of nodes."""
+    path = written(tmp_path, "own.py", SEVERAL)
+    assert "mode=consensus: possible" in list(try_out({"task": f"{path}:Positions"}))
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["data", "show", "task=own.py:Positions"]) == 2
+    assert "have no classes to be shown" in capsys.readouterr().err
+    assert cli.main(["data", "show", "task=own.py:Padded", "participants=1"]) == 0
+    [shown] = re.findall(r"(\d+) examples; per class", capsys.readouterr().out)
+    assert int(shown) == 28
+    run = test_consensus.run(tmp_path, {**NODES, "task": f"{path}:Padded"})
+    labels = latest(run.events(), "labels")
+    assert labels["classes"] == ["low", "high"]
+    assert sum(map(sum, labels["histogram"])) == 40
+
+
+def test_groups_that_are_no_classes_have_no_names_of_classes(tmp_path: Path) -> None:
+    source = "  def groups(self, examples): return [k % 5 for k in range(120)]"
+    path = written(tmp_path, "own.py", POINTS_OF_ONES_OWN + source)
+    found = histogram_of(problem_of(of(f"{path}:T", mode="consensus")))
+    assert found is not None
+    assert found[1] == ("0", "1", "2", "3", "4")
+    assert found[0].sum(0).tolist() == [24] * 5
 
 
 def test_examples_have_a_target_each() -> None:
@@ -367,6 +516,14 @@ def twice(labels, participants, generator): return [[0, 1]] * participants
 def few(labels, participants, generator): return [[0]]
 def far(labels, participants, generator): return [[k, 10**6 + k] for k in range(participants)]
 def raises(labels, participants, generator): 1 / 0
+
+class Alternating:
+    def __call__(self, labels, participants, generator):
+        return [np.arange(k, len(labels), participants) for k in range(participants)]
+
+    def __repr__(self): return "an object"
+
+alternating = Alternating()
 """
 
 
@@ -380,6 +537,7 @@ def test_a_function_of_ones_own_divides_the_examples(
     assert all(np.all(np.diff(part) > 0) for part in split.participants)
     assert not set(split.proxy) & set(np.concatenate(split.participants))
     preflight(of(POINTS, partition=f"{path}:by_size"))
+    preflight(of(POINTS, partition=f"{path}:alternating"))
     monkeypatch.chdir(tmp_path)
     assert parse_assignments(["partition=sites.py:by_size"]) == {"partition": f"{path}:by_size"}
     app = tmp_path / "edge-fl"
@@ -401,11 +559,13 @@ def test_a_function_of_ones_own_divides_the_examples(
         ("raises", "failed: ZeroDivisionError: division by zero"),
         ("absent", "absent is not in"),
         ("np", "np is no function"),
+        ("few:foo=1", "few has no setting 'foo'; its settings: none"),
     ],
 )
 def test_what_such_a_function_does_wrong_is_told_in_a_line(
     name: str, message: str, tmp_path: Path
 ) -> None:
     path = written(tmp_path, "sites.py", BY_SIZE)
-    with pytest.raises(EdgeFlError, match=re.escape(message)):
+    with pytest.raises(EdgeFlError, match=re.escape(message)) as raised:
         preflight(of(POINTS, partition=f"{path}:{name}"))
+    assert str(raised.value).count("partition=") < 2

@@ -133,10 +133,15 @@ def check(config: RunConfig) -> None:
         path = str(at(c, paths_of(RunConfig)[key]))
         if path and not Path(path).is_absolute():
             raise ConfigError(f"{key}={path!r} must be an absolute path: the app runs elsewhere")
-    if c.name and (c.name in (".", "..") or "/" in c.name or len(c.name.encode()) > _LONGEST_NAME):
+    check_run_name(f"name={c.name!r}", c.name)
+
+
+def check_run_name(what: str, name: str) -> None:
+    """That a run's directory can have this name. ConfigError, with `what` in front."""
+    if name and (name in (".", "..") or "/" in name or len(name.encode()) > _LONGEST_NAME):
         raise ConfigError(
-            f"name={c.name!r} must be the name of a directory, without / and of at most "
-            f"{_LONGEST_NAME} bytes"
+            f"{what} must be the name of a directory, without / and of at most {_LONGEST_NAME} "
+            f"bytes"
         )
 
 

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ CLASSES, NUMBERS = "classes", "numbers"  # what a target can be
 EMBEDDED = ("breast-cancer", "diabetes")
 _DELIMITERS = ",;\t"
 _EMPTY = {"", "?", "na", "n/a", "nan", "null", "none"}  # cells in which nothing is, in lower case
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 _MOST_BYTES = 1 << 26  # of a file: its cells take ten times as much in memory
 _MOST_WORDS = 100  # different ones in a column
 _MOST_CLASSES = 20  # of whole numbers: more are amounts
@@ -55,7 +57,8 @@ def embedded(name: str) -> Table:
 
 def read_csv(path: str | Path) -> Table:
     """A CSV file: the names of the columns in its first line, then a row in each; with commas,
-    semicolons or tabs between cells. Raises DataError."""
+    semicolons or tabs between cells. Numbers may have a decimal comma where no commas are between
+    cells. Raises DataError."""
     where = printable(path)
     try:
         text = read_text(path, _MOST_BYTES)
@@ -80,7 +83,18 @@ def read_csv(path: str | Path) -> Table:
             raise DataError(
                 f"{where}: row {number} has {len(row)} cells, and there are {len(names)} columns"
             )
-    return Table(where, tuple(names), tuple(tuple(row) for _, row in lines[1:]))
+    rows = [tuple(row) for _, row in lines[1:]]
+    if delimiter != ",":
+        rows = list(zip(*map(_with_points, zip(*rows, strict=True)), strict=True))
+    return Table(where, tuple(names), tuple(rows))
+
+
+def _with_points(cells: Sequence[str]) -> list[str]:
+    """A column whose numbers have a decimal comma with a point there; others as they are. Where a
+    cell has a point the comma could part thousands."""
+    changed = [c.replace(",", ".") if _DECIMAL_COMMA.fullmatch(c) else c for c in cells]
+    numbers = all(_is_empty(cell) or _number(cell) is not None for cell in changed)
+    return changed if numbers and not any("." in cell for cell in cells) else list(cells)
 
 
 @dataclass(frozen=True)
@@ -168,6 +182,17 @@ class Encoding:
             )
         columns = tuple(Column.of(table, name) for name in table.names if name != target)
         return cls(columns, Column(target) if classes else Column.of(table, target), classes)
+
+    @property
+    def taken(self) -> tuple[str, str]:
+        """What the columns and the target were taken for, a sentence each."""
+        words = [f"{column.name} ({len(column.words)})" for column in self.columns if column.words]
+        classes = ", ".join(self.classes[:20])
+        return (
+            f"columns of words, and how many: {', '.join(words) or 'none, all are numbers'}",
+            f"target: {self.target.name}, "
+            + (f"{len(self.classes)} classes: {classes}" if classes else "a number"),
+        )
 
     def inputs(self, table: Table) -> np.ndarray:
         """(rows, width) float32. Raises DataError."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fl_app.config import RunConfig, configure
+from fl_app.config.checks import check_run_name
 from fl_app.launch.bundle import with_own_app
 from fl_app.launch.values import parse_assignments
 from fl_app.record.books import made_of_others
@@ -26,6 +27,7 @@ _LISTS = {
 }  # fmt: skip
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
 _MOST = 10_000
+_DIGITS = 8  # behind a run's name, of what it computes
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ def _values(key: str, text: str) -> list[str]:
 def planned(words: Sequence[str], name: str) -> list[Planned]:
     """The runs of a sweep, checked, each with what is there of it. ConfigError for a combination
     that cannot run, before any of them does."""
+    check_run_name(f"--name {name}, with a number behind it,", f"{name}-{'0' * _DIGITS}")
     known: dict[Path, dict[str, list[RunDirectory]]] = {}
     plan: list[Planned] = []
     planned_as: dict[str, tuple[str, ...]] = {}
@@ -101,7 +104,7 @@ def planned(words: Sequence[str], name: str) -> list[Planned]:
             known[root] = _known(root)
         same, outdated = _of_today(known[root].get(identity, ()), config)
         state, existing = _state(same)
-        digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
+        digest = hashlib.sha256(identity.encode()).hexdigest()[:_DIGITS]
         each = Planned(chosen, config.flat(), f"{name}-{digest}", state, existing, outdated)
         plan.append(each)
     return plan

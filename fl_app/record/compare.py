@@ -298,7 +298,7 @@ def _draw(runs: Sequence[_Run], notes: Sequence[str]) -> Any:
         style = {"color": _COLORS[index % len(_COLORS)], "marker": _MARKERS[index % len(_MARKERS)]}
         main, companion = run.view.accuracy(run.events), run.view.comparison.companion(run.events)
         if main:
-            label = _label(run, mixed=len(clocks) > 1)
+            label = figures.in_legend(_label(run, mixed=len(clocks) > 1))
             figures.draw_line(axes, main, metric, label=label, **style)
         if companion and companion != main:
             thin = {**style, "marker": "", "ls": "--", "lw": 0.6, "alpha": 0.7}

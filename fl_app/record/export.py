@@ -22,6 +22,7 @@ from strategies.checkpoint import atomic_write
 from strategies.consensus.state import published
 from strategies.errors import ConfigError, DataError, ExportError, RunDirectoryError
 from strategies.flat import FlatModel
+from strategies.plugins import told_as
 from strategies.problem import TaskReference, flat_model, make_task, task_of
 from strategies.pyproject import install
 
@@ -70,7 +71,9 @@ def about(run: RunDirectory, config: RunConfig, name: str) -> dict[str, Any]:
     says of its models, see `about` of it.
     """
     role, task = _role(config, name), task_of(problem_of(config))
-    sample, told = task.sample(1), task.about(role)
+    with told_as(f"about({role!r}) of task={config.task!r}", ExportError):
+        told = json.loads(json.dumps(dict(task.about(role))))
+    sample = task.sample(1)
     kind = str(sample.dtype).removeprefix("torch.")
     facts = {
         "run": run.name,

@@ -113,11 +113,31 @@ def printed(draw: Callable[[], Figure]) -> bytes:
         return to_png(draw(), DOTS)
 
 
+def _without_formulas(figure: Figure) -> None:
+    """No text is one, as the names of people's metrics, classes and runs may hold a $, except the
+    powers of ten at a logarithmic axis."""
+    from matplotlib.text import Text
+
+    powers = [
+        text
+        for axes in figure.axes
+        for axis in (axes.xaxis, axes.yaxis)
+        for text in (axis.findobj(Text) if axis.get_scale() == "log" else ())
+        if text is not axis.label
+    ]
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and text not in powers:
+            text.set_parse_math(False)
+
+
+def in_legend(name: str) -> str:
+    """A name as a label: Matplotlib leaves out what begins with _, so nothing is put before it."""
+    return f"\u200b{name}" if name.startswith("_") else name
+
+
 def to_png(figure: Figure, dots: int = 150) -> bytes:
     """Return the figure as a PNG of so many dots per inch."""
-    for legend in (*figure.legends, *(axes.get_legend() for axes in figure.axes)):
-        for text in legend.get_texts() if legend else ():
-            text.set_parse_math(False)  # the names of people's classes and runs may hold a $
+    _without_formulas(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dots)
     return buffer.getvalue()

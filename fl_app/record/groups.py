@@ -72,15 +72,29 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
     for run in runs:
         members.setdefault(repr((same_but_seed(run.config), run.metric)), []).append(run)
     configs = [same_but_seed(found[0].config) for found in members.values()]
-    keys = [
+    keys = _differing(configs)
+    labels = [
+        _label(config, keys, found[0].about)
+        for config, found in zip(configs, members.values(), strict=True)
+    ]
+    for label in set(labels):
+        alike = [k for k, each in enumerate(labels) if each == label]
+        keys = _differing([configs[k] for k in alike])
+        for k in alike:
+            labels[k] = " ".join([label, *_values(configs[k], keys)])
+    return [Group(label, tuple(g)) for label, g in zip(labels, members.values(), strict=True)]
+
+
+def _differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [
         key
         for key in dict.fromkeys(key for config in configs for key in config)
         if len({repr(config.get(key)) for config in configs}) > 1
     ]
-    return [
-        Group(_label(config, keys, found[0].about), tuple(found))
-        for config, found in zip(configs, members.values(), strict=True)
-    ]
+
+
+def _values(config: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
+    return [f"{key}={config[key]}" for key in keys if key in config]
 
 
 def same_but_seed(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,7 +105,7 @@ def same_but_seed(config: Mapping[str, Any]) -> dict[str, Any]:
 def _label(config: Mapping[str, Any], keys: Sequence[str], about: str) -> str:
     if len(keys) > _MOST_KEYS:  # as of two systems
         return about
-    return " ".join(f"{key}={config[key]}" for key in keys if key in config) or "all"
+    return " ".join(_values(config, keys)) or "all"
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float | None, float | None]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fl_app.record.figures import COLUMN, legend_below, new_figure
+from fl_app.record.figures import COLUMN, in_legend, legend_below, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,7 +27,14 @@ def label_figure(
     figure, axes = new_figure(COLUMN, 1.5 + 0.12 * min(participants, _ROWS))
     left, height = np.zeros(participants), 0.8 if participants <= 2 * _ROWS else 1.0
     for name, counts, colour in zip(classes, histogram.T, colours, strict=True):
-        axes.barh(range(participants), counts, left=left, color=colour, label=name, height=height)
+        axes.barh(
+            range(participants),
+            counts,
+            left=left,
+            color=colour,
+            label=in_legend(name),
+            height=height,
+        )
         left += counts
     axes.set_ylim(participants - 0.4, -0.6)
     axes.yaxis.get_major_locator().set_params(integer=True)

@@ -115,6 +115,11 @@ class Tables(Task):
         cuts = np.quantile(numbers, np.arange(1, _BINS) / _BINS)
         return np.searchsorted(cuts, numbers, side="right").astype(np.int64)
 
+    @property
+    def taken(self) -> tuple[str, str]:
+        """What the columns and the target were taken for, a sentence each."""
+        return self._encoding.taken
+
     @cached_property
     def _parts(self) -> tuple[Table, Table]:
         if Path(self.data_path).is_dir() and self.data_path:

@@ -11,11 +11,13 @@ from torch import nn
 from torch.nn import functional
 
 from fl_app.data.embedded import TEXT, found
-from strategies.errors import DataError
+from strategies.errors import ConfigError, DataError
+from strategies.paths import read_bytes
 from strategies.task import ACCURACY, PERPLEXITY, Classification, Examples
 
 BYTES = 256
 LENGTH = 64  # bytes of an example
+_MOST_BYTES = 1 << 28  # of a file: its examples take nine times as much in memory
 _TEST = 10  # of so many examples, one is for the test
 
 
@@ -78,9 +80,14 @@ def read_documents(path: str) -> dict[str, bytes]:
     place = Path(path)
     try:
         files = sorted(place.glob("*.txt")) if place.is_dir() else [place]
-        documents = {file.name: file.read_bytes() for file in files}
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    documents = {}
+    for file in files:
+        try:
+            documents[file.name] = read_bytes(file, _MOST_BYTES)
+        except ConfigError as error:
+            raise DataError(f"{file} cannot be read: {error}") from error
     if not any(len(text) > LENGTH for text in documents.values()):
         raise DataError(f"{path} has no text of more than {LENGTH} bytes; give a .txt, or several")
     return documents

@@ -29,8 +29,7 @@ from strategies.evaluation import BY_CLASS, Candidate, Evaluator
 from strategies.learning_rate import rate_of
 from strategies.messages.windows import OFF, NodeNumbers, RunOrder, WindowTerms
 from strategies.own_course import OwnCourse, check_rounds
-from strategies.partition import label_histogram
-from strategies.problem import flat_model, split_of, task_of, train_set_of
+from strategies.problem import flat_model, histogram_of, task_of
 from strategies.recorder import Recorder
 from strategies.roster import gather
 
@@ -227,14 +226,9 @@ class Consensus(OwnCourse):
         )
         if not simulated:
             return  # devices may have data of their own, and tell only how many images those are
-        problem = self._nodes.problem
-        task, train = task_of(problem), train_set_of(problem)
-        groups, parts = task.groups(train), split_of(problem).participants
-        if groups is None:
-            return
-        names = task.classes or tuple(map(str, range(groups.max() + 1)))
-        histogram = label_histogram(groups, parts, len(names))
-        self._recorder.emit("labels", histogram=histogram, classes=names)
+        if found := histogram_of(self._nodes.problem):
+            histogram, names = found
+            self._recorder.emit("labels", histogram=histogram, classes=names)
 
     def _hear(self, answer: Answer) -> None:
         """What a host tells besides of itself and its nodes."""
