@@ -430,6 +430,16 @@ def test_combinations_that_work(overrides: dict[str, Any]) -> None:
             "consensus.exchange='synchronous' (or 'auto')",
         ),
         (
+            {"consensus.algorithm": "gossip", "consensus.exchange": "synchronous"},
+            "consensus.algorithm='gossip' takes the mean with one neighbour after the other, so in "
+            "rounds the last one counts most; use consensus.algorithm='d-psgd'",
+        ),
+        (
+            {"consensus.step-seconds": 5.0, "consensus.loss": 0.25, "consensus.delay-seconds": 2.0},
+            "consensus.silence-seconds=60 would drop neighbours that are there: one is heard every "
+            "40 s in the mean; use at least 402",
+        ),
+        (
             {"consensus.algorithm": "d-psgd", "clock": "real"},
             "clock='real' has no synchronous rounds",
         ),

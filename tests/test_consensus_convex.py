@@ -182,6 +182,12 @@ def test_survivors_agree_on_the_optimum_of_the_rest(algorithm: str, graph: str) 
     assert error(found, rest()) > 1e-2
 
 
+def test_mail_that_comes_after_a_goodbye_brings_no_link_back() -> None:
+    found = simulation("ecl", outages="leave:5@300", conditions={"delay_seconds": 12.0})
+    assert best_error(found, rest(5)) < 1e-6
+    assert all(5 not in p.node.links for p in found.participants[:5])
+
+
 @pytest.mark.parametrize("algorithm", ECL)
 def test_the_anchor_of_a_dead_node_is_dropped(algorithm: str) -> None:
     """One that dies without a word is noticed by its silence. If nobody noticed, it would pull the

@@ -259,6 +259,16 @@ def test_who_comes_back_with_nothing_takes_over_what_the_others_have() -> None:
     assert max(float((w - found[0]).norm()) for w in found) < 0.1
 
 
+def test_who_comes_back_after_a_pause_is_a_guest_too() -> None:
+    """Its model, which is far from all others, is not in their mean, however late it comes."""
+    for back in (26.5, 62.5):  # the training ends at 24 s, the settling at 64 s
+        found = settled(build_topology("complete", 8), 40, outages=f"pause:3@10-{back}")
+        mean = torch.stack([w for i, w in enumerate(models(8)) if i != 3]).mean(0)
+        others = [w for i, w in enumerate(found) if i != 3]
+        apart = float((models(8)[3] - mean).norm())
+        assert max(float((w - mean).norm()) for w in others) < 0.1 * apart
+
+
 def test_a_guest_takes_over_what_the_others_have() -> None:
     found = settled(build_topology("torus", 8), 60, guests=(3,))
     mean = torch.stack([w for i, w in enumerate(models(8)) if i != 3]).mean(0)

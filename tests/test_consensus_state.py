@@ -17,6 +17,7 @@ from strategies.consensus.participant import Mail, Participant, Tally
 from strategies.consensus.state import pack, unpack
 from strategies.contracts import alone
 from strategies.contracts.convex import Simulation, bits_of, disturbed
+from strategies.errors import ConfigError
 
 
 def reload(found: Simulation, store: NodeStore, place: int | str) -> None:
@@ -142,6 +143,14 @@ def test_everything_comes_back(participant: Participant) -> None:
     [(due, late)] = copy.late
     assert (due, late[:3], late.sent) == (2.5, (1, 2, 9), 0.1)
     assert torch.equal(late.vectors["reflection"], torch.full((3,), 0.6))
+
+
+def test_what_cannot_be_kept_is_named(participant: Participant) -> None:
+    participant.node.links[2]["x"] = torch.tensor(1.0)  # of no dimension, which can be
+    assert copy_of(participant).node.links[2]["x"].shape == ()
+    participant.node.vectors["trace"] = torch.zeros(3, dtype=torch.bfloat16)
+    with pytest.raises(ConfigError, match="a node's 'trace' is of torch.bfloat16"):
+        pack(participant)
 
 
 def test_the_copy_is_on_its_own(participant: Participant) -> None:

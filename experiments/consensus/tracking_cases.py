@@ -61,6 +61,8 @@ class Case:
         tracking_data.classes_of(self.classes, self.seed)
         if self.epochs > EVERY and self.epochs % EVERY:
             raise ValueError(f"--epochs {self.epochs} must be a multiple of {EVERY}, or less")
+        if not self.asynchronous and self.method == "gossip":
+            raise ValueError("gossip is for random times (--asynchronous): in rounds it is dsgdm")
         if self.asynchronous and ALGORITHMS[METHODS[self.method].algorithm].exchange != "random":
             raise ValueError(f"{self.method} works in synchronous rounds only")
 

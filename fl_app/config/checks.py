@@ -28,6 +28,7 @@ from strategies.secure import LEAST_MEMBERS
 
 _MOST_JOBS = 100_000  # each takes some 20 us, in the ServerApp and in the distillation server
 _MOST_WINDOWS = 100_000
+_SILENCE = 10  # times the mean between two mails: by chance, once in 20,000
 _LONGEST_NAME = 200  # bytes: file systems have 255, and files beside it get longer names
 
 
@@ -223,6 +224,19 @@ def _check_rounded(config: RunConfig) -> None:
         )
 
 
+def _check_silence(config: RunConfig) -> None:
+    """A neighbour is heard every interval * step-seconds / (1 - loss) seconds, in the mean; and it
+    may be silent for several times that, at random."""
+    c = config.consensus
+    every = (2 if c.one_way else 1) * c.interval * c.step_seconds / (1 - c.loss)
+    least = _SILENCE * every + c.delay_seconds
+    if c.silence_seconds < least:
+        raise ConfigError(
+            f"consensus.silence-seconds={c.silence_seconds:g} would drop neighbours that are there: "
+            f"one is heard every {every:.3g} s in the mean; use at least {least:.3g}"
+        )
+
+
 def _check_consensus(config: RunConfig) -> None:
     c = config.consensus
     if config.of_images and config.normalisation == "batch":
@@ -248,11 +262,18 @@ def _check_consensus(config: RunConfig) -> None:
             f"consensus.algorithm={c.algorithm!r} works in synchronous rounds; use "
             f"consensus.exchange='synchronous' (or 'auto')"
         )
+    if c.synchronous and c.algorithm == "gossip":
+        raise ConfigError(
+            "consensus.algorithm='gossip' takes the mean with one neighbour after the other, so in "
+            "rounds the last one counts most; use consensus.algorithm='d-psgd', its form for rounds"
+        )
     if c.synchronous and not config.virtual:
         raise ConfigError(
             "clock='real' has no synchronous rounds, for nobody waits there; use clock='virtual' "
             "or an algorithm of random exchanges"
         )
+    if config.virtual and c.algorithm != "isolated" and c.loss < 1:
+        _check_silence(config)
     if config.virtual and c.carrier == "zenoh":
         raise ConfigError(
             "consensus.carrier='zenoh' drops mail that a newer one overtakes, and clock='virtual' "

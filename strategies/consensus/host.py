@@ -283,6 +283,8 @@ class Host:
         self._tell(event.t, "down", participant.node.index, None, None)
 
     def _up(self, participant: Participant, event: Event) -> None:
+        if participant.settles:  # while it was away the others have settled without its model
+            self._begin(participant, event.t)
         # What it has heard is as old as its absence, which is no fault of its neighbours.
         for j in participant.node.links:
             participant.heard[j] = event.t

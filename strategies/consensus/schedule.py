@@ -317,6 +317,9 @@ class Timetable:
                     if not self.present(sender, sent):
                         continue
                     gone = self._cut(edge, sent) or not self.present(receiver, arrives)
+                    # What comes after its sender's goodbye is not used: it is no hello.
+                    gone = gone or self._left(sender, sent, arrives)
+                    again = math.inf if self._left(sender, sent, again) else again
                 else:
                     gone = False
                 seq = (window << _WINDOW_BITS) + number
@@ -340,6 +343,12 @@ class Timetable:
     def _cut(self, edge: Edge, t: float) -> bool:
         return any(
             o.kind == "cut" and {o.node, o.peer} == set(edge) and o.covers(t) for o in self.outages
+        )
+
+    def _left(self, node: int, after: float, until: float) -> bool:
+        """Whether `node` has said goodbye in [after, until)."""
+        return any(
+            o.kind == "leave" and o.node == node and after <= o.start < until for o in self.outages
         )
 
     # -- coming and going -----------------------------------------------------------------------

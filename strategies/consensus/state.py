@@ -9,6 +9,7 @@ import torch
 from strategies.consensus.algorithm import Algorithm
 from strategies.consensus.node import AVERAGE, Node, Tensors
 from strategies.consensus.participant import Mail, Participant, Tally
+from strategies.errors import ConfigError
 
 
 def pack(participant: Participant) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -34,7 +35,17 @@ def pack(participant: Participant) -> tuple[dict[str, np.ndarray], dict[str, Any
         "settles": participant.settles,
         "tally": vars(participant.tally),
     }
-    return {name: v.detach().cpu().numpy() for name, v in tensors.items()}, metadata
+    return {name: _array(name, v) for name, v in tensors.items()}, metadata
+
+
+def _array(name: str, tensor: torch.Tensor) -> np.ndarray:
+    try:
+        return tensor.detach().cpu().numpy()
+    except TypeError as error:
+        raise ConfigError(
+            f"a node's {name.removeprefix('vector/')!r} is of {tensor.dtype}, which cannot be kept "
+            f"in a checkpoint: let the algorithm hold float32"
+        ) from error
 
 
 def published(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -54,7 +65,7 @@ def unpack(
     """The participant that was packed, with its place in the topology and its weight p_i."""
 
     def tensor(name: str, array: np.ndarray) -> torch.Tensor:
-        number = name.startswith("link/") and len(array) == 1  # see `Node`
+        number = name.startswith("link/") and array.size == 1  # see `Node`
         return torch.from_numpy(array.copy()).to("cpu" if number else device)
 
     tensors = {name: tensor(name, array) for name, array in arrays.items()}
