@@ -149,7 +149,7 @@ def test_what_cannot_be_kept_is_named(participant: Participant) -> None:
     participant.node.links[2]["x"] = torch.tensor(1.0)  # of no dimension, which can be
     assert copy_of(participant).node.links[2]["x"].shape == ()
     participant.node.vectors["trace"] = torch.zeros(3, dtype=torch.bfloat16)
-    with pytest.raises(ConfigError, match="a node's 'trace' is of torch.bfloat16"):
+    with pytest.raises(ConfigError, match=r"a node's 'trace' is of torch\.bfloat16"):
         pack(participant)
 
 

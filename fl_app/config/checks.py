@@ -232,8 +232,8 @@ def _check_silence(config: RunConfig) -> None:
     least = _SILENCE * every + c.delay_seconds
     if c.silence_seconds < least:
         raise ConfigError(
-            f"consensus.silence-seconds={c.silence_seconds:g} would drop neighbours that are there: "
-            f"one is heard every {every:.3g} s in the mean; use at least {least:.3g}"
+            f"consensus.silence-seconds={c.silence_seconds:g} would drop neighbours that are "
+            f"there: one is heard every {every:.3g} s in the mean; use at least {least:.3g}"
         )
 
 
