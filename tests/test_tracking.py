@@ -1,5 +1,6 @@
 """The protocol of momentum tracking: who has which images, its own start, runs of a few steps."""
 
+import argparse
 import json
 import pickle
 import subprocess
@@ -15,6 +16,7 @@ import torch
 
 from experiments.consensus import tracking, tracking_data
 from experiments.consensus.tracking import METHODS, Case, Results, Run, main, render
+from experiments.consensus.tracking_cases import plan
 from experiments.consensus.tracking_data import classes_of, read, split, write
 from fl_app.data import ImageSet
 from strategies.contracts import alone
@@ -276,6 +278,7 @@ def test_a_state_from_before_codes_were_listed_keeps_its_code() -> None:
     [
         (["--only", "nobody"], "--only nobody is unknown; choose from: dsgdm, "),
         (["--only", "dsgdm", "--asynchronous"], "dsgdm works in synchronous rounds only"),
+        (["--only", "gossip"], "gossip works at random times (--asynchronous) only"),
         (["--epochs", "15"], "--epochs 15 must be a multiple of 10, or less"),
         (["--seeds", "7"], "there is no published split of 4 classes a node for seed 7"),
     ],
@@ -285,6 +288,19 @@ def test_what_cannot_be_run(
 ) -> None:
     assert main(["--data", str(tmp_path), *words]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("asynchronous", "left_out"),
+    [(False, {"gossip"}), (True, {"dsgdm", "qg-dsgdm", "decentlam", "momentum-tracking",
+                                  "momentum-tracking-atc"})],
+)  # fmt: skip
+def test_without_a_choice_all_are_run_that_can_be(asynchronous: bool, left_out: set[str]) -> None:
+    given = argparse.Namespace(
+        only=None, best=True, seeds=[0], classes=4, interval=1, asynchronous=asynchronous,
+        loss=0.0, delay=0.0, epochs=500, adjusted=0.0,
+    )  # fmt: skip
+    assert {case.method for case in plan(given)} == METHODS.keys() - left_out
 
 
 def test_the_table_takes_the_step_size_that_is_best_on_validation_images() -> None:
