@@ -19,8 +19,9 @@ def noise(vector: np.ndarray, scale: float, generator: np.random.Generator) -> n
 
 
 def flipped_labels(labels: np.ndarray, classes: int) -> np.ndarray:
-    """Class c as class `classes` - 1 - c: honest training on data that are wrong."""
-    return classes - 1 - labels
+    """Class c as class `classes` - 1 - c: honest training on data that are wrong. What is negative
+    is no class, and stays."""
+    return np.where(labels < 0, labels, classes - 1 - labels)
 
 
 # What becomes of a vector that is sent.

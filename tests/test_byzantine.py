@@ -54,6 +54,7 @@ def test_what_attackers_send() -> None:
     assert np.linalg.norm(added) == pytest.approx(3 * np.linalg.norm(vector), rel=0.1)
     assert abs(added @ vector) < 0.1 * np.linalg.norm(added) * np.linalg.norm(vector)
     assert flipped_labels(np.array([0, 3, 9]), 10).tolist() == [9, 6, 0]
+    assert flipped_labels(np.array([-100, 3]), 10).tolist() == [-100, 6]
 
 
 def test_the_last_participants_attack_and_references_do_not() -> None:
