@@ -11,9 +11,18 @@ from strategies.averaging import Vectors
 
 Updates = Sequence[Mapping[str, np.ndarray]]
 
-# How many updates a rule needs against f malicious ones, a f + b, and who says so.
-ENOUGH = {"krum": (2, 3, "Blanchard et al. 2017"), "multikrum": (2, 3, "Blanchard et al. 2017"),
-          "bulyan": (4, 3, "El Mhamdi et al. 2018")}  # fmt: skip
+# How many updates a rule needs against f malicious ones, a f + b: a, b, and who says so.
+_ENOUGH = {"krum": (2, 3, "Blanchard et al. 2017"), "multikrum": (2, 3, "Blanchard et al. 2017"),
+           "bulyan": (4, 3, "El Mhamdi et al. 2018")}  # fmt: skip
+
+
+def enough(rule: str, malicious: int) -> tuple[int, str]:
+    """How many updates a rule needs against so many malicious ones, and by which formula; for rules
+    that work with any number, 0 and ""."""
+    if rule not in _ENOUGH:
+        return 0, ""
+    times, more, source = _ENOUGH[rule]
+    return times * malicious + more, f"{times} f + {more}, {source}"
 
 
 def median(updates: Updates) -> Vectors:

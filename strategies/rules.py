@@ -19,7 +19,7 @@ from strategies.errors import ConfigError
 from strategies.own_rules import BUFFERED, is_own, rule_class
 from strategies.plugins import told_as
 from strategies.privacy import adapted_norm, noise_generator, private_mean, split_noise
-from strategies.robust import ENOUGH, bulyan, median, nearest_to_others, trimmed_mean
+from strategies.robust import bulyan, enough, median, nearest_to_others, trimmed_mean
 from strategies.schedule import Job
 
 _ADAPTIVE = ("fedadam", "fedyogi")
@@ -297,10 +297,8 @@ class PrivateRule(Rule):
 
 def shortage(settings: AveragingSettings, updates: int) -> str:
     """That so many updates are too few for the rule, in words; "" if they are not."""
-    if settings.averaging not in ENOUGH:
-        return ""
-    times, more, _ = ENOUGH[settings.averaging]
-    if updates >= (least := times * settings.num_malicious_nodes + more):
+    least, _ = enough(settings.averaging, settings.num_malicious_nodes)
+    if updates >= least:
         return ""
     then = "keeps the model" if settings.averaging == "bulyan" else "may follow a malicious one"
     return f"averaging={settings.averaging!r} needs {least} updates, got {updates}, and {then}"

@@ -23,7 +23,7 @@ from strategies.distillation.settings import (
     SMALL_CALIBRATED,
 )
 from strategies.errors import ConfigError
-from strategies.robust import ENOUGH
+from strategies.robust import enough
 from strategies.secure import LEAST_MEMBERS
 
 _MOST_JOBS = 100_000  # each takes some 20 us, in the ServerApp and in the distillation server
@@ -72,15 +72,12 @@ def check(config: RunConfig) -> None:
         )
     if c.agrees:
         _check_consensus(c)
-    if c.averaging in ENOUGH:
-        times, more, source = ENOUGH[c.averaging]
-        least = times * c.num_malicious_nodes + more
-        if c.cohort < least:
-            raise ConfigError(
-                f"averaging={c.averaging!r} against num-malicious-nodes={c.num_malicious_nodes} "
-                f"needs at least participants={least} in a round ({times} f + {more}, {source}), "
-                f"and there are {c.cohort}"
-            )
+    least, formula = enough(c.averaging, c.num_malicious_nodes)
+    if c.cohort < least:
+        raise ConfigError(
+            f"averaging={c.averaging!r} against num-malicious-nodes={c.num_malicious_nodes} needs "
+            f"at least participants={least} in a round ({formula}), and there are {c.cohort}"
+        )
     if (c.attack == "none") != (c.attackers == 0):
         raise ConfigError(
             f"attack={c.attack!r} and attackers={c.attackers} go together: say who and what"
