@@ -435,9 +435,9 @@ def test_combinations_that_work(overrides: dict[str, Any]) -> None:
             "rounds the last one counts most; use consensus.algorithm='d-psgd'",
         ),
         (
-            {"consensus.step-seconds": 5.0, "consensus.loss": 0.25, "consensus.delay-seconds": 2.0},
+            {"consensus.step-seconds": 10.0, "consensus.loss": 0.25},
             "consensus.silence-seconds=60 would drop neighbours that are there: one is heard every "
-            "40 s in the mean; use at least 402",
+            "80 s in the mean; use ten times that",
         ),
         (
             {"consensus.algorithm": "d-psgd", "clock": "real"},
