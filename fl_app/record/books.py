@@ -138,7 +138,7 @@ def _check_resumable(run: RunDirectory, config: RunConfig) -> None:
         )
     if config.distils:
         # Here, for it imports Flower's strategies, which other runs do without.
-        from strategies.distillation.strategy import check_resumable
+        from strategies.distillation.publisher import check_resumable
 
         check_resumable(distillation_run_of(config), run)
 

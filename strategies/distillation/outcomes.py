@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+from strategies.averaging import Vectors
 from strategies.checks import Checked
 from strategies.divergence import diverged
 from strategies.errors import EdgeFlError
@@ -14,6 +16,17 @@ from strategies.schedule import Aggregation, Job
 _HOPELESS = 3
 
 Key = tuple[int, int]  # (participant, index of its job)
+
+
+@dataclass
+class Made:
+    """The newest version: what its round tells, the version before it, and the updates of that.
+    taught: to the distillation server."""
+
+    told: dict[str, float]
+    base: Vectors
+    updates: Sequence[Update]
+    taught: bool = False
 
 
 class Outcomes:

@@ -18,6 +18,7 @@ from strategies.distillation.mailbox import (
     published_files,
 )
 from strategies.distillation.references import References
+from strategies.distillation.server_state import saved_version
 from strategies.distillation.settings import DistillationRun
 from strategies.distillation.supervisor import DistillationServer
 from strategies.distillation.trace import instructions_after
@@ -28,6 +29,12 @@ from strategies.recorder import Recorder
 from strategies.schedule import Segment
 
 WORKER = "worker"  # the folder of the distillation server
+
+
+def check_resumable(run: DistillationRun, recorder: Recorder) -> None:
+    """Raise RunDirectoryError if what the run goes on from has gone."""
+    if run.distils and (version := saved_version(recorder)) is not None:
+        check_server(run, recorder, version)
 
 
 def check_server(run: DistillationRun, recorder: Recorder, version: int) -> None:

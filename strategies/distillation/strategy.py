@@ -9,24 +9,23 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
-from strategies.averaging import Vectors, running_average
+from strategies.averaging import Vectors
 from strategies.checks import Checked, updates_of
 from strategies.clock import Clock
 from strategies.dispatch import Dispatcher
-from strategies.distillation.calibration import Calibration
 from strategies.distillation.course import machines_of, rounds_of
 from strategies.distillation.evaluations import SMALL_MODELS, Evaluations
 from strategies.distillation.handout import Handout
-from strategies.distillation.outcomes import Outcomes
-from strategies.distillation.publisher import Publisher, check_server
+from strategies.distillation.outcomes import Made, Outcomes
+from strategies.distillation.publisher import Publisher
 from strategies.distillation.server_state import (
     CHECKPOINT,
     Counters,
     ServerState,
     save_model,
-    saved_version,
 )
 from strategies.distillation.settings import DistillationRun, check_references_of_devices
+from strategies.distillation.teacher import Teacher
 from strategies.divergence import require_finite
 from strategies.link.sessions import SessionGrid
 from strategies.messages.codec import CONFIG, records_of
@@ -43,12 +42,6 @@ from strategies.secure_rounds import SecureSums
 # A pull of nothing costs microseconds; with Flower's own messages to devices, a request each.
 _POLL_SECONDS = 0.02
 _DEVICE_POLL_SECONDS = 0.2
-
-
-def check_resumable(run: DistillationRun, recorder: Recorder) -> None:
-    """Raise RunDirectoryError if what the run goes on from has gone."""
-    if run.distils and (version := saved_version(recorder)) is not None:
-        check_server(run, recorder, version)
 
 
 class Distillation(OwnCourse):
@@ -68,8 +61,8 @@ class Distillation(OwnCourse):
         self._rounds = rounds_of(run)
         self._version = 0
         self._versions: dict[int, Vectors] = {}  # the newest and those that jobs still start from
-        self._average: Vectors = {}  # of the versions: a reference, and a teacher
-        self._calibration = Calibration(run.problem) if run.calibrates else None
+        self._teacher = Teacher(run)
+        self._made: Made | None = None  # until its round is closed
         self._dispatcher: Dispatcher | None = None
         self._secure: SecureSums | None = None
         self._stopped = False  # early
@@ -151,6 +144,7 @@ class Distillation(OwnCourse):
                 for message in self.configure_train(self._version + 1, arrays, order, grid):
                     jobs = self._jobs_of(message)
                     self._handout.sent(dispatcher.send(message, timeout), jobs)
+                self._close_round(evaluations)  # while participants train for the next one
                 made, metrics = self.aggregate_train(self._version + 1, dispatcher.collect())
                 self._hear()
                 if made is None or metrics is None:
@@ -158,9 +152,11 @@ class Distillation(OwnCourse):
                     continue
                 result.arrays = arrays = made
                 result.train_metrics_clientapp[self._version] = metrics
+                if run.stop_patience:  # it is decided before anything more is handed out
+                    self._close_round(evaluations)
                 if evaluate_fn and (measured := evaluate_fn(self._version, made)) is not None:
                     result.evaluate_metrics_serverapp[self._version] = measured
-                self._close_round(metrics, evaluations)
+            self._close_round(evaluations)
             self._save_models()
             if self._publisher is not None:
                 self._publisher.catch_up()
@@ -227,8 +223,8 @@ class Distillation(OwnCourse):
             model = {}  # no vectors come
         for reply in replies:
             jobs = self._handout.answered(reply.metadata.reply_to_message_id)
-            like = self._calibration.like if self._calibration else None
-            for result in updates_of(reply, jobs, model, self._precision, self._versions, like):
+            expected = self._precision, self._versions, self._teacher.like
+            for result in updates_of(reply, jobs, model, *expected):
                 job, update = result.job, result.update
                 if not self._rounds.arrived(job, now, result.seconds, update is not None):
                     continue
@@ -249,10 +245,10 @@ class Distillation(OwnCourse):
     # -- one version --------------------------------------------------------------------------
 
     def _aggregate(self, aggregation: Aggregation) -> MetricRecord:
-        """Make the next version, hand it to the distillation server and record its jobs."""
+        """Make the next version and record its jobs."""
         version, before = aggregation.version, self._version
         updates = self._outcomes.updates(aggregation.jobs)
-        model = self._versions[before]
+        model = base = self._versions[before]
         if self._run.virtual:  # not as it travels: what is not in a version yet may do so again
             self._counters.sent(len(aggregation.jobs), model, self._precision)
             for update in () if self._secure is not None else updates:
@@ -267,26 +263,26 @@ class Distillation(OwnCourse):
             self._warn(f"round {version} had no usable update: the model stays as it was")
         metrics = self._outcomes.record(aggregation, updates, before)
         self._keep(version, model, aggregation.t)
-        past, self._average = self._average, running_average(self._average, model, version)
+        self._teacher.follow(version, model)
         self._version = version
-        if self._publisher is not None:
-            self._publisher.put(version, model, self._teacher(version, updates), aggregation.t)
+        sent = {"bytes_up": self._counters.bytes_up, "bytes_down": self._counters.bytes_down}
+        self._made = Made(metrics | sent, base, updates)
+        if self._publisher is not None and self._run.policy == "sync":
+            self._teach(self._publisher, self._made)
             # With forward distillation the server changes the small model, too.
-            sync = self._run.policy == "sync"
-            if sync and (distilled := self._publisher.distilled(version)) is not None:
+            if (distilled := self._publisher.distilled(version)) is not None:
                 self._keep(version, distilled, aggregation.t)
-                self._average = running_average(past, distilled, version)
+                self._teacher.follow_instead(version, distilled)
         needed = self._rounds.bases(version) | {version}
         self._versions = {v: vectors for v, vectors in self._versions.items() if v in needed}
         return MetricRecord(metrics)  # type: ignore[arg-type]
 
-    def _teacher(self, version: int, updates: Sequence[Update]) -> Vectors:
-        """What the large model learns from once `version` has been made, of these updates."""
-        newest, average = self._versions[version], self._average
-        if (calibration := self._calibration) is not None:
-            calibration.follow(version - 1, self._versions[version - 1], updates)
-            newest, average = calibration.newest or newest, calibration.average or average
-        return average if self._run.teacher_average else newest
+    def _teach(self, publisher: Publisher, made: Made) -> None:
+        """Hand the newest version to the distillation server, with its teacher."""
+        version, model = self._version, self._versions[self._version]
+        teacher = self._teacher.taught(version, model, made.base, made.updates)
+        publisher.put(version, model, teacher, made.told["t"])
+        made.taught = True
 
     def _sum_securely(
         self, secure: SecureSums, version: int, model: Vectors, updates: Sequence[Update]
@@ -324,25 +320,28 @@ class Distillation(OwnCourse):
     def _warn(self, message: str) -> None:
         self._recorder.emit("warning", message=message)
 
-    def _close_round(self, metrics: MetricRecord, evaluations: Evaluations) -> None:
-        """Record the round, evaluate its small model, write the checkpoint."""
-        publisher, version, t = self._publisher, self._version, metrics["t"]
-        vectors = self._versions[version]
-        calibrated = self._calibration.average if self._calibration is not None else {}
-        evaluations.put_all(version, t, vectors, self._average, calibrated)
-        step, teacher = publisher.progress(version) if publisher else (None, None)
+    def _close_round(self, evaluations: Evaluations) -> None:
+        """Once a version has been made: teach it, record its round, write the checkpoint."""
+        made, self._made = self._made, None
+        if made is None:
+            return
+        publisher, version, t = self._publisher, self._version, made.told["t"]
+        if publisher is not None and not made.taught:
+            self._teach(publisher, made)
+        teacher = self._teacher
+        small = self._versions[version], teacher.average, teacher.calibrated
+        evaluations.put_all(version, t, *small)
+        step, taught = publisher.progress(version) if publisher else (None, None)
         self._recorder.emit(
             "round",
             round=version,
-            **metrics,
-            bytes_up=self._counters.bytes_up,
-            bytes_down=self._counters.bytes_down,
+            **made.told,
             worker_steps=step,
-            teacher_version=teacher,
+            teacher_version=taught,
         )
         last = version == self._run.rounds
         if last or version % self._run.checkpoint_every == 0:
-            self._save(float(t), evaluations)  # type: ignore[arg-type]
+            self._save(t, evaluations)
 
     # -- saving and resuming ------------------------------------------------------------------
 
@@ -369,10 +368,10 @@ class Distillation(OwnCourse):
             version=self._version,
             t=t,
             versions=self._versions,
-            average=self._average,
+            average=self._teacher.average,
             rule=self._rule.state(),
-            calibrated=self._calibration.average if self._calibration else {},
-            newest_calibrated=self._calibration.newest if self._calibration else {},
+            calibrated=self._teacher.calibrated,
+            newest_calibrated=self._teacher.newest_calibrated,
             pending=evaluations.pending(),
             next_index=list(self._rounds.next_index),
             counters=self._counters,
@@ -382,12 +381,10 @@ class Distillation(OwnCourse):
 
     def _load(self) -> None:
         saved = ServerState.load(self._recorder, SMALL_MODELS)
-        self._version, self._versions, self._average = saved.version, saved.versions, saved.average
+        self._version, self._versions = saved.version, saved.versions
+        self._teacher.load(saved)
         self._forgotten = saved.pending
         self._rule.load_state(saved.rule)
-        if self._calibration is not None:
-            self._calibration.average = saved.calibrated
-            self._calibration.newest = saved.newest_calibrated
         self._counters, self._outcomes.recorded = saved.counters, saved.counters.jobs
         self._rounds = rounds_of(self._run, saved.version, saved.next_index)
         if not self._run.virtual:
