@@ -7,7 +7,8 @@ the *offset* a_ij = s_ij - w_i stands still, and models are averaged at once whe
     local step   w_i  <- w_i - eta M_i + sum_j eta alpha_ij a_ij      a_ij <- (1 - phi eta) a_ij
     message      m_ij  = w_i - a_ij                                   (= 2 w_i - s_ij)
     on receipt   e     = m_ji - w_i - a_ij                            (= m_ji - s_ij)
-                 a_ij <- a_ij + theta e / (1 + age / K)       w_i <- w_i + kappa e / 2
+                 a_ij <- a_ij + theta e / c                   w_i <- w_i + kappa e / 2
+                 c     = max(1, min(1, K eta alpha_ij) (1 + age / K))
 
 In a swap between i and j that nothing disturbs the offsets are opposite, a_ij = -a_ji, so that
 e = w_j - w_i: kappa = 1 takes both to the mean of their models, as gossip does, and what is left is
@@ -19,8 +20,11 @@ times node i's gradient.
 age is how many local steps i has done since the mail was written: nothing on prompt links. e
 compares where j was then with where i is now, so it holds what both have moved since, too. An
 integral controller that is fed with such differences runs away when its gain times their age is too
-large; so an old mail changes a correction less. Averaging needs no such care: w_i goes to a point
-between its own and one where j has been.
+large; so an old mail changes a correction less, where c > 1. From one exchange to the next a
+correction moves the model by K eta alpha_ij times itself: that is the gain. Where it is small no
+care is needed, and it would cost: with less than theta = 1/2 what a lost mail has left in a_ij +
+a_ji stays longer. Averaging needs none: w_i goes to a point between its own and one where j has
+been.
 
 With theta = 1/2, kappa = 1, phi = 0, no momentum and one pair of nodes it is ProxSkip on the
 constraint w_i = w_j, which is Scaffnew (Mishchenko, Malinovsky, Stich and Richtarik, ICML 2022,
@@ -108,12 +112,19 @@ class HeldECL(LocalSGD):
             changing(rows.links["kept"], at.host_links) as numbers,
         ):
             kept = column(numbers, weights)
-            ages = [rows.node(end).ages.get(end.peer, 0.0) for end in ends]
-            thetas = column([self.theta / (1 + age / self.interval) for age in ages], weights)
+            thetas = column([self._theta(rows.node(end), end.peer) for end in ends], weights)
             change = (reflection - weights).addcmul_(offset, -kept)
             offset.mul_(kept).addcmul_(change, thetas)
             numbers.fill_(1.0)
             weights.add_(change, alpha=self.kappa / 2)
+
+    def _theta(self, node: Node, j: int) -> float:
+        """theta / c, for a mail of this age. A fixed penalty's gain depends on the step size, which
+        is not known here; it is taken for 1."""
+        per_rate = self.penalty.per_rate
+        gain = self.interval * self.penalty.strength(node.index, j) if per_rate else 1.0
+        age = node.ages.get(j, 0.0)
+        return self.theta / max(1.0, min(1.0, gain) * (1 + age / self.interval))
 
     def rescale(self, node: Node, old_rate: float, new_rate: float) -> None:
         """Keep alpha_ij a_ij, what has been learnt, as alpha_ij changes with eta."""
