@@ -6,9 +6,9 @@ writes the original files of SOURCE (data_batch_1 ... and test_batch, the python
 files of some 52 MB each, for a machine to which no large file can be brought.
 """
 
+import argparse
 import json
 import pickle
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -132,5 +132,9 @@ def _unpacked(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 if __name__ == "__main__":
-    for written in write(Path(sys.argv[1]), Path(sys.argv[2])):
+    parser = argparse.ArgumentParser(prog="python -m experiments.consensus.tracking_data")
+    parser.add_argument("source", type=Path, help="CIFAR-10's original files")
+    parser.add_argument("target", type=Path, help="a folder for the small ones")
+    given = parser.parse_args()
+    for written in write(given.source, given.target):
         print(written, f"{written.stat().st_size / 1e6:.1f} MB")

@@ -188,7 +188,7 @@ _CIFAR: Values = {
 
 SIZES: dict[str, Size] = {
     "small": Size(
-        "one core, six hours; the embedded images, as in the defaults", _EMBEDDED, _SMALL
+        "one core, eleven hours; the embedded images, as in the defaults", _EMBEDDED, _SMALL
     ),
     "real": Size(
         "2 cores, twenty minutes with nothing beside it: the same on the machine's own clock",

@@ -110,7 +110,7 @@ and `{OURS}`, which is `async-plus` as it is by default.
 - A target is reached at the first evaluation at which the mean of {WINDOW} consecutive ones is at
   least the target. `{OURS}` and a row are compared at the highest whole percent that both reach
   with every seed, or, if that is higher, at the first that the server alone reaches with no seed.
-- A row has reached its plateau if the mean of its last fifth of evaluations is at most
+- A row or control has reached its plateau if the mean of its last fifth of evaluations is at most
   {100 * PLATEAU:g} points above that of the fifth before, in the mean over the seeds."""
 
 
@@ -168,7 +168,7 @@ def _setting(setting: Setting, lines: Lines) -> str:
     unfinished = [
         f"{name} (+{100 * line.last_gain():.1f})"
         for name, line in lines.items()
-        if line.runs and line.last_gain() > PLATEAU
+        if line.entries and line.last_gain() > PLATEAU
     ]
     said = f"Not at their plateau: {', '.join(unfinished)}." if unfinished else ""
     parts.append(said or "All rows are at their plateau.")
