@@ -1,6 +1,7 @@
 """The decentralised algorithms: equal to the readable reference, repeatable, converging where they
 should and only there, and each with the property that defines it."""
 
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from functools import cache, partial
 from itertools import product
@@ -254,21 +255,33 @@ def test_what_a_lost_mail_makes_unequal_shrinks(theta: float) -> None:
     torch.testing.assert_close(sums[2], (1 - 2 * theta) ** 2 * sums[0], rtol=0, atol=1e-14)
 
 
-def test_an_old_mail_changes_a_correction_less() -> None:
-    """theta e / (1 + age / K), of each mail for itself; the models are averaged all the same."""
-    algorithm = make_algorithm("ecl", HELD, build_topology("chain", 2))
+@pytest.mark.parametrize(
+    ("graph", "nodes", "settings", "shares"),
+    [
+        ("chain", 2, HELD, (1, 1 / 2, 1 / 4)),
+        # The gain is K / (K - 1) / 2: 3 / 4 with K = 3, and 1 / 2 with K = 1, as if K - 1 were 1.
+        ("ring", 4, HELD, (1, 1 / 1.5, 1 / 3)),
+        ("ring", 4, replace(HELD, interval=1.0), (1, 1, 1 / 2)),
+        ("ring", 4, replace(HELD, penalty="fixed"), (1, 1 / 2, 1 / 4)),
+    ],
+)
+def test_an_old_mail_changes_a_correction_less(
+    graph: str, nodes: int, settings: Settings, shares: Sequence[float]
+) -> None:
+    """By c = max(1, min(1, K eta alpha_ij) (1 + age / K)), each mail for itself, here of age 0, K
+    and 3 K; the models are averaged all the same."""
+    algorithm = make_algorithm("ecl", settings, build_topology(graph, nodes))
     changes, models = [], []
-    for age in (0.0, SETTINGS.interval, 3 * SETTINGS.interval):
-        one, other = started(algorithm, random_start(2))
-        one.ages[1] = age
+    for exchanges in (0, 1, 3):
+        one, other, *_ = started(algorithm, random_start(nodes))
+        one.ages[1] = exchanges * settings.interval
         swap(algorithm, one, other, 0)
         changes.append(one.links[1]["offset"].clone())
         models.append(one.weights.clone())
     assert changes[0].norm() > 0.1
-    torch.testing.assert_close(changes[1], changes[0] / 2)
-    torch.testing.assert_close(changes[2], changes[0] / 4)
-    assert torch.equal(models[0], models[1])
-    assert torch.equal(models[0], models[2])
+    for change, model, share in zip(changes, models, shares, strict=True):
+        torch.testing.assert_close(change, share * changes[0])
+        assert torch.equal(model, models[0])
 
 
 def test_forgetting_is_exact_as_steps_shrink() -> None:
