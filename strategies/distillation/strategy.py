@@ -198,6 +198,9 @@ class Distillation(OwnCourse):
             content[CONFIG] = ConfigRecord({**config, **content.config_records[CONFIG]})
             if not self._run.virtual:
                 self._counters.sent(len(jobs), self._versions[base], self._precision)
+            if self._run.averaging.privacy.samples and not self._run.virtual:
+                # Who trains tells something, even if a kill leaves no other trace of the job.
+                self._recorder.emit("handed_out", participants=order.participants)
             yield Message(content, host.node_id, "train.local", group_id=str(server_round))
 
     def _sent(self, version: int, newest: ArrayRecord) -> ArrayRecord:
