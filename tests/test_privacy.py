@@ -299,8 +299,8 @@ def test_rounds_that_are_done_again_with_other_noise_count_twice() -> None:
 
 
 def test_a_job_is_spent_when_it_is_handed_out() -> None:
-    """Before a kill, participant 0 had put seven updates into a buffer that was not full: they are in
-    no version, and no job is recorded of them."""
+    """Before a kill, participant 0 had put seven updates into a buffer that was not full: they are
+    in no version, and no job is recorded of them."""
     keys: dict[str, Any] = {"privacy.clients": "off", "privacy.samples": True, "batch-size": 64}
     buffered = {"averaging": "buffered", "buffer-size": 9, "clock": "real"}
     told: list[dict[str, Any]] = [{"event": "handed_out", "participants": [0, 1]}, job(0)]
@@ -519,7 +519,9 @@ def test_on_the_real_clock_the_record_has_every_job_that_was_handed_out(tmp_path
     keys = {**RUN, "mode": "average", "clock": "real", "privacy.samples": True}
     buffered = {"averaging": "buffered", "buffer-size": 4, "large-width": 0}
     summary, directory = run(tmp_path, {**keys, **buffered}, nodes=1)
-    handed = Counter(p for e in of_kind(directory.events(), "handed_out") for p in e["participants"])
+    handed = Counter(
+        p for e in of_kind(directory.events(), "handed_out") for p in e["participants"]
+    )
     done = Counter(e["participant"] for e in of_kind(directory.events(), "job"))
     assert handed > done  # it ends while participants train
     jobs = {e["participant"]: e["examples"] for e in of_kind(directory.events(), "job")}

@@ -247,8 +247,8 @@ def test_fedasync_by_hand() -> None:
 
 
 def test_fedasync_of_several_updates_takes_one_after_the_other() -> None:
-    """As a record that is replayed may have them. The weights are 0.6 (fresh) and 0.3 (staleness 3):
-    0.4 x 10 + 0.6 x 20 = 16, then 0.7 x 16 + 0.3 x 30 = 20.2."""
+    """As a record that is replayed may have them. The weights are 0.6 (fresh) and 0.3 (staleness
+    3): 0.4 x 10 + 0.6 x 20 = 16, then 0.7 x 16 + 0.3 x 30 = 20.2."""
     rule = make_rule(averaging_of(config_with("buffered", buffer_size=1)))
     model = {"weights": f32(10), "buffers": f32(1)}
     updates = [update(0, [20], [2], base=8), update(1, [30], [3], base=5)]

@@ -72,8 +72,8 @@ def _jobs(events: Sequence[Event], config: RunConfig, statuses: set[str]) -> Map
 
 
 def _handed_out(events: Sequence[Event]) -> Counter[int]:
-    """How many jobs of each participant have begun on the real clock, those included that a kill has
-    left no record of: any number of a fast one may have been in a buffer that was not full."""
+    """How many jobs of each participant have begun on the real clock, also those of which a kill
+    has left no record: any number of a fast one may have been in a buffer that was not full."""
     return Counter(p for told in of_kind(events, "handed_out") for p in told["participants"])
 
 
