@@ -23,7 +23,8 @@ Key = tuple[int, int]  # (participant, index of its job)
 @dataclass
 class Made:
     """The newest version: what its round tells, the version before it, and the updates of that.
-    taught: to the distillation server."""
+    taught: to the distillation server. told: t is the time of the average, t_small that of what
+    forward distillation has made of it, where there is that."""
 
     told: dict[str, float]
     base: Vectors

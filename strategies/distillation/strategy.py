@@ -223,7 +223,7 @@ class Distillation(OwnCourse):
                 if not self._rounds.arrived(job, now, result.seconds, update is not None):
                     continue
                 if update is None:
-                    self._reject(job, server_round, result)
+                    self._reject(job, self._rounds.round_of(job, server_round), result)
                 else:
                     self._outcomes.take(update)
                     if self._secure is not None:
@@ -262,7 +262,8 @@ class Distillation(OwnCourse):
             self._teach(self._publisher, self._made)
             # With forward distillation the server changes the small model, too.
             if (distilled := self._publisher.distilled(version)) is not None:
-                self._keep(version, distilled, aggregation.t)
+                t = self._made.told["t_small"] = self._publisher.distilled_at(version)
+                self._keep(version, distilled, t)
                 self._teacher.follow_instead(version, distilled)
         needed = self._rounds.bases(version) | {version}
         self._versions = {v: vectors for v, vectors in self._versions.items() if v in needed}
@@ -315,12 +316,12 @@ class Distillation(OwnCourse):
         made, self._made = self._made, None
         if made is None:
             return
-        publisher, version, t = self._publisher, self._version, made.told["t"]
+        publisher, version = self._publisher, self._version
         if publisher is not None and not made.taught:
             self._teach(publisher, made)
         teacher = self._teacher
         small = self._versions[version], teacher.average, teacher.calibrated
-        evaluations.put_all(version, t, *small)
+        evaluations.put_all(version, made.told, *small)
         step, taught = publisher.progress(version) if publisher else (None, None)
         self._recorder.emit(
             "round",
@@ -331,7 +332,7 @@ class Distillation(OwnCourse):
         )
         last = version == self._run.rounds
         if last or version % self._run.checkpoint_every == 0:
-            self._save(t, evaluations)
+            self._save(made.told["t"], evaluations)
 
     # -- saving and resuming ------------------------------------------------------------------
 
