@@ -44,6 +44,9 @@ _DEVICES = Condition(
     "devices (--superlink)", (PLACE,), lambda values: values[PLACE] != "simulation"
 )
 
+# The jobs of a record are those that it has: nothing is drawn of them.
+_DRAWN = when("replay", "")
+
 _IMAGES = when("task", "images")
 _TABLES = when("task", "tables")
 _OWN_FILES = when("dataset", "files")
@@ -101,10 +104,10 @@ EFFECTS: dict[str, tuple[Condition, ...]] = {
     "clock": ALWAYS,
     "replay": (_AVERAGES, _VIRTUAL),
     "device-profiles": (_AVERAGES, _VIRTUAL),
-    "availability": (_AVERAGES, _VIRTUAL, when("replay", "")),
+    "availability": (_AVERAGES, _VIRTUAL, _DRAWN),
     "participants": ALWAYS,
     "num-server-rounds": (_AVERAGES,),
-    "fraction-train": (_AVERAGES, _ROUNDS),
+    "fraction-train": (_AVERAGES, _ROUNDS, _DRAWN | _NOISE),
     "seed": ALWAYS,
     "device": ALWAYS,
     "round-timeout": ALWAYS,
@@ -242,16 +245,17 @@ EFFECTS: dict[str, tuple[Condition, ...]] = {
     "privacy.sample-noise-multiplier": (_NOISY_STEPS,),
     "privacy.sample-clipping-norm": (_NOISY_STEPS,),
     "privacy.delta": (_NOISE | _NOISY_STEPS,),
-    "cost.client-seconds": ALWAYS,
-    "cost.communication-seconds": ALWAYS,
+    "cost.client-seconds": (_DISTILLS | _DRAWN,),
+    "cost.communication-seconds": (_DRAWN,),
     "cost.reverse-ratio": (_DISTILLS,),
     "cost.forward-ratio": (_DISTILLS, _FORWARD),
-    "cost.speed-spread": ALWAYS,
-    "cost.link-spread": ALWAYS,
-    "cost.straggler-probability": ALWAYS,
-    "cost.straggler-factor": (above("cost.straggler-probability", 0),),
-    "cost.dropout-probability": ALWAYS,
+    "cost.speed-spread": (_DRAWN,),
+    "cost.link-spread": (_DRAWN,),
+    "cost.straggler-probability": (_DRAWN,),
+    "cost.straggler-factor": (_DRAWN, above("cost.straggler-probability", 0)),
+    "cost.dropout-probability": (_DRAWN,),
     "cost.timeout-seconds": (
+        _DRAWN,
         above("cost.dropout-probability", 0) | other_than("availability", ""),
     ),
 }

@@ -8,7 +8,7 @@ import torch
 from torch.nn.modules.batchnorm import _NormBase
 
 from fl_app.assemble import topology_text
-from fl_app.config import OWN_KEYS, RunConfig
+from fl_app.config import OWN_KEYS, RunConfig, defaults
 from fl_app.problem import problem_of
 from fl_app.settings import averaging_of, nodes_run_of
 from strategies import own_rules as rules
@@ -85,6 +85,13 @@ def _check_class_needs(config: RunConfig) -> None:
     asked += [f"adjust-logits={config.adjust_logits}"] if config.adjust_logits else []
     if asked and not task_of(problem_of(config)).classes:
         raise ConfigError(f"{' and '.join(asked)} needs classes, and task={config.task!r} has none")
+    temperature = config.distill.temperature
+    default = defaults()["distill.temperature"]
+    if config.distils and temperature != default and not task_of(problem_of(config)).softens:
+        raise ConfigError(
+            f"distill.temperature={temperature} has no effect with task={config.task!r}, whose "
+            f"outputs are numbers: leave it at {default}"
+        )
 
 
 def _check_machine(config: RunConfig) -> None:

@@ -47,7 +47,9 @@ class Best:
         self._seen = max(self._seen, round_)
         averaged = fields.get(f"{metric}_ema") if fields.get("published") == "ema" else None
         value = self._sign * float(fields[metric] if averaged is None else averaged)
-        if not (value > self._value or round_ == self.round):
+        # A resumed run may tell of the best one again; on the real clock the last round may have
+        # another model after it, which must be better, too.
+        if not (value > self._value or (round_ == self.round and value == self._value)):
             return
         task = self._tasks(self._model)[round_]
         vectors = task.vectors if averaged is None or task.ema is None else task.ema

@@ -223,14 +223,14 @@ class Evaluator:
         self._examples = evaluation_set(problem, device)
         self._models = {role: flat_model(problem, role, device) for role in roles}
         self._queue: queue.Queue[Candidate | None] = queue.Queue(_MOST_WAITING)
-        self._pending: dict[tuple[str, int], Candidate] = {}
+        self._pending: list[Candidate] = []
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="evaluator", daemon=True)
         self._thread.start()
 
     def put(self, candidate: Candidate) -> None:
         """Have `candidate` evaluated. Raises what went wrong with an earlier one, if it did."""
-        self._pending[_key(candidate)] = candidate
+        self._pending.append(candidate)
         if self._queue.full() and not self._warned:
             self._warned = True
             self._warn(
@@ -248,8 +248,12 @@ class Evaluator:
 
     def pending(self, model: str) -> dict[int, Candidate]:
         """What of `model` has not been reported yet, by round: a checkpoint must not
-        forget them."""
-        return {round_: one for (m, round_), one in self._pending.copy().items() if m == model}
+        forget them. Of a round that was published again, the first: it is reported first."""
+        found: dict[int, Candidate] = {}
+        for one in self._pending.copy():
+            if one.fields["model"] == model:
+                found.setdefault(one.fields["round"], one)
+        return found
 
     def drain(self) -> None:
         """Wait until everything that was put has been reported; raises what went wrong."""
@@ -276,8 +280,7 @@ class Evaluator:
                     fields |= {f"{name}_ema": value for name, value in ema.items()}
                     fields[f"{MAIN}_ema"] = ema[main]  # last: another metric may be called so
                 self._report(**fields)
-                if self._pending[_key(candidate)] is candidate:  # a round can be published again
-                    del self._pending[_key(candidate)]
+                self._pending.pop(0)
         except BaseException as error:  # for `put` and `close`: a thread's error would be lost
             self._error = error
 
@@ -286,7 +289,3 @@ class Evaluator:
         model.load(vectors["weights"], vectors["buffers"])
         values, by_class = measured(self._task, model, self._examples)
         return {**values, **({BY_CLASS: by_class} if by_class else {})}
-
-
-def _key(candidate: Candidate) -> tuple[str, int]:
-    return candidate.fields["model"], candidate.fields["round"]

@@ -1,5 +1,6 @@
 """The schedule of a run that has really happened, from its record: to be replayed."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -47,3 +48,13 @@ def recorded_rounds(
             )
         )
     return tuple(found)
+
+
+def check_one_each(rounds: Iterable[Aggregation]) -> None:
+    """Raise ValueError where a participant has two updates in one version."""
+    for each in rounds:
+        counts = Counter(job.participant for job in each.jobs)
+        if twice := [participant for participant, count in counts.items() if count > 1]:
+            raise ValueError(
+                f"participant {twice[0]} has {counts[twice[0]]} updates in version {each.version}"
+            )

@@ -35,6 +35,10 @@ class Rounds(Protocol):
         """`job` is over, with a usable update or without; False if nobody waits for it any more."""
         ...
 
+    def round_of(self, job: Job, making: int) -> int:
+        """The version that `job` is for, while version `making` is being made."""
+        ...
+
     def complete(self, version: int, now: float) -> Aggregation | None:
         """The aggregation of version + 1, once all its jobs have arrived."""
         ...
@@ -68,6 +72,9 @@ class Replay:
     def arrived(self, job: Job, now: float, compute_seconds: float, usable: bool) -> bool:
         self._arrived.add(job)
         return True
+
+    def round_of(self, job: Job, making: int) -> int:
+        return next(each.version for each in self._left if job in each.jobs)
 
     def complete(self, version: int, now: float) -> Aggregation | None:
         if self._left and self._arrived.issuperset(self._left[0].jobs):
@@ -161,6 +168,9 @@ class Live:
         self._failures[job.participant] = failures
         pause = min(_LONGEST_PAUSE, 2.0 ** (failures - 1)) if failures else 0.0
         self._not_before[job.participant] = max(now + pause, job.t_start + self._pace)
+
+    def round_of(self, job: Job, making: int) -> int:
+        return making
 
     def complete(self, version: int, now: float) -> Aggregation | None:
         for job in list(self._under_way.values()):

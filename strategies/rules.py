@@ -179,7 +179,10 @@ class BufferedRule(Rule):
         ]
         vectors = [update.vectors for update in updates]
         if settings.buffer_size == 1:
-            return mix(model, vectors[0], settings.mixing * weights[0])
+            # A version of a run that is replayed may have several.
+            for each, weight in zip(vectors, weights, strict=True):
+                model = mix(model, each, settings.mixing * weight)
+            return model
         base = [bases[update.job.base_version] for update in updates]
         rate = settings.server_learning_rate
         result = buffered_update(model, vectors, base, weights, rate)

@@ -51,14 +51,13 @@ T = TypeVar("T")
 @dataclass
 class Sum:
     """What came out: the weighted mean of the changes by the participants that stayed, None if
-    there is none; faults: by participant, why it did not stay; notes: of shares that were no good;
-    size: bytes of masked vectors."""
+    there is none; faults: by participant, why it did not stay; notes: of shares that were no
+    good."""
 
     mean: np.ndarray | None = None
     stayed: set[int] = field(default_factory=set)
     faults: dict[int, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    size: int = 0
 
 
 class SecureSums:
@@ -181,7 +180,6 @@ class SecureSums:
         found.stayed = set(masked)
         silent = sorted(masked.keys() & found.faults.keys())
         found.notes += [f"participant {m} {found.faults.pop(m)}" for m in silent]
-        found.size = sum(vector.nbytes for vector in masked.values())
         found.mean = opened(total) * (everybody / sum(weights[m] for m in masked))
 
     def _ask(

@@ -170,6 +170,12 @@ class Task(ABC):
         """The mean loss of a student's outputs towards a teacher's on the same minibatch."""
         return mean_squared_error(student, teacher.detach())
 
+    @property
+    def softens(self) -> bool:
+        """Whether the temperature changes anything in `distillation`: not where outputs are
+        numbers."""
+        return type(self).distillation is not Task.distillation
+
     def own(self, path: str) -> Examples:
         """A device's own training examples at `path`. ValueError where a task has no such thing."""
         raise ValueError(

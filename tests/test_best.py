@@ -70,6 +70,19 @@ def test_the_best_by_a_metric_is_kept(
     assert [best.is_old(which + more) for more in (0, 1, 2)] == [False, False, True]
 
 
+@pytest.mark.parametrize(("again", "value"), [(0.6, 0.8), (0.8, 0.8), (0.9, 0.9)])
+def test_of_a_round_that_is_published_twice_the_better_model_is_kept(
+    again: float, value: float, tmp_path: Path
+) -> None:
+    """As the last one is on the real clock."""
+    best, directory = seen(tmp_path, "accuracy", [0.5, 0.8], "real")
+    vectors = flat_model(problem_of(resolve(FEW)), "small").state()
+    best._tasks = lambda model: {2: Candidate("small", vectors, None, {})}
+    with directory.held():
+        best.see({"model": "small", "round": 2, "accuracy": again})
+    assert (best.round, directory.load_checkpoint("best")[1]["value"]) == (2, value)
+
+
 def test_a_model_without_a_finite_metric_is_never_the_best(tmp_path: Path) -> None:
     best, _ = seen(tmp_path, "loss", [2.0, float("nan"), float("inf")])
     assert best.round == 1

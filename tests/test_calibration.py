@@ -11,14 +11,17 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from client_apps.local_training import _label_gradient
 from fl_app.config import resolve
 from fl_app.problem import problem_of
+from fl_app.settings import training_of
 from strategies.averaging import Vectors
 from strategies.distillation.calibration import Calibration, chosen
 from strategies.errors import ConfigError
 from strategies.flat import FlatModel
-from strategies.head import Head, label_gradient
+from strategies.head import CALIBRATION_EXAMPLES, Head, label_gradient
 from strategies.problem import flat_model, proxy_data, split_of, task_of, train_set_of
+from strategies.randomness import rng
 from strategies.rules import Update
 from strategies.schedule import Job
 from strategies.task import Examples, prepared
@@ -204,6 +207,39 @@ def test_what_was_told_of_another_version_is_not_used() -> None:
     before = made.newest
     made.follow(2, state, updates)  # nothing of version 2
     assert made.newest is before
+
+
+def test_the_average_of_the_calibrated_versions_by_hand() -> None:
+    """The first is its own average; then the past counts 2/11 and 3/12."""
+    images = some_images(200)
+    made, head, model, state = calibration()
+    expected: Vectors = {}
+    for version, decay in ((1, 0.0), (2, 2 / 11), (3, 3 / 12)):
+        now = {name: vector + np.float32(0.1 * version) for name, vector in state.items()}
+        one = update(0, len(images), now, told(head, model, now, images))
+        made.follow(version, now, [replace(one, job=Job(0, 0, version, 0.0, 0.0, 0.0, 0.0))])
+        assert np.abs(made.newest["weights"] - now["weights"]).max() > 0.01
+        for name, vector in made.newest.items():
+            expected[name] = decay * expected.get(name, vector) + (1 - decay) * vector
+            np.testing.assert_allclose(made.average[name], expected[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("attack", ["none", "label-flip"])
+def test_what_a_participant_tells_is_of_its_images_as_they_are(attack: str) -> None:
+    """Not as training changes them; and of the labels on which it trains, be they flipped."""
+    attacker = {"attack": attack, "attackers": 1} if attack != "none" else {}
+    config = resolve({**SMALL, "participants": 2, **attacker})
+    settings, (_, head, model, state) = training_of(config), calibration()
+    assert settings.calibrates
+    split = split_of(problem_of(config))
+    for participant, own in enumerate(split.participants):
+        shard = train_set_of(problem_of(config)).take(own)
+        order = rng(config.seed, "calibration", participant, 3).permutation(len(shard))
+        some = shard.take(order[:CALIBRATION_EXAMPLES])
+        if attack != "none" and participant == 1:
+            some = Examples(some.inputs, 9 - some.targets)
+        found = _label_gradient(settings, participant, 3, state["weights"], state["buffers"], "")
+        np.testing.assert_allclose(found, told(head, model, state, some), rtol=1e-5, atol=1e-7)
 
 
 def test_a_participant_that_is_right_changes_nothing() -> None:

@@ -117,6 +117,25 @@ def test_the_average_is_of_what_forward_distillation_has_made(tmp_path: Path) ->
     assert evaluations(directory, "small_average") == evaluations(directory, "small")
 
 
+def shown(directory: RunDirectory, model: str) -> list[float]:
+    """For which times its evaluations are."""
+    return [e["t"] for e in of_kind(directory.events(), "evaluate") if e["model"] == model]
+
+
+def test_a_small_model_is_shown_when_forward_distillation_has_made_it(tmp_path: Path) -> None:
+    """What is calibrated is the version before, and is there with the average."""
+    config = {"distill.variant": "sync-forward", "distill.calibrate": "on", "num-server-rounds": 2}
+    config |= {"distill.references": "small-average,small-calibrated"}
+    summary, directory = run(tmp_path, config)
+    events = directory.events()
+    ends = [e["t_end"] for e in of_kind(events, "segment") if e["kind"] == "forward"]
+    averaged = [e["t"] for e in of_kind(events, "round")]
+    assert shown(directory, "small") == shown(directory, "small_average") == ends
+    assert all(end > t for end, t in zip(ends, averaged, strict=True))
+    assert shown(directory, "small_calibrated") == averaged[1:]
+    assert summary["virtual_seconds"] == ends[-1]
+
+
 def test_forward_distillation_changes_the_small_model(undisturbed: Undisturbed) -> None:
     _, plain = undisturbed(of_variant("sync"))
     _, forward = undisturbed(of_variant("sync-forward"))
@@ -606,7 +625,7 @@ class _CutError(Exception):
     """The run's process is gone."""
 
 
-def cut(monkeypatch: pytest.MonkeyPatch, output: Path, config: dict[str, Any]) -> Path:
+def cut(monkeypatch: pytest.MonkeyPatch, output: Path, config: dict[str, Any], **grid: Any) -> Path:
     """A run that is cut short after its second round."""
     save = Distillation._save
 
@@ -618,7 +637,7 @@ def cut(monkeypatch: pytest.MonkeyPatch, output: Path, config: dict[str, Any]) -
     with monkeypatch.context() as patched:
         patched.setattr(Distillation, "_save", save_and_die)
         with pytest.raises(_CutError):
-            run(output, config)
+            run(output, config, **grid)
     [directory] = output.iterdir()
     return directory
 
@@ -671,6 +690,23 @@ def test_a_resumed_run_repeats_every_round(
     assert rounds[0] == rounds[1]
 
 
+def test_a_resumed_run_rejects_no_update_twice(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """That of participant 2 comes in the first round and is for the third."""
+    config = {"mode": "average", "averaging": "buffered", "buffer-size": 1, "small-width": 2}
+    config |= {"num-server-rounds": 4, "cost.speed-spread": 1.0}
+    spoilt = spoil(2, as_nan)
+    directory = cut(monkeypatch, tmp_path, config, tamper=spoilt, nodes=1)
+    keys = {**config, "resume": str(directory)}
+    summary, resumed = run(tmp_path, keys, tamper=spoilt, nodes=1)
+    lines = (directory / "metrics.jsonl").read_text().splitlines()
+    told = [event for event in map(json.loads, lines) if event["event"] == "rejected"]
+    assert [(event["participant"], event["round"]) for event in told] == [(2, 3)] * 2
+    rounds = of_kind(resumed.events(), "round")
+    assert summary["rejected"] == sum(event["rejected"] for event in rounds) == 1
+
+
 @pytest.mark.parametrize("variant", ["sync", "sync-forward"])
 def test_resumed_on_the_real_clock_no_version_is_distilled_twice(
     variant: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -686,6 +722,9 @@ def test_resumed_on_the_real_clock_no_version_is_distilled_twice(
     assert [e["teacher_version"] for e in raw if e.get("kind") == kind] == [1, 2, 3, 4]
     done = [(e["worker_steps"], e["teacher_version"]) for e in of_kind(resumed.events(), "round")]
     assert done == [(3, 1), (6, 2), (9, 3), (12, 4)]
+    made = [e["t_end"] for e in of_kind(resumed.events(), "segment") if e["kind"] == "forward"]
+    assert all(t >= end for t, end in zip(shown(resumed, "small"), made, strict=False))
+    assert len(made) == (4 if variant == "sync-forward" else 0)
 
 
 def test_a_run_that_was_begun_before_there_was_a_key_is_resumed(tmp_path: Path) -> None:

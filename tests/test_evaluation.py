@@ -83,6 +83,24 @@ def test_a_slow_evaluation_is_waited_for_and_told(gate: threading.Event) -> None
     assert "slower than the training" in said[0]
 
 
+def test_of_a_round_that_is_published_twice_each_model_is_told_with_its_own_vectors(
+    gate: threading.Event,
+) -> None:
+    told: list[Candidate] = []
+    evaluator = Evaluator(
+        problem_of(CONFIG),
+        ("small",),
+        lambda **fields: told.append(evaluator.pending("small")[fields["round"]]),
+    )
+    twice = [candidate(3), candidate(3)]
+    for each in twice:
+        evaluator.put(each)
+    gate.set()
+    evaluator.close()
+    assert [id(each) for each in told] == [id(each) for each in twice]
+    assert evaluator.pending("small") == {}
+
+
 def test_an_evaluation_that_fails_ends_the_run_and_not_only_at_its_end() -> None:
     evaluator = Evaluator(problem_of(CONFIG), ("small",), lambda **_: None)
     vectors = flat_model(problem_of(CONFIG), "small").state()

@@ -332,18 +332,20 @@ def test_forward_distillation_touches_neither_model(publish_ema: str) -> None:
     assert bits(learner.state()[0]) == bits(reference.state()[0])
 
 
+@pytest.mark.parametrize("labelled", [0, 15])
 @pytest.mark.parametrize("publish_ema", ["on", "off"])
-def test_forward_distillation_equals_the_reference(publish_ema: str) -> None:
+def test_forward_distillation_equals_the_reference(publish_ema: str, labelled: int) -> None:
     """SGD with momentum 0.9 of the small model towards G as it is published, on batches of its own
-    stream."""
-    config = config_with(**{"distill.publish-ema": publish_ema, **NOTHING_ON})
-    learner = with_teacher(learner_with(config, labelled=0), 2)
+    stream, a quarter of each of images with labels where there are some."""
+    weight = {"distill.label-weight": 3.0} if labelled else {}
+    config = config_with(**{"distill.publish-ema": publish_ema, **weight, **NOTHING_ON})
+    learner = with_teacher(learner_with(config, labelled), 2)
     arrays = learner.state()[0]
     prefix = "ema_" if publish_ema == "on" else ""
     big, pupil, data = (
         flat_model(problem_of(config), "large"),
         flat_model(problem_of(config), "small"),
-        proxy(),
+        proxy(labelled),
     )
     big.load(arrays[f"{prefix}weights"], arrays[f"{prefix}buffers"])
     pupil.load(**small_vectors(seed=9))
@@ -354,11 +356,14 @@ def test_forward_distillation_equals_the_reference(publish_ema: str) -> None:
         def gradient(w: torch.Tensor) -> torch.Tensor:
             pupil.load(w, pupil.buffers)
             generator = rng(config.seed, "forward", 3, part)
-            chosen = torch.from_numpy(generator.integers(0, 60, config.batch_size))
+            known = generator.integers(0, 15, 2) if labelled else np.zeros(0, np.int64)
+            others = generator.integers(0, 60, config.batch_size - len(known))
+            chosen = torch.from_numpy(np.append(known, others))
             images = augment(data.inputs[chosen], generator, mean=MEAN, std=STD, flip=True)
             pupil.zero_grad()
             teacher = big.module(images).detach()
-            loss = oracle.distillation_loss(pupil.module(images), teacher, 2.0)
+            labels = None if data.targets is None else data.targets[chosen[:2]]
+            loss = oracle.distillation_loss(pupil.module(images), teacher, 2.0, labels, 3.0)
             loss.backward()
             return pupil.gradient.clone()
 

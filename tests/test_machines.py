@@ -4,14 +4,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flwr.app import Array, Message
 
 from fl_app.config import configure, resolve
+from fl_app.problem import problem_of
 from fl_app.record.books import check_resumable, recorded
 from fl_app.record.costs import costs, within
 from fl_app.record.distill_metrics import _idle_fractions
 from fl_app.record.metrics import of_kind
+from strategies.distillation.calibration import Calibration
 from strategies.errors import ConfigError, DataError
 from strategies.machines import Machine, Machines, read_availability, read_machines
+from strategies.problem import flat_model
 from strategies.schedule import CostModel, buffered_rounds, synchronous_rounds
 from tests.harness import SMALL, run
 
@@ -102,16 +106,50 @@ def test_a_job_that_is_cut_off_has_cost_what_its_device_did_until_then() -> None
     machine = {"on": on, "train_watts": 1.0, "transfer_watts": 1.0, "idle_watts": 0.0}
     times = [(0.0, 1.0, 80.0, 80.0), (100.0, 101.0, 190.0, 260.0), (300.0, 301.0, 360.0, 360.0)]
     events: list[dict[str, Any]] = [
-        {"event": "machines", "machines": [machine], "model_bytes": 10},
+        {"event": "machines", "machines": [machine]},
         *(
             {"event": "job", "participant": 0, "status": "lost", "t_start": start,
-             "t_compute": compute, "t_upload": upload, "t_end": end}
-            for start, compute, upload, end in times
+             "t_compute": compute, "t_upload": upload, "t_end": end, "bytes_down": sent}
+            for (start, compute, upload, end), sent in zip(times, (10, 10, 0), strict=True)
         ),
     ]  # fmt: skip
     [cost] = costs(events, 400.0) or []
     assert (cost["train_seconds"], cost["transfer_seconds"]) == (79 + 89, 1 + 1 + 10)
     assert (cost["bytes_down"], cost["bytes_up"], cost["off_seconds"]) == (20, 0, 120.0)
+
+
+def spoilt(message: Message, reply: Message) -> Message:
+    """The second job of participant 1 brings nothing that can be used."""
+    if reply.has_content() and "weights.1.1" in reply.content.get("arrays", {}):
+        arrays: Any = reply.content["arrays"]
+        arrays["weights.1.1"] = Array(arrays["weights.1.1"].numpy()[:3])
+    return reply
+
+
+def test_bytes_are_those_of_the_jobs_wherever_they_are_told(tmp_path: Path) -> None:
+    """With what calibration needs, a job that is cut off, one that drops out and an update that
+    is rejected."""
+    on = tmp_path / "on.csv"
+    on.write_text("device,from,to\n2,0,5\n2,25,1000\n")
+    keys = {"availability": str(on), "small-width": 2, "large-width": 4, "seed": 3}
+    keys |= {"cost.dropout-probability": 0.15, "num-server-rounds": 4, "evaluate-examples": 50}
+    summary, directory = run(tmp_path / "run", keys, SMALL, tamper=spoilt, nodes=1)
+    jobs = of_kind(directory.events(), "job")
+    model = flat_model(problem_of(resolve({**SMALL, **keys})), "small").state()
+    down = sum(vector.nbytes for vector in model.values())
+    gradient = Calibration(problem_of(resolve({**SMALL, **keys}))).like.nbytes
+    expected = {"ok": (down, down + gradient), "rejected": (down, down + gradient)}
+    for job in jobs:
+        told = job["bytes_down"], job["bytes_up"]
+        cut = job["participant"] == 2 and job["t_upload"] == 5.0
+        assert told == expected.get(job["status"], (down if cut else 0, 0))
+    assert {(job["status"], job["bytes_down"] > 0) for job in jobs} == {
+        ("ok", True), ("rejected", True), ("lost", True), ("lost", False),
+    }  # fmt: skip
+    for way in ("bytes_up", "bytes_down"):
+        whole = sum(job[way] for job in jobs)
+        assert summary[way] == whole == sum(cost[way] for cost in summary["device_costs"])
+        assert of_kind(directory.events(), "round")[-1][way] == whole
 
 
 def test_a_device_that_is_off_waits_for_nobody() -> None:

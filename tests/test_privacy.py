@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from fl_app.config import MEAN_RULES, RunConfig, resolve
 from fl_app.data import Preparation
 from fl_app.preflight import preflight
 from fl_app.problem import problem_of
-from fl_app.record.metrics import of_kind
+from fl_app.record.metrics import effective, of_kind
 from fl_app.record.privacy import spent
 from fl_app.settings import averaging_of, training_of
 from strategies.averaging import Vectors
@@ -297,6 +298,21 @@ def test_rounds_that_are_done_again_with_other_noise_count_twice() -> None:
     assert real["clients"] == epsilon(1.0, 1.0, 2, 1e-5)
 
 
+def test_a_job_is_spent_when_it_is_handed_out() -> None:
+    """Before a kill, participant 0 had put seven updates into a buffer that was not full: they are
+    in no version, and no job is recorded of them."""
+    keys: dict[str, Any] = {"privacy.clients": "off", "privacy.samples": True, "batch-size": 64}
+    buffered = {"averaging": "buffered", "buffer-size": 9, "clock": "real"}
+    told: list[dict[str, Any]] = [{"event": "handed_out", "participants": [0, 1]}, job(0)]
+    told += [{"event": "handed_out", "participants": [0]}] * 8
+    told += [{"event": "resumed", "round": 1}, {"event": "handed_out", "participants": [0]}]
+    [event] = spent(effective(told), resolve({**TINY, **keys, **buffered}))
+    assert event["samples"] == {
+        "0": epsilon(1.0, 0.1, 10 * 22, 1e-5),
+        "1": epsilon(1.0, 1.0, 22, 1e-5),  # nobody knows how many images it has
+    }
+
+
 def test_without_privacy_nothing_is_said() -> None:
     assert spent([job(0)], resolve(TINY)) == []
 
@@ -496,3 +512,19 @@ def test_a_distillation_run_with_private_images(tmp_path: Path) -> None:
     assert first["privacy"]["samples"] == {
         str(p): epsilon(1.0, 16 / examples[p], 2 * 2, 1e-5) for p in range(3)
     }
+
+
+def test_on_the_real_clock_the_record_has_every_job_that_was_handed_out(tmp_path: Path) -> None:
+    """A participant whose update is in no version has still shown it."""
+    keys = {**RUN, "mode": "average", "clock": "real", "privacy.samples": True}
+    buffered = {"averaging": "buffered", "buffer-size": 4, "large-width": 0}
+    summary, directory = run(tmp_path, {**keys, **buffered}, nodes=1)
+    handed = Counter(
+        p for e in of_kind(directory.events(), "handed_out") for p in e["participants"]
+    )
+    done = Counter(e["participant"] for e in of_kind(directory.events(), "job"))
+    assert handed > done  # it ends while participants train
+    jobs = {e["participant"]: e["examples"] for e in of_kind(directory.events(), "job")}
+    for p, examples in jobs.items():
+        spent_at_least = epsilon(1.0, 16 / examples, handed[p] * 2, 1e-5)
+        assert summary["privacy"]["samples"][str(p)] >= spent_at_least

@@ -246,6 +246,18 @@ def test_fedasync_by_hand() -> None:
     assert result["buffers"][0] == pytest.approx(1.3)
 
 
+def test_fedasync_of_several_updates_takes_one_after_the_other() -> None:
+    """As a record that is replayed may have them. The weights are 0.6 (fresh) and 0.3 (staleness
+    3): 0.4 x 10 + 0.6 x 20 = 16, then 0.7 x 16 + 0.3 x 30 = 20.2."""
+    rule = make_rule(averaging_of(config_with("buffered", buffer_size=1)))
+    model = {"weights": f32(10), "buffers": f32(1)}
+    updates = [update(0, [20], [2], base=8), update(1, [30], [3], base=5)]
+    result = rule.combine(9, model, updates, {5: model_of(), 8: model_of()})
+    assert result["weights"][0] == pytest.approx(20.2)
+    assert result["buffers"][0] == pytest.approx(0.7 * 1.6 + 0.3 * 3)
+    assert model["weights"].tolist() == [10.0]
+
+
 def test_fedbuff_by_hand() -> None:
     """Version 5 from updates of versions 4 (fresh) and 1 (staleness 3, s = 0.5), rate 2:
     10 + 2 / 2 x (1 x (13 - 11) + 0.5 x (4 - 8)) = 10."""

@@ -23,7 +23,7 @@ from fl_app.record.metrics import latest, of_kind
 from fl_app.tasks.text import Text
 from fl_app.trial import try_out
 from strategies import plugins, task_reference
-from strategies.errors import EdgeFlError
+from strategies.errors import ConfigError, EdgeFlError
 from strategies.evaluation import measured
 from strategies.flat import FlatModel
 from strategies.problem import flat_model, histogram_of, split_of, task_of
@@ -204,6 +204,23 @@ def test_a_partition_by_class_needs_classes(tmp_path: Path) -> None:
         with pytest.raises(EdgeFlError, match=r"adjust-logits=0\.5 needs classes"):
             preflight(of(task, mode=mode, **{"adjust-logits": 0.5}))
     preflight(of(POINTS, partition="dirichlet", alpha=5.0))
+
+
+def test_numbers_have_no_temperature(tmp_path: Path) -> None:
+    """Their distillation is a mean squared error."""
+    hot: dict[str, Any] = {"distill.temperature": 5.0}
+    numbers: dict[str, Any] = {"task": "tables", "table": "diabetes"}
+    with pytest.raises(ConfigError, match=r"temperature=5\.0 has no effect with task='tables'"):
+        preflight(resolve({**numbers, **hot}))
+    preflight(resolve({**numbers, "distill.temperature": 2.0}))
+    preflight(resolve({**numbers, **hot, "table": "breast-cancer"}))
+    preflight(of(POINTS, **hot))
+    source = (
+        "from strategies.task import Task\nfrom tests.some_tasks import Points\n"
+        "class T(Points):\n  distillation = Task.distillation"
+    )
+    with pytest.raises(ConfigError, match="whose outputs are numbers: leave it at"):
+        preflight(of(f"{written(tmp_path, 'own.py', source)}:T", **hot))
 
 
 def test_batch_norm_is_for_distill_and_not_for_consensus(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ from strategies.partition import PARTITIONS
 from strategies.paths import read_text
 from strategies.precision import PRECISIONS
 from strategies.ranges import SWITCH, OneOf, OneOfOrOwn, Within, words
-from strategies.recorded import recorded_rounds
+from strategies.recorded import check_one_each, recorded_rounds
 from strategies.schedule import Aggregation, CostModel, Trace, cohort
 
 MODES = ("average", "consensus", "distill")
@@ -289,7 +289,16 @@ class RunConfig:
         run = RunDirectory.open(Path(self.replay))
         with run.reading():
             events = run.events()
-        return recorded_rounds(events, self.participants, self.num_server_rounds)
+        found = recorded_rounds(events, self.participants, self.num_server_rounds)
+        if self.privacy.of_clients:
+            try:
+                check_one_each(found)
+            except ValueError as error:
+                raise ValueError(
+                    f"{error}, and the noise of privacy.clients={self.privacy.clients!r} hides one "
+                    f"of each participant: use privacy.clients=off, or replay a run of rounds"
+                ) from error
+        return found
 
     @property
     def jobs(self) -> float:

@@ -27,17 +27,17 @@ def costs(events: Sequence[Event], end: float) -> list[dict[str, Any]] | None:
         train = transfer = 0.0
         down = up = 0
         for job in jobs:
-            lost, goes = job["status"] == _GIVEN_UP, job["t_end"]
-            if lost:  # when its device went off
+            sent, goes = job.get("bytes_down", 0), job["t_end"]
+            if job["status"] == _GIVEN_UP:
+                if not sent:
+                    continue  # nobody knows what became of it
+                # When its device went off.
                 goes = next((until for _, until in on or () if until >= job["t_upload"]), math.inf)
-            if lost and job["t_upload"] == job["t_end"] != goes:
-                continue  # nobody knows what became of it
             train += job["t_upload"] - job["t_compute"]
             transfer += job["t_compute"] - job["t_start"]
-            down += told["model_bytes"]
+            down += sent
+            up += job.get("bytes_up", 0)
             transfer += min(goes, job["t_end"]) - job["t_upload"]
-            if not lost:
-                up += told["model_bytes"]
         idle = max(0.0, end - off - train - transfer)
         seconds = {"train": train, "transfer": transfer, "idle": idle}
         joules = sum(machine[f"{name}_watts"] * time for name, time in seconds.items())

@@ -25,7 +25,8 @@ def spent(events: Sequence[Event], config: RunConfig) -> list[Event]:
       part in a round by a coin of its own of probability `fraction-train`
     - samples: {participant: epsilon} of a single image towards whoever sees the participant's
       updates, the server included; for all its jobs as if it had had as few images as in the one
-      with the fewest, which is never less than what was spent
+      with the fewest, which is never less than what was spent. On the real clock its jobs are all
+      that were handed out to it, whatever became of them
     """
     privacy = config.privacy
     if not privacy.on:
@@ -43,7 +44,7 @@ def spent(events: Sequence[Event], config: RunConfig) -> list[Event]:
         # Whatever became of an update, it has left the participant. The virtual clock does not let
         # a job begin that it is to lose.
         shown = {"ok", "rejected", "error"} | (set() if config.virtual else {"lost"})
-        jobs = _jobs(events, config, shown)
+        jobs = Counter(_jobs(events, config, shown)) | _handed_out(events)  # of both, the greater
         fewest: dict[int, int] = {}  # a device's own data may change from job to job
         for job in of_kind(events, "job"):
             if job["examples"]:
@@ -68,6 +69,12 @@ def _jobs(events: Sequence[Event], config: RunConfig, statuses: set[str]) -> Map
     # One more may be under way when the last model is made.
     more = _repeated(events, config) + (1 if config.buffered else 0)
     return {participant: count + more for participant, count in jobs.items()}
+
+
+def _handed_out(events: Sequence[Event]) -> Counter[int]:
+    """How many jobs of each participant have begun on the real clock, also those of which a kill
+    has left no record: any number of a fast one may have been in a buffer that was not full."""
+    return Counter(p for told in of_kind(events, "handed_out") for p in told["participants"])
 
 
 def _repeated(events: Sequence[Event], config: RunConfig) -> int:

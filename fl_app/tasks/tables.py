@@ -107,6 +107,10 @@ class Tables(Task):
             return softened_divergence(student, teacher, temperature)
         return super().distillation(student, teacher, temperature)
 
+    @property
+    def softens(self) -> bool:
+        return bool(self.classes)
+
     def groups(self, examples: Examples) -> np.ndarray:
         """The classes, or tenths of the numbers from the lowest to the highest."""
         if self.classes:

@@ -40,22 +40,28 @@ class Evaluations:
         self.evaluator.put(Candidate("small", vectors, None, fields))
 
     def put_all(
-        self, round_: int, t: Any, vectors: Vectors, average: Vectors, calibrated: Vectors
+        self,
+        round_: int,
+        told: Mapping[str, Any],
+        vectors: Vectors,
+        average: Vectors,
+        calibrated: Vectors,
     ) -> None:
         """What there is in every round: the references, and then the small model, with which the
-        line of the round is complete. calibrated: {} before there is that average."""
+        line of the round is complete. told: by the round. calibrated: {} before there is that
+        average."""
         if SMALL_AVERAGE in self._run.references:
-            self.put("small_average", round_, t, average)
+            self.put("small_average", round_, _time("small_average", told), average)
         if calibrated and SMALL_CALIBRATED in self._run.references:
-            self.put("small_calibrated", round_, t, calibrated)
-        self.put("small", round_, t, vectors)
+            self.put("small_calibrated", round_, _time("small_calibrated", told), calibrated)
+        self.put("small", round_, _time("small", told), vectors)
 
     def put_again(self, forgotten: Pending, events: list[dict[str, Any]]) -> None:
         """What a kill has prevented the evaluation of. events: of the run until then."""
-        times = {event["round"]: event["t"] for event in events if event["event"] == "round"}
+        told = {event["round"]: event for event in events if event["event"] == "round"}
         for model, rounds in forgotten.items():
             for round_, vectors in rounds.items():
-                self.put(model, round_, times[round_], vectors)
+                self.put(model, round_, _time(model, told[round_]), vectors)
 
     def pending(self) -> dict[str, dict[int, Vectors]]:
         """Of SMALL_MODELS, what is still to be evaluated."""
@@ -89,3 +95,9 @@ class Evaluations:
         if self._best is not None:
             self._best.see(fields)
         record_evaluation(self._run.suspects, self._recorder, **fields)
+
+
+def _time(model: str, told: Mapping[str, Any]) -> Any:
+    """When one of SMALL_MODELS was there, of a round that has told this: what is calibrated is of
+    the version before, and forward distillation makes the others."""
+    return told["t"] if model == "small_calibrated" else told.get("t_small", told["t"])

@@ -1,11 +1,13 @@
 """What became of jobs: their updates, or why there are none; and the record of both."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from strategies.averaging import Vectors
 from strategies.checks import Checked
+from strategies.distillation.server_state import Counters
+from strategies.distillation.settings import DistillationRun
 from strategies.divergence import diverged
 from strategies.errors import EdgeFlError
 from strategies.recorder import Recorder
@@ -21,7 +23,8 @@ Key = tuple[int, int]  # (participant, index of its job)
 @dataclass
 class Made:
     """The newest version: what its round tells, the version before it, and the updates of that.
-    taught: to the distillation server."""
+    taught: to the distillation server. told: t is the time of the average, t_small that of what
+    forward distillation has made of it, where there is that."""
 
     told: dict[str, float]
     base: Vectors
@@ -32,18 +35,16 @@ class Made:
 class Outcomes:
     """Keeps what has come until the aggregation that it is for.
 
-    suspects: as in `DistillationRun`. recorded: how many jobs the record has.
+    counters: of what the record has.
     """
 
-    def __init__(
-        self, recorder: Recorder, participants: int, suspects: Mapping[str, Mapping[str, float]]
-    ) -> None:
-        self._recorder, self._suspects = recorder, suspects
-        self.recorded = 0
+    def __init__(self, run: DistillationRun, recorder: Recorder) -> None:
+        self._run, self._recorder = run, recorder
+        self.counters = Counters()
         self._updates: dict[Key, Update] = {}
         self._failed: dict[Key, str] = {}
-        self._failures = [0] * participants  # in a row
-        self._finite = [True] * participants  # what the last one that failed has sent
+        self._failures = [0] * run.participants  # in a row
+        self._finite = [True] * run.participants  # what the last one that failed has sent
 
     def take(self, update: Update) -> None:
         """A job has brought this."""
@@ -62,7 +63,7 @@ class Outcomes:
             return
         if not any(self._finite):
             where = f"round {round_}, the model of every participant"
-            raise diverged(self._suspects, "small", where)
+            raise diverged(self._run.suspects, "small", where)
         raise EdgeFlError(
             f"every participant has failed {_HOPELESS} times in a row, the last time: {told}"
         )
@@ -72,10 +73,16 @@ class Outcomes:
         return [self._updates.pop(job.key) for job in jobs if job.key in self._updates]
 
     def record(
-        self, aggregation: Aggregation, updates: Sequence[Update], before: int
+        self,
+        aggregation: Aggregation,
+        updates: Sequence[Update],
+        before: int,
+        model_bytes: int,
+        update_bytes: int,
     ) -> dict[str, float]:
         """One event per job of the aggregation; returns what its round tells. updates: those that
-        are in the next version. before: the version that was the newest."""
+        are in the next version. before: the version that was the newest. model_bytes, update_bytes:
+        of a model that goes to a participant, and of what comes back."""
         for update in updates:
             self._failures[update.job.participant] = 0
         by_job = {update.job.key: update for update in updates}
@@ -87,9 +94,11 @@ class Outcomes:
             if reason:
                 status = "error" if reason.startswith("error: ") else "rejected"
                 rejected += 1
+            down = model_bytes if self._was_sent(job, status) else 0
+            up = update_bytes if self._has_come(status) else 0
             self._recorder.emit(
                 "job",
-                job=self.recorded,
+                job=self.counters.jobs,
                 round=aggregation.version,
                 participant=job.participant,
                 index=job.index,
@@ -101,8 +110,12 @@ class Outcomes:
                 status=status,
                 loss=update.loss if update else None,
                 examples=update.examples if update else None,
+                bytes_down=down,
+                bytes_up=up,
             )
-            self.recorded += 1
+            self.counters.jobs += 1
+            self.counters.bytes_down += down
+            self.counters.bytes_up += up
         ages = [before - update.job.base_version for update in updates]
         return {
             "t": aggregation.t,
@@ -112,3 +125,17 @@ class Outcomes:
             "lost": len(aggregation.lost),
             "loss": sum(u.loss for u in updates) / len(updates) if updates else math.nan,
         }
+
+    def _was_sent(self, job: Job, status: str) -> bool:
+        """Whether the job's device has got the model. Of a drop-out on the virtual clock, which is
+        given up whatever its device does, nobody knows that; but where a device has gone off in the
+        midst of a job, it had begun."""
+        if status != "lost" or not self._run.virtual:
+            return True
+        times = self._run.schedule.machines.on.get(job.participant, ())
+        return job.t_upload < job.t_end or any(job.t_end == until for _, until in times)
+
+    def _has_come(self, status: str) -> bool:
+        """Whether the job's update has reached the server, be it good or not. Whoever leaves a
+        secure sum has sent no vector."""
+        return status == "ok" or (status == "rejected" and not self._run.secure_aggregation)

@@ -3,10 +3,8 @@
 from dataclasses import asdict, dataclass, field
 
 from strategies.averaging import Vectors
-from strategies.precision import size
 from strategies.problem import Problem, flat_model
 from strategies.recorder import Recorder
-from strategies.rules import Update
 
 CHECKPOINT = "server"
 
@@ -14,21 +12,12 @@ CHECKPOINT = "server"
 @dataclass
 class Counters:
     """jobs: how many the record has, segments: of the distillation server, likewise. bytes_up,
-    bytes_down: of models' vectors."""
+    bytes_down: of these jobs' models."""
 
     jobs: int = 0
     segments: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
-
-    def sent(self, jobs: int, model: Vectors, precision: str) -> None:
-        """So many jobs, with a model each, have gone."""
-        self.bytes_down += jobs * size(model, precision)
-
-    def received(self, update: Update, precision: str) -> None:
-        """An update has come."""
-        told = 0 if update.gradient is None else update.gradient.nbytes
-        self.bytes_up += size(update.vectors, precision) + told
 
 
 @dataclass

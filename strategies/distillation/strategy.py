@@ -18,12 +18,7 @@ from strategies.distillation.evaluations import SMALL_MODELS, Evaluations
 from strategies.distillation.handout import Handout
 from strategies.distillation.outcomes import Made, Outcomes
 from strategies.distillation.publisher import Publisher
-from strategies.distillation.server_state import (
-    CHECKPOINT,
-    Counters,
-    ServerState,
-    save_model,
-)
+from strategies.distillation.server_state import CHECKPOINT, ServerState, save_model
 from strategies.distillation.settings import DistillationRun, check_references_of_devices
 from strategies.distillation.teacher import Teacher
 from strategies.divergence import require_finite
@@ -68,10 +63,9 @@ class Distillation(OwnCourse):
         self._stopped = False  # early
         self._publisher: Publisher | None = None
         self._handout = Handout()
-        self._outcomes = Outcomes(recorder, run.participants, run.suspects)
+        self._outcomes = Outcomes(run, recorder)
         # What a kill prevented the evaluation of: versions, and averages of versions.
         self._forgotten: dict[str, dict[int, Vectors]] = {}
-        self._counters = Counters()
 
     # -- the course of a run ------------------------------------------------------------------
 
@@ -107,7 +101,7 @@ class Distillation(OwnCourse):
                     self._clock,
                     evaluations.evaluator,
                     self._version,
-                    self._counters.segments,
+                    self._outcomes.counters.segments,
                 )
             hosts, _ = gather(
                 grid,
@@ -127,8 +121,7 @@ class Distillation(OwnCourse):
             if publisher is not None and not run.virtual:
                 publisher.wait(lambda: publisher.ready)
             if told := machines_of(run):
-                model_bytes = size(self._versions[self._version], self._precision)
-                self._recorder.emit("machines", machines=told, model_bytes=model_bytes)
+                self._recorder.emit("machines", machines=told)
             self._evaluate_forgotten(evaluations)
             self._clock.restart()  # everybody's preparations are no part of the run
             if run.virtual and not bound:
@@ -196,8 +189,9 @@ class Distillation(OwnCourse):
             )
             content = records_of(order)
             content[CONFIG] = ConfigRecord({**config, **content.config_records[CONFIG]})
-            if not self._run.virtual:
-                self._counters.sent(len(jobs), self._versions[base], self._precision)
+            if self._run.averaging.privacy.samples and not self._run.virtual:
+                # Who trains tells something, even if a kill leaves no other trace of the job.
+                self._recorder.emit("handed_out", participants=order.participants)
             yield Message(content, host.node_id, "train.local", group_id=str(server_round))
 
     def _sent(self, version: int, newest: ArrayRecord) -> ArrayRecord:
@@ -229,13 +223,11 @@ class Distillation(OwnCourse):
                 if not self._rounds.arrived(job, now, result.seconds, update is not None):
                     continue
                 if update is None:
-                    self._reject(job, server_round, result)
+                    self._reject(job, self._rounds.round_of(job, server_round), result)
                 else:
                     self._outcomes.take(update)
                     if self._secure is not None:
                         self._secure.hold(job, reply.metadata.src_node_id)
-                    elif not self._run.virtual:
-                        self._counters.received(update, self._precision)
         aggregation = self._rounds.complete(self._version, now)
         if aggregation is None:
             return None, None
@@ -249,10 +241,6 @@ class Distillation(OwnCourse):
         version, before = aggregation.version, self._version
         updates = self._outcomes.updates(aggregation.jobs)
         model = base = self._versions[before]
-        if self._run.virtual:  # not as it travels: what is not in a version yet may do so again
-            self._counters.sent(len(aggregation.jobs), model, self._precision)
-            for update in () if self._secure is not None else updates:
-                self._counters.received(update, self._precision)
         if self._secure is not None and updates:
             model, updates = self._sum_securely(self._secure, version, model, updates)
         elif updates:
@@ -261,17 +249,21 @@ class Distillation(OwnCourse):
                 self._warn(f"round {version}: {lacking}")
         if not updates:
             self._warn(f"round {version} had no usable update: the model stays as it was")
-        metrics = self._outcomes.record(aggregation, updates, before)
+        down = size(model, self._precision)
+        up = down + (0 if (like := self._teacher.like) is None else like.nbytes)
+        metrics = self._outcomes.record(aggregation, updates, before, down, up)
         self._keep(version, model, aggregation.t)
         self._teacher.follow(version, model)
         self._version = version
-        sent = {"bytes_up": self._counters.bytes_up, "bytes_down": self._counters.bytes_down}
+        counters = self._outcomes.counters
+        sent = {"bytes_up": counters.bytes_up, "bytes_down": counters.bytes_down}
         self._made = Made(metrics | sent, base, updates)
         if self._publisher is not None and self._run.policy == "sync":
             self._teach(self._publisher, self._made)
             # With forward distillation the server changes the small model, too.
             if (distilled := self._publisher.distilled(version)) is not None:
-                self._keep(version, distilled, aggregation.t)
+                t = self._made.told["t_small"] = self._publisher.distilled_at(version)
+                self._keep(version, distilled, t)
                 self._teacher.follow_instead(version, distilled)
         needed = self._rounds.bases(version) | {version}
         self._versions = {v: vectors for v, vectors in self._versions.items() if v in needed}
@@ -292,7 +284,6 @@ class Distillation(OwnCourse):
         found, made = secure.next_model(
             self._run.averaging, self._rule, version, model, updates, names, self._versions
         )
-        self._counters.bytes_up += found.size
         for note in found.notes:
             self._warn(f"round {version}: {note}")
         for update in updates:
@@ -325,12 +316,12 @@ class Distillation(OwnCourse):
         made, self._made = self._made, None
         if made is None:
             return
-        publisher, version, t = self._publisher, self._version, made.told["t"]
+        publisher, version = self._publisher, self._version
         if publisher is not None and not made.taught:
             self._teach(publisher, made)
         teacher = self._teacher
         small = self._versions[version], teacher.average, teacher.calibrated
-        evaluations.put_all(version, t, *small)
+        evaluations.put_all(version, made.told, *small)
         step, taught = publisher.progress(version) if publisher else (None, None)
         self._recorder.emit(
             "round",
@@ -341,7 +332,7 @@ class Distillation(OwnCourse):
         )
         last = version == self._run.rounds
         if last or version % self._run.checkpoint_every == 0:
-            self._save(t, evaluations)
+            self._save(made.told["t"], evaluations)
 
     # -- saving and resuming ------------------------------------------------------------------
 
@@ -354,16 +345,13 @@ class Distillation(OwnCourse):
         else:
             self._versions[0] = flat_model(self._run.problem, "small").state()
         if self._run.resumed:
-            counters = {
-                "job": self._outcomes.recorded - 1,
-                "segment": self._counters.segments - 1,
-            }
-            self._recorder.emit("resumed", round=self._version, **counters)
+            done = self._outcomes.counters
+            last = {"job": done.jobs - 1, "segment": done.segments - 1}
+            self._recorder.emit("resumed", round=self._version, **last)
 
     def _save(self, t: float, evaluations: Evaluations) -> None:
         """Everything that `_load` needs to go on as if nothing had happened."""
-        self._counters.jobs = self._outcomes.recorded
-        self._counters.segments = self._publisher.segments if self._publisher else 0
+        self._outcomes.counters.segments = self._publisher.segments if self._publisher else 0
         ServerState(
             version=self._version,
             t=t,
@@ -374,7 +362,7 @@ class Distillation(OwnCourse):
             newest_calibrated=self._teacher.newest_calibrated,
             pending=evaluations.pending(),
             next_index=list(self._rounds.next_index),
-            counters=self._counters,
+            counters=self._outcomes.counters,
         ).save(self._recorder)
         if self._publisher is not None:
             self._publisher.prune(self._version, keep=set(evaluations.evaluator.pending("global")))
@@ -385,7 +373,7 @@ class Distillation(OwnCourse):
         self._teacher.load(saved)
         self._forgotten = saved.pending
         self._rule.load_state(saved.rule)
-        self._counters, self._outcomes.recorded = saved.counters, saved.counters.jobs
+        self._outcomes.counters = saved.counters
         self._rounds = rounds_of(self._run, saved.version, saved.next_index)
         if not self._run.virtual:
             self._clock = Clock(saved.t)
