@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,7 +23,7 @@ from strategies.link import connection as connection_module
 from strategies.link import keys
 from strategies.link.connection import Connection
 from strategies.link.router import Router, access_control
-from strategies.link.transport import MESSAGE_LIMIT
+from strategies.link.transport import MESSAGE_LIMIT, import_zenoh
 from strategies.site import SERVER, Site
 from tests.certificates import HOST, deployment, free_port, issue, make_ca
 
@@ -458,3 +459,34 @@ Connection(read_site({json.dumps(str(site.directory))}))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
     assert "pip install 'cryptography>=" in done.stderr
+
+
+def test_a_beat_overtakes_a_reply_that_is_long_on_its_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what was to follow the reply does."""
+    slow, sent, ways = threading.Event(), list[bytes](), list[tuple[Any, Any]]()
+
+    def put(_: str, payload: bytes, **how: Any) -> None:
+        if payload == b"reply":
+            assert slow.wait(PATIENCE)
+        sent.append(payload)
+        ways.append((how["priority"], how["congestion_control"]))
+
+    info = SimpleNamespace(routers_zid=lambda: [1])
+    session = SimpleNamespace(info=info, put=put, close=lambda: None)
+    monkeypatch.setattr(connection_module, "open_session", lambda _: session)
+    connection = Connection(deployment(tmp_path, "ann")["ann"])
+    assert until(lambda: connection.connected)
+    assert connection.publish("reply/ann", b"reply", sure=True)
+    assert connection.publish("beat/ann", b"behind it", sure=True)
+    assert connection.publish("mail/ann", b"mail")
+    assert until(lambda: sent == [b"mail"])
+    assert connection.publish("beat/ann", b"beat", urgent=True)
+    assert until(lambda: sent == [b"mail", b"beat"])
+    slow.set()
+    assert until(lambda: sent == [b"mail", b"beat", b"reply", b"behind it"])
+    assert ways[2] == ways[3] != ways[1] != ways[0], "within one priority nothing overtakes"
+    block = import_zenoh().CongestionControl.BLOCK
+    assert [control == block for _, control in ways] == [False, True, True, True]
+    connection.close()
