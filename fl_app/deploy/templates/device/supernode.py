@@ -192,6 +192,7 @@ class Forks:
 
     def __init__(self, node: int) -> None:
         self._node, self._apps = node, set[int]()
+        self._ended = set[int]()  # children that may have ended before `launch` knew of them
         self._self = os.getpid()
         signal.signal(signal.SIGCHLD, self._reap)
         self._reap()
@@ -206,7 +207,9 @@ class Forks:
 
     def launch(self, spec: Any) -> Any:
         """Fork the process of a message."""
+        self._ended.clear()
         self._apps.add(fork("flwr-clientapp", partial(_client_app, spec)))
+        self._apps -= self._ended
         return flower.part("LaunchResult").accepted()
 
     def reconcile(self) -> None:
@@ -226,6 +229,7 @@ class Forks:
             while True:
                 pid, status = os.waitpid(-1, os.WNOHANG)
                 self._apps.discard(pid)
+                self._ended.add(pid)
                 if pid == self._node:
                     self._node = 0
                     sys.exit(os.waitstatus_to_exitcode(status))
