@@ -17,6 +17,7 @@ other way round. It has no thread of its own, so that its forks have no locks th
 
 import contextlib
 import ctypes
+import errno
 import gc
 import hashlib
 import importlib
@@ -65,13 +66,14 @@ flower = _beside("flower")
 def main() -> None:
     """Import, fork the SuperNode, and start the processes that its messages need."""
     arguments = sys.argv[1:]
+    host, port = (arguments[arguments.index(name) + 1] for name in ("--host", "--port"))
+    _check_port(host, int(port))
     for name in (*(f"flwr.supernode.{part}" for part in _FLOWER), *PRELOADED):
         importlib.import_module(name)
     try:
         flower.check(flower.DEVICE)
     except flower.FlowerError as error:
         sys.exit(f"supernode.py: {error}")
-    host, port = (arguments[arguments.index(name) + 1] for name in ("--host", "--port"))
     share_what_is_imported()
     node = fork("flower-supernode", partial(_supernode, [*arguments, "--isolation", "process"]))
     name_process("flower-superexec")
@@ -172,6 +174,17 @@ def bundle(get_fab: Callable[[str, int], Any], folder: Path, fab_hash: str, run_
             for old in by_age[:-KEPT_BUNDLES]:
                 old.unlink()
     return fab
+
+
+def _check_port(host: str, port: int) -> None:
+    """End this process if another program listens there: Flower would not say what to do."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Flower has it
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                sys.exit(f"supernode.py: port {port} is taken; EDGE_FL_PORT=... takes another")
 
 
 def _await_port(host: str, port: int) -> None:
