@@ -21,7 +21,7 @@ from strategies.child import watch_parent
 from strategies.errors import EdgeFlError
 from strategies.site import SITE_FILE, Site, read_site
 
-_CONNECT_SECONDS = 20.0
+_CONNECT_SECONDS = 60.0  # each connection of a stranger's holds the router up for 0.1 s
 
 
 def main() -> None:

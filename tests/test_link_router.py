@@ -23,7 +23,7 @@ from strategies.link import connection as connection_module
 from strategies.link import keys
 from strategies.link.connection import Connection
 from strategies.link.router import Router, access_control
-from strategies.link.transport import MESSAGE_LIMIT, import_zenoh
+from strategies.link.transport import MESSAGE_LIMIT, configuration, import_zenoh
 from strategies.site import SERVER, Site
 from tests.certificates import HOST, deployment, free_port, issue, make_ca
 
@@ -490,3 +490,16 @@ def test_a_beat_overtakes_a_reply_that_is_long_on_its_way(
     block = import_zenoh().CongestionControl.BLOCK
     assert [control == block for _, control in ways] == [False, True, True, True]
     connection.close()
+
+
+def test_the_router_is_not_held_up_as_long_as_a_device_may_be_silent(
+    sites: dict[str, Site],
+) -> None:
+    """While it sends a mail to a slow device it reads nothing from who has sent the mail."""
+    path = "transport/link/tx/queue/congestion_control"
+    waits = {
+        side: configuration(sites[SERVER], side)[path]["drop"]["max_wait_before_drop_fragments"]
+        for side in ("listen", "connect")
+    }
+    assert waits["listen"] < 5_000_000, "the least link-patience, in microseconds"
+    assert waits["connect"] == 60_000_000, "a slow link of its own holds up nobody else"
