@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from client_apps import session_worker
 from strategies.errors import ConfigError, EdgeFlError
 from strategies.link import connection as connection_module
 from strategies.link import keys
@@ -503,3 +504,25 @@ def test_the_router_is_not_held_up_as_long_as_a_device_may_be_silent(
     }
     assert waits["listen"] < 5_000_000, "the least link-patience, in microseconds"
     assert waits["connect"] == 60_000_000, "a slow link of its own holds up nobody else"
+
+
+@pytest.mark.parametrize(
+    ("fault", "asked"),
+    [("does not take the certificate", 1), ("cannot be reached", 2), ("", 2)],
+)
+def test_a_device_waits_for_a_router_that_is_held_up_but_not_for_one_that_refuses_it(
+    sites: dict[str, Site], monkeypatch: pytest.MonkeyPatch, fault: str, asked: int
+) -> None:
+    faults: list[str] = []
+
+    def ask() -> str:
+        faults.append(fault)
+        return fault
+
+    monkeypatch.setattr(session_worker, "_ASK_SECONDS", 0.0)
+    monkeypatch.setattr(session_worker, "_CONNECT_SECONDS", 0.3)
+    never = SimpleNamespace(connected=False, fault=ask)
+    with pytest.raises(EdgeFlError, match=fault or "does not answer"):
+        session_worker._await_router(never, sites["ann"])
+    assert len(faults) == asked
+    session_worker._await_router(SimpleNamespace(connected=True), sites["ann"])
