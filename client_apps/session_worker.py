@@ -21,7 +21,8 @@ from strategies.child import watch_parent
 from strategies.errors import EdgeFlError
 from strategies.site import SITE_FILE, Site, read_site
 
-_CONNECT_SECONDS = 20.0
+_CONNECT_SECONDS = 60.0  # each connection of a stranger's holds the router up for 0.1 s
+_ASK_SECONDS = 20.0  # until it is asked whether a certificate is the reason, which no time mends
 
 
 def main() -> None:
@@ -82,12 +83,7 @@ def _serve(site: Site, job: dict[str, Any]) -> int:
     served, state = 0, RecordDict()
     connection = Connection(site)
     try:
-        deadline = time.monotonic() + _CONNECT_SECONDS
-        while not connection.connected:
-            if time.monotonic() > deadline:
-                why = connection.fault() or f"the mail router at {site.endpoint} does not answer"
-                raise EdgeFlError(why)
-            time.sleep(0.05)
+        _await_router(connection, site)
         if lacking := _lacking(job):
             fetch(connection, job["run"], site.name, lacking)
         facts = {"fingerprint": fingerprint(), "node": job["node_id"]}
@@ -101,6 +97,18 @@ def _serve(site: Site, job: dict[str, Any]) -> int:
     finally:
         connection.close()
     return served
+
+
+def _await_router(connection: Any, site: Site) -> None:
+    """Return when the connection stands. Raises EdgeFlError when it does not come to that."""
+    began, asked = time.monotonic(), False
+    while not connection.connected:
+        waited = time.monotonic() - began
+        if waited > _CONNECT_SECONDS or (waited > _ASK_SECONDS and not asked):
+            why, asked = connection.fault(), True
+            if waited > _CONNECT_SECONDS or "certificate" in why:
+                raise EdgeFlError(why or f"the mail router at {site.endpoint} does not answer")
+        time.sleep(0.05)
 
 
 def _lacking(job: dict[str, Any]) -> dict[str, tuple[Path, str]]:

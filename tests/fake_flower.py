@@ -5,8 +5,9 @@ The SuperLink answers /health and starts a "flwr-simulation" in a session of its
 does; `flwr log` shows a log with all of Flower's noise. $FAKE_FLOWER: "completed", "failed" and
 "diverged" (the ServerApp raised), "unfinished" (sys.exit in the ServerApp: completed for Flower, no
 summary), "asleep" (fails unless it is resumed), "endless" (until stopped), "stuck" (after its last
-word), "refused" (by `flwr run`), "broken" (the SuperLink does not start), "told" (to end while
-`flwr run` has not said the run's id yet), "mute" (no word from `flwr run`).
+word), "unbegun" (no word from the ServerApp), "refused" (by `flwr run`), "broken" (the SuperLink
+does not start), "told" (to end while `flwr run` has not said the run's id yet), "mute" (no word
+from `flwr run`).
 """
 
 import http.server
@@ -58,6 +59,9 @@ def flwr(command: str, *arguments: str) -> int:
     elif command == "stop":
         (HOME / "stopped.json").write_text(json.dumps(arguments))
         print(json.dumps({"success": True}))
+    elif command == "log" and SCENARIO == "unbegun":
+        print(LOG.splitlines()[0], flush=True)
+        time.sleep(0 if "--show" in arguments else 1)
     elif command == "log":
         if SCENARIO != "refused":
             RUN.mkdir(parents=True, exist_ok=True)

@@ -219,6 +219,54 @@ def test_renewal_keeps_keys_and_moves_the_end(site: Path) -> None:
     assert deployment.renew(site) == ["server", "pi-1", "pi-2"]
 
 
+def test_a_folder_that_was_moved_away_is_named_and_nothing_is_written(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (site / "devices" / "pi-1").rename(site.parent / "away")
+    for path in (site / "server" / "start-superlink.sh", site / "devices/pi-2/supernode.py"):
+        path.write_text("old")
+    before = files(site)
+    for command in ("renew", "upgrade"):
+        assert main(["deploy", command, str(site)]) == 2
+        said = capsys.readouterr().err
+        assert f"{site}/devices/pi-1" in said
+        assert "put " in said
+        assert (f"`edge-fl deploy renew {site} server pi-2`" in said) == (command == "renew")
+        assert files(site) == before
+    assert deployment.renew(site, ["server", "pi-2"]) == ["server", "pi-2"]
+    assert main(["deploy", "renew", str(site), "pi-1"]) == 2
+    assert capsys.readouterr().err.rstrip().endswith("; put it back")
+    (site / "devices").rename(site.parent / "all-away")
+    assert main(["deploy", "check", str(site)]) == 1
+    assert f"pi-2: {site}/devices/pi-2 is no complete site" in capsys.readouterr().out
+
+
+def test_a_device_whose_folder_was_moved_away_is_removed(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (site / "devices" / "pi-1").rename(site.parent / "away")
+    assert main(["deploy", "remove-device", str(site), "pi-1"]) == 0
+    assert f"copy {site}/server to the server again" in capsys.readouterr().out
+    assert deployment.device_names(site) == ["pi-2"]
+    assert not (site / "server" / "devices" / "pi-1.pub").exists()
+    assert wrong(site) == []
+
+
+def test_a_site_stands_for_its_servers_folder(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is printed for it must exist."""
+    done: list[Path] = []
+    monkeypatch.setattr("fl_app.deploy.nodes.register", done.append)
+    monkeypatch.setattr("fl_app.deploy.serve.serve", lambda place: done.append(place) or 0)
+    for place in (site, site / "server"):
+        for command in ("register", "serve"):
+            assert main(["deploy", command, str(place)]) == 0
+        assert main(["deploy", "connection", str(place)]) == 0
+        assert f'root-certificates = "{site}/server/ca.crt"' in capsys.readouterr().out
+    assert done == 4 * [site / "server"]
+
+
 def expired(site: Path) -> None:
     place = site / "devices" / "pi-1"
     authority = deployment.authority_of(site)

@@ -151,7 +151,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 def test_orders_are_served_beside_a_flood(server: Server) -> None:
     """Of beats, replies that nobody asked for, and what a device may not send at all."""
-    beat = encode("beat", {"session": "s", "newest": 0, "answered": 0, "fingerprint": 1}, {})
+    state = {"session": "s", "newest": 0, "answered": 0, "told": 0, "fingerprint": 1}
+    beat = encode("beat", state, {})
     own = keys.beat(server.run, ROGUE), keys.reply(server.run, ROGUE)
     others = (
         keys.beat(server.run, "ann"),
@@ -491,7 +492,8 @@ def mutated(draw: st.DrawFn, tree: Any) -> Any:
     return tree
 
 
-BEAT = {"session": "s", "newest": 3, "answered": 3, "fingerprint": fingerprint(), "node": 1}
+BEAT: dict[str, Any] = {"session": "s", "newest": 3, "answered": 3, "told": 3, "node": 1}
+BEAT["fingerprint"] = fingerprint()
 REPLY = {"number": 1, "config": {"config": {"a": [1, 2]}}, "metrics": {}, "arrays": ["arrays"]}
 
 

@@ -534,6 +534,15 @@ def test_a_run_is_stopped_by_its_id_when_a_signal_comes_while_it_is_submitted(
     assert "edge-fl: terminated" in capsys.readouterr().err
 
 
+def test_a_server_app_that_does_not_begin_is_told_of_once(
+    edge: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FAKE_FLOWER", "unbegun")
+    monkeypatch.setattr(launch, "BEGIN_SECONDS", 0.0)
+    assert main(["run", "--superlink", "edge", "participants=2", "mode=average"]) == 1
+    assert capsys.readouterr().err.count("the ServerApp has not begun within 90 s") == 1
+
+
 def test_a_submission_without_an_answer_may_have_been_accepted(
     edge: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,12 +18,13 @@ from typing import Any
 
 import pytest
 
+from client_apps import session_worker
 from strategies.errors import ConfigError, EdgeFlError
 from strategies.link import connection as connection_module
 from strategies.link import keys
 from strategies.link.connection import Connection
 from strategies.link.router import Router, access_control
-from strategies.link.transport import MESSAGE_LIMIT
+from strategies.link.transport import MESSAGE_LIMIT, configuration, import_zenoh
 from strategies.site import SERVER, Site
 from tests.certificates import HOST, deployment, free_port, issue, make_ca
 
@@ -458,3 +460,69 @@ Connection(read_site({json.dumps(str(site.directory))}))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
     assert "pip install 'cryptography>=" in done.stderr
+
+
+def test_a_beat_overtakes_a_reply_that_is_long_on_its_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what was to follow the reply does."""
+    slow, sent, ways = threading.Event(), list[bytes](), list[tuple[Any, Any]]()
+
+    def put(_: str, payload: bytes, **how: Any) -> None:
+        if payload == b"reply":
+            assert slow.wait(PATIENCE)
+        sent.append(payload)
+        ways.append((how["priority"], how["congestion_control"]))
+
+    info = SimpleNamespace(routers_zid=lambda: [1])
+    session = SimpleNamespace(info=info, put=put, close=lambda: None)
+    monkeypatch.setattr(connection_module, "open_session", lambda _: session)
+    connection = Connection(deployment(tmp_path, "ann")["ann"])
+    assert until(lambda: connection.connected)
+    assert connection.publish("reply/ann", b"reply", sure=True)
+    assert connection.publish("beat/ann", b"behind it", sure=True)
+    assert connection.publish("mail/ann", b"mail")
+    assert until(lambda: sent == [b"mail"])
+    assert connection.publish("beat/ann", b"beat", urgent=True)
+    assert until(lambda: sent == [b"mail", b"beat"])
+    slow.set()
+    assert until(lambda: sent == [b"mail", b"beat", b"reply", b"behind it"])
+    assert ways[2] == ways[3] != ways[1] != ways[0], "within one priority nothing overtakes"
+    block = import_zenoh().CongestionControl.BLOCK
+    assert [control == block for _, control in ways] == [False, True, True, True]
+    connection.close()
+
+
+def test_the_router_is_not_held_up_as_long_as_a_device_may_be_silent(
+    sites: dict[str, Site],
+) -> None:
+    """While it sends a mail to a slow device it reads nothing from who has sent the mail."""
+    path = "transport/link/tx/queue/congestion_control"
+    waits = {
+        side: configuration(sites[SERVER], side)[path]["drop"]["max_wait_before_drop_fragments"]
+        for side in ("listen", "connect")
+    }
+    assert waits["listen"] < 5_000_000, "the least link-patience, in microseconds"
+    assert waits["connect"] == 60_000_000, "a slow link of its own holds up nobody else"
+
+
+@pytest.mark.parametrize(
+    ("fault", "asked"),
+    [("does not take the certificate", 1), ("cannot be reached", 2), ("", 2)],
+)
+def test_a_device_waits_for_a_router_that_is_held_up_but_not_for_one_that_refuses_it(
+    sites: dict[str, Site], monkeypatch: pytest.MonkeyPatch, fault: str, asked: int
+) -> None:
+    faults: list[str] = []
+
+    def ask() -> str:
+        faults.append(fault)
+        return fault
+
+    monkeypatch.setattr(session_worker, "_ASK_SECONDS", 0.0)
+    monkeypatch.setattr(session_worker, "_CONNECT_SECONDS", 0.3)
+    never = SimpleNamespace(connected=False, fault=ask)
+    with pytest.raises(EdgeFlError, match=fault or "does not answer"):
+        session_worker._await_router(never, sites["ann"])
+    assert len(faults) == asked
+    session_worker._await_router(SimpleNamespace(connected=True), sites["ann"])

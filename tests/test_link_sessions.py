@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -336,6 +337,47 @@ def test_what_gets_lost_is_sent_again_and_done_once(
     answer(line, line.next(), index=1)
     assert dict(setup.reply().content["config"]) == {"index": 1}  # type: ignore[call-overload]
     assert line._orders.empty()
+
+
+def test_what_is_on_its_way_is_not_sent_again(
+    make: Callable[..., Setup], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it is: lost is what does not come before something that was sent later."""
+    monkeypatch.setattr(sessions, "BEAT_SECONDS", 1e9)  # the test counts what everybody is told
+    setup, ordered = make(), list[int]()
+    grid, publish = setup.grid, setup.grid._connection.publish
+
+    def counted(key: str, payload: bytes, **how: Any) -> bool:
+        if key == keys.order(grid.token, "one"):
+            ordered.append(grid._told)
+        return publish(key, payload, **how)
+
+    monkeypatch.setattr(grid._connection, "publish", counted)
+
+    def beat(newest: int, answered: int, told: int) -> None:
+        state = {"session": "s", "newest": newest, "answered": answered, "told": told}
+        facts = {"fingerprint": fingerprint(), "node": 7}
+        if (order := grid._devices["one"].order) is not None:
+            order.repeat = 0.0  # the pause is over
+        grid._on_beat(keys.beat(grid.token, "one"), encode("beat", {**facts, **state}, {}))
+
+    wait(lambda: grid._told == 1)
+    beat(0, 0, 0)
+    first = grid._told
+    setup.send()
+    grid._publish_now()
+    beat(0, 0, first)  # it hears of the order, perhaps
+    assert ordered == [first]
+    beat(0, 0, first + 1)
+    assert ordered == [first, first + 1]
+    beat(0, 0, first + 1)
+    beat(1, 0, first + 1)
+    grid._publish_now()
+    beat(1, 0, first + 2)  # it works
+    beat(1, 1, first + 1)  # it has answered the order that came first
+    assert ordered == [first, first + 1]
+    beat(1, 1, first + 2)  # and the one that came next: both replies are lost
+    assert ordered == [first, first + 1, first + 2]
 
 
 def test_a_second_reply_to_an_order_is_late_and_no_fault(make: Callable[..., Setup]) -> None:

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -190,6 +190,30 @@ def wait_for(path: Path) -> None:
     while not path.exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+def test_a_process_that_ends_before_it_is_known_takes_no_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its end is told while `launch` has not heard its number yet."""
+    handler, fork = signal.getsignal(signal.SIGCHLD), supernode.fork
+
+    def forked(name: str, work: Callable[[], object]) -> int:
+        pid = fork(name, work)
+        while Path(f"/proc/{pid}").exists():  # until it has been waited for
+            time.sleep(0.01)
+        return pid
+
+    try:
+        forks = supernode.Forks(1 << 30)
+        monkeypatch.setattr(supernode, "_client_app", lambda _: os._exit(1))
+        monkeypatch.setattr(supernode, "fork", forked)
+        for _ in range(supernode.MOST_APPS + 1):
+            forks.launch(None)
+        assert forks.get_eligible_capacity() == ({TaskType.CLIENT_APP}, set())
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
 
 
 def test_no_more_processes_than_two_are_started(monkeypatch: pytest.MonkeyPatch) -> None:

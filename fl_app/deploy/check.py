@@ -53,7 +53,7 @@ def check(directory: Path) -> list[Finding]:
         ours, theirs = directory / "ca" / "ca.crt", machine(directory, name) / "ca.crt"
         if ours.is_file() and theirs.is_file() and ours.read_bytes() != theirs.read_bytes():
             findings.append(Finding(name, "its ca.crt is of another deployment", True))
-    for place in sorted((directory / "devices").iterdir()):
+    for place in sorted((directory / "devices").glob("*")):
         if place.name not in names:
             findings.append(
                 Finding(place.name, f"{place} is left over; remove it, or add the device", True)

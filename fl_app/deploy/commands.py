@@ -111,31 +111,33 @@ def check(arguments: argparse.Namespace) -> int:
 
 def register(arguments: argparse.Namespace) -> int:
     """tell the running SuperLink of the devices in SERVER/devices"""
+    from fl_app.deploy.directory import server_of
     from fl_app.deploy.nodes import register
     from fl_app.launch.surroundings import settle
 
     settle()
-    register(Path(arguments.directory))
+    register(server_of(Path(arguments.directory)))
     return 0
 
 
 def connection(arguments: argparse.Namespace) -> int:
     """print the deployment as a connection for your own Flower configuration"""
-    from fl_app.deploy.directory import settings_of
+    from fl_app.deploy.directory import server_of, settings_of
     from fl_app.deploy.templates import connection
 
-    place = Path(arguments.directory).absolute()
+    place = server_of(Path(arguments.directory).absolute())
     print(connection(settings_of(place), place), end="")
     return 0
 
 
 def serve(arguments: argparse.Namespace) -> int:
     """run the server's processes until Ctrl-C (what start-superlink.sh does)"""
+    from fl_app.deploy.directory import server_of
     from fl_app.deploy.serve import serve
     from fl_app.launch.surroundings import settle
 
     settle()
-    return serve(Path(arguments.directory).absolute())
+    return serve(server_of(Path(arguments.directory).absolute()))
 
 
 def demo(arguments: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fl_app.deploy.directory import settings_of
+from fl_app.deploy.directory import server_of, settings_of
 from fl_app.deploy.nodes import Node, list_nodes
 from fl_app.record.metrics import Event, latest, of_kind
 from fl_app.record.run_dir import RunDirectory, list_runs
@@ -23,7 +23,7 @@ def show(directory: Path, say: Callable[[str], None] = print) -> None:
     """Print a line a device of a deployment, or of the server's folder of one. What the devices
     told is of the beginning of their last run among those in $EDGE_FL_HOME; a SuperLink that does
     not answer leaves their state open. Raises ConfigError for what is neither."""
-    server = directory / SERVER if (directory / SERVER).is_dir() else directory
+    server = server_of(directory)
     settings_of(server)
     if read_site(server).name != SERVER:
         raise ConfigError(f"{server} is the folder of a device; name the server's, or the site")

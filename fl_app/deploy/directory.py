@@ -16,6 +16,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -113,13 +114,15 @@ def remove_device(directory: Path, name: str) -> None:
         _write_json(directory / SITE_FILE, settings | {"removed": removed})
     _list_devices(directory, [each for each in names if each != name])
     (directory / "server" / "devices" / f"{name}.pub").unlink(missing_ok=True)
-    shutil.rmtree(directory / "devices" / name)
+    if (place := machine(directory, name)).exists():  # it may have been moved to the device
+        shutil.rmtree(place)
 
 
 def renew(directory: Path, names: Sequence[str] = ()) -> list[str]:
     """New certificates for the same keys, of these machines or of all; returns their names.
 
-    Raises ConfigError for a name that is not there, and in an insecure deployment.
+    Raises ConfigError for a name that is not there, for a machine whose key is not, and in an
+    insecure deployment; no certificate is new then.
     """
     settings, known = settings_of(directory), [SERVER, *device_names(directory)]
     authority = authority_of(directory)
@@ -127,20 +130,30 @@ def renew(directory: Path, names: Sequence[str] = ()) -> list[str]:
         raise ConfigError(f"{directory} was made insecure: it has no certificates")
     for name in names:
         _known(directory, name, known)
+    found, lacking = {}, []
     for name in names or known:
-        place = machine(directory, name)
-        key = load_key(place / "site.key").public_key()
+        try:
+            found[name] = load_key(machine(directory, name) / "site.key").public_key()
+        except (OSError, ValueError) as error:
+            lacking.append(f"{machine(directory, name)} has no key that can be read ({error})")
+    if lacking:
+        others = shlex.join(["edge-fl", "deploy", "renew", str(directory), *found])
+        way = f"; put it back, or renew the others: `{others}`" if found else "; put it back"
+        raise ConfigError("; ".join(lacking) + way)
+    for name, key in found.items():
         addresses = _addresses(settings["host"]) if name == SERVER else ()
         certificate = authority.sign(name, key, settings["days"], addresses)
-        _write(place / "site.crt", certificate_pem(certificate))
-    return list(names or known)
+        _write(machine(directory, name) / "site.crt", certificate_pem(certificate))
+    return list(found)
 
 
 def upgrade(directory: Path) -> dict[str, list[str]]:
     """Write scripts, units and container files anew, as this version makes them; credentials,
     names and ports stay. Returns which files have changed, by machine. ConfigError where there is
-    no deployment."""
+    no deployment, or a machine's folder is not there; nothing has been written then."""
     settings, changed = settings_of(directory), {}
+    for name in device_names(directory):
+        _machine_settings(machine(directory, name) / SITE_FILE)
     for name in (SERVER, *device_names(directory)):
         place = machine(directory, name)
         if name == SERVER:
@@ -181,8 +194,13 @@ def _machine_settings(path: Path) -> dict[str, Any]:
         return content
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"{path} cannot be read ({error!r}): see `edge-fl deploy check`"
+            f"{path} cannot be read ({error}): put the folder back; see `edge-fl deploy check`"
         ) from error
+
+
+def server_of(directory: Path) -> Path:
+    """The server's folder, of a deployment or of what is that folder itself."""
+    return directory / SERVER if (directory / SERVER).is_dir() else directory
 
 
 def machine(directory: Path, name: str) -> Path:

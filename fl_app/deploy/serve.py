@@ -1,17 +1,20 @@
 """The server's processes without systemd: started, started again when they end, and ended."""
 
+import contextlib
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
 from fl_app.deploy.nodes import register
 from fl_app.launch.supervise import ENDING, POLL_SECONDS, adopt_orphans, end_descendants, heed
-from strategies.errors import EdgeFlError
+from strategies.errors import ConfigError, EdgeFlError
 
 PARTS = ("superlink", "superexec")
 AGAIN_SECONDS = 1.0
@@ -26,8 +29,31 @@ def serve(server: Path) -> int:
     """Run the SuperLink of the site `server` and what starts its ServerApps, until a signal.
 
     They are two processes so that a run survives a crash of the SuperLink: its ServerApp is below
-    the other one. Returns 0; nothing that was started outlives this.
+    the other one. Returns 0; nothing that was started outlives this. Raises ConfigError where it
+    runs already.
     """
+    state = Path(os.environ.get("EDGE_FL_STATE") or server / "state")
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _alone(state):
+        return _serve(server)
+
+
+@contextlib.contextmanager
+def _alone(state: Path) -> Iterator[None]:
+    """Hold the folder's lock, which the kernel gives back however this process ends."""
+    folder = os.open(state, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ConfigError(f"this server runs already (state in {state})") from error
+        yield
+    finally:
+        os.close(folder)
+
+
+def _serve(server: Path) -> int:
 
     def tell(_number: int, _frame: FrameType | None) -> None:
         raise _StopError

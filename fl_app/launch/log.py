@@ -33,13 +33,14 @@ class LogReader:
 
     Drops what is known to mean nothing; what is not known is shown. `verbose` shows everything.
     `closed_at` is when the run was seen to name its directory again, which is its last word, on the
-    monotonic clock; infinity until then.
+    monotonic clock; infinity until then. `begun`: the ServerApp has said something.
     """
 
     def __init__(self, verbose: bool = False) -> None:
         self.verbose = verbose
         self.run_directory: Path | None = None
         self.closed_at = math.inf
+        self.begun = False
         self._seen: Counter[str] = Counter()
         self._again: Counter[str] = Counter()  # what is not to be shown a second time
 
@@ -54,6 +55,8 @@ class LogReader:
             self._again[line.rstrip()] -= 1
             return None
         plain = _ANSI.sub("", line).rstrip()
+        noise = _NOISE.match(plain)
+        self.begun = self.begun or not noise
         if found := _RUN_DIRECTORY.match(plain):
             if self.run_directory is not None:
                 self.closed_at = min(self.closed_at, time.monotonic())
@@ -61,7 +64,7 @@ class LogReader:
             return None
         if self.verbose:
             return line.rstrip("\n")
-        return None if _NOISE.match(plain) else plain
+        return None if noise else plain
 
     def left_out(self, lines: Iterable[str]) -> list[str]:
         """Those of `lines`, a whole log, that have not been read yet; as often as they lack."""

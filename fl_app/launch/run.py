@@ -35,12 +35,18 @@ from strategies.paths import runs_root
 LOST_SECONDS = 10.0
 # A SuperLink of others that was restarted is back by then, or it is not about to come back.
 BACK_SECONDS = 90.0
+# Until it is said that a deployment's ServerApp has not begun.
+BEGIN_SECONDS = 90.0
 # After a run's last word. Flower's simulation ends when all its hosts have: one that is stopped, or
 # stuck, never does.
 END_SECONDS = 60.0
 _ASK_SECONDS = 1.0
 FAILED, DIVERGED = 1, 3
 SILENT = "No heartbeat received"  # Flower's words
+NOT_BEGUN = (
+    f"the ServerApp has not begun within {BEGIN_SECONDS:.0f} s, and is still waited for; on the "
+    f"server, look at what start-superlink.sh prints (journalctl -u edge-fl-superexec)"
+)
 UNENDED = "unended"  # Flower's status of a run that has said its last word and goes on
 
 
@@ -279,9 +285,13 @@ def _follow(link: Link, run_id: str, reader: LogReader, screen: Screen) -> str:
     lines: queue.Queue[str | None] = queue.Queue()
     stream = link.flwr("log", run_id, link.connection, "--stream")
     threading.Thread(target=_pump, args=(stream, lines), daemon=True).start()
-    watch = _Watch(link)
+    watch, told = _Watch(link), link.supervisor is not None
+    begun_by = time.monotonic() + BEGIN_SECONDS
     try:
         while not (problem := watch.problem()) and not _overdue(link, reader):
+            if not (told or reader.begun) and time.monotonic() > begun_by:
+                told = True
+                say(f"edge-fl: {NOT_BEGUN}", sys.stderr)
             with contextlib.suppress(queue.Empty):
                 line = lines.get(timeout=0.5)
                 if line is None:

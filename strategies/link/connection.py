@@ -39,7 +39,7 @@ class Connection:
         self._site = site
         self._session: Any = None
         self._changed = threading.Condition()
-        self._urgent, self._mail = Outbox(_URGENT_LIMIT), Outbox()
+        self._urgent, self._sure, self._mail = Outbox(_URGENT_LIMIT), Outbox(), Outbox()
         self._subscriptions: dict[int, tuple[str, Any]] = {}  # number -> (expression, callback)
         self._subscribers: dict[int, Any] = {}
         self._count = 0
@@ -55,17 +55,26 @@ class Connection:
         session = self._session
         return session is not None and not self._closed and bool(session.info.routers_zid())
 
-    def publish(self, key: str, payload: bytes, *, urgent: bool = False, kind: str = "") -> bool:
+    def publish(
+        self,
+        key: str,
+        payload: bytes,
+        *,
+        urgent: bool = False,
+        sure: bool = False,
+        kind: str = "",
+    ) -> bool:
         """Send `payload` as soon as the link takes it; False if it was dropped instead.
 
         Of mail only the newest of each key and kind is sent. What is urgent is sent first, all of
         it and in its order; with a kind, only the newest of each key and kind, too, so that who
-        makes this party answer again and again cannot fill its outbox. True does not mean that it
-        arrived: links can be cut.
+        makes this party answer again and again cannot fill its outbox. What is sure is sent whole,
+        however long that takes, in its order and the newest of each key and kind; what is urgent
+        overtakes it. True does not mean that it arrived: links can be cut.
         """
         connected = self.connected
         with self._changed:
-            outbox = self._urgent if urgent else self._mail
+            outbox = self._urgent if urgent else self._sure if sure else self._mail
             fits = connected and len(payload) <= MESSAGE_LIMIT
             if not (fits and outbox.put(key, payload, kind or (None if urgent else ""))):
                 self.dropped += 1
@@ -106,7 +115,7 @@ class Connection:
     @property
     def overtaken(self) -> int:
         """Messages that a newer one of the same key and kind replaced before they were sent."""
-        return self._urgent.overtaken + self._mail.overtaken
+        return sum(box.overtaken for box in (self._urgent, self._sure, self._mail))
 
     def fault(self) -> str:
         """Why there may be no connection, found out by an attempt of its own, which may take some
@@ -129,20 +138,26 @@ class Connection:
     def _work(self) -> None:
         if not self._open():
             return
-        # Beside each other, so that a big mail on a slow link does not hold up a heartbeat.
-        mail = threading.Thread(target=self._send, args=(self._next_mail,), name=_NAME, daemon=True)
-        mail.start()
-        self._send(self._next_urgent, urgent=True)
-        mail.join()
+        # Beside each other and each with a priority of its own, so that a reply or a mail that is
+        # long on its way holds up no heartbeat. Mail that the router cannot get rid of must not
+        # hold up all that follows.
+        control, priority = self._zenoh.CongestionControl, self._zenoh.Priority
+        threads = [
+            threading.Thread(target=self._send, args=lane, name=_NAME, daemon=True)
+            for lane in (
+                (self._urgent, control.BLOCK, priority.INTERACTIVE_HIGH),
+                (self._sure, control.BLOCK, priority.DATA_HIGH),
+                (self._mail, control.DROP, priority.DATA),
+            )
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
 
-    def _send(
-        self, following: Callable[[], tuple[str, bytes] | None], urgent: bool = False
-    ) -> None:
+    def _send(self, outbox: Outbox, control: Any, priority: Any) -> None:
         zenoh = self._zenoh
-        # Mail that the router cannot get rid of must not hold up all that follows.
-        control = zenoh.CongestionControl.BLOCK if urgent else zenoh.CongestionControl.DROP
-        priority = zenoh.Priority.INTERACTIVE_HIGH if urgent else zenoh.Priority.DATA
-        while (message := following()) is not None:
+        while (message := self._next(outbox)) is not None:
             try:
                 self._session.put(*message, congestion_control=control, priority=priority)
             except zenoh.ZError as error:
@@ -180,16 +195,11 @@ class Connection:
         expression, handler = self._subscriptions[number]
         self._subscribers[number] = self._session.declare_subscriber(expression, handler)
 
-    def _next_urgent(self) -> tuple[str, bytes] | None:
+    def _next(self, outbox: Outbox) -> tuple[str, bytes] | None:
         """What to send next; None when the connection is closed and all is sent."""
         with self._changed:
-            self._changed.wait_for(lambda: self._urgent or self._closed)
-            return self._urgent.take()
-
-    def _next_mail(self) -> tuple[str, bytes] | None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._mail or self._closed)
-            return self._mail.take()
+            self._changed.wait_for(lambda: outbox or self._closed)
+            return outbox.take()
 
 
 def link_fault(site: Site, patience: float = 5.0) -> str:

@@ -3,6 +3,10 @@
 Orders come and replies go through the mail router, so that a job costs no new process. Whatever
 gets lost on the way is sent again: the server repeats an order until it is answered, and an order
 that has been answered is answered again, never done twice.
+
+Nobody guesses how long a message may be on its way. The server counts what it tells everybody
+(`keys.NOW`), and a beat says up to which of them its device has heard: what the server sent before
+that one has come, or is lost. Beats overtake a reply; one that follows it says that it was sent.
 """
 
 import queue
@@ -56,7 +60,8 @@ class DeviceSession:
         self._patience = patience
         self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._newest = 0  # number of the newest order that has come
-        self._answered: tuple[int, bytes] = (0, b"")
+        self._answered, self._payload = 0, b""  # number of the newest order, and its reply
+        self._told = 0  # number of what the server told everybody last
         self._heard = time.monotonic()
         self.window = 0  # the newest that the server wants to be worked on
         self.waited = 0.0  # by the order in hand, until it was sent
@@ -87,8 +92,9 @@ class DeviceSession:
         if len(payload) > MESSAGE_LIMIT:
             error = f"a reply of {len(payload)} bytes is too long; use sessions=off"
             payload = encode("reply", {"error": error, "number": order.number}, {})
-        self._answered = (order.number, payload)
+        self._payload = payload
         self._reply()
+        self._answered = order.number  # now, for beats that say so must follow the reply
         self._heard = time.monotonic()  # of the time that the order took, silence is no sign
 
     def close(self) -> None:
@@ -112,15 +118,18 @@ class DeviceSession:
         self._key, self._exchange = key, exchange
 
     def _reply(self) -> None:
-        self.connection.publish(
-            keys.reply(self.run, self.site.name), self._answered[1], urgent=True
-        )
+        key = keys.reply(self.run, self.site.name)
+        self.connection.publish(key, self._payload, sure=True)
 
     def _beat(self) -> None:
+        key = keys.beat(self.run, self.site.name)
         while True:
-            state = {"newest": self._newest, "answered": self._answered[0]}
-            beat = encode("beat", {**self._facts, **state}, {})
-            self.connection.publish(keys.beat(self.run, self.site.name), beat, urgent=True)
+            told = self._told  # read first: what had come by then is in the rest
+            state = {**self._facts, "told": told, "newest": self._newest, "answered": 0}
+            self.connection.publish(key, encode("beat", state, {}), urgent=True, kind="beat")
+            if self._answered:  # on the reply's own way, behind it
+                state["answered"] = self._answered
+                self.connection.publish(key, encode("beat", state, {}), sure=True)
             if self._beating.wait(BEAT_SECONDS):
                 return
 
@@ -128,7 +137,7 @@ class DeviceSession:
         header, arrays = decode(payload, kind="order", limit=_LIMIT)
         number = int(header.pop("number"))
         self._heard = time.monotonic()
-        if number == self._answered[0]:
+        if number == self._answered:
             self._reply()
         elif number > self._newest:
             self._newest = number
@@ -144,3 +153,4 @@ class DeviceSession:
         else:
             self.window = int(header["window"])
             self._heard = time.monotonic()
+            self._told = int(header["told"])

@@ -30,7 +30,7 @@ from strategies.site import Site
 _TICK_SECONDS = 0.2
 _ONLINE_SECONDS = 1.0  # between two questions to Flower which nodes are online
 _LINGER_SECONDS = 2.0  # at the end, for a question to Flower that is under way
-_REPEAT_SECONDS = 5.0  # of an order that nobody seems to be working on; doubles each time
+_REPEAT_SECONDS = 5.0  # before an order that was lost, or its reply, is sent again; doubles
 _MOST_REPEAT_SECONDS = 60.0
 # An order that has ended so many processes of its device will end the next one too.
 _MOST_PROCESSES = 3
@@ -42,12 +42,14 @@ _AWAY = 5  # Flower's error code of a node that is not there
 
 @dataclass
 class _UnderWay:
-    """An order. made: when; repeat: when it is to be sent again, and how long after that."""
+    """An order. made: when; told: number of what everybody had been told when it was sent last;
+    repeat: from when on it may be sent again, and how long after that."""
 
     message: Message
     number: int
     made: float
     processes: int = 0
+    told: int = 0
     repeat: float = 0.0
     pause: float = _REPEAT_SECONDS
 
@@ -109,7 +111,7 @@ class SessionGrid(Grid):
         self._done: dict[str, Message] = {}
         self._refusals = Refusals(say)
         self._lock = threading.RLock()
-        self._window, self._over = 0, False
+        self._window, self._over, self._told = 0, False, 0
         others = frozenset(site.devices) - set(names)
         self._invitations = Invitations(grid, self.token, names, others, patience=patience, say=say)
         self._router = Router(site, access_control(self.token, names, neighbours), log)
@@ -242,23 +244,27 @@ class SessionGrid(Grid):
         order = device.order
         assert order is not None
         header, arrays = parts_of(order.message.content)
+        header |= {"kind": order.message.metadata.message_type, "number": order.number}
         # What is computed by the run's clock must know how old the order is.
-        waited = round(time.monotonic() - order.made, 3)
-        kind = order.message.metadata.message_type
-        header |= {"kind": kind, "number": order.number, "waited": waited}
+        header["waited"] = round(time.monotonic() - order.made, 3)
         payload = encode("order", header, arrays)
         if len(payload) > MESSAGE_LIMIT:
             device.order = None
             reason = f"{len(payload)} bytes are too many for an order; use sessions=off"
             self._finish(order.message, Error(FAILED, reason))
             return
-        self._connection.publish(keys.order(self.token, device.name), payload, urgent=True)
+        key = keys.order(self.token, device.name)
+        self._connection.publish(key, payload, urgent=True, kind="order")
+        order.told = self._told
         order.repeat = time.monotonic() + order.pause
         order.pause = min(2 * order.pause, _MOST_REPEAT_SECONDS)
 
     def _publish_now(self) -> None:
-        now = {"run": self.token, "window": self._window, "over": self._over}
-        self._connection.publish(keys.NOW, encode("now", now, {}), urgent=True)
+        with self._lock:
+            self._told += 1
+            now = {"run": self.token, "window": self._window, "over": self._over}
+            now["told"] = self._told
+            self._connection.publish(keys.NOW, encode("now", now, {}), urgent=True, kind="now")
 
     def _finish(self, message: Message, result: RecordDict | Error) -> None:
         reply = Message(result, reply_to=message)  # type: ignore[call-overload]
@@ -274,7 +280,7 @@ class SessionGrid(Grid):
             return
         try:
             header, _ = decode(payload, kind="beat", limit=_BEAT_LIMIT)
-            session, newest, answered = _state_of(header)
+            session, newest, answered, told = _state_of(header)
         except WireError as error:
             self._refusals.add(device.name, "beat", error.reason)
             return
@@ -293,14 +299,16 @@ class SessionGrid(Grid):
                     self._say(f"{device.name} is back with a new process")
                 self._begin_again(device)
             order = device.order
-            lacks = order is not None and (newest < order.number or answered == order.number)
-            if order is not None and lacks and time.monotonic() > order.repeat:
+            # On the way nothing overtakes an order but what is lost, nor what follows a reply:
+            # a device that was told more since has both, or has lost one.
+            if order is None or told <= order.told or now <= order.repeat:
+                return
+            if newest < order.number or answered == order.number:
                 self._send(device)
 
     def _begin_again(self, device: _Device) -> None:
         """The process that had the device's order is gone: give it to the new one."""
-        order = device.order
-        if order is None:
+        if (order := device.order) is None:
             return
         order.processes += 1
         if order.processes > _MOST_PROCESSES:
@@ -346,10 +354,9 @@ class SessionGrid(Grid):
             try:
                 if self._router.tend():
                     self._say("the mail router died and has been started again")
-                now = time.monotonic()
-                if now > beat:
+                if time.monotonic() > beat:
                     self._publish_now()
-                    beat = now + BEAT_SECONDS
+                    beat = time.monotonic() + BEAT_SECONDS
                 self._give_up_silent()
             except BaseException as error:
                 self._fault = error  # told to whoever uses the grid next
@@ -397,11 +404,12 @@ def _number_of(payload: bytes, limit: int) -> int | None:
     return number if type(number) is int else None
 
 
-def _state_of(header: Mapping[str, Any]) -> tuple[str, int, int]:
-    """(session, newest order, answered order) of a beat. Raises WireError."""
-    session, newest, answered = header.get("session"), header.get("newest"), header.get("answered")
+def _state_of(header: Mapping[str, Any]) -> tuple[str, int, int, int]:
+    """(session, newest order, answered order, what it was told) of a beat. Raises WireError."""
+    session = header.get("session")
+    numbers: list[Any] = [header.get(name) for name in ("newest", "answered", "told")]
     if not isinstance(session, str) or len(session) > 64:
         raise WireError("bad header", "session is none")
-    if not isinstance(newest, int) or not isinstance(answered, int):
-        raise WireError("bad header", "newest or answered are no numbers")
-    return session, newest, answered
+    if not all(isinstance(number, int) for number in numbers):
+        raise WireError("bad header", "newest, answered or told are no numbers")
+    return session, numbers[0], numbers[1], numbers[2]

@@ -17,8 +17,11 @@
 # $EDGE_FL_STATE (default: `state` beside this script).
 set -eu
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+# Every place as seen from here, before `cd`.
+case ${EDGE_FL_VENV:-/} in /*) ;; *) EDGE_FL_VENV=$PWD/$EDGE_FL_VENV ;; esac
+case ${EDGE_FL_STATE:=$here/state} in /*) ;; *) EDGE_FL_STATE=$PWD/$EDGE_FL_STATE ;; esac
 if [ -n "${EDGE_FL_VENV:-}" ]; then PATH=$EDGE_FL_VENV/bin:$PATH; fi
-state=${EDGE_FL_STATE:-$here/state}
+state=$EDGE_FL_STATE
 mkdir -p -m 700 "$state" "$state/flower"
 
 data=${1:-${EDGE_FL_DATA:-}}
@@ -45,6 +48,17 @@ program=$(command -v flower-supernode) || {
 }
 python=$(dirname -- "$program")/python
 
+# This script alone holds the lock, as long as it lives: what it starts may outlive it.
+exec 9< "$state"
+"$python" -c '
+import fcntl, sys
+try: fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError: sys.exit(1)
+except OSError: pass  # a file system without locks
+' || {
+    echo "start-supernode.sh: this device runs already (state in $state)" >&2; exit 2
+}
+
 set -- --superlink "@SUPERLINK@" --node-config "$config" \
     --host 127.0.0.1 --port "${EDGE_FL_PORT:-@NODE-PORT@}"
 if [ "@SECURITY@" = tls ]; then
@@ -55,13 +69,13 @@ fi
 child=
 trap 'kill "$child" 2>/dev/null || true; wait "$child" || true; exit 0' HUP INT TERM
 while :; do
-    "$python" -P "$here/supernode.py" "$@" &
+    "$python" -P "$here/supernode.py" "$@" 9<&- &
     child=$!
     wait "$child" || true
     again=${EDGE_FL_AGAIN:-10}
     echo "edge-fl: the SuperNode of @DEVICE@ ended; again in $again s. If it was refused: is it" \
         "registered, has it been off for a minute, is its clock right? Here it is $(date -u)." >&2
-    sleep "$again" &
+    sleep "$again" 9<&- &
     child=$!
     wait "$child" || true
 done

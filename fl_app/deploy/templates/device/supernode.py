@@ -17,6 +17,7 @@ other way round. It has no thread of its own, so that its forks have no locks th
 
 import contextlib
 import ctypes
+import errno
 import gc
 import hashlib
 import importlib
@@ -65,13 +66,14 @@ flower = _beside("flower")
 def main() -> None:
     """Import, fork the SuperNode, and start the processes that its messages need."""
     arguments = sys.argv[1:]
+    host, port = (arguments[arguments.index(name) + 1] for name in ("--host", "--port"))
+    _check_port(host, int(port))
     for name in (*(f"flwr.supernode.{part}" for part in _FLOWER), *PRELOADED):
         importlib.import_module(name)
     try:
         flower.check(flower.DEVICE)
     except flower.FlowerError as error:
         sys.exit(f"supernode.py: {error}")
-    host, port = (arguments[arguments.index(name) + 1] for name in ("--host", "--port"))
     share_what_is_imported()
     node = fork("flower-supernode", partial(_supernode, [*arguments, "--isolation", "process"]))
     name_process("flower-superexec")
@@ -174,6 +176,17 @@ def bundle(get_fab: Callable[[str, int], Any], folder: Path, fab_hash: str, run_
     return fab
 
 
+def _check_port(host: str, port: int) -> None:
+    """End this process if another program listens there: Flower would not say what to do."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Flower has it
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                sys.exit(f"supernode.py: port {port} is taken; EDGE_FL_PORT=... takes another")
+
+
 def _await_port(host: str, port: int) -> None:
     """Return when the SuperNode listens; `Forks` ends this process if it never does."""
     while True:
@@ -192,6 +205,7 @@ class Forks:
 
     def __init__(self, node: int) -> None:
         self._node, self._apps = node, set[int]()
+        self._ended = set[int]()  # children that may have ended before `launch` knew of them
         self._self = os.getpid()
         signal.signal(signal.SIGCHLD, self._reap)
         self._reap()
@@ -206,7 +220,9 @@ class Forks:
 
     def launch(self, spec: Any) -> Any:
         """Fork the process of a message."""
+        self._ended.clear()
         self._apps.add(fork("flwr-clientapp", partial(_client_app, spec)))
+        self._apps -= self._ended
         return flower.part("LaunchResult").accepted()
 
     def reconcile(self) -> None:
@@ -226,6 +242,7 @@ class Forks:
             while True:
                 pid, status = os.waitpid(-1, os.WNOHANG)
                 self._apps.discard(pid)
+                self._ended.add(pid)
                 if pid == self._node:
                     self._node = 0
                     sys.exit(os.waitstatus_to_exitcode(status))

@@ -10,14 +10,22 @@
 # to $EDGE_FL_STATE (default: `state` beside this script).
 set -eu
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+# Every place as seen from here, before `cd`.
+case ${EDGE_FL_VENV:-/} in /*) ;; *) EDGE_FL_VENV=$PWD/$EDGE_FL_VENV ;; esac
+case ${EDGE_FL_STATE:=$here/state} in /*) ;; *) EDGE_FL_STATE=$PWD/$EDGE_FL_STATE ;; esac
 if [ -n "${EDGE_FL_VENV:-}" ]; then PATH=$EDGE_FL_VENV/bin:$PATH; fi
-state=${EDGE_FL_STATE:-$here/state}
+program=$(command -v edge-fl) || {
+    echo "start-superlink.sh: no edge-fl on the PATH; activate its environment, or set EDGE_FL_VENV" >&2
+    exit 2
+}
+python=$(dirname -- "$program")/python
+state=$EDGE_FL_STATE
 mkdir -p -m 700 "$state" "$state/flower"
 cd "$state"
 
 # The ServerApp finds its site here. Telemetry and update checks cost seconds per process without a
 # way out; dependencies are installed once, by you, not by Flower before every run.
-export PATH EDGE_FL_SITE="$here" FLWR_HOME="$state/flower" \
+export PATH EDGE_FL_STATE EDGE_FL_SITE="$here" FLWR_HOME="$state/flower" \
     FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1 \
     FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1 FLWR_SUPEREXEC_TASK_POLL_INTERVAL=0.1
 @SURROUNDINGS@
@@ -26,7 +34,6 @@ security=@SECURITY@
 port=@PORT@
 
 superlink() {
-    python=$(dirname -- "$(command -v edge-fl)")/python
     set -- --isolation process --disable-runtime-dependency-installation \
         --database "$state/superlink.db" --port "$port"
     if [ "$security" = tls ]; then
