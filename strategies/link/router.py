@@ -28,6 +28,9 @@ _READY = b"ready\n"
 # A killed router's port may be busy for a moment; somebody else's stays so.
 _LISTEN_SECONDS = 5.0
 _START_SECONDS = 30.0
+# As long as a mail is on its way to a slow device, the router reads nothing from its sender, no
+# sign of life either: for this share of the patience at most.
+_MAIL_SHARE = 0.25
 
 
 def access_control(
@@ -95,12 +98,15 @@ class Router:
 
     rules: of `access_control`; an insecure site knows nobody's name, so there they do nothing.
     log: file to which the process writes what goes wrong.
+    patience: seconds without a sign of life after which a device counts as away.
     restarts: how many times it has been started again. Raises EdgeFlError if it cannot listen.
     """
 
-    def __init__(self, site: Site, rules: Mapping[str, Any], log: Path) -> None:
+    def __init__(
+        self, site: Site, rules: Mapping[str, Any], log: Path, patience: float = 60.0
+    ) -> None:
         self._site, self._log = site, log
-        self._configuration = configuration(site, "listen")
+        self._configuration = configuration(site, "listen", _MAIL_SHARE * patience)
         if site.credentials is not None:
             self._configuration["access_control"] = dict(rules)
         self.restarts = 0

@@ -114,7 +114,7 @@ class SessionGrid(Grid):
         self._window, self._over, self._told = 0, False, 0
         others = frozenset(site.devices) - set(names)
         self._invitations = Invitations(grid, self.token, names, others, patience=patience, say=say)
-        self._router = Router(site, access_control(self.token, names, neighbours), log)
+        self._router = Router(site, access_control(self.token, names, neighbours), log, patience)
         try:
             self._connection = Connection(site)
             self._connection.subscribe(keys.beat(self.token, "*"), self._on_beat)

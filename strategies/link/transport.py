@@ -12,14 +12,14 @@ from strategies.site import Site
 LEASE_SECONDS = 8
 # Bytes of the largest message; a larger one is dropped by whoever receives it.
 MESSAGE_LIMIT = 64 << 20
-# Seconds that a mail may take on a slow link. The router reads nothing from its sender meanwhile,
-# also no sign of life, so there it is far below any `link-patience`; a mail that takes longer is
-# dropped, and its sender, who hears of no receipt, sends a newer one.
-_MAIL_SECONDS = {"listen": 4, "connect": 60}
 
 
-def configuration(site: Site, side: str) -> dict[str, Any]:
-    """Of the party at `site`, by Zenoh's paths. side: "listen" (the router) or "connect"."""
+def configuration(site: Site, side: str, mail_seconds: float = 60.0) -> dict[str, Any]:
+    """Of the party at `site`, by Zenoh's paths. side: "listen" (the router) or "connect".
+
+    mail_seconds: what a mail may take on a slow link. One that takes longer is dropped, and its
+    sender, who hears of no receipt, sends a newer one.
+    """
     found: dict[str, Any] = {
         # Nobody is found by shouting into the network, and nobody but the router is heard.
         "scouting/multicast/enabled": False,
@@ -38,7 +38,7 @@ def configuration(site: Site, side: str) -> dict[str, Any]:
         "transport/link/tx/queue/congestion_control": {
             "drop": {
                 "wait_before_drop": 500_000,
-                "max_wait_before_drop_fragments": 1_000_000 * _MAIL_SECONDS[side],
+                "max_wait_before_drop_fragments": int(1_000_000 * mail_seconds),
             },
             "block": {"wait_before_close": 600_000_000},
         },
