@@ -327,6 +327,7 @@ def test_a_log_that_is_appended_to_may_be_cut_off_while_it_is_written(
 
     def grow(beyond: int) -> None:
         while not log.exists() or log.stat().st_size <= beyond:
+            assert process.poll() is None, log.read_text()
             time.sleep(0.01)
 
     command = [str(tmp_path / "site" / machine / words[0]), *words[1:]]

@@ -14,11 +14,12 @@ here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 case ${EDGE_FL_VENV:-/} in /*) ;; *) EDGE_FL_VENV=$PWD/$EDGE_FL_VENV ;; esac
 case ${EDGE_FL_STATE:=$here/state} in /*) ;; *) EDGE_FL_STATE=$PWD/$EDGE_FL_STATE ;; esac
 if [ -n "${EDGE_FL_VENV:-}" ]; then PATH=$EDGE_FL_VENV/bin:$PATH; fi
-program=$(command -v edge-fl) || {
-    echo "start-superlink.sh: no edge-fl on the PATH; activate its environment, or set EDGE_FL_VENV" >&2
+case ${1:-all} in superexec) program=flower-superexec ;; *) program=edge-fl ;; esac
+found=$(command -v "$program") || {
+    echo "start-superlink.sh: no $program on the PATH; activate its environment, or set EDGE_FL_VENV" >&2
     exit 2
 }
-python=$(dirname -- "$program")/python
+python=$(dirname -- "$found")/python
 state=$EDGE_FL_STATE
 mkdir -p -m 700 "$state" "$state/flower"
 cd "$state"
