@@ -392,8 +392,10 @@ def test_a_table_has_every_row_and_control_beside_each_other(results: dict[str, 
 def test_a_row_that_still_rises_is_named(results: dict[str, Any]) -> None:
     assert "Not at their plateau: plus (+4.0), " in report.render(results)
     for run in results["runs"]:
-        run["curves"]["published"] = [(t, 0.8) for t, _ in run["curves"]["published"]]
-    assert "All rows are at their plateau." in report.render(results)
+        run["curves"] = {
+            name: [(t, 0.8) for t, _ in points] for name, points in run["curves"].items()
+        }
+    assert "All rows and controls are at their plateau." in report.render(results)
 
 
 def test_a_part_of_the_runs_makes_a_report_too(results: dict[str, Any]) -> None:

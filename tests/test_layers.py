@@ -62,6 +62,7 @@ MACHINE = {
     "strategies.distillation.settings",
     "strategies.distillation.student",
     "strategies.distillation.supervisor",
+    "strategies.distillation.teacher",
     "strategies.distillation.worker",
     "strategies.evaluation",
     "strategies.fingerprint",

@@ -171,7 +171,7 @@ def _setting(setting: Setting, lines: Lines) -> str:
         if line.entries and line.last_gain() > PLATEAU
     ]
     said = f"Not at their plateau: {', '.join(unfinished)}." if unfinished else ""
-    parts.append(said or "All rows are at their plateau.")
+    parts.append(said or "All rows and controls are at their plateau.")
     return "\n\n".join(parts)
 
 
