@@ -43,11 +43,12 @@ def _alone(state: Path) -> Iterator[None]:
     """Hold the folder's lock, which the kernel gives back however this process ends."""
     folder = os.open(state, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ConfigError(f"this server runs already (state in {state})") from error
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"this server runs already (state in {state})") from error
+        except OSError:
+            pass  # a file system without locks
         yield
     finally:
         os.close(folder)

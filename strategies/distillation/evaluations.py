@@ -34,8 +34,10 @@ class Evaluations:
         pending = self.evaluator.pending
         self._best = Best(run, recorder, pending, version) if run.best_metric else None
 
-    def put(self, model: str, round_: int, t: Any, vectors: Vectors) -> None:
-        """Have one of SMALL_MODELS evaluated as it was in a round, at time t."""
+    def put(self, model: str, round_: int, told: Mapping[str, Any], vectors: Vectors) -> None:
+        """Have one of SMALL_MODELS evaluated as it was in a round that has told this. What is
+        calibrated is of the version before; forward distillation makes the others, later."""
+        t = told["t"] if model == "small_calibrated" else told.get("t_small", told["t"])
         fields = {"round": round_, "t": t, "model": model}
         self.evaluator.put(Candidate("small", vectors, None, fields))
 
@@ -51,17 +53,17 @@ class Evaluations:
         line of the round is complete. told: by the round. calibrated: {} before there is that
         average."""
         if SMALL_AVERAGE in self._run.references:
-            self.put("small_average", round_, _time("small_average", told), average)
+            self.put("small_average", round_, told, average)
         if calibrated and SMALL_CALIBRATED in self._run.references:
-            self.put("small_calibrated", round_, _time("small_calibrated", told), calibrated)
-        self.put("small", round_, _time("small", told), vectors)
+            self.put("small_calibrated", round_, told, calibrated)
+        self.put("small", round_, told, vectors)
 
     def put_again(self, forgotten: Pending, events: list[dict[str, Any]]) -> None:
         """What a kill has prevented the evaluation of. events: of the run until then."""
         told = {event["round"]: event for event in events if event["event"] == "round"}
         for model, rounds in forgotten.items():
             for round_, vectors in rounds.items():
-                self.put(model, round_, _time(model, told[round_]), vectors)
+                self.put(model, round_, told[round_], vectors)
 
     def pending(self) -> dict[str, dict[int, Vectors]]:
         """Of SMALL_MODELS, what is still to be evaluated."""
@@ -95,9 +97,3 @@ class Evaluations:
         if self._best is not None:
             self._best.see(fields)
         record_evaluation(self._run.suspects, self._recorder, **fields)
-
-
-def _time(model: str, told: Mapping[str, Any]) -> Any:
-    """When one of SMALL_MODELS was there, of a round that has told this: what is calibrated is of
-    the version before, and forward distillation makes the others."""
-    return told["t"] if model == "small_calibrated" else told.get("t_small", told["t"])

@@ -320,8 +320,11 @@ class Publisher:
         """When forward distillation has been done with `version`, of which it is just known."""
         if not self._run.virtual:
             return self._clock.now()
-        done = [s for s in self._trace.segments if s.kind == "forward"]
-        return next(s.t_end for s in done if s.teacher_version == version)
+        return next(
+            segment.t_end
+            for segment in self._trace.segments
+            if segment.kind == "forward" and segment.teacher_version == version
+        )
 
     def last_model(self, rounds: int, *, stopped: bool) -> Vectors | None:
         """Wait for the end of the server's work, after `rounds` versions; the global model as it

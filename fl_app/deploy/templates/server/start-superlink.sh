@@ -19,7 +19,6 @@ found=$(command -v "$program") || {
     echo "start-superlink.sh: no $program on the PATH; activate its environment, or set EDGE_FL_VENV" >&2
     exit 2
 }
-python=$(dirname -- "$found")/python
 state=$EDGE_FL_STATE
 mkdir -p -m 700 "$state" "$state/flower"
 cd "$state"
@@ -45,7 +44,7 @@ superlink() {
         set -- "$@" --host @LISTEN@ --insecure
     fi
     # flower-superlink, behind a gate: other machines reach only what SuperNodes need.
-    exec "$python" -P -m fl_app.deploy.gate "$@"
+    exec "$(dirname -- "$found")/python" -P -m fl_app.deploy.gate "$@"
 }
 
 superexec() {
