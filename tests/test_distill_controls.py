@@ -54,8 +54,8 @@ def instead(harm: Harm) -> Any:
     return tamper
 
 
-def final(output: Path, labels: int, tamper: Any = None) -> dict[str, float]:
-    values = {"proxy-labelled-examples": labels}
+def final(output: Path, labels: int, tamper: Any = None, **others: str) -> dict[str, float]:
+    values = {"proxy-labelled-examples": labels, **others}
     return run(output, values, RUN, nodes=1, tamper=tamper)[0]["final"]
 
 
@@ -89,12 +89,14 @@ def test_without_participants_there_is_what_the_server_learns_alone(
     assert labelled["published"] > labelled["server_alone"] + 2 * MARGIN
 
 
+@pytest.mark.parametrize("lift", ["auto", "off"])  # both ways into the global model, and one alone
 def test_without_reverse_steps_nothing_is_known(
-    unlabelled: dict[str, float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    lift: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """What participants know is in the small model, and nobody has brought it into the global."""
+    unharmed = final(tmp_path / "unharmed", 0, **{"distill.lift": lift})
     monkeypatch.setattr(DistillationServer, "module", "tests.idle_worker")
-    harmed = final(tmp_path, 0)
+    harmed = final(tmp_path / "harmed", 0, **{"distill.lift": lift})
     assert harmed["published"] < CHANCE
-    assert harmed["small"] == unlabelled["small"]
-    assert unlabelled["published"] > 2 * CHANCE
+    assert harmed["small"] == unharmed["small"]
+    assert unharmed["published"] > 2 * CHANCE
