@@ -518,9 +518,9 @@ def test_benchmarks_and_the_demonstration_give_nothing_for_nothing(given: dict[s
     configure(given)
 
 
-@pytest.mark.parametrize("plan", [consensus_plan.plan, distillation_plan.plan])
-def test_of_an_experiments_table_of_settings_a_run_is_given_what_it_uses(plan: Any) -> None:
-    for planned in plan("small", (0,)):
+@pytest.mark.parametrize("module", [consensus_plan, distillation_plan])
+def test_of_an_experiments_table_of_settings_a_run_is_given_what_it_uses(module: Any) -> None:
+    for planned in module.plan(next(iter(module.SIZES)), (0,)):
         given = values_of(planned, Path("/runs"))
         assert configure(given, place="simulation")
         used = with_effect(planned.values)

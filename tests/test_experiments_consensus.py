@@ -19,7 +19,18 @@ from experiments.benchmarks.output import rounded
 from experiments.benchmarks.watching import Sampler, phases
 from experiments.consensus import convex, execute, figures, report, tune
 from experiments.consensus import plan as plan_module
-from experiments.consensus.plan import GROUPS, OURS, ROWS, SIZES, Planned, plan
+from experiments.consensus.plan import (
+    ANCHORS,
+    GROUPS,
+    HOSTS,
+    KEEPS,
+    OURS,
+    PRESETS,
+    ROWS,
+    SIZES,
+    Planned,
+    plan,
+)
 from experiments.consensus.problems import quadratics, softmax_regression
 from experiments.consensus.results import Gap, behind, centralized, collect, gap, verdict
 from experiments.planned_runs import completed, name_of, values_of
@@ -30,10 +41,13 @@ from strategies.consensus.node import Node
 from strategies.consensus.topologies import TOPOLOGIES
 from strategies.errors import EdgeFlError
 
+DEFAULT = next(iter(SIZES))
+
 
 def entry(group: str, row: str, seed: int, nodes: list[float], **fields: Any) -> dict[str, Any]:
     """A made-up run whose nodes end with these accuracies; the centralized ones have 62 and 65 %"""
-    of = {"same-steps": 0.62, "same-samples": 0.65} if row == OURS else {}
+    accuracies = {"same-steps": 0.62, "same-samples": 0.65}
+    of = {HOSTS[row]: accuracies[HOSTS[row]]} if row in HOSTS else {}
     steps = (60, 120, 180)
     curves = {"mean": 0.5, "min": 0.4, "max": 0.6, "average": 0.55, "distance": 0.01, **of}
     return {
@@ -48,6 +62,7 @@ def entry(group: str, row: str, seed: int, nodes: list[float], **fields: Any) ->
             "seed": seed,
             "consensus.steps": 180,
             "consensus.learning-rate": 0.2,
+            "consensus.schedule": GROUPS[group].settings.get("consensus.schedule", "cosine"),
         },
         "published": ALGORITHMS[str(ROWS[row]["consensus.algorithm"])].published or None,
         "final": {"nodes": nodes, "average": 0.63, "reference": of, "examples": 10_000},
@@ -65,12 +80,12 @@ def results() -> dict[str, Any]:
     """All runs with two seeds; ours within 0.3 points of centralized, all others further off."""
     runs = [
         entry(group, row, seed, [0.619, 0.617] if row == OURS else [0.60, 0.55])
-        for group, rows in SIZES["full"].rows.items()
+        for group, rows in SIZES[DEFAULT].rows.items()
         for seed in (0, 1)
         for row in rows
     ]
     machine = {"cpu": "a processor", "cpus_usable": 2, "gpu": None}
-    return {"size": "small", "command": "python -m x", "hardware": machine, "runs": runs}
+    return {"size": DEFAULT, "command": "python -m x", "hardware": machine, "runs": runs}
 
 
 # -- plan -------------------------------------------------------------------------------------
@@ -87,24 +102,29 @@ def test_every_planned_configuration_is_valid_and_has_a_name_of_its_own(size: st
 
 
 def test_within_a_group_only_what_the_row_stands_for_differs() -> None:
-    of_rows = {"consensus.references", *(key for values in ROWS.values() for key in values)}
-    for group in SIZES["small"].rows:
+    of_rows = {
+        "consensus.references",
+        "consensus.learning-rate",
+        *(key for values in ROWS.values() for key in values),
+    }
+    for group in SIZES[DEFAULT].rows:
         rest = {
             json.dumps({k: v for k, v in run.values.items() if k not in of_rows}, sort_keys=True)
-            for run in plan("small", (0,), [group])
+            for run in plan(DEFAULT, (0,), [group])
         }
         assert len(rest) == 1
 
 
-@pytest.mark.parametrize("size", [name for name, size in SIZES.items() if not size.grid])
-def test_every_group_has_its_centralized_reference_beside_our_row(size: str) -> None:
+@pytest.mark.parametrize("size", SIZES)
+def test_every_reference_is_trained_once_for_all_groups_whose_steps_are_alike(size: str) -> None:
+    trained: dict[tuple[Value, ...], list[str]] = {}
     for run in plan(size, (0,)):
-        references = resolve(run.values).consensus.reference_list
-        assert ("same-steps" in references) == (run.row == OURS)
-    [core] = plan(size, (0,), ["core", OURS])
-    references = resolve(core.values).consensus.reference_list
-    more = () if size in ("long", "cnn6") else ("same-samples",)
-    assert references == ("same-steps", *more)
+        config = resolve(run.values).consensus
+        of = trained.setdefault((config.schedule, config.momentum), [])
+        of += config.reference_list
+    for names in trained.values():
+        assert len(names) == len(set(names))
+        assert "same-samples" in names
 
 
 def test_where_rows_have_step_sizes_of_their_own_so_have_references(
@@ -119,22 +139,50 @@ def test_where_rows_have_step_sizes_of_their_own_so_have_references(
     settings = {key: resolve(run.values).consensus for key, run in runs.items()}
     assert settings["two", "ecl"].learning_rate == 0.2
     assert settings["core", "same-samples"].learning_rate == 0.4
-    assert settings["two", "gossip"].learning_rate == SIZES["fashion-mnist"].learning_rate
+    assert settings["two", "gossip"].learning_rate == 0.1  # it is not run before it is tuned
     hosts = {key: c.reference_list for key, c in settings.items() if c.reference_list}
     assert hosts == {
-        ("core", "isolated"): ("same-steps",),
-        ("core", "same-samples"): ("same-samples",),
+        (group, row): (name,)
+        for group in ("core", "constant")
+        for row, name in (("isolated", "same-steps"), ("same-samples", "same-samples"))
     }
 
 
-@pytest.mark.parametrize("tried", [{}, {"0.1": 0.7}, {"0.05": 0.1, "0.1": 0.7, "0.2": 0.6}])
-def test_a_row_whose_grid_has_not_all_been_tried_is_not_run(
-    tried: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+GRID = ("0.05", "0.1", "0.2", "0.4")
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted"),
+    [
+        ([], [0.05, 0.1, 0.2, 0.4]),
+        ([0.1, 0.7, 0.6], [0.4]),
+        ([0.1, 0.7, 0.6, 0.5], []),
+        ([0.1, 0.2, 0.3, 0.4], [0.8]),
+        ([0.1, 0.2, 0.3, 0.4, 0.5], [1.6]),
+        ([0.1, 0.2, 0.3, 0.4, 0.0], []),
+        ([0.4, 0.3, 0.2, 0.1], [0.025]),
+    ],
+)
+def test_step_sizes_are_tried_until_the_best_lies_between_two_worse_ones(
+    found: list[float], wanted: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would have the default, and the report would say that it has the best of the grid."""
     rates = tmp_path / "rates.json"
-    whole = dict.fromkeys(("0.05", "0.1", "0.2", "0.4"), 0.5)
-    of_rows = {"ecl": whole, "gossip": tried}
+    tried = dict(zip((*GRID, "0.8"), found, strict=False))
+    rates.write_text(json.dumps({"fashion-mnist": {"validation": {"two": {"ecl": tried}}}}))
+    monkeypatch.setattr(plan_module, "RATES", rates)
+    assert plan_module.untried("fashion-mnist", "two", "ecl") == wanted
+    trials = tune.trials("fashion-mnist", ["two", "ecl"])
+    assert [run.values["consensus.learning-rate"] for run in trials] == wanted
+
+
+@pytest.mark.parametrize("tried", [[], [0.7], [0.1, 0.7, 0.6], [0.1, 0.2, 0.3, 0.4]])
+def test_a_row_whose_best_step_size_is_not_known_is_not_run(
+    tried: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would have another, and the report would say that it has the best."""
+    rates = tmp_path / "rates.json"
+    whole = dict(zip(GRID, (0.5, 0.6, 0.6, 0.5), strict=True))
+    of_rows = {"ecl": whole, "gossip": dict(zip(GRID, tried, strict=False))}
     rates.write_text(json.dumps({"fashion-mnist": {"validation": {"two": of_rows}}}))
     monkeypatch.setattr(plan_module, "RATES", rates)
     done: list[Planned] = []
@@ -144,23 +192,23 @@ def test_a_row_whose_grid_has_not_all_been_tried_is_not_run(
     with pytest.raises(EdgeFlError, match=f"first\n  {command}\nor leave them out by --only"):
         execute.execute(runs, tmp_path)
     assert not done
-    trials = [run for runs in tune.trials("fashion-mnist", ["gossip"]).values() for run in runs]
-    one_step_size = plan("small", (0,))
-    for allowed in (plan("fashion-mnist", (0, 1), ["two", "ecl"]), trials, one_step_size):
+    trials = tune.trials("fashion-mnist", ["gossip"])
+    for allowed in (plan("fashion-mnist", (0, 1), ["two", "ecl"]), trials):
         done.clear()
         execute.execute(allowed, tmp_path)
         assert done == allowed
 
 
-def test_rows_are_tuned_on_validation_images_with_a_seed_that_is_in_no_table() -> None:
+def test_rows_are_tuned_on_validation_images_with_a_seed_that_is_in_no_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan_module, "RATES", tmp_path / "none.json")
     trials = tune.trials("fashion-mnist", ["core", "ecl", "isolated"])
-    assert list(trials) == list(SIZES["fashion-mnist"].grid)
-    for rate, runs in trials.items():
-        assert {(run.row, run.seed) for run in runs} == {("ecl", 100), ("isolated", 100)}
-        for run in runs:
-            config = resolve(run.values)
-            assert config.consensus.learning_rate == rate
-            assert config.evaluate_on == "validation"
+    assert {(run.row, run.seed) for run in trials} == {("ecl", 100), ("isolated", 100)}
+    for row in ("ecl", "isolated"):
+        configs = [resolve(run.values) for run in trials if run.row == row]
+        assert [c.consensus.learning_rate for c in configs] == [0.05, 0.1, 0.2, 0.4]
+        assert all(c.evaluate_on == "validation" for c in configs)
     found = {"nodes": [0.5, 0.7], "settled": [0.8, 0.8], "reference": {"same-steps": 0.9}}
     assert tune.score("ecl", found) == 0.8
     assert tune.score("ecl", {**found, "settled": []}) == pytest.approx(0.6)
@@ -176,37 +224,29 @@ def test_what_was_tried_is_kept_for_the_plan(
     monkeypatch.setattr(
         tune,
         "final",
-        lambda run: {"settled": [run.values["consensus.learning-rate"]], "nodes": []},
+        lambda run: {
+            "settled": [1 - abs(run.values["consensus.learning-rate"] - 0.8)],
+            "nodes": [],
+        },
     )
     words = ["--collect-only", "--runs", str(tmp_path)]
     assert tune.main(words) == 0
-    assert plan_module.chosen_rate("fashion-mnist", "two", "ecl") == 0.4
+    assert plan_module.chosen_rate("fashion-mnist", "two", "ecl") == 0.8  # longer than the grid's
+    assert plan_module.untried("fashion-mnist", "two", "ecl") == []
     assert plan_module.chosen_rate("fashion-mnist", "two", "gossip") is None
     assert tune.main([*words, "--only", "nobody"]) == 1
 
 
-@pytest.mark.parametrize(("size", "more"), [("small", set()), ("full", {"c-ecl", "ecl-k2"})])
-def test_the_core_has_every_algorithm_of_the_table(size: str, more: set[str]) -> None:
-    asked = {"isolated", "gossip", "d-psgd", "momentum-tracking", "pdmm-sgd", "admm-sgd"}
-    asked |= {"pdmm-isvr", "admm-isvr", "ecl", "ecl-keeps", "ecl-anchors"}
-    assert asked | more == set(SIZES[size].rows["core"])
-
-
-def test_the_fixed_penalty_is_that_of_isvr_at_the_first_step() -> None:
-    """alpha = 1 / (eta (K - 1) d) with the degree d = 2 of the ring."""
-    c = resolve(plan("small", (0,), ["core", "pdmm-sgd"])[0].values).consensus
-    assert c.alpha * c.learning_rate * (c.interval - 1) * 2 == pytest.approx(1)
-
-
-@pytest.mark.parametrize("size", ["small", "long", "cnn6"])
-def test_the_sizes_without_a_gpu_are_planned_to_fit_their_time_on_two_cores(size: str) -> None:
-    assert sum(run.minutes for run in plan(size, (0, 1))) / 2 < 40
+@pytest.mark.parametrize("row", ["two", "halves"])
+def test_hard_splits_have_what_decides_what_ours_is_worth(row: str) -> None:
+    assert {"gossip", "momentum-tracking", OURS, KEEPS} <= set(SIZES[DEFAULT].rows[row])
+    assert {*PRESETS, ANCHORS} <= set(SIZES[DEFAULT].rows["two"])
 
 
 def test_a_run_with_both_references_is_estimated_to_take_twice_as_long() -> None:
-    [ours], [gossip] = (plan("small", (0,), ["core", row]) for row in (OURS, "gossip"))
-    # 1 + 8 minibatches a step beside the nodes' 8, and two models more to evaluate than 9
-    assert (8 + 1 + 8) / 8 > ours.minutes / gossip.minutes > 1.8
+    [samples], [gossip] = (plan(DEFAULT, (0,), ["core", row]) for row in ("same-samples", "gossip"))
+    # 8 minibatches a step beside the nodes' 8, and one model more to evaluate than 9
+    assert 8 + 8 > 8 * samples.minutes / gossip.minutes > 8 * 1.8
 
 
 # -- numbers and report -----------------------------------------------------------------------
@@ -232,18 +272,15 @@ def test_a_gap_has_the_errors_of_both_sides() -> None:
 
 
 def test_centralized_training_is_pooled_over_what_trains_alike(results: dict[str, Any]) -> None:
-    """It does not depend on who has which data, but on steps and momentum it does."""
+    """It does not depend on who has which data, but on steps it does."""
     for run in results["runs"]:
-        constant = run["group"] == "constant"
-        run["settings"]["consensus.schedule"] = "constant" if constant else "cosine"
-        run["settings"]["consensus.momentum"] = 0.0 if run["group"] == "plain" else 0.9
-        if (run["group"], run["row"], run["seed"]) == ("halves", OURS, 1):
+        if (run["group"], run["row"], run["seed"]) == ("core", "isolated", 1):
             run["final"]["reference"] = {"same-steps": 0.68}
-    for group in ("core", "halves"):
-        assert sorted(centralized(results, group, "same-steps")) == [0.62, 0.62, 0.62, 0.68]
-    for group in ("constant", "plain"):
+    for group in ("core", "halves", "two"):
+        assert sorted(centralized(results, group, "same-steps")) == [0.62, 0.68]
+    for group in ("constant", "constant-halves"):
         assert centralized(results, group, "same-steps") == [0.62, 0.62]
-    results["runs"] = [run for run in results["runs"] if run["row"] != OURS]
+    results["runs"] = [run for run in results["runs"] if run["row"] != "isolated"]
     assert centralized(results, "core", "same-steps") == []
     assert behind(results, "core", "gossip", "same-steps") == {}
 
@@ -268,7 +305,10 @@ def test_the_report_says_whether_the_aim_was_met(results: dict[str, Any]) -> Non
 
 def test_the_report_has_a_row_for_every_algorithm_and_reference(results: dict[str, Any]) -> None:
     text = report.render(results)
-    assert "| centralized, same samples, 8 replicates | 0.2 | - | - | 65.00 ± 0.00 | - |" in text
+    assert (
+        "| centralized, same samples, 2 replicates | 0.2 | - | - | 65.00 [65.00, 65.00] | - |"
+        in text
+    )
     cells = "57.50 | 55.00"
     assert f"| 0.2 | {cells} | {cells} |" in text
     assert "| Niwa et al., ICML 2021 |" in text
@@ -295,7 +335,7 @@ def test_in_others_protocols_the_table_has_what_they_report(results: dict[str, A
     assert "others report" not in report.render(results)
     runs = [
         entry("dirichlet", row, seed, [0.80, 0.79])
-        for row in ("relay-sgd", "qg-dsgdm", OURS)
+        for row in ("same-samples", "relay-sgd", "qg-dsgdm", OURS)
         for seed in (0, 1, 2)
     ]
     text = report.render({**results, "size": "relay-sgd", "runs": runs})
@@ -361,10 +401,10 @@ def test_a_step_size_that_diverges_is_worth_nothing_and_holds_up_no_other(
 
     given = SIZES["fashion-mnist"]
     monkeypatch.setitem(SIZES, "fashion-mnist", replace(given, grid=rates, rows={"two": ("ecl",)}))
-    monkeypatch.setattr(tune, "trials", lambda *_: {rate: [planned(rate)] for rate in rates})
+    monkeypatch.setattr(tune, "plan", lambda *_: [planned(0.1)])
     monkeypatch.setattr(plan_module, "RATES", tmp_path / "rates.json")
     monkeypatch.setattr(tune, "RATES", tmp_path / "rates.json")
-    runs = [planned(rate) for rate in rates]
+    runs = tune.trials("fashion-mnist")
     with pytest.raises(EdgeFlError, match=r"^two ecl seed100 failed: .* not finite"):
         execute.execute(runs, tmp_path, 1)
     assert [completed(run, tmp_path) is not None for run in runs] == [False, True]
@@ -372,7 +412,7 @@ def test_a_step_size_that_diverges_is_worth_nothing_and_holds_up_no_other(
     assert tune.main(["--runs", str(tmp_path), "--jobs", "1"]) == 0
     found = json.loads((tmp_path / "rates.json").read_text())["fashion-mnist"]["validation"]
     assert found["two"]["ecl"]["1e+06"] == 0.0 < found["two"]["ecl"]["0.2"]
-    assert plan_module.chosen_rate("fashion-mnist", "two", "ecl") == 0.2
+    assert found["two"]["ecl"].keys() > {"1e+06", "0.2"}  # the shorter of the two was the better
     before = (tmp_path / name_of(runs[0]) / "summary.json").stat().st_mtime_ns
     assert tune.main(["--runs", str(tmp_path), "--jobs", "1"]) == 0
     assert (tmp_path / name_of(runs[0]) / "summary.json").stat().st_mtime_ns == before
@@ -396,7 +436,7 @@ def test_what_a_run_ended_with_is_evaluated_on_all_test_images(tiny: tuple[Plann
 
 def test_collected_runs_make_a_report(tiny: tuple[Planned, Path]) -> None:
     planned, root = tiny
-    results = collect([planned], root, "small", "python -m x")
+    results = collect([planned], root, DEFAULT, "python -m x")
     [run] = results["runs"]
     assert [steps for steps, _ in run["curves"]["mean"]] == [6, 12]
     assert run["curves"].keys() >= {"mean", "min", "max", "same-steps", "same-samples"}

@@ -26,8 +26,8 @@ average: one round of federated averaging, participants side by side and one aft
 distill: the distillation server's steps a second, default models and embedded images: one by one,
     and as a recorded program; by how much of what they have changed the models differ then, and
     whether the program repeats bit by bit.
-full: the time that the row `ecl` of experiments.consensus --size full takes: ResNet-20, ring of 8,
-    20,400 steps of each node, on noise; as many of them as there is time for, and so all.
+full: the time that a long run of `ecl` takes: ResNet-20, ring of 8, 20,400 steps of each node, on
+    noise; as many of them as there is time for, and so all.
 accuracy: the application's default consensus run, by engine and precision: test accuracy of its
     nodes and the consensus distance in the end.
 """

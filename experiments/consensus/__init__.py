@@ -1,11 +1,12 @@
 """Edge-consensus learning (Niwa et al., KDD 2020 and ICML 2021) against its baselines.
 
-    python -m experiments.consensus --size small
-    python -m experiments.consensus.tune --size fashion-mnist
+    python -m experiments.consensus.tune
+    python -m experiments.consensus
+    python -m experiments.consensus.tracking --data DIR
     python -m experiments.consensus.convex
 
-CIFAR-10 on a ring of eight nodes, each with five of the ten classes, exchanging at random times:
-which models do the nodes end with, beside the one that all the data in one place would have given?
-See `plan` for what is run and `report` for what is made of it; `convex` has problems whose optimum
-is known.
+Nodes in a ring whose data are unequal exchange at random times: which models do they end with,
+beside the one that all the data in one place would have given? See `plan` for what is run and
+`report` for what is made of it. `tracking` follows a published protocol on CIFAR-10; `convex` has
+problems whose optimum is known.
 """

@@ -2,21 +2,24 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
 from experiments.planned_runs import Values, choose
 
 OURS = "ecl"
+KEEPS = "ecl-keeps"  # its corrections are not forgotten
+ANCHORS = "ecl-anchors"  # it has the papers' anchors in place of held corrections
 ADJUSTED = "ecl-adjusted"  # nodes allow for their own shares of the classes
+PRESETS = ("pdmm-isvr", "admm-isvr")  # as published
 INTERVAL = 6
-# Validation accuracies by step size, of sizes whose rows have each a step size of their own. It is
-# written by experiments.consensus.tune.
+# Validation accuracies by step size; written by experiments.consensus.tune.
 RATES = Path(__file__).with_name("rates.json")
 TUNING_SEED = 100
 
 _BATCH = 32
+_START = 0.1  # the step size from which a row's search begins
 _STRENGTH = 0.5  # of `adjust-logits`; chosen on other runs
 _TEST_IMAGES = 10_000  # of CIFAR-10 and Fashion-MNIST, all of which are used in the end
 
@@ -26,15 +29,11 @@ ROWS: dict[str, Values] = {
     "gossip": {"consensus.algorithm": "gossip"},
     "d-psgd": {"consensus.algorithm": "d-psgd"},
     "momentum-tracking": {"consensus.algorithm": "momentum-tracking"},
-    "pdmm-sgd": {"consensus.algorithm": "pdmm-sgd"},
-    "admm-sgd": {"consensus.algorithm": "admm-sgd"},
     "pdmm-isvr": {"consensus.algorithm": "pdmm-isvr"},
     "admm-isvr": {"consensus.algorithm": "admm-isvr"},
-    "c-ecl": {"consensus.algorithm": "c-ecl", "consensus.keep": 0.1},
     OURS: {"consensus.algorithm": "ecl"},
-    "ecl-keeps": {"consensus.algorithm": "ecl", "consensus.forget": 0.0},
-    "ecl-anchors": {"consensus.algorithm": "ecl", "consensus.hold": False},
-    "ecl-k2": {"consensus.algorithm": "ecl", "consensus.interval": 2.0},
+    KEEPS: {"consensus.algorithm": "ecl", "consensus.forget": 0.0},
+    ANCHORS: {"consensus.algorithm": "ecl", "consensus.hold": False},
     "qg-dsgdm": {"consensus.algorithm": "qg-dsgdm"},
     "relay-sgd": {"consensus.algorithm": "relay-sgd", "consensus.topology": "chain"},
     "gossip-adjusted": {"consensus.algorithm": "gossip", "adjust-logits": _STRENGTH},
@@ -42,7 +41,7 @@ ROWS: dict[str, Values] = {
     # A node by itself, beside which centralized training of as many samples is run.
     "same-samples": {"consensus.algorithm": "isolated"},
 }
-# Rows that are there for the reference beside them, in sizes in which each row has its step size.
+# Rows that are there for the reference beside them, which has a step size of its own.
 HOSTS: dict[str, str] = {"isolated": "same-steps", "same-samples": "same-samples"}
 
 
@@ -58,18 +57,12 @@ class Group:
     about: str = ""
 
 
-# The core, and departures of one factor each.
+# The core, and what departs from it.
 GROUPS: dict[str, Group] = {
     "core": Group(
         "Random split, cosine step, momentum 0.9",
         about="Who has which five classes is random.",
     ),
-    "constant": Group(
-        "Constant step",
-        {"consensus.schedule": "constant", "consensus.forget": 0.0},
-        about="Where steps do not shrink, ours forgets nothing: its limit would not be exact.",
-    ),
-    "plain": Group("No momentum", {"consensus.momentum": 0.0}),
     "halves": Group(
         "Hard split",
         {"partition": "halves"},
@@ -84,6 +77,17 @@ GROUPS: dict[str, Group] = {
         "Dirichlet 0.1",
         {"partition": "dirichlet", "alpha": 0.1},
         about="Nodes have unequal shares of every class, and unequal numbers of images.",
+    ),
+    "constant": Group(
+        "Random split, constant step",
+        {"consensus.schedule": "constant"},
+        about="Who has which five classes is random. Where steps do not shrink, the form that is "
+        "exact in the limit is the one that forgets nothing.",
+    ),
+    "constant-halves": Group(
+        "Hard split, constant step",
+        {"consensus.schedule": "constant", "partition": "halves"},
+        about="Half of the ring has classes 0 to 4, the other half 5 to 9.",
     ),
     "dirichlet-1": Group("Dirichlet 1", {"partition": "dirichlet", "alpha": 1.0}),
     "eight": Group(
@@ -117,15 +121,13 @@ _COMMON: Values = {
 class Size:
     """How much is computed.
 
-    rows: by group, those that are run. references: centralized training, beside the run of our row
-    in the core, since one run is enough; elsewhere it is of as many steps.
+    rows: by group, those that are run. Every row of every group has a step size of its own.
+    grid: those that are tried for it first, on validation images and with a seed that is in no
+    table; see `untried`.
     steps: local steps of a node. window: of these between two evaluations on
     `evaluated` test images, and between two values of the step size; a multiple of the interval.
     augment: not where images are seen but a few times: it costs nodes and references five points.
     interval: K. reported: of (group, row or reference), the accuracy that others report, in %.
-    learning_rate: the first step size of every row; in the small size, the one at which centralized
-    training of as many steps is best. grid: those that are tried for every row of every group, on
-    validation images and with a seed of its own; empty: all rows have `learning_rate`.
     step_seconds: what a local step takes on one core (or GPU), for the estimate alone.
     """
 
@@ -137,10 +139,8 @@ class Size:
     evaluated: int
     step_seconds: float
     rows: Mapping[str, tuple[str, ...]]
+    grid: tuple[float, ...]
     augment: bool = True
-    learning_rate: float = 0.1
-    references: str = "same-steps,same-samples"
-    grid: tuple[float, ...] = ()
     interval: int = INTERVAL
     data: Mapping[str, str | int] = field(default_factory=dict)
     reported: Mapping[tuple[str, str], str] = field(default_factory=dict)
@@ -156,27 +156,25 @@ class Size:
             "evaluate-examples": self.evaluated,
             "consensus.window": self.window,
             "consensus.augment": self.augment,
-            **stepping(self.learning_rate, self.interval),
         }
-
-    def references_of(self, group: str, row: str) -> str:
-        """Centralized training beside a run: where rows have one step size, beside ours."""
-        if self.grid:
-            return HOSTS.get(row, "")
-        return (self.references if group == CORE else "same-steps") if row == OURS else ""
-
-
-def stepping(rate: float, interval: int = INTERVAL) -> Values:
-    """A first step size; the fixed penalty of pdmm-sgd and admm-sgd is what "isvr" gives for it in
-    a ring (see `isvr_penalty`)."""
-    steps = max(2, interval) - 1
-    return {"consensus.learning-rate": rate, "consensus.alpha": 1 / (rate * steps * 2)}
 
 
 def chosen_rate(size: str, group: str, row: str) -> float | None:
     """The step size with the best validation accuracy; None where none has been tried."""
     tried = _tried(size, group, row)
     return max(tried, key=lambda rate: tried[rate]) if tried else None
+
+
+def untried(size: str, group: str, row: str) -> list[float]:
+    """The step sizes that have to be tried next: those of the grid; then, while the best is the
+    longest or the shortest of all that were tried, one twice as long or half as long. Empty when
+    the best has a worse one on each side."""
+    tried = _tried(size, group, row)
+    if lacking := [rate for rate in SIZES[size].grid if rate not in tried]:
+        return lacking
+    best = chosen_rate(size, group, row)
+    assert best is not None  # of the grid all have been tried
+    return [2 * best] * (best == max(tried)) + [best / 2] * (best == min(tried))
 
 
 def _tried(size: str, group: str, row: str) -> dict[float, float]:
@@ -187,73 +185,31 @@ def _tried(size: str, group: str, row: str) -> dict[float, float]:
 
 
 _PAIR = ("gossip", OURS)
-_TUNED = (*_PAIR, "momentum-tracking", "ecl-keeps")
+_TUNED = (*_PAIR, "momentum-tracking", KEEPS)
 _ADJUSTED = ("gossip-adjusted", ADJUSTED)
-_MORE = ("c-ecl", "ecl-k2")  # where there is time
 _OTHERS = ("qg-dsgdm", "relay-sgd")  # in the protocol of one of them
-_NOT_IN_CORE = (*_OTHERS, *_ADJUSTED, "same-samples")
-_LENET = Size(
-    purpose="2 cores, 30 minutes",
-    model="lenet",
-    width=0,
-    steps=2880,
-    window=180,
-    evaluated=500,
-    step_seconds=0.005,
-    rows={
-        CORE: tuple(row for row in ROWS if row not in _NOT_IN_CORE + _MORE),
-        "constant": _PAIR,
-        "plain": _PAIR,
-        "halves": _PAIR,
-    },
-    augment=False,
-)
 SIZES: dict[str, Size] = {
-    "small": replace(_LENET, learning_rate=0.2),
-    "long": replace(
-        _LENET,
-        purpose="2 cores, 30 minutes: many more steps of those who matter most",
-        steps=10_080,
-        window=360,
-        rows={CORE: _PAIR, "halves": _PAIR},
-        augment=True,
-        references="same-steps",
-    ),
-    "cnn6": replace(
-        _LENET,
-        purpose="2 cores, 10 minutes: another model",
-        model="cnn6",
-        width=8,
-        step_seconds=0.004,
-        rows={CORE: (*_PAIR, "admm-isvr"), "halves": _PAIR},
-        references="same-steps",
-    ),
-    "fashion-mnist": replace(
-        _LENET,
+    "fashion-mnist": Size(
         purpose="a GPU, or a night of 2 cores: all 60,000 images of Fashion-MNIST",
+        model="lenet",
+        width=0,
         steps=3600,
-        # All data in one place are the same however they are split: one group has the references.
+        window=180,
+        evaluated=500,
+        step_seconds=0.005,
+        augment=False,
+        # All data in one place are the same however they are split: one group of those whose steps
+        # are alike has the references.
         rows={
             CORE: (*HOSTS, *_TUNED),
             "halves": _TUNED,
-            "two": (*_TUNED, *_ADJUSTED),
+            "two": (*_TUNED, *PRESETS, ANCHORS, *_ADJUSTED),
             "dirichlet": _TUNED,
+            "constant": (*HOSTS, *_PAIR, KEEPS),
+            "constant-halves": (*_PAIR, KEEPS),
         },
         grid=(0.05, 0.1, 0.2, 0.4),
         data={"dataset": "fashion-mnist", "validation-examples": 5_000},
-    ),
-    "full": Size(
-        purpose="one GPU",
-        model="resnet20",
-        width=16,
-        steps=20_400,
-        window=600,
-        evaluated=2_000,
-        step_seconds=0.008,
-        rows=dict.fromkeys(
-            (CORE, "constant", "plain", "halves"),
-            tuple(row for row in ROWS if row not in _NOT_IN_CORE),
-        ),
     ),
     # Vogels et al., NeurIPS 2021, table 2. Of its Dirichlet 0.01 sixteen nodes do not all get
     # images by the rule that is used here.
@@ -292,7 +248,7 @@ SIZES: dict[str, Size] = {
         window=600,
         evaluated=2_000,
         step_seconds=0.001,
-        rows={"eight": (*HOSTS, "d-psgd", "pdmm-isvr", "admm-isvr", *_TUNED)},
+        rows={"eight": (*HOSTS, "d-psgd", *PRESETS, *_TUNED)},
         grid=(0.05, 0.1, 0.2),
         interval=8,
         data={"consensus.precision": "tf32", "validation-examples": 5_000},
@@ -309,7 +265,7 @@ SIZES: dict[str, Size] = {
 @dataclass(frozen=True)
 class Planned:
     """One run. minutes: an estimate of what it takes on one core. tuning: the command that has yet
-    to be given before it may be run, since not all of the grid has been tried for its row."""
+    to be given before it may be run, since its row's best step size is not known yet."""
 
     group: str
     row: str
@@ -334,21 +290,21 @@ def plan(
     given, runs = SIZES[size], []
     for (name, group), seed in product(GROUPS.items(), seeds):
         for row in given.rows.get(name, ()):
-            rate = chosen_rate(size, name, row) if given.grid else None
+            rate = chosen_rate(size, name, row) or _START
             values: Values = {
                 **given.settings,
                 **group.settings,
                 **ROWS[row],
-                **(stepping(rate, given.interval) if rate else {}),
+                "consensus.learning-rate": rate,
                 "consensus.steps": given.steps,
-                "consensus.references": given.references_of(name, row),
+                "consensus.references": HOSTS.get(row, ""),
                 "seed": seed,
                 "data-root": data_root,
             }
             tune = f"python -m experiments.consensus.tune --size {size} --only {name},{row}"
-            tuned = set(given.grid) <= _tried(size, name, row).keys()
             minutes = _minutes(values, given)
-            runs.append(Planned(name, row, seed, minutes, values, "" if tuned else tune))
+            lacking = tune if untried(size, name, row) else ""
+            runs.append(Planned(name, row, seed, minutes, values, lacking))
     return choose(runs, only)
 
 

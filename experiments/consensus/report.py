@@ -6,7 +6,17 @@ from pathlib import Path
 from statistics import mean
 
 from experiments.consensus import figures
-from experiments.consensus.plan import ADJUSTED, GROUPS, OURS, ROWS, SIZES, TUNING_SEED
+from experiments.consensus.plan import (
+    ADJUSTED,
+    ANCHORS,
+    GROUPS,
+    KEEPS,
+    OURS,
+    PRESETS,
+    ROWS,
+    SIZES,
+    TUNING_SEED,
+)
 from experiments.consensus.results import (
     AIM,
     CENTRALIZED,
@@ -40,8 +50,7 @@ _DATA = {
     "fashion-mnist": "Fashion-MNIST",
     "embedded": "7,000 images of Fashion-MNIST",
 }
-_PRESETS = ("pdmm-sgd", "admm-sgd", "pdmm-isvr", "admm-isvr")
-_WITHOUT = ("ecl-keeps", "ecl-anchors")  # ours without a part of it
+_WITHOUT = (KEEPS, ANCHORS)  # ours without a part of it
 _COLUMNS: dict[str, tuple[Callable[[Entry], float], str]] = {
     "step size": (lambda e: e["settings"]["consensus.learning-rate"], "{:g}"),
     "as trained: node mean %": (lambda e: 100 * mean(e["final"]["nodes"]), "{:.2f}"),
@@ -83,7 +92,8 @@ def _introduction(results: Results) -> str:
     seeds = sorted({entry["seed"] for entry in results["runs"]})
     settings = results["runs"][0]["settings"]
     data, nodes = _DATA[settings["dataset"]], settings["participants"]
-    interval = f"{SIZES[results['size']].interval:g}"
+    size = SIZES[results["size"]]
+    interval, grid = f"{size.interval:g}", ", ".join(f"{rate:g}" for rate in size.grid)
     examples = sorted({entry["final"]["examples"] for entry in results["runs"]})
     return f"""\
 # Edge-consensus learning on a ring of {nodes}: {data}
@@ -100,43 +110,41 @@ in one place would have given.
   edge exchanges at random times, on average every K = {interval} local steps (`d-psgd`,
   `momentum-tracking`, `qg-dsgdm` and `relay-sgd`, which has a chain: all edges at once, every
   {interval} steps).
-{_stepping(results)}- *Centralized* is plain SGD on all data in one place with the same model,
+- Every row of every table has its own first step size: the best of {grid} on
+  validation images with seed {TUNING_SEED}, which is in no table; where that was the longest or the
+  shortest, the search went on. Centralized, too (rates.json,
+  `python -m experiments.consensus.tune`).
+- *Centralized* is plain SGD on all data in one place with the same model,
   schedule and momentum: as many steps as a node (batch 32), or as many samples as all nodes (batch
   {32 * nodes}). Who has which data makes no difference to it: tables whose steps and momentum are
   alike share its runs.
 - Accuracies are of all {", ".join(f"{n:,}" for n in examples)} test images, of the models that
   nodes have in the end (on the way, in the figures, of fewer images): where nodes settle, after
-  that; *as trained* is before. The averaged model is a diagnosis: no node has it.
+  that{_settling(results)}; *as trained* is before. The averaged model is a diagnosis: no node
+  has it.
 - Momentum is the running mean M <- 0.9 M + 0.1 g.
 - Two seeds are given as mean [one value a seed], more as mean ± standard error; differences are
   paired by seed.
 - `ecl` is ours: corrections that are held between exchanges, and forgotten while steps are long
   (theta 1/2, kappa 1, forget 1; docs/consensus.md). *Forgets nothing*: the same with forget 0.
   *Anchors not held*: the papers' form with kappa 1, what `ecl` was before. The rows named after a
-  paper are as published. `c-ecl` sends 10 % of the coordinates of the papers' form, with kappa 1.
+  paper are as published.
   *Adjusted*: nodes allow for their own shares of the classes (`adjust-logits=0.5`).
 - Every run is on the virtual clock, in one process without Flower's start-up; a `flwr run` of its
   command gives the same models, bit for bit."""
 
 
-def _stepping(results: Results) -> str:
-    """How step sizes were chosen, where every row has one of its own."""
-    size = SIZES[results["size"]]
-    if not size.grid:
-        return ""
-    grid = ", ".join(f"{rate:g}" for rate in size.grid)
-    return (
-        f"- Every row of every table has its own first step size: the best of {grid} on\n"
-        f"  validation images with seed {TUNING_SEED}, which is in no table; centralized, too\n"
-        "  (rates.json, `python -m experiments.consensus.tune`).\n"
-    )
+def _settling(results: Results) -> str:
+    """What it takes to settle, where runs have it."""
+    shares = [e["settling_bytes"] / e["bytes"] for e in results["runs"] if e.get("settling_bytes")]
+    return f", which takes {100 * max(shares):.1f} % of the bytes" if shares else ""
 
 
 def _aim(results: Results, groups: Sequence[str]) -> str:
     """Whether our nodes are as good as centralized training of as many steps, and how far they are
     from as many samples, which is harder."""
     lines = []
-    for group, row in product(groups, (OURS, ADJUSTED)):
+    for group, row in product(groups, (OURS, KEEPS, ADJUSTED)):
         if not (found := behind(results, group, row, "same-steps")):
             continue
         harder = behind(results, group, row, "same-samples")
@@ -204,7 +212,7 @@ def _claims(results: Results, groups: Sequence[str]) -> str:
         of = {row: select(results, group=group, row=row) for row in ROWS}
         where, ours = _title(group), of[OURS]
         lines += _against(where, ours, "gossip", of["gossip"])
-        if best := max(_PRESETS, key=lambda row: _mean(of[row])) if _any(of, _PRESETS) else "":
+        if best := max(PRESETS, key=lambda row: _mean(of[row])) if _any(of, PRESETS) else "":
             lines += _against(where, ours, f"the best published preset, {best}", of[best])
         for row in _WITHOUT:
             lines += _against(where, ours, f"*{figures.LABELS[row]}*", of[row])

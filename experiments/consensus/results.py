@@ -49,6 +49,7 @@ def _entry(planned: Planned, run: RunDirectory) -> Entry:
         "distance": summary["distance"],
         "messages": summary["messages"],
         "bytes": summary["bytes"],
+        "settling_bytes": (summary["settling"] or {}).get("bytes", 0),
         "wall_seconds": summary["wall_seconds"],
     }
 
