@@ -35,6 +35,7 @@ GLUE = {
     "strategies.link.invitations",
     "strategies.link.records",
     "strategies.link.sessions",
+    "strategies.link.under_way",
     "strategies.messages.codec",
     "strategies.messages.training",
     "strategies.own_course",

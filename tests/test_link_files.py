@@ -11,8 +11,9 @@ from client_apps.session_worker import _lacking
 from fl_app.config import defaults
 from fl_app.data import embedded
 from strategies.errors import DataError, EdgeFlError
-from strategies.link import files, keys
-from strategies.link.files import PIECE, FileServer, fetch
+from strategies.link import files, keys, pieces
+from strategies.link.files import Files, fetch
+from strategies.link.pieces import PIECE, PieceServer
 from strategies.link.wire import encode
 from tests.wire_loop import Loop
 
@@ -27,8 +28,9 @@ def source(tmp_path: Path) -> Path:
     return tmp_path / "source"
 
 
-def serve(loop: Loop, source: Path) -> FileServer:
-    return FileServer(loop, RUN, lambda name: source if name == "known" else None)
+def serve(loop: Loop, source: Path) -> PieceServer:
+    known = Files(lambda name: source if name == "known" else None)
+    return PieceServer(loop, RUN, lambda device, name: known.content(name))
 
 
 def ask(loop: Loop, target: Path, name: str = "known", digest: str = DIGEST) -> None:
@@ -57,7 +59,8 @@ def test_text_is_compressed(tmp_path: Path) -> None:
 def test_what_gets_lost_is_one_piece(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "_ASK_SECONDS", 0.05)
+    monkeypatch.setattr(pieces, "_ASK_SECONDS", 0.05)
+    monkeypatch.setattr(pieces, "_LOOK_SECONDS", 0.01)
     lost = {3, 4, 7}  # of the messages in either direction
     loop = Loop(lambda key, payload: len(loop.published) in lost)
     serve(loop, source)
@@ -79,9 +82,9 @@ def test_what_is_not_what_was_asked_for_is_refused(source: Path, tmp_path: Path)
 def test_a_server_that_is_silent_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "_ASK_SECONDS", 0.01)
+    monkeypatch.setattr(pieces, "_LOOK_SECONDS", 0.01)
     monkeypatch.setattr(files, "_PATIENCE_SECONDS", 0.1)
-    with pytest.raises(EdgeFlError, match="known does not come from the server: 0 bytes"):
+    with pytest.raises(EdgeFlError, match="known does not come from the server: nothing"):
         ask(Loop(), tmp_path / "target")
 
 
@@ -97,11 +100,11 @@ def test_a_full_disk_is_named(source: Path, tmp_path: Path) -> None:
     "payload",
     [
         b"none",
-        encode("beat", {"file": "known", "begin": 0}, {}),
-        encode("want", {"file": 3, "begin": 0}, {}),
-        encode("want", {"file": "known", "begin": -1}, {}),
-        encode("want", {"file": "known", "begin": True}, {}),
-        encode("want", {"file": "../source"}, {}),
+        encode("beat", {"name": "known", "begin": 0}, {}),
+        encode("want", {"name": 3, "begin": 0}, {}),
+        encode("want", {"name": "known", "begin": -1}, {}),
+        encode("want", {"name": "known", "begin": True}, {}),
+        encode("want", {"name": "../source"}, {}),
     ],
 )
 def test_what_is_no_question_is_not_answered(source: Path, payload: bytes) -> None:
@@ -121,17 +124,20 @@ def test_files_are_compressed_once_whatever_else_is_asked_for(
     serve(loop, source)
     for n in range(10):
         name = f"none-{n}" if n % 2 else "known"
-        loop.publish(keys.want(RUN, f"pi-{n}"), encode("want", {"file": name, "begin": 0}, {}))
+        loop.publish(keys.want(RUN, f"pi-{n}"), encode("want", {"name": name, "begin": 0}, {}))
     assert len(compressed) == 1
 
 
-def test_who_asks_all_the_time_is_not_answered_all_the_time(source: Path) -> None:
+def test_who_asks_all_the_time_is_not_answered_all_the_time(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pieces, "_MOST_A_SECOND", 20)
     loop = Loop()
     serve(loop, source)
     for _ in range(1000):
-        loop.publish(keys.want(RUN, "ann"), encode("want", {"file": "known", "begin": 0}, {}))
-    pieces = [key for key, _ in loop.published].count(keys.piece(RUN, "ann"))
-    assert 0 < pieces < 200  # 20 a second, on a machine that may be slow
+        loop.publish(keys.want(RUN, "ann"), encode("want", {"name": "known", "begin": 0}, {}))
+    answers = [key for key, _ in loop.published].count(keys.piece(RUN, "ann"))
+    assert 0 < answers < 200  # on a machine that may be slow
 
 
 # --------------------------------------------------------------------------- the embedded images
@@ -161,7 +167,8 @@ def test_images_are_found_where_they_came_to_and_where_the_app_is_installed(bare
     with pytest.raises(DataError, match=r"test\.jsonl .* not on this machine.*sessions=off"):
         embedded._read("test")
     fetch_it = Loop()
-    FileServer(fetch_it, RUN, lambda asked: bare / asked)
+    known = Files(lambda asked: bare / asked)
+    PieceServer(fetch_it, RUN, lambda device, name: known.content(name))
     fetch(fetch_it, RUN, "ann", {name: (embedded.kept(name), embedded.FILES[name])})
     assert embedded.find(name) == embedded.kept(name)
     assert len(embedded._read("test").labels) == 1000

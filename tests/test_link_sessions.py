@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,17 @@ from fl_app.launch.supervise import descendants
 from strategies.dispatch import Dispatcher
 from strategies.errors import EdgeFlError
 from strategies.fingerprint import fingerprint
-from strategies.link import keys, sessions
+from strategies.link import keys, pieces, sessions, under_way
 from strategies.link.connection import Connection
-from strategies.link.device_session import DeviceSession, Order
+from strategies.link.device_session import DeviceSession
+from strategies.link.orders import Order
+from strategies.link.pieces import PIECE
 from strategies.link.records import content_of, parts_of
 from strategies.link.sessions import SessionGrid
 from strategies.link.wire import encode
 from strategies.site import Site, read_site
 from tests.fake_grid import FakeGrid
+from tests.narrow import Narrow
 
 RUN_CONFIG = {"participants": 2}
 
@@ -77,9 +81,12 @@ class Setup:
         self.dispatcher = Dispatcher(self.grid)
         self.closing: list[Callable[[], None]] = []
 
-    def line(self, name: str = "one", kind: type[DeviceSession] = DeviceSession) -> DeviceSession:
-        """A device that the test plays."""
-        connection = Connection(self.site_of(name))
+    def line(
+        self, name: str = "one", kind: type[DeviceSession] = DeviceSession, port: int = 0
+    ) -> DeviceSession:
+        """A device that the test plays; port: of another way to the router."""
+        site = self.site_of(name)
+        connection = Connection(replace(site, mail_port=port) if port else site)
         wait(lambda: connection.connected)
         facts = {"fingerprint": fingerprint(), "node": 7}
         line = kind(connection, self.site_of(name), self.grid.token, facts, 20.0)
@@ -87,8 +94,13 @@ class Setup:
         wait(lambda: name in self.grid.here())
         return line
 
-    def send(self, kind: str = "train.local", node: int = 1, **config: int | str) -> str:
-        message = Message(RecordDict({"config": ConfigRecord({**config})}), node, kind)
+    def send(
+        self, kind: str = "train.local", node: int = 1, length: int = 0, **config: int | str
+    ) -> str:
+        content = RecordDict({"config": ConfigRecord({**config})})
+        if length:
+            content["arrays"] = ArrayRecord({"w": Array(np.arange(length, dtype=np.float32))})
+        message = Message(content, node, kind)
         message_id = self.dispatcher.send(message, 60.0)
         assert message_id
         return message_id
@@ -330,7 +342,7 @@ class Deaf(DeviceSession):
 def test_what_gets_lost_is_sent_again_and_done_once(
     make: Callable[..., Setup], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sessions, "_REPEAT_SECONDS", 0.1)
+    monkeypatch.setattr(under_way, "REPEAT_SECONDS", 0.1)
     setup = make()
     line = setup.line(kind=Deaf)
     setup.send()
@@ -378,6 +390,117 @@ def test_what_is_on_its_way_is_not_sent_again(
     assert ordered == [first, first + 1]
     beat(1, 1, first + 2)  # and the one that came next: both replies are lost
     assert ordered == [first, first + 1, first + 2]
+
+
+LONG = 5 * PIECE // 4  # numbers: five pieces, and what is told of them
+
+
+def weights_of(order: Order | None) -> np.ndarray:
+    assert order is not None
+    arrays = content_of(order.header, order.arrays).array_records["arrays"]
+    return arrays.to_numpy_ndarrays()[0]
+
+
+class Losing(DeviceSession):
+    """Loses the second piece that comes."""
+
+    def __init__(self, *arguments) -> None:
+        super().__init__(*arguments)
+        take, come = self._pieces._take, []
+        self._pieces.close()
+
+        def lossy(key: str, payload: bytes) -> None:
+            come.append(payload)
+            if len(come) != 2:
+                take(key, payload)
+
+        self.connection.subscribe(keys.piece(self.run, self.site.name), lossy)
+
+
+@pytest.mark.parametrize("kind", [DeviceSession, Losing])
+def test_a_long_order_comes_in_pieces(
+    kind: type[DeviceSession], make: Callable[..., Setup], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pieces, "_ASK_SECONDS", 0.2)
+    setup = make()
+    line = setup.line(kind=kind)
+    longest = 0
+    publish = setup.grid._connection.publish
+
+    def measured(key: str, payload: bytes, **how: Any) -> bool:
+        nonlocal longest
+        longest = max(longest, len(payload))
+        return publish(key, payload, **how)
+
+    monkeypatch.setattr(setup.grid._connection, "publish", measured)
+    setup.send(length=LONG)
+    order = line.next()
+    np.testing.assert_array_equal(weights_of(order), np.arange(LONG, dtype=np.float32))
+    assert PIECE < longest < 2 * PIECE
+    assert setup.grid.pieces.sent["one"] > 4 * LONG
+    under_way = setup.grid._devices["one"].order
+    assert under_way is not None
+    wait(lambda: not under_way.content)  # it has come: the server needs it no more
+    answer(line, order, index=1)
+    assert dict(setup.reply().content["config"]) == {"index": 1}  # type: ignore[call-overload]
+
+
+def test_a_process_that_ends_among_the_pieces_leaves_the_order_to_the_next(
+    make: Callable[..., Setup], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = make()
+    line = setup.line()
+    monkeypatch.setattr(setup.grid.pieces, "_connection", Silent())
+    setup.send(length=LONG)
+    fetching = threading.Thread(target=line.next)
+    fetching.start()
+    wait(lambda: line._announced == 1)
+    assert line._newest == 0
+    line.over = "it is killed"
+    fetching.join()
+    line.close()
+    monkeypatch.undo()
+    np.testing.assert_array_equal(
+        weights_of(setup.line().next()), np.arange(LONG, dtype=np.float32)
+    )
+
+
+class Silent:
+    """Carries nothing."""
+
+    def publish(self, *_: Any, **__: Any) -> bool:
+        return False
+
+
+def test_an_order_that_is_over_before_it_has_come_is_left(make: Callable[..., Setup]) -> None:
+    """The next one is not: its device hears that there is no such order any more."""
+    setup = make()
+    line = setup.line()
+    setup.send(length=LONG)
+    wait(lambda: line._announced == 1)
+    setup.grid._devices["one"].order = None
+    setup.send(index=2)
+    order = line.next()
+    assert order is not None
+    assert order.number == 2
+
+
+def test_a_slow_device_holds_up_no_other(make: Callable[..., Setup]) -> None:
+    """A router that sends one device an order of 16 MB at once reads nothing meanwhile: the other's
+    order waits until nearly all of it has gone."""
+    setup = make()
+    cable = Narrow(setup.site_of("server").mail_port, rate=2e6)
+    setup.closing.append(cable.close)
+    slow, fast = setup.line("one", port=cable.port), setup.line("two")
+    thread = threading.Thread(target=slow.next)
+    thread.start()
+    setup.send(node=1, length=4_000_000)
+    wait(lambda: cable.sent["down"] > 1e6)
+    setup.send(node=2, length=4_000_000)
+    assert len(weights_of(fast.next())) == 4_000_000
+    assert cable.sent["down"] < 8e6
+    slow.over = "the test is"
+    thread.join()
 
 
 def test_a_second_reply_to_an_order_is_late_and_no_fault(make: Callable[..., Setup]) -> None:

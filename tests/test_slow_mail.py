@@ -17,7 +17,7 @@ from strategies.consensus.participant import Mail
 from strategies.link.connection import Connection
 from strategies.link.router import Router
 from strategies.site import Site, read_site
-from tests.deployed import Cable
+from tests.narrow import Narrow
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("zenoh")
@@ -29,22 +29,6 @@ RATE = 250_000  # bytes a second: 2 Mbit/s
 LENGTHS = {"float32": 75_000, "bfloat16": 37_500, "int8": 19_050}
 EVERY = 0.1  # seconds, in which the link carries a third of the smallest mail
 SECONDS = 40.0
-
-
-class Narrow(Cable):
-    """Lets `RATE` bytes a second through, to the device alone."""
-
-    def _carry(self, source: socket.socket, sink: socket.socket, way: str) -> None:
-        free = time.monotonic()
-        try:
-            while data := source.recv(1 << 13):
-                if way == "down":
-                    free = max(free, time.monotonic()) + len(data) / RATE
-                    time.sleep(max(0.0, free - time.monotonic()))
-                self.sent[way] += len(data)
-                sink.sendall(data)
-        except OSError:
-            return
 
 
 def site_of(place: Path, name: str, port: int) -> Site:
@@ -61,7 +45,7 @@ def ages(place: Path, length: int, paced: bool) -> list[float]:
     with ExitStack() as stack:
         router = Router(site_of(place, "server", port), {}, place / "log")
         stack.callback(router.stop)
-        cable = Narrow(port)
+        cable = Narrow(port, RATE)
         stack.callback(cable.close)
         sites = {0: site_of(place, "ann", port), 1: site_of(place, "bob", cable.port)}
         ends = {}

@@ -14,30 +14,19 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from strategies.carriers.exchange import Exchange
 from strategies.link import keys
 from strategies.link.connection import Connection
+from strategies.link.orders import Announced, Order
+from strategies.link.pieces import Pieces
 from strategies.link.transport import MESSAGE_LIMIT
 from strategies.link.wire import decode, encode
 from strategies.site import Site
 
 BEAT_SECONDS = 2.0
-_LIMIT = 1 << 30  # bytes of an order; who sends it is the server, or the router would refuse it
-
-
-class Order(NamedTuple):
-    """One message of the server: its number, its Flower message type, and its content. waited:
-    seconds since it was made, where it has been sent again."""
-
-    number: int
-    kind: str
-    waited: float
-    header: dict[str, Any]
-    arrays: dict[str, np.ndarray]
+_LOOK_SECONDS = 0.5  # between two looks whether the session is over
 
 
 class DeviceSession:
@@ -58,8 +47,9 @@ class DeviceSession:
         self.connection, self.site, self.run = connection, site, run
         self._facts = {**facts, "session": secrets.token_hex(8)}
         self._patience = patience
-        self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
-        self._newest = 0  # number of the newest order that has come
+        self._orders: queue.SimpleQueue[Announced] = queue.SimpleQueue()
+        self._announced = 0  # number of the newest order of which it has heard
+        self._newest = 0  # number of the newest order that has come, all of it
         self._answered, self._payload = 0, b""  # number of the newest order, and its reply
         self._told = 0  # number of what the server told everybody last
         self._heard = time.monotonic()
@@ -69,6 +59,7 @@ class DeviceSession:
         self._key: Hashable = None
         self._exchange: Exchange | None = None
         self._beating = threading.Event()
+        self._pieces = Pieces(connection, run, site.name)
         connection.subscribe(keys.order(run, site.name), self._take)
         connection.subscribe(keys.NOW, self._note)
         self._thread = threading.Thread(target=self._beat, name="beat", daemon=True)
@@ -78,13 +69,26 @@ class DeviceSession:
         """The next order, as soon as there is one; None when there will be no more."""
         while not self.over:
             try:
-                order = self._orders.get(timeout=0.5)
-                self.waited = order.waited
-                return order
+                announced = self._orders.get(timeout=_LOOK_SECONDS)
             except queue.Empty:
-                if time.monotonic() - self._heard > self._patience:
-                    self.over = f"nothing heard from the server for {self._patience:g} s"
+                self._goes_on()
+                continue
+            content: bytes | None = announced.content
+            if announced.lacking:
+                content = self._pieces.get(announced.lacking, self._goes_on)
+            order = announced.order(content or b"")
+            if order is None:
+                self._announced = self._newest  # it may be sent again
+            else:
+                self._newest, self.waited = order.number, order.waited
+                return order
         return None
+
+    def _goes_on(self, _silent: float = 0.0) -> bool:
+        """Whether the server is to be waited for."""
+        if not self.over and time.monotonic() - self._heard > self._patience:
+            self.over = f"nothing heard from the server for {self._patience:g} s"
+        return not self.over
 
     def answer(self, order: Order, header: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
         """Send the reply to an order; it is kept, in case it gets lost."""
@@ -134,15 +138,13 @@ class DeviceSession:
                 return
 
     def _take(self, _key: str, payload: bytes) -> None:
-        header, arrays = decode(payload, kind="order", limit=_LIMIT)
-        number = int(header.pop("number"))
-        self._heard = time.monotonic()
-        if number == self._answered:
+        announced = Announced.read(payload)
+        self._heard = announced.came
+        if announced.number == self._answered:
             self._reply()
-        elif number > self._newest:
-            self._newest = number
-            kind, waited = str(header.pop("kind")), float(header.pop("waited"))
-            self._orders.put(Order(number, kind, waited, header, arrays))
+        elif announced.number > self._announced:
+            self._announced = announced.number
+            self._orders.put(announced)
 
     def _note(self, _key: str, payload: bytes) -> None:
         header, _ = decode(payload, kind="now", limit=1 << 16)

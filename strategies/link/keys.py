@@ -23,7 +23,7 @@ def beat(run: str, device: str) -> str:
 
 
 def want(run: str, device: str) -> str:
-    """From a device to the server: which piece of a file it lacks (see `files`)."""
+    """From a device to the server: which piece of a whole it lacks (see `pieces`)."""
     return f"edge-fl/{run}/want/{device}"
 
 

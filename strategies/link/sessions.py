@@ -18,40 +18,26 @@ from strategies.fingerprint import fingerprint
 from strategies.link import keys
 from strategies.link.connection import Connection
 from strategies.link.device_session import BEAT_SECONDS
-from strategies.link.files import FileServer
+from strategies.link.files import Files
 from strategies.link.invitations import FAILED, Invitations
-from strategies.link.records import content_of, parts_of
+from strategies.link.pieces import PieceServer
+from strategies.link.records import content_of
 from strategies.link.refusals import LATE, Refusals
 from strategies.link.router import Router, access_control
 from strategies.link.transport import MESSAGE_LIMIT
+from strategies.link.under_way import REPEAT_SECONDS, UnderWay
 from strategies.link.wire import WireError, decode, encode, split
 from strategies.site import Site
 
 _TICK_SECONDS = 0.2
 _ONLINE_SECONDS = 1.0  # between two questions to Flower which nodes are online
 _LINGER_SECONDS = 2.0  # at the end, for a question to Flower that is under way
-_REPEAT_SECONDS = 5.0  # before an order that was lost, or its reply, is sent again; doubles
-_MOST_REPEAT_SECONDS = 60.0
 # An order that has ended so many processes of its device will end the next one too.
 _MOST_PROCESSES = 3
 _BEAT_LIMIT = 1 << 16
 _MOST_BEATS = 20  # of a device in a second; the others of a flood are not looked at
 _TOLD_PROCESSES = 100  # of a device; whatever goes on there, the record must not fill up with it
 _AWAY = 5  # Flower's error code of a node that is not there
-
-
-@dataclass
-class _UnderWay:
-    """An order. made: when; told: number of what everybody had been told when it was sent last;
-    repeat: from when on it may be sent again, and how long after that."""
-
-    message: Message
-    number: int
-    made: float
-    processes: int = 0
-    told: int = 0
-    repeat: float = 0.0
-    pause: float = _REPEAT_SECONDS
 
 
 @dataclass
@@ -66,7 +52,7 @@ class _Device:
     name: str
     session: str = ""
     heard: float = -1e9
-    order: _UnderWay | None = None
+    order: UnderWay | None = None
     sessions: int = 0
     numbers: int = 0
     second: float = 0.0
@@ -119,7 +105,8 @@ class SessionGrid(Grid):
             self._connection = Connection(site)
             self._connection.subscribe(keys.beat(self.token, "*"), self._on_beat)
             self._connection.subscribe(keys.reply(self.token, "*"), self._on_reply)
-            self.files = FileServer(self._connection, self.token, served)
+            self._files = Files(served)
+            self.pieces = PieceServer(self._connection, self.token, self._asked)
         except BaseException:
             self._router.stop()
             raise
@@ -236,28 +223,29 @@ class SessionGrid(Grid):
             elif device.order is not None:
                 self._finish(message, Error(_AWAY, f"{name} is still busy with an earlier order"))
             else:
-                device.order = _UnderWay(message, device.numbers, time.monotonic())
+                device.order = UnderWay(message, device.numbers)
                 self._send(device)
         return message_id
 
     def _send(self, device: _Device) -> None:
         order = device.order
         assert order is not None
-        header, arrays = parts_of(order.message.content)
-        header |= {"kind": order.message.metadata.message_type, "number": order.number}
-        # What is computed by the run's clock must know how old the order is.
-        header["waited"] = round(time.monotonic() - order.made, 3)
-        payload = encode("order", header, arrays)
-        if len(payload) > MESSAGE_LIMIT:
+        payload = order.written()
+        if len(order.content) > MESSAGE_LIMIT:
             device.order = None
-            reason = f"{len(payload)} bytes are too many for an order; use sessions=off"
+            reason = f"{len(order.content)} bytes are too many for an order; use sessions=off"
             self._finish(order.message, Error(FAILED, reason))
             return
         key = keys.order(self.token, device.name)
         self._connection.publish(key, payload, urgent=True, kind="order")
-        order.told = self._told
-        order.repeat = time.monotonic() + order.pause
-        order.pause = min(2 * order.pause, _MOST_REPEAT_SECONDS)
+        order.sent(self._told)
+
+    def _asked(self, name: str, whole: str) -> bytes:
+        """What a device asks for in pieces: its order, or a file."""
+        order = self._devices[name].order if name in self._devices else None
+        if order is not None and whole == order.name:
+            return order.content
+        return self._files.content(whole)
 
     def _publish_now(self) -> None:
         with self._lock:
@@ -299,6 +287,8 @@ class SessionGrid(Grid):
                     self._say(f"{device.name} is back with a new process")
                 self._begin_again(device)
             order = device.order
+            if order is not None and newest >= order.number:
+                order.content = b""  # it has come
             # On the way nothing overtakes an order but what is lost, nor what follows a reply:
             # a device that was told more since has both, or has lost one.
             if order is None or told <= order.told or now <= order.repeat:
@@ -316,7 +306,7 @@ class SessionGrid(Grid):
             reason = f"{device.name} has lost {_MOST_PROCESSES} processes over one order"
             self._finish(order.message, Error(FAILED, reason))
         else:
-            order.pause = _REPEAT_SECONDS
+            order.pause = REPEAT_SECONDS
             self._send(device)
 
     def _on_reply(self, key: str, payload: bytes) -> None:
