@@ -12,10 +12,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-import numpy as np
-
 from strategies.link import keys
-from strategies.link.wire import WireError, decode, encode
+from strategies.link.wire import WireError, decode, encode, frame, unframe
 
 PIECE = 1 << 17  # bytes
 # Pieces that a device has asked for at a time. Half a megabyte fits into the buffers on the way,
@@ -63,9 +61,8 @@ class PieceServer:
             if type(name) is not str or type(begin) is not int or not 0 <= begin < _LONGEST:
                 return
             whole = self._find(device, name[:100])
-            piece = np.frombuffer(whole[begin : begin + PIECE], np.uint8)
             told = {"name": name, "begin": begin, "size": len(whole)}
-            answer = encode("piece", told, {"piece": piece})
+            answer = frame({"kind": "piece", "header": told}, whole[begin : begin + PIECE])
             # As many wait to be sent as may be asked for, whoever asks for more.
             slot = str(begin // PIECE % AT_A_TIME)
             if self._connection.publish(keys.piece(self._run, device), answer, kind=slot):
@@ -123,6 +120,6 @@ class Pieces:
 
     def _take(self, _key: str, payload: bytes) -> None:
         with contextlib.suppress(WireError, KeyError):
-            header, arrays = decode(payload, kind="piece", limit=_LIMIT)
-            place = str(header["name"]), int(header["begin"]), int(header["size"])
-            self._come.put((*place, arrays["piece"].tobytes()))
+            head, piece = unframe(payload, kind="piece", limit=_LIMIT)
+            told = head["header"]
+            self._come.put((str(told["name"]), int(told["begin"]), int(told["size"]), piece))
