@@ -150,7 +150,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def test_orders_are_served_beside_a_flood(server: Server) -> None:
-    """Of beats, replies that nobody asked for, and what a device may not send at all."""
+    """Of beats, replies and questions that nobody asked for, and what no device may send."""
     state = {"session": "s", "newest": 0, "answered": 0, "told": 0, "fingerprint": 1}
     beat = encode("beat", state, {})
     own = keys.beat(server.run, ROGUE), keys.reply(server.run, ROGUE)
@@ -160,9 +160,14 @@ def test_orders_are_served_beside_a_flood(server: Server) -> None:
         keys.order(server.run, "ann"),
         keys.NOW,
     )
-    flood = threading.Thread(
-        target=lambda: [server.send(beat, *own, *others) for _ in range(FLOOD)], daemon=True
-    )
+    want = encode("want", {"name": "order/1", "begin": 0}, {})
+
+    def rage() -> None:
+        for _ in range(FLOOD):
+            server.send(beat, *own, *others)
+            server.send(want, keys.want(server.run, ROGUE), keys.want(server.run, "ann"))
+
+    flood = threading.Thread(target=rage, daemon=True)
     flood.start()
     served = 0
     while flood.is_alive() or not served:
@@ -177,6 +182,7 @@ def test_orders_are_served_beside_a_flood(server: Server) -> None:
     assert [line.over for line in server.lines.values()] == ["", ""]
     assert all(line._orders.empty() for line in server.lines.values())
     assert server.grid._connection.failed == 0
+    assert "ann" not in server.grid.pieces.sent, "nobody can ask for it in its name"
     assert len([line for line in server.said if line.startswith(ROGUE)]) <= 4
     assert not server.grid._done
     for name in HONEST:

@@ -437,6 +437,7 @@ def test_a_long_order_comes_in_pieces(
     order = line.next()
     np.testing.assert_array_equal(weights_of(order), np.arange(LONG, dtype=np.float32))
     assert PIECE < longest < 2 * PIECE
+    assert setup.grid._asked("two", "order/1") == b"", "it is nobody else's"
     assert setup.grid.pieces.sent["one"] > 4 * LONG
     under_way = setup.grid._devices["one"].order
     assert under_way is not None

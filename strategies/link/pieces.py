@@ -24,6 +24,7 @@ _LONGEST = 1 << 30  # bytes of a whole
 _ASK_SECONDS = 20.0  # without a piece, until those that have not come are asked for again
 _LOOK_SECONDS = 0.5  # between two looks whether to go on
 _MOST_A_SECOND = 2000  # pieces to a device; whoever asks for more is not answered
+_PAUSE_SECONDS = 1 / 1000  # between two questions, so that no fast link is taken for a flood
 
 
 class Carrier(Protocol):
@@ -104,6 +105,7 @@ class Pieces:
         return b"".join(found[begin] for begin in sorted(found))
 
     def _ask(self, name: str, begin: int) -> None:
+        time.sleep(_PAUSE_SECONDS)
         # Before all else, for the device waits for what it asks for. A newer question must not take
         # the place of an older one.
         question = encode("want", {"name": name, "begin": begin}, {})
