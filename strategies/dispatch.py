@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Collection
+from dataclasses import dataclass
 from itertools import count
 
 from flwr.app import Error, Message
@@ -49,6 +50,16 @@ def replies_to(
     return found, unreadable
 
 
+@dataclass
+class _Sent:
+    """A message under way: when it was sent, and when it counts as failed."""
+
+    message: Message
+    since: float
+    deadline: float
+    told: bool = False  # that it is overdue
+
+
 class Dispatcher:
     """Sends to nodes that are free - one message under way per node - and collects what is there.
 
@@ -59,14 +70,14 @@ class Dispatcher:
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
         self._singly = server_site() is not None  # replies are of devices, which may send anything
-        self._under_way: dict[str, tuple[Message, float]] = {}
+        self._under_way: dict[str, _Sent] = {}
         self._abandoned: set[str] = set()  # out of time; their replies would wait for ever
         self._refused: list[Message] = []
         self._refusals = count(1)
 
     def busy(self) -> set[int]:
         """The nodes that have a message."""
-        messages = [message for message, _ in self._under_way.values()] + self._refused
+        messages = [sent.message for sent in self._under_way.values()] + self._refused
         return {message.metadata.dst_node_id for message in messages}
 
     def send(self, message: Message, timeout: float) -> str:
@@ -82,8 +93,17 @@ class Dispatcher:
             message.metadata.__dict__["_message_id"] = message_id
             self._refused.append(message)
             return message_id
-        self._under_way[ids[0]] = (message, time.monotonic() + timeout)
+        now = time.monotonic()
+        self._under_way[ids[0]] = _Sent(message, now, now + timeout)
         return ids[0]
+
+    def overdue(self, seconds: float) -> list[int]:
+        """The nodes that have had a message for so long and may keep it; of each message once."""
+        now = time.monotonic()
+        late = [s for s in self._under_way.values() if now - s.since > seconds and not s.told]
+        for sent in late:
+            sent.told = True
+        return [sent.message.metadata.dst_node_id for sent in late]
 
     def collect(self) -> list[Message]:
         """The replies since the last call, and errors for messages that are out of time or were not
@@ -105,7 +125,7 @@ class Dispatcher:
         for message_id, why in unreadable.items():
             self._abandoned.discard(message_id)
             if message_id in self._under_way:
-                message, _ = self._under_way.pop(message_id)
+                message = self._under_way.pop(message_id).message
                 replies.append(Message(Error(NO_REPLY, why), reply_to=message))
         for reply in found:
             answered = reply.metadata.reply_to_message_id
@@ -119,10 +139,10 @@ class Dispatcher:
                 )
             replies.append(reply)
         now = time.monotonic()
-        for message_id, (message, deadline) in list(self._under_way.items()):
-            if now > deadline:
+        for message_id, sent in list(self._under_way.items()):
+            if now > sent.deadline:
                 del self._under_way[message_id]
                 self._abandoned.add(message_id)
                 error = Error(NO_REPLY, "no reply in time")
-                replies.append(Message(error, reply_to=message))
+                replies.append(Message(error, reply_to=sent.message))
         return replies

@@ -1,5 +1,6 @@
 """Messages and replies: one under way per node, and none that anybody waits for in vain."""
 
+import math
 from collections.abc import Iterable
 
 import pytest
@@ -71,6 +72,18 @@ def test_a_reply_that_is_too_late_is_fetched_and_dropped() -> None:
     dispatcher.send(hello(11), 60.0)
     collected(dispatcher)
     assert late not in list(grid.asked), "it is not asked for any more"
+
+
+def test_who_takes_long_is_named_once() -> None:
+    grid = Refusing({})
+    dispatcher = Dispatcher(grid)
+    dispatcher.send(hello(11), math.inf)
+    assert dispatcher.overdue(60.0) == []
+    assert dispatcher.overdue(-1.0) == [11]
+    assert dispatcher.overdue(-1.0) == []
+    collected(dispatcher)
+    dispatcher.send(hello(11), math.inf)
+    assert dispatcher.overdue(-1.0) == [11]
 
 
 class Unreadable(FakeGrid):

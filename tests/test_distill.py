@@ -357,6 +357,19 @@ def test_how_fast_a_machine_is_decides_nothing_on_the_virtual_clock(
     assert bool(summary["rejected"]) is rejected
 
 
+def test_who_keeps_the_virtual_clock_waiting_is_named(tmp_path: Path) -> None:
+    def tamper(message: Message, reply: Message) -> Message:
+        if message.metadata.message_type == "train.local":
+            time.sleep(2.5)
+        return reply
+
+    config = {"mode": "average", "num-server-rounds": 1, "round-timeout": 2.0}
+    summary, directory = run(tmp_path, config, nodes=1, tamper=tamper)
+    assert (summary["status"], summary["rejected"]) == ("completed", 0)
+    [warning] = of_kind(directory.events(), "warning")
+    assert warning["message"].startswith("SuperNode 11 has had its jobs for 2 s; on the virtual")
+
+
 def test_silent_node_is_given_up_on_the_real_clock(tmp_path: Path) -> None:
     def tamper(message: Message, reply: Message) -> Message | None:
         silent = message.metadata.message_type == "train.local" and (

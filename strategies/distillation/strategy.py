@@ -37,6 +37,10 @@ from strategies.secure_rounds import SecureSums
 # A pull of nothing costs microseconds; with Flower's own messages to devices, a request each.
 _POLL_SECONDS = 0.02
 _DEVICE_POLL_SECONDS = 0.2
+_OVERDUE = (
+    "SuperNode {} has had its jobs for {:g} s; on the virtual clock the run waits however long it "
+    "takes: if it hangs, end the run, and continue it with edge-fl resume RUN"
+)
 
 
 class Distillation(OwnCourse):
@@ -141,6 +145,8 @@ class Distillation(OwnCourse):
                 made, metrics = self.aggregate_train(self._version + 1, dispatcher.collect())
                 self._hear()
                 if made is None or metrics is None:
+                    for node in dispatcher.overdue(run.round_timeout):
+                        self._warn(_OVERDUE.format(node, run.round_timeout))
                     time.sleep(poll)
                     continue
                 result.arrays = arrays = made
