@@ -212,6 +212,8 @@ def _claims(results: Results, groups: Sequence[str]) -> str:
         of = {row: select(results, group=group, row=row) for row in ROWS}
         where, ours = _title(group), of[OURS]
         lines += _against(where, ours, "gossip", of["gossip"])
+        keeps = f"*{figures.LABELS[KEEPS]}*"
+        lines += _against(where, of[KEEPS], "gossip", of["gossip"], minuend=keeps)
         if best := max(PRESETS, key=lambda row: _mean(of[row])) if _any(of, PRESETS) else "":
             lines += _against(where, ours, f"the best published preset, {best}", of[best])
         for row in _WITHOUT:
