@@ -1,5 +1,6 @@
 """Messages out and replies in, without Flower's polls of whole seconds."""
 
+import math
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -99,8 +100,9 @@ class Dispatcher:
 
     def overdue(self, seconds: float) -> list[int]:
         """The nodes that have had a message for so long and may keep it; of each message once."""
-        now = time.monotonic()
-        late = [s for s in self._under_way.values() if now - s.since > seconds and not s.told]
+        before = time.monotonic() - seconds
+        kept = [s for s in self._under_way.values() if math.isinf(s.deadline)]
+        late = [s for s in kept if s.since < before and not s.told]
         for sent in late:
             sent.told = True
         return [sent.message.metadata.dst_node_id for sent in late]

@@ -163,7 +163,7 @@ GRID = ("0.05", "0.1", "0.2", "0.4")
         ([0.4, 0.3, 0.2, 0.1], [0.025]),
     ],
 )
-def test_step_sizes_are_tried_until_the_best_lies_between_two_worse_ones(
+def test_step_sizes_are_tried_until_the_best_lies_between_two_that_are_no_better(
     found: list[float], wanted: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rates = tmp_path / "rates.json"
@@ -237,13 +237,16 @@ def test_what_was_tried_is_kept_for_the_plan(
     assert tune.main([*words, "--only", "nobody"]) == 1
 
 
-@pytest.mark.parametrize("row", ["two", "halves"])
-def test_hard_splits_have_what_decides_what_ours_is_worth(row: str) -> None:
-    assert {"gossip", "momentum-tracking", OURS, KEEPS} <= set(SIZES[DEFAULT].rows[row])
+@pytest.mark.parametrize("group", ["two", "halves"])
+def test_hard_splits_have_what_decides_what_ours_is_worth(group: str) -> None:
+    assert {"gossip", "momentum-tracking", OURS, KEEPS} <= set(SIZES[DEFAULT].rows[group])
+
+
+def test_the_hardest_split_has_ours_without_a_part_and_what_was_published() -> None:
     assert {*PRESETS, ANCHORS} <= set(SIZES[DEFAULT].rows["two"])
 
 
-def test_a_run_with_both_references_is_estimated_to_take_twice_as_long() -> None:
+def test_a_run_beside_as_many_samples_is_estimated_to_take_twice_as_long() -> None:
     [samples], [gossip] = (plan(DEFAULT, (0,), ["core", row]) for row in ("same-samples", "gossip"))
     # 8 minibatches a step beside the nodes' 8, and one model more to evaluate than 9
     assert 8 + 8 > 8 * samples.minutes / gossip.minutes > 8 * 1.8

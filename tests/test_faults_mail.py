@@ -507,7 +507,7 @@ REPLY = {"number": 1, "config": {"config": {"a": [1, 2]}}, "metrics": {}, "array
 @given(payload=st.binary(max_size=200), header=mutated(BEAT))
 def test_no_beat_harms_the_server(server: Server, payload: bytes, header: Any) -> None:
     for content in (payload, encode("beat", header if isinstance(header, dict) else {}, {})):
-        server.grid._devices[ROGUE].beats = 0
+        server.grid._devices[ROGUE].beats.count = 0
         server.grid._on_beat(keys.beat(server.run, ROGUE), content)
     server.grid._on_beat(keys.beat(server.run, "nobody"), payload)
 
@@ -519,7 +519,7 @@ def test_no_reply_harms_the_server(server: Server, payload: bytes, header: Any) 
     device = server.grid._devices[ROGUE]
     arrays = {"arrays/w": np.ones(3)}
     for content in (payload, encode("reply", header if isinstance(header, dict) else {}, arrays)):
-        device.beats = 0
+        device.beats.count = 0
         server.grid._on_beat(keys.beat(server.run, ROGUE), encode("beat", BEAT, {}))
         device.order = None
         message = Message(RecordDict(), 1 + ROGUE_NODE, "train.local")

@@ -19,7 +19,7 @@ RATES = Path(__file__).with_name("rates.json")
 TUNING_SEED = 100
 
 _BATCH = 32
-_START = 0.1  # the step size from which a row's search begins
+_START = 0.1  # the step size of a row of which none has been tried; it is not run with it
 _STRENGTH = 0.5  # of `adjust-logits`; chosen on other runs
 _TEST_IMAGES = 10_000  # of CIFAR-10 and Fashion-MNIST, all of which are used in the end
 
@@ -168,7 +168,7 @@ def chosen_rate(size: str, group: str, row: str) -> float | None:
 def untried(size: str, group: str, row: str) -> list[float]:
     """The step sizes that have to be tried next: those of the grid; then, while the best is the
     longest or the shortest of all that were tried, one twice as long or half as long. Empty when
-    the best has a worse one on each side."""
+    the best has one that is no better on each side."""
     tried = _tried(size, group, row)
     if lacking := [rate for rate in SIZES[size].grid if rate not in tried]:
         return lacking

@@ -137,7 +137,7 @@ in one place would have given.
 def _settling(results: Results) -> str:
     """What it takes to settle, where runs have it."""
     shares = [e["settling_bytes"] / e["bytes"] for e in results["runs"] if e.get("settling_bytes")]
-    return f", which takes {100 * max(shares):.1f} % of the bytes" if shares else ""
+    return f", which takes at most {100 * max(shares):.1f} % of the bytes" if shares else ""
 
 
 def _aim(results: Results, groups: Sequence[str]) -> str:

@@ -4,10 +4,10 @@
 
 Every row is run with every step size of the size's grid and with one seed that is in no table, and
 measured on validation images; the best is taken. Where it is the longest or the shortest that was
-tried, one twice as long or half as long is tried, too, until the best lies between two worse ones.
-Rows with centralized training beside them are there for that, and are judged by it. A step size
-with which a run diverges is worth 0. What was measured is written into rates.json, from which the
-plan of the experiment takes its step sizes.
+tried, one twice as long or half as long is tried, too, until the best lies between two that are no
+better. Rows with centralized training beside them are there for that, and are judged by it. A step
+size with which a run diverges is worth 0. What was measured is written into rates.json, from which
+the plan of the experiment takes its step sizes.
 """
 
 import argparse

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -21,6 +21,7 @@ from strategies.consensus.participant import MODEL, Mail
 from strategies.consensus.settling import SETTLING
 from strategies.errors import EdgeFlError
 from strategies.link import keys
+from strategies.link.carrier import Carrier
 from strategies.link.sealing import Sealing
 from strategies.link.transport import MESSAGE_LIMIT
 from strategies.link.wire import WireError, decode, encode, frame, unframe
@@ -30,18 +31,6 @@ _RECEIPT_LIMIT = 1 << 12
 _ANNOUNCE_SECONDS = 3.0  # latecomers miss what was published before they came
 _OVERHEAD = 1 << 16  # bytes of a mail that are no numbers
 _MOST = 1 << 62  # of a sequence number
-
-
-class Carrier(Protocol):
-    """What is needed of a `strategies.link.connection.Connection`."""
-
-    def publish(
-        self, key: str, payload: bytes, *, urgent: bool = False, kind: str = ""
-    ) -> bool: ...
-
-    def subscribe(
-        self, expression: str, callback: Callable[[str, bytes], None]
-    ) -> Callable[[], None]: ...
 
 
 class ZenohExchange:

@@ -11,7 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from strategies.errors import EdgeFlError
-from strategies.link.pieces import Carrier, Pieces
+from strategies.link.carrier import Carrier
+from strategies.link.pieces import Pieces
 
 _PATIENCE_SECONDS = 300.0  # without any piece
 

@@ -10,9 +10,10 @@ import contextlib
 import queue
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 from strategies.link import keys
+from strategies.link.carrier import Carrier
+from strategies.link.flood import Flood
 from strategies.link.wire import WireError, decode, encode, frame, unframe
 
 PIECE = 1 << 17  # bytes
@@ -27,18 +28,6 @@ _MOST_A_SECOND = 2000  # pieces to a device; whoever asks for more is not answer
 _PAUSE_SECONDS = 1 / 1000  # between two questions, so that no fast link is taken for a flood
 
 
-class Carrier(Protocol):
-    """What is needed of a `strategies.link.connection.Connection`."""
-
-    def publish(
-        self, key: str, payload: bytes, *, urgent: bool = False, kind: str = ""
-    ) -> bool: ...
-
-    def subscribe(
-        self, expression: str, callback: Callable[[str, bytes], object]
-    ) -> Callable[[], None]: ...
-
-
 class PieceServer:
     """Answers the devices of `run`, for as long as it lives.
 
@@ -48,13 +37,13 @@ class PieceServer:
 
     def __init__(self, connection: Carrier, run: str, find: Callable[[str, str], bytes]) -> None:
         self._connection, self._run, self._find = connection, run, find
-        self._second: dict[str, tuple[int, int]] = {}  # by device, a second and its questions
+        self._floods: dict[str, Flood] = {}  # by device
         self.sent: dict[str, int] = {}
         connection.subscribe(keys.want(run, "*"), self._answer)
 
     def _answer(self, key: str, payload: bytes) -> None:
         device = key.rsplit("/", 1)[1]
-        if self._floods(device):
+        if self._floods.setdefault(device, Flood()).exceeds(_MOST_A_SECOND):
             return
         with contextlib.suppress(WireError):
             header, _ = decode(payload, kind="want", limit=_LIMIT)
@@ -68,12 +57,6 @@ class PieceServer:
             slot = str(begin // PIECE % AT_A_TIME)
             if self._connection.publish(keys.piece(self._run, device), answer, kind=slot):
                 self.sent[device] = self.sent.get(device, 0) + len(answer)
-
-    def _floods(self, device: str) -> bool:
-        now = int(time.monotonic())
-        second, questions = self._second.get(device, (now, 0))
-        self._second[device] = now, questions + 1 if second == now else 1
-        return self._second[device][1] > _MOST_A_SECOND
 
 
 class Pieces:
@@ -94,7 +77,7 @@ class Pieces:
             begins = [0] if size is None else [b for b in range(0, size, PIECE) if b not in found]
             for begin in begins[:AT_A_TIME]:
                 now = time.monotonic()
-                if now - max(heard, asked.get(begin, 0.0)) > _ASK_SECONDS or begin not in asked:
+                if begin not in asked or now - max(heard, asked[begin]) > _ASK_SECONDS:
                     self._ask(name, begin)
                     asked[begin] = now
             if (piece := self._next(name)) is not None:

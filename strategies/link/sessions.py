@@ -4,7 +4,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from strategies.link import keys
 from strategies.link.connection import Connection
 from strategies.link.device_session import BEAT_SECONDS
 from strategies.link.files import Files
+from strategies.link.flood import Flood
 from strategies.link.invitations import FAILED, Invitations
 from strategies.link.pieces import PieceServer
 from strategies.link.records import content_of
@@ -45,8 +46,7 @@ class _Device:
     """What the server knows of a device.
 
     session: the process that serves it, sessions: how many have; heard: when it last told of
-    itself. numbers: how many orders it has been given. second: when the last one began in which
-    beats were counted.
+    itself. numbers: how many orders it has been given. beats: those of the last second.
     """
 
     name: str
@@ -55,15 +55,7 @@ class _Device:
     order: UnderWay | None = None
     sessions: int = 0
     numbers: int = 0
-    second: float = 0.0
-    beats: int = 0
-
-    def floods(self, now: float) -> bool:
-        """Count a beat; whether there are too many in this second."""
-        if now >= self.second + 1.0:
-            self.second, self.beats = now, 0
-        self.beats += 1
-        return self.beats > _MOST_BEATS
+    beats: Flood = field(default_factory=Flood)
 
 
 class SessionGrid(Grid):
@@ -262,7 +254,7 @@ class SessionGrid(Grid):
 
     def _on_beat(self, key: str, payload: bytes) -> None:
         device, now = self._devices.get(key.rsplit("/", 1)[1]), time.monotonic()
-        if device is None or device.floods(now):
+        if device is None or device.beats.exceeds(_MOST_BEATS):
             reason = "unknown" if device is None else "flood"
             self._refusals.add(device.name if device else "", "beat", reason)
             return
